@@ -1,0 +1,62 @@
+# Everything a newcomer needs: `make demo` and `make test` set up .venv by themselves.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+UV := $(BIN)/uv
+INSTALL := $(UV) pip install --python $(BIN)/python --quiet
+PIN := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
+	--custom-compile-command "make pins"
+
+.PHONY: help demo test check format corpus encoders pins clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.runtime ## set up, then the whole pipeline on the demo corpus
+	$(BIN)/audioscore demo
+
+test: .venv/.dev ## set up, then every test, doctests included
+	$(BIN)/python -m pytest
+
+check: .venv/.dev ## set up, then lint, format, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+corpus: .venv/.runtime ## make the demo corpus again, and record it with DVC
+	$(BIN)/python -m audioscore.data.synthesis --out data
+	$(BIN)/dvc add data
+	$(BIN)/dvc push --quiet data.dvc
+
+encoders: .venv/.runtime ## train the small encoders again (about half an hour), and record them with DVC
+	$(BIN)/python -m audioscore.training.pretrain --out pipelines/encoders
+	$(BIN)/dvc add pipelines/encoders
+	$(BIN)/dvc push --quiet pipelines/encoders.dvc
+
+pins: .venv/.bootstrap ## resolve the requirements again, with hashes
+	$(PIN) --upgrade requirements/bootstrap.in -o requirements/bootstrap.txt
+	$(PIN) --upgrade pyproject.toml -o requirements.txt
+	$(PIN) --upgrade pyproject.toml --extra dev -c requirements.txt -o requirements/dev.txt
+
+clean: ## remove what runs and tests leave behind; .venv stays
+	rm -rf .audioscore .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find audioscore components pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.bootstrap: requirements/bootstrap.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	touch $@
+
+.venv/.runtime: .venv/.bootstrap requirements.txt pyproject.toml
+	$(INSTALL) --require-hashes -r requirements.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/.dev: .venv/.runtime requirements/dev.txt
+	$(INSTALL) --require-hashes -r requirements/dev.txt
+	touch $@

@@ -1,0 +1,87 @@
+"""`audioscore`: one command a task. Heavy packages are imported by the command that needs them."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audioscore.cli import config_command, data_command, doctor_command, models_command, score_command
+from audioscore.errors import AudioscoreError
+
+app = typer.Typer(
+    name="audioscore",
+    help="Score singing on the 50-99 scale, and train, compare and register the scorers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data_command.app, name="data")
+app.add_typer(config_command.app, name="config")
+app.command("doctor")(doctor_command.doctor)
+app.command("score")(score_command.score)
+app.command("models")(models_command.models)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one setting: a.b=value. May be repeated.")]
+
+
+@app.command()
+def demo(
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole pipeline on the demo corpus, on this machine."""
+    _submit(["--demo"], overrides, as_json=as_json)
+
+
+@app.command()
+def run(
+    config: Annotated[
+        Path | None, typer.Option(help="YAML configuration; pipelines/configs/small.yaml by default.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Data folder, s3://BUCKET/PREFIX, or REPOSITORY@REV.")] = None,
+    overrides: SetOption = None,
+    on: Annotated[str, typer.Option(help="Where to run: local.")] = "local",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved configuration only.")] = False,
+    require_promotion: Annotated[
+        bool, typer.Option("--require-promotion", help="Exit with 1 unless the winner became champion.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train both plans on a data folder, compare them, and register the winner."""
+    options = ["--on", on]
+    if config is not None:
+        options += ["--config", str(config)]
+    if data is not None:
+        options += ["--data", data]
+    options += ["--dry-run"] * dry_run + ["--require-promotion"] * require_promotion
+    _submit(options, overrides, as_json=as_json)
+
+
+def _submit(options: list[str], overrides: list[str] | None, *, as_json: bool) -> None:
+    """Pipelines stand above the library, which knows nothing of KFP: they run as a program of their own."""
+    for override in overrides or []:
+        options += ["--set", override]
+    options += ["--json"] * as_json
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "pipelines.submit", *options], check=False).returncode)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence and exit code 1 or 2, never a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except AudioscoreError as fault:
+        typer.secho("error: ", fg=typer.colors.RED, err=True, nl=False)
+        typer.echo(str(fault), err=True)
+        sys.exit(fault.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""One YAML file per run, checked: unknown keys are refused, and the resolved copy travels with the run.
+
+Configuration stops at the builders: they read these models and pass plain numbers on.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from audioscore.errors import UsageError, shorten
+
+CONFIGS = Path(__file__).resolve().parents[1] / "pipelines" / "configs"
+SMALL = CONFIGS / "small.yaml"  # what `run` uses unless told otherwise: encoders that ship with the repository
+DEMO = CONFIGS / "demo.yaml"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Plan = Literal["baseline", "hybrid", "campplus_only"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and refusing keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(Section):
+    uri: str | None = None  # folder | s3://bucket/prefix | git URL@rev
+    column_map: dict[str, str] = {}  # our name -> header in the table
+    singer_from: str | None = None  # regular expression with one group, applied to the file name
+
+
+class ValidationSection(Section):
+    max_rejected_share: Share = 0.1
+    min_clips: int = Field(30, ge=3)
+    min_seconds: float = Field(1.0, gt=0)
+    max_seconds: float = Field(3600.0, gt=0)
+    allowed_sources: list[str] | None = None
+
+
+class SplitSection(Section):
+    val: Share = 0.2
+    test: Share = 0.2
+    seed: int = 7
+
+    @model_validator(mode="after")
+    def _leave_something_to_train_on(self) -> "SplitSection":
+        if self.val <= 0 or self.test <= 0 or self.val + self.test >= 1:
+            raise ValueError(f"val {self.val} and test {self.test} must be above 0 and leave a share for training")
+        return self
+
+
+class EncoderSection(Section):
+    """Where an encoder's weights come from: a hub id with its pinned revision, or a folder in the hub's layout."""
+
+    source: str
+    revision: str | None = None
+    layer: int | None = Field(None, ge=1)  # MuQ only: which hidden state is read
+
+
+class EncodersSection(Section):
+    muq: EncoderSection
+    campplus: EncoderSection
+
+
+class TrainingSection(Section):
+    plans: list[Plan] = ["baseline", "hybrid", "campplus_only"]
+    seeds: list[int] = Field([1, 2, 3], min_length=1)
+    epochs: int = Field(60, ge=1)
+    patience: int = Field(12, ge=1)  # epochs without a better validation Spearman before training stops
+    batch_clips: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    dropout: Share = 0.3
+    width: int = Field(64, ge=1)  # channels each branch is projected to
+    hidden: int = Field(64, ge=1)
+    margin_per_point: float = Field(0.1, ge=0)  # wanted difference of raw scores per point of human score
+
+    @model_validator(mode="after")
+    def _both_plans(self) -> "TrainingSection":
+        if not {"baseline", "hybrid"} <= set(self.plans) or len(set(self.plans)) != len(self.plans):
+            raise ValueError(f"plans must hold baseline and hybrid, each plan once; got {self.plans}")
+        return self
+
+
+class EvaluationSection(Section):
+    resamples: int = Field(2000, ge=100)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    seed: int = 0
+
+
+class RegistrySection(Section):
+    model: str = "audioscore"
+    margin: float = 0.0  # how far above the champion the lower bound of the difference must lie
+    min_spearman: float = 0.3  # a first model must reach this overall
+
+
+class Config(Section):
+    """A whole run."""
+
+    workspace: str = ""  # a folder of its own inside $AUDIOSCORE_HOME; empty for the home itself
+    data: DataSection = DataSection()
+    validation: ValidationSection = ValidationSection()
+    split: SplitSection = SplitSection()
+    encoders: EncodersSection
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    registry: RegistrySection = RegistrySection()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML configuration and apply `a.b=value` overrides.
+
+    Folders that start with a dot are relative to the file. Raises UsageError naming each key at fault.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such configuration. Shipped ones: {_shipped()}.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+        raise UsageError(f"{path}: not valid YAML ({' '.join(str(fault).split())}).") from fault
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: holds a {type(values).__name__}, not sections of keys. See {SMALL.name}.")
+    for override in overrides:
+        _override(values, override)
+    return parse_config(_resolve_folders(values, path.parent), str(path))
+
+
+def parse_config(values: Mapping[str, Any], name: str = "configuration") -> Config:
+    """Check configuration values. Raises UsageError that lists every key at fault."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as fault:
+        faults = [f"{'.'.join(map(str, error['loc'])) or 'file'}: {error['msg']}" for error in fault.errors()]
+        raise UsageError(f"{name}: {len(faults)} wrong: {shorten(faults)}.") from fault
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {override}: expected a.b=value, for instance --set training.epochs=20.")
+    *parents, last = key.strip().split(".")
+    section = values
+    for parent in parents:
+        below = section.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise UsageError(f"--set {override}: {parent} is a value, not a section. See `audioscore config show`.")
+        section = below
+    try:
+        section[last] = yaml.safe_load(text)
+    except yaml.YAMLError as fault:
+        raise UsageError(f"--set {override}: the value is not valid YAML.") from fault
+
+
+def _resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Make folders that start with a dot absolute; any other encoder source is a hub id."""
+    data = values.get("data")
+    if isinstance(data, dict) and isinstance(data.get("uri"), str) and data["uri"].startswith("."):
+        values = {**values, "data": {**data, "uri": str((base / data["uri"]).resolve())}}
+    encoders = values.get("encoders")
+    if not isinstance(encoders, dict):
+        return values
+    resolved: dict[str, Any] = {}
+    for name, section in encoders.items():
+        source = section.get("source") if isinstance(section, dict) else None
+        if isinstance(source, str) and source.startswith("."):
+            section = {**section, "source": str((base / source).resolve())}
+        resolved[name] = section
+    return {**values, "encoders": resolved}
+
+
+def _shipped() -> str:
+    return ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))

@@ -1,0 +1,1 @@
+"""Recordings and their human scores: reading, checking, sorting, versioning."""

@@ -1,0 +1,191 @@
+"""The one decoding path: any container or codec to mono float32 at the rate an encoder wants.
+
+PyAV carries its own FFmpeg, so nothing needs to be installed on the system. Its resampler's mono layout adds 3 dB to
+equal stereo channels; channels are therefore averaged here, and rates are changed by soxr.
+"""
+
+import io
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audioscore.errors import AudioError
+from audioscore.files import atomic_path
+
+Wave = NDArray[np.float32]
+
+MAX_SECONDS = 3600.0  # an hour: more is a broadcast, not a take, and would exhaust memory
+SHORTFALL_SECONDS = 0.5  # how much less than the container declares may come out (encoder delay and padding)
+EXACT_CODECS = frozenset({"flac"})  # whose container declares every sample, so that not one may be missing
+WAV_SIZE_UNKNOWN = 0x7FFF_0000  # tools that write to a pipe put this or more where the size of the data belongs
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A decoded recording at its own rate.
+
+    Shape: wave [T], float32, mono; `rate` in Hz.
+    """
+
+    wave: Wave
+    rate: int
+
+    @cached_property
+    def seconds(self) -> float:
+        return len(self.wave) / self.rate
+
+    def at(self, rate: int) -> Wave:
+        """The wave at another rate, resampled by soxr (HQ).
+
+        Shape: [T] at `self.rate` -> [round(T * rate / self.rate)].
+        """
+        if rate == self.rate:
+            return self.wave
+        import soxr
+
+        return np.ascontiguousarray(soxr.resample(self.wave, self.rate, rate, quality="HQ"), dtype=np.float32)
+
+
+def decode(source: str | Path | bytes, *, max_seconds: float = MAX_SECONDS) -> Recording:
+    """Decode a file, or a file's bytes, to the end.
+
+    Raises AudioError, one sentence naming the file, where there is no audio, a frame is damaged, the stream ends
+    before its container says, samples are not finite, or it runs longer than `max_seconds`.
+    """
+    name = "the uploaded recording" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes):
+        _check_file(Path(source), name)
+    import av
+
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as head:
+            missing = _wav_bytes_missing(head)
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+            wave, rate, declared, tolerance = _read_stream(container, name, max_seconds)
+    except (av.FFmpegError, OSError, ValueError, EOFError) as fault:
+        reason = getattr(fault, "strerror", None) or str(fault)
+        raise AudioError(f"{name}: cannot be decoded ({reason}). Export it again, as m4a, mp3, flac or wav.") from fault
+    if missing:
+        raise AudioError(f"{name}: ends {missing} bytes before the end that it declares. Transfer it again.")
+    if len(wave) == 0:
+        raise AudioError(f"{name}: holds no audio samples. Export it again.")
+    if declared is not None and len(wave) / rate < declared - tolerance:
+        raise AudioError(
+            f"{name}: ends after {len(wave) / rate:.2f} s of the {declared:.2f} s it declares. Transfer it again."
+        )
+    if not np.isfinite(wave).all():
+        raise AudioError(f"{name}: holds samples that are not numbers (NaN or infinite). Export it again.")
+    return Recording(wave, rate)
+
+
+def _check_file(path: Path, name: str) -> None:
+    try:
+        found = path.is_file()
+        size = path.stat().st_size if found else 0
+    except OSError as fault:  # a name too long for the file system, a folder that may not be entered
+        raise AudioError(f"{name}: cannot be opened ({fault.strerror}). Check the path.") from fault
+    if not found:
+        raise AudioError(f"{name}: no such file. Check the path, or the table's audio_file column.")
+    if size == 0:
+        raise AudioError(f"{name}: the file is empty (0 bytes). Export it again.")
+
+
+def _wav_bytes_missing(stream: BinaryIO) -> int:
+    """How many bytes a wav lacks of those its data chunk declares, for which FFmpeg silently makes up; else 0."""
+    if stream.read(4) != b"RIFF" or len(stream.read(4)) < 4 or stream.read(4) != b"WAVE":
+        return 0
+    while len(header := stream.read(8)) == 8:
+        size = int.from_bytes(header[4:], "little")
+        start = stream.tell()
+        if header[:4] == b"data":
+            return 0 if size >= WAV_SIZE_UNKNOWN else max(0, size - (stream.seek(0, io.SEEK_END) - start))
+        stream.seek(start + size + size % 2)
+    return 0
+
+
+def _read_stream(container: Any, name: str, max_seconds: float) -> tuple[Wave, int, float | None, float]:
+    """First audio stream of an open container: mono samples, rate, declared seconds, and how far those may err."""
+    import av
+
+    if not container.streams.audio:
+        raise AudioError(f"{name}: has no audio stream. Export the audio track.")
+    stream = container.streams.audio[0]
+    rate = int(stream.rate or stream.codec_context.sample_rate or 0)
+    if rate <= 0:
+        raise AudioError(f"{name}: declares no sample rate. Export it again.")
+    declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
+    if declared is not None and declared > max_seconds:
+        raise AudioError(f"{name}: is {declared:.0f} s long; at most {max_seconds:.0f} s are taken. Cut it.")
+    resampler = av.AudioResampler(format="fltp", rate=rate)  # same layout and rate: changes the sample format only
+    chunks: list[Wave] = []
+    total = 0
+
+    def keep(frames: list[Any]) -> None:
+        nonlocal total
+        for frame in frames:
+            samples = frame.to_ndarray()  # (channels, T)
+            chunks.append(samples.mean(axis=0, dtype=np.float32) if samples.shape[0] > 1 else samples[0].copy())
+            total += samples.shape[1]
+
+    for frame in container.decode(stream):
+        keep(resampler.resample(frame))
+        if total > max_seconds * rate:
+            raise AudioError(f"{name}: is longer than {max_seconds:.0f} s, the most that is taken. Cut it.")
+    if chunks:
+        keep(resampler.resample(None))
+    wave = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
+    # Half a sample for what a time base cannot express.
+    tolerance = 0.5 / rate if stream.codec_context.name in EXACT_CODECS else SHORTFALL_SECONDS
+    return wave.astype(np.float32, copy=False), rate, declared, tolerance
+
+
+def encode(wave: Wave, rate: int, target: Path, *, codec: str = "aac", bit_rate: int = 48_000) -> None:
+    """Write a mono wave as a file whose container follows from `target`'s suffix (m4a, wav, flac, ogg, mp3).
+
+    Shape: wave [T], float32 in [-1, 1]. The bytes are the same for the same samples: no date or version is written.
+    Raises AudioError where the container or codec does not take this rate or codec; no half file is left.
+    """
+    import av
+
+    samples = np.clip(wave, -1.0, 1.0).astype(np.float32)
+    options = {"fflags": "+bitexact"}
+    if target.suffix in {".m4a", ".mp4"}:
+        options["movflags"] = "+faststart"
+    with atomic_path(target) as temporary:
+        try:
+            with av.open(str(temporary), "w", options=options) as container:
+                _write_stream(container, samples, rate, codec, bit_rate)
+        except (av.FFmpegError, ValueError) as fault:
+            raise AudioError(
+                f"{target}: {codec} at {rate} Hz cannot be written as {target.suffix or 'a file without suffix'} "
+                f"({getattr(fault, 'strerror', None) or fault}). Choose another rate, codec or suffix."
+            ) from fault
+
+
+def _write_stream(container: Any, samples: Wave, rate: int, codec: str, bit_rate: int) -> None:
+    import av
+
+    stream = container.add_stream(codec, rate=rate, layout="mono")
+    stream.codec_context.flags |= av.codec.context.Flags.bitexact
+    if not codec.startswith("pcm") and codec != "flac":
+        stream.codec_context.bit_rate = bit_rate
+    wanted = stream.codec_context.format.name if stream.codec_context.format else "fltp"
+    resampler = av.AudioResampler(format=wanted, layout="mono", rate=rate)
+    frame = av.AudioFrame.from_ndarray(samples[None, :], format="fltp", layout="mono")
+    frame.sample_rate = rate
+    frame.pts = 0
+    frame.time_base = Fraction(1, rate)  # without it the container cannot say how much encoder delay to skip
+    size = stream.codec_context.frame_size or 1024
+    fifo = av.AudioFifo()
+    for part in [*resampler.resample(frame), *resampler.resample(None)]:
+        fifo.write(part)
+    while (block := fifo.read(size) or fifo.read(size, partial=True)) is not None:
+        for packet in stream.encode(block):
+            container.mux(packet)
+    for packet in stream.encode(None):
+        container.mux(packet)

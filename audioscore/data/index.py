@@ -1,0 +1,157 @@
+"""The index: groups of clips as JSON, each sorted from the best to the worst.
+
+The form is the predecessor's, `[[{"audio_file": ..., "score": ...}, ...]]`. Its own indexes carry no scores: their
+order is trusted, and their clips keep `score` None.
+"""
+
+import dataclasses
+import itertools
+import json
+import logging
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from audioscore.data.clips import Clip
+from audioscore.errors import DataError, shorten
+from audioscore.files import write_json
+from audioscore.units import SCORE_MAX, SCORE_MIN
+
+STRING_OR_TRAILING_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[\]}])', re.DOTALL)
+TEXTS = ("audio_file", "singer_id", "song_id", "source", "artist", "sha256")
+COUNTS = ("row", "bytes")
+NUMBERS = ("score", "seconds", "level_db")
+FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
+
+
+def read_index(path: Path, *, resort: bool = False) -> list[list[Clip]]:
+    """Read an index: its groups, each high to low. A bare list of clips is one group.
+
+    A byte-order mark and trailing commas are tolerated; keys that are not ours are left out and logged. Raises
+    DataError where the file is not such JSON, where a group mixes clips with and without scores, and where scores and
+    order disagree. `resort` sorts such a group by score instead, equal scores staying in the file's order.
+    """
+    parsed = _parse(path)
+    groups = [
+        [_read_entry(path, entry, f"group {number}, position {position}") for position, entry in enumerate(group, 1)]
+        for number, group in enumerate(parsed, 1)
+    ]
+    _log_strangers(path, parsed)
+    for number, group in enumerate(groups, 1):
+        _check_scored(path, group, number)
+        if resort and group and group[0].score is not None:
+            group.sort(key=lambda clip: -(clip.score or 0.0))
+        _check_order(path, group, number)
+    return groups
+
+
+def write_index(path: Path, groups: Sequence[Sequence[Clip]]) -> None:
+    """Write groups as valid JSON, atomically, with every field that has a value.
+
+    Raises DataError, as `read_index` would, where a group is not sorted high to low or mixes clips with and without
+    scores.
+    """
+    for number, group in enumerate(groups, 1):
+        _check_scored(path, group, number)
+        _check_order(path, group, number)
+    write_json(path, [[_entry(clip) for clip in group] for group in groups])
+
+
+def without_trailing_commas(text: str) -> str:
+    """JSON text with a space for every comma before a closing bracket; strings are left as they are.
+
+    >>> without_trailing_commas('[{"a": "x,]",},]')
+    '[{"a": "x,]" } ]'
+    """
+    return STRING_OR_TRAILING_COMMA.sub(lambda match: " " if match[0] == "," else match[0], text)
+
+
+def _entry(clip: Clip) -> dict[str, Any]:
+    values = {name: getattr(clip, name) for name in FIELDS}
+    return {
+        name: list(value) if name == "raters" else value for name, value in values.items() if value not in (None, ())
+    }
+
+
+def _parse(path: Path) -> list[list[Any]]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such index. `audioscore data sort DIR` writes one.")
+    try:
+        value = json.loads(without_trailing_commas(path.read_text(encoding="utf-8-sig")))
+    except UnicodeDecodeError as fault:
+        raise DataError(f"{path.name} is not UTF-8 text ({fault}). Save it as UTF-8.") from fault
+    except ValueError as fault:
+        raise DataError(f"{path.name} is not JSON ({fault}). Mend it there, or write it again.") from fault
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return [value]
+    if isinstance(value, list) and all(isinstance(item, list) for item in value):
+        return value
+    raise DataError(f'{path.name} is not a list of groups. An index reads [[{{"audio_file": "a.m4a"}}, ...]].')
+
+
+def _read_entry(path: Path, entry: Any, place: str) -> Clip:
+    name = entry.get("audio_file") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"{path.name}, {place}: an entry without audio_file ({json.dumps(entry)[:80]}). Name its file.")
+    values: dict[str, Any] = {}
+    for key in FIELDS:
+        value = entry.get(key)
+        if value is None:
+            continue
+        if not _well_typed(key, value):
+            raise DataError(f"{path.name}, {place}, {name}: {key} is {json.dumps(value)[:80]}. {_expected(key)}")
+        # A number among the ids is a label table's `001` that some tool took for a quantity: keep it as text.
+        values[key] = str(value) if key in TEXTS else tuple(map(float, value)) if key == "raters" else value
+    if "score" in values:
+        values["score"] = float(values["score"])
+    return Clip(**values)
+
+
+def _well_typed(key: str, value: Any) -> bool:
+    if key in TEXTS:
+        return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
+    if key in COUNTS:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if key == "raters":
+        return isinstance(value, list) and all(_well_typed("score", item) for item in value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    return key != "score" or SCORE_MIN <= value <= SCORE_MAX
+
+
+def _expected(key: str) -> str:
+    if key in TEXTS:
+        return "Give text."
+    if key in COUNTS:
+        return "Give a whole number."
+    if key in NUMBERS and key != "score":
+        return "Give a number."
+    listed = "a list of numbers" if key == "raters" else "a number"
+    return f"Give {listed} in {SCORE_MIN:g}-{SCORE_MAX:g}, or leave it out."
+
+
+def _log_strangers(path: Path, groups: list[list[Any]]) -> None:
+    strangers = sorted({key for group in groups for entry in group for key in entry} - set(FIELDS))
+    if strangers:
+        logging.getLogger(__name__).warning("%s: keys left out: %s", path.name, shorten(strangers))
+
+
+def _check_scored(path: Path, group: Sequence[Clip], number: int) -> None:
+    unscored = [clip.audio_file for clip in group if clip.score is None]
+    if unscored and len(unscored) < len(group):
+        raise DataError(
+            f"{path.name}, group {number}: {len(unscored)} of {len(group)} clips have no score ({shorten(unscored)}). "
+            f"Score them all, or none of them: order alone cannot be compared with scores."
+        )
+
+
+def _check_order(path: Path, group: Sequence[Clip], number: int) -> None:
+    for position, (upper, lower) in enumerate(itertools.pairwise(group), 1):
+        if upper.score is not None and lower.score is not None and upper.score < lower.score:
+            raise DataError(
+                f"{path.name}, group {number}: {upper.audio_file} (score {upper.score:g}, position {position}) stands "
+                f"above {lower.audio_file} (score {lower.score:g}, position {position + 1}), but an index runs from "
+                f"high to low. Check which is right; --resort sorts it by score."
+            )

@@ -1,0 +1,1 @@
+"""What hears: MuQ for the music, CAM++ for the voice, and the store that remembers what they heard."""

@@ -1,0 +1,41 @@
+"""What can go wrong for a user. Every message says what failed, which item, what was found, and what to do."""
+
+
+class AudioscoreError(Exception):
+    """A fault the user can mend: one clear sentence, printed without a traceback."""
+
+    exit_code = 2
+
+
+class UsageError(AudioscoreError):
+    """Wrong arguments or configuration."""
+
+
+class DataError(AudioscoreError):
+    """Labels, index or folder that cannot be used as they are."""
+
+
+class AudioError(DataError):
+    """One recording that cannot be decoded or scored."""
+
+
+class ModelError(AudioscoreError):
+    """Weights or a saved scorer that cannot be loaded."""
+
+
+class GateRefused(AudioscoreError):
+    """A gate said no: the run worked, and its answer is a refusal."""
+
+    exit_code = 1
+
+
+def shorten(items: list[str], limit: int = 5) -> str:
+    """Names for an error message: at most `limit` of them, then how many more.
+
+    >>> shorten(["a", "b"])
+    'a, b'
+    >>> shorten(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    shown = ", ".join(items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"

@@ -1,0 +1,119 @@
+"""Intervals by the cluster bootstrap: whole singers are resampled, because clips of one singer are not independent.
+
+Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13 (percentile interval); Davison and
+Hinkley, Bootstrap Methods and their Application (1997), section 3.8 (resampling clusters whole).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from audioscore.errors import DataError, UsageError
+from audioscore.evaluation.metrics import Metric
+
+Counts = NDArray[np.int32]
+
+FEW_CLUSTERS = 10  # below this a cluster bootstrap's 5 % is not 5 %
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its interval. NaN where undefined; `undefined` resamples had no value and were left out."""
+
+    value: float
+    lo: float
+    hi: float
+    undefined: int = 0
+
+    def as_dict(self, name: str = "value") -> dict[str, float | None]:
+        """For JSON, which has no NaN.
+
+        >>> Estimate(0.5, 0.25, math.nan).as_dict("delta")
+        {'delta': 0.5, 'lo': 0.25, 'hi': None}
+        """
+        return {name: or_none(self.value), "lo": or_none(self.lo), "hi": or_none(self.hi)}
+
+
+def or_none(value: float) -> float | None:
+    """A float for JSON: None where it is undefined."""
+    return None if math.isnan(value) else float(value)
+
+
+def singer_clusters(singers: Sequence[str | None]) -> NDArray[np.int64]:
+    """Cluster number of each clip: one a singer, and one for each clip whose singer is unknown. Shape: [N] -> [N].
+
+    >>> singer_clusters(["b", None, "a", "b", None]).tolist()
+    [0, 1, 2, 0, 3]
+    """
+    numbers: dict[str | int, int] = {}
+    keys: list[str | int] = [position if singer is None else singer for position, singer in enumerate(singers)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def cluster_counts(clusters: ArrayLike, resamples: int, seed: int) -> Counts:
+    """How often each clip is drawn when whole clusters are drawn with replacement, as many as there are.
+
+    Shape: clusters [N] -> [resamples, N]. The same clusters, resamples and seed give the same draws.
+    Raises DataError for fewer than 2 clusters, whose resamples would all be alike and the interval falsely empty.
+    """
+    if resamples < 1:
+        raise UsageError(f"resamples must be 1 or more; got {resamples}.")
+    distinct, member = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(distinct) < 2:
+        raise DataError(f"A cluster bootstrap needs at least 2 clusters (singers); got {len(distinct)}.")
+    size = len(distinct)
+    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples)
+    return drawn.astype(np.int32)[:, member]
+
+
+def interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of resampled values [B]; undefined (NaN) resamples are ignored, see `undefined_resamples`.
+
+    >>> lo, hi = interval(range(1001), 0.9)
+    >>> round(lo, 6), round(hi, 6)
+    (50.0, 950.0)
+    """
+    if not 0 < confidence < 1:
+        raise UsageError(f"confidence must lie between 0 and 1, such as 0.95; got {confidence}.")
+    sample = np.asarray(values, dtype=np.float64)
+    defined = sample[~np.isnan(sample)]
+    if not len(defined):
+        return math.nan, math.nan
+    lo, hi = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(lo), float(hi)
+
+
+def undefined_resamples(values: ArrayLike) -> int:
+    """How many resampled values are undefined (NaN)."""
+    return int(np.isnan(np.asarray(values, dtype=np.float64)).sum())
+
+
+def estimate(
+    metric: Metric, scores: ArrayLike, predictions: ArrayLike, counts: ArrayLike, confidence: float = 0.95
+) -> Estimate:
+    """A metric on the clips as they are, with its interval over the resamples.
+
+    Shape: scores [N], predictions [N], counts [B, N]; with B = 0 the value stands without an interval.
+    """
+    values = metric(scores, predictions, counts)
+    return Estimate(metric(scores, predictions), *interval(values, confidence), undefined_resamples(values))
+
+
+def paired_difference(
+    metric: Metric,
+    scores: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    counts: ArrayLike,
+    confidence: float = 0.95,
+) -> Estimate:
+    """metric(first) - metric(second) for two models on the same clips, with both redrawn in the same resamples.
+
+    Shape: scores, first, second [N], counts [B, N].
+    """
+    values = metric(scores, first, counts) - metric(scores, second, counts)
+    value = metric(scores, first) - metric(scores, second)
+    return Estimate(value, *interval(values, confidence), undefined_resamples(values))

@@ -1,0 +1,271 @@
+"""How well predictions agree with people's scores: on one sample, or on many bootstrap resamples at once.
+
+Every metric is called as `metric(scores, predictions)` and returns a float, or as
+`metric(scores, predictions, weights)` with whole-number `weights` [B, N], how often each clip was drawn in each of B
+resamples, and returns [B]: what the metric would be on each expanded sample, copies of a clip being ties of each
+other. Inputs are [N] and finite (DataError otherwise). A metric that is undefined is NaN, never a guess.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from audioscore.errors import DataError
+
+Array = NDArray[np.float64]
+
+GAPS = ((0.0, 2.0), (2.0, 5.0), (5.0, 10.0), (10.0, float("inf")))  # score points between the two clips of a pair
+GAP_DECIMALS = 9  # 64.4 - 62.4 is a gap of 2, although in binary it is 2 + 7e-15
+BLOCK_VALUES = 4_000_000  # resamples are worked through in blocks of at most this many weights (32 MB)
+PAIR_ROWS = 512  # rows of the N x N sign matrices that are held at once
+
+
+class Metric(Protocol):
+    """A float for a sample, or [B] for B resamples of it."""
+
+    @overload
+    def __call__(self, scores: ArrayLike, predictions: ArrayLike) -> float: ...
+    @overload
+    def __call__(self, scores: ArrayLike, predictions: ArrayLike, weights: ArrayLike) -> Array: ...
+
+
+def _metric(core: Callable[[Array, Array, Array], Array]) -> Metric:
+    """Checks, weights and blocks around a core of shape [N], [N], [B, N] -> [B]."""
+
+    @functools.wraps(core)
+    def metric(scores: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> Any:
+        human, predicted = _checked(scores, predictions)
+        counts = np.ones((1, len(human))) if weights is None else _checked_weights(weights, len(human))
+        result = np.full(len(counts), np.nan)
+        step = max(1, BLOCK_VALUES // max(1, len(human)))
+        for start in range(0, len(counts) if len(human) else 0, step):
+            part = slice(start, start + step)
+            result[part] = core(human, predicted, counts[part].astype(np.float64))
+        return float(result[0]) if weights is None else result
+
+    return metric
+
+
+def _checked(scores: ArrayLike, predictions: ArrayLike) -> tuple[Array, Array]:
+    human, predicted = np.asarray(scores, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
+    if human.shape != predicted.shape or human.ndim != 1:
+        raise DataError(
+            f"A metric needs one prediction for each score: got shapes {list(human.shape)} and "
+            f"{list(predicted.shape)}. Pass two lists of the same clips in the same order."
+        )
+    for name, values in (("scores", human), ("predictions", predicted)):
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise DataError(
+                f"{len(bad)} of {len(values)} {name} are not finite numbers (first at position {bad[0]}). "
+                "Leave those clips out, or predict them again."
+            )
+    return human, predicted
+
+
+def _checked_weights(weights: ArrayLike, clips: int) -> NDArray[Any]:
+    counts = np.asarray(weights)
+    if counts.ndim != 2 or counts.shape[1] != clips:
+        raise DataError(f"Resample weights must have shape [B, {clips}], one column a clip; got {list(counts.shape)}.")
+    if counts.size and (counts.min() < 0 or not np.array_equal(counts, np.floor(counts))):
+        raise DataError("Resample weights must be whole numbers, 0 or more: how often each clip was drawn.")
+    return counts
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """Division that is NaN where there is nothing to divide by."""
+    undefined = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
+    np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+    return undefined
+
+
+def _tie_counts(values: Array, weights: Array) -> tuple[Array, NDArray[np.intp]]:
+    """How many draws fall on each distinct value, in ascending order, and which value each clip has.
+
+    Shape: values [N], weights [B, N] -> [B, G], [N].
+    """
+    distinct, group = np.unique(values, return_inverse=True)
+    order = np.argsort(values, kind="stable")
+    starts = np.searchsorted(values[order], distinct)
+    return np.add.reduceat(weights[:, order], starts, axis=1), group
+
+
+def _centred_midranks(values: Array, weights: Array) -> Array:
+    """Rank of each clip in each expanded sample, ties sharing their mean rank, minus the mean of all ranks.
+
+    The sort order never changes, so a rank is the draws below plus half of the draws at its own value.
+    Shape: values [N], weights [B, N] -> [B, N].
+    """
+    ties, group = _tie_counts(values, weights)
+    total = ties.sum(axis=1, keepdims=True)
+    ranks: Array = np.cumsum(ties, axis=1) - ties / 2 - total / 2
+    return ranks[:, group]
+
+
+@_metric
+def spearman(human: Array, predicted: Array, weights: Array) -> Array:
+    """Spearman's rank correlation with midranks for ties; NaN with fewer than 2 distinct values on either side.
+
+    >>> spearman([60, 70, 80, 90], [1, 2, 4, 3])
+    0.8
+    >>> spearman([60, 70, 80], [2, 2, 2])
+    nan
+    """
+    x, y = _centred_midranks(human, weights), _centred_midranks(predicted, weights)
+    weighted = weights * x
+    spread = np.sqrt((weighted * x).sum(axis=1) * (weights * y * y).sum(axis=1))
+    return np.clip(_ratio((weighted * y).sum(axis=1), spread), -1.0, 1.0)
+
+
+@_metric
+def pearson(human: Array, predicted: Array, weights: Array) -> Array:
+    """Pearson's linear correlation; NaN with fewer than 2 distinct values on either side."""
+    total = weights.sum(axis=1, keepdims=True)
+    x = human - _ratio((weights @ human)[:, None], total)
+    y = predicted - _ratio((weights @ predicted)[:, None], total)
+    spread = np.sqrt((weights * x * x).sum(axis=1) * (weights * y * y).sum(axis=1))
+    # Rounding leaves a constant with a tiny spread, so whether there is one is asked of the values themselves.
+    varies = [(_tie_counts(values, weights)[0] > 0).sum(axis=1) > 1 for values in (human, predicted)]
+    return np.clip(_ratio((weights * x * y).sum(axis=1), np.where(varies[0] & varies[1], spread, 0.0)), -1.0, 1.0)
+
+
+def _pair_sum(weights: Array, rows: Callable[[slice], NDArray[Any]]) -> Array:
+    """Sum of a symmetric N x N matrix over the unordered pairs of each expanded sample.
+
+    `rows(part)` gives rows of the matrix, whole numbers in [-1, 1] with a zero diagonal: sums below 2^24 are exact in
+    float32, which is twice as fast.
+    Shape: weights [B, N] -> [B].
+    """
+    light = weights.astype(np.float32)
+    total = np.zeros(len(weights))
+    for start in range(0, weights.shape[1], PAIR_ROWS):
+        part = slice(start, start + PAIR_ROWS)
+        total += np.einsum("bn,bn->b", weights[:, part], light @ rows(part).astype(np.float32).T)
+    return total / 2
+
+
+def _signs(values: Array, part: slice) -> Array:
+    """Sign of the difference of every two clips. Shape: [N] -> [part, N]."""
+    return np.sign(values[part, None] - values[None, :])
+
+
+def _concordance(human: Array, predicted: Array, weights: Array) -> Array:
+    """Pairs in the same order minus pairs in opposite order; ties on either side count nothing."""
+    return _pair_sum(weights, lambda part: _signs(human, part) * _signs(predicted, part))
+
+
+def _untied_pairs(values: Array, weights: Array) -> Array:
+    """Pairs of the expanded sample with two different values."""
+    total, ties = weights.sum(axis=1), _tie_counts(values, weights)[0]
+    pairs: Array = (total * (total - 1) - (ties * (ties - 1)).sum(axis=1)) / 2
+    return pairs
+
+
+@_metric
+def kendall(human: Array, predicted: Array, weights: Array) -> Array:
+    """Kendall's tau-b; NaN with fewer than 2 distinct values on either side.
+
+    >>> round(kendall([60, 70, 80, 90], [1, 2, 4, 3]), 3)
+    0.667
+    """
+    untied = np.sqrt(_untied_pairs(human, weights) * _untied_pairs(predicted, weights))
+    return np.clip(_ratio(_concordance(human, predicted, weights), untied), -1.0, 1.0)
+
+
+@_metric
+def pairwise_accuracy(human: Array, predicted: Array, weights: Array) -> Array:
+    """Share of pairs put in the right order: pairs tied in score are left out, tied predictions count half.
+
+    NaN where no two clips differ in score.
+
+    >>> pairwise_accuracy([60, 70, 70], [1, 2, 3]), pairwise_accuracy([60, 70], [5, 5])
+    (1.0, 0.5)
+    """
+    pairs = _untied_pairs(human, weights)
+    return _ratio((pairs + _concordance(human, predicted, weights)) / 2, pairs)
+
+
+def pairwise_accuracy_in_gap(low: float, high: float) -> Metric:
+    """`pairwise_accuracy` over the pairs whose scores lie more than `low` and at most `high` points apart.
+
+    >>> pairwise_accuracy_in_gap(2, 5)([60, 61, 64], [1, 3, 2])
+    0.5
+    """
+
+    def inside(human: Array, part: slice) -> NDArray[np.bool_]:
+        gap = np.round(np.abs(human[part, None] - human[None, :]), GAP_DECIMALS)
+        return (gap > low) & (gap <= high)
+
+    def core(human: Array, predicted: Array, weights: Array) -> Array:
+        pairs = _pair_sum(weights, lambda part: inside(human, part))
+        ordered = _pair_sum(weights, lambda part: inside(human, part) * _signs(human, part) * _signs(predicted, part))
+        return _ratio((pairs + ordered) / 2, pairs)
+
+    return _metric(core)
+
+
+def gap_name(low: float, high: float) -> str:
+    """What a report calls a range of score gaps.
+
+    >>> [gap_name(*gap) for gap in GAPS]
+    ['0-2', '2-5', '5-10', 'over 10']
+    """
+    return f"over {low:g}" if np.isinf(high) else f"{low:g}-{high:g}"
+
+
+@_metric
+def mae(human: Array, predicted: Array, weights: Array) -> Array:
+    """Mean absolute error, in score points; NaN without clips."""
+    return _ratio(weights @ np.abs(predicted - human), weights.sum(axis=1))
+
+
+@_metric
+def rmse(human: Array, predicted: Array, weights: Array) -> Array:
+    """Root mean squared error, in score points; NaN without clips."""
+    return np.sqrt(_ratio(weights @ (predicted - human) ** 2, weights.sum(axis=1)))
+
+
+@_metric
+def bias(human: Array, predicted: Array, weights: Array) -> Array:
+    """Mean of predicted minus human score, in points: above 0, the model is too kind. NaN without clips."""
+    return _ratio(weights @ (predicted - human), weights.sum(axis=1))
+
+
+def within_sources(sources: Sequence[str | None]) -> Metric:
+    """The metric `within_source_spearman` for clips of these sources, to be called like every other metric."""
+    names = np.array(["" if source is None else source for source in sources], dtype=str)
+
+    def core(human: Array, predicted: Array, weights: Array) -> Array:
+        if len(names) != len(human):
+            raise DataError(f"Got {len(names)} sources for {len(human)} clips. Pass one source for each clip.")
+        total, clips = np.zeros(len(weights)), np.zeros(len(weights))
+        for name in np.unique(names):
+            member = names == name
+            value = spearman(human[member], predicted[member], weights[:, member])
+            known = np.where(np.isnan(value), 0.0, weights[:, member].sum(axis=1))
+            total += known * np.nan_to_num(value)
+            clips += known
+        return _ratio(total, clips)
+
+    return _metric(core)
+
+
+@overload
+def within_source_spearman(scores: ArrayLike, predictions: ArrayLike, sources: Sequence[str | None]) -> float: ...
+@overload
+def within_source_spearman(
+    scores: ArrayLike, predictions: ArrayLike, sources: Sequence[str | None], weights: ArrayLike
+) -> Array: ...
+def within_source_spearman(
+    scores: ArrayLike, predictions: ArrayLike, sources: Sequence[str | None], weights: ArrayLike | None = None
+) -> float | Array:
+    """Spearman inside each recording domain, averaged over the domains by their number of clips.
+
+    A domain whose Spearman is undefined is left out; clips without a source form a domain of their own, so that with
+    one source or none this is the overall Spearman. Float, or [B] with weights; NaN where no domain has a value.
+    """
+    metric = within_sources(sources)
+    return metric(scores, predictions) if weights is None else metric(scores, predictions, weights)

@@ -1,0 +1,110 @@
+"""From trained plans to the predictions table and every figure computed from it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audioscore.data.clips import Clip
+from audioscore.data.sort import read_split
+from audioscore.encoders.extract import Features, features_of, read_extraction
+from audioscore.encoders.store import FeatureStore
+from audioscore.errors import DataError
+from audioscore.evaluation.controls import measured_controls
+from audioscore.evaluation.evaluate import evaluate
+from audioscore.evaluation.predictions import SPLITS, Prediction, read_predictions, write_predictions
+from audioscore.files import read_json, write_json
+from audioscore.scoring.checkpoint import load_head, read_description
+from audioscore.scoring.head import raw_outputs
+from audioscore.scoring.scorer import BRANCHES
+from audioscore.scoring.trained import TrainedPlan, read_trained
+
+if TYPE_CHECKING:
+    from audioscore.config import EvaluationSection
+
+PREDICTIONS, EVALUATION = "predictions.csv", "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation left behind: every prediction, and the figures computed from them."""
+
+    predictions: list[Prediction]
+    figures: dict[str, Any]
+
+
+def evaluate_plans(
+    plan_folders: Sequence[Path],
+    index_folder: Path,
+    features_folder: Path,
+    target: Path,
+    settings: "EvaluationSection",
+) -> Evaluation:
+    """Predict every clip with every seed of every plan, and write predictions.csv and evaluation.json.
+
+    Raises DataError where a plan is given twice or the test split has nothing to judge by.
+    """
+    plans = [read_trained(folder) for folder in plan_folders]
+    if len({trained.plan for trained in plans}) != len(plans):
+        raise DataError(f"plans must be different to be compared; got {[trained.plan for trained in plans]}.")
+    extraction = read_extraction(features_folder)
+    store = FeatureStore(extraction.store)
+    splits = {split: read_split(index_folder, split) for split in SPLITS}
+    if not splits["test"]:
+        raise DataError("the test split holds no scored clip. Add singers or enlarge split.test.")
+    predictions: list[Prediction] = []
+    for trained in plans:
+        for split, clips in splits.items():
+            features = features_of(clips, extraction.encoders, BRANCHES[trained.plan], store)
+            for seed in trained.validation:
+                predictions += predict_clips(trained, seed, split, clips, features)
+    figures = evaluate(
+        predictions,
+        measured_controls(splits["test"]),
+        {trained.plan: trained.representative for trained in plans},
+        resamples=settings.resamples,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
+    write_predictions(target / PREDICTIONS, predictions)
+    write_json(target / EVALUATION, figures)
+    return Evaluation(predictions, figures)
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """What `evaluate_plans` wrote."""
+    return Evaluation(read_predictions(folder / PREDICTIONS), read_json(folder / EVALUATION))
+
+
+def predict_clips(
+    trained: TrainedPlan, seed: int, split: str, clips: Sequence[Clip], features: Sequence[Features]
+) -> list[Prediction]:
+    """One row a clip, by the scorer of one seed."""
+    folder = trained.scorer_folder(seed)
+    description = read_description(folder)
+    raw = raw_outputs(load_head(folder, description), features)
+    predicted = description.calibration.apply(raw)
+    low, high = description.calibration.interval(predicted)
+    return [
+        Prediction(
+            sha256=str(clip.sha256),
+            audio_file=clip.audio_file,
+            split=split,
+            singer_id=clip.singer_id,
+            song_id=clip.song_id,
+            source=clip.source,
+            score=clip.score,
+            plan=trained.plan,
+            seed=seed,
+            raw=float(raw[place]),
+            predicted=float(predicted[place]),
+            lo=float(low[place]),
+            hi=float(high[place]),
+        )
+        for place, clip in enumerate(clips)
+    ]
+
+
+def validation_by_plan(plans: Sequence[TrainedPlan], candidates: Sequence[str]) -> Mapping[str, list[float]]:
+    """Validation Spearman of every seed of the plans that may win, for `gate.choose_winner`."""
+    return {trained.plan: list(trained.validation.values()) for trained in plans if trained.plan in candidates}

@@ -1,0 +1,128 @@
+"""The table `predictions.csv`: one row for each clip, plan and seed, from which every figure can be recomputed."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from audioscore.errors import DataError, shorten
+from audioscore.files import atomic_path
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one trained model says of one recording, beside what people said.
+
+    `raw` is the head's output, `predicted` its calibrated score in label points, and [`lo`, `hi`] the interval around
+    it; lo and hi are None where the model gives none. `score` is None only for a recording without one.
+    """
+
+    sha256: str
+    audio_file: str
+    split: str  # train, val or test
+    singer_id: str | None
+    song_id: str | None
+    source: str | None
+    score: float | None
+    plan: str
+    seed: int
+    raw: float
+    predicted: float
+    lo: float | None
+    hi: float | None
+
+    @property
+    def human(self) -> float:
+        """The score people gave; DataError for a recording without one, which no metric can use."""
+        if self.score is None:
+            raise DataError(f"{self.audio_file} has no score. Leave it out of the evaluation.")
+        return self.score
+
+    @property
+    def clip(self) -> tuple[str, str]:
+        """Which recording this is: its content and its name, since one content may be listed under two names."""
+        return self.sha256, self.audio_file
+
+
+COLUMNS = tuple(field.name for field in fields(Prediction))
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Write the table atomically, in the order given; floats come back bit for bit.
+
+    A missing value, or an empty id, is an empty cell.
+    """
+    # File names are bytes to the operating system: surrogateescape carries those that are not UTF-8.
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle,
+    ):
+        writer = csv.writer(handle)
+        writer.writerow(COLUMNS)
+        for prediction in predictions:
+            writer.writerow([_cell(value) for value in astuple(prediction)])
+
+
+def _cell(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return repr(float(value))  # numpy's own repr names its type
+    return "" if value is None else str(value)
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Read the table back.
+
+    Raises DataError naming the file, and the row and column where a cell cannot be what its column holds.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such predictions table. Run the evaluation first.")
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+        rows = list(csv.reader(handle))
+    header = rows[0] if rows else []
+    if tuple(header) != COLUMNS:
+        raise DataError(f"{path}: expected the columns {', '.join(COLUMNS)}; found {shorten(header, 20) or 'none'}.")
+    return [_prediction(path, number, cells) for number, cells in enumerate(rows[1:], start=1) if cells]
+
+
+def _prediction(path: Path, number: int, cells: Sequence[str]) -> Prediction:
+    """One row of the table, numbered from 1 below its header."""
+    if len(cells) != len(COLUMNS):
+        raise DataError(f"{path}: row {number} has {len(cells)} cells instead of {len(COLUMNS)}. Write it again.")
+    row = dict(zip(COLUMNS, cells, strict=True))
+
+    def number_in(column: str) -> float:
+        return _number(path, number, column, row[column])
+
+    if row["split"] not in SPLITS:
+        raise DataError(f"{path}: row {number}, split is {row['split']!r}; expected one of {', '.join(SPLITS)}.")
+    seed = number_in("seed")
+    if not seed.is_integer():
+        raise DataError(f"{path}: row {number}, seed is {row['seed']!r}, not a whole number.")
+    return Prediction(
+        sha256=row["sha256"],
+        audio_file=row["audio_file"],
+        split=row["split"],
+        singer_id=row["singer_id"] or None,
+        song_id=row["song_id"] or None,
+        source=row["source"] or None,
+        score=number_in("score") if row["score"] else None,
+        plan=row["plan"],
+        seed=int(seed),
+        raw=number_in("raw"),
+        predicted=number_in("predicted"),
+        lo=number_in("lo") if row["lo"] else None,
+        hi=number_in("hi") if row["hi"] else None,
+    )
+
+
+def _number(path: Path, number: int, column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{path}: row {number}, {column} is {text!r}, not a finite number. Write the table again.")
+    return value

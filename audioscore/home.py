@@ -1,0 +1,42 @@
+"""Where state lives: `$AUDIOSCORE_HOME`, or `.audioscore/` in the working folder."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DEMO_WORKSPACE = "demo"
+DEMO_MODEL = "audioscore-demo"  # its own registered name, so that a demo never becomes production's champion
+
+
+@dataclass(frozen=True)
+class Home:
+    """One workspace: MLflow's database and artifacts, the feature store, and a folder a run."""
+
+    folder: Path
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "mlartifacts"
+
+    @property
+    def features(self) -> Path:
+        return self.folder / "features"
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+
+def home(workspace: str = "") -> Home:
+    """The home, or the workspace of that name inside it."""
+    base = Path(os.environ.get("AUDIOSCORE_HOME") or ".audioscore").resolve()
+    return Home(base / workspace if workspace else base)
+
+
+def home_of_model(name: str) -> Home:
+    """The workspace whose registry holds a model name: the demo's model lives in the demo's."""
+    return home(DEMO_WORKSPACE if name == DEMO_MODEL else "")

@@ -1,0 +1,121 @@
+"""Self-contained HTML pages: one file that opens offline, on a phone, in dark and light."""
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK = "#123456"  # drawn by matplotlib, replaced by the page's own text colour
+PALETTE = ("#3b82c4", "#d9822b", "#3f9f6b", "#b5539b", "#8a7a5c")  # readable on white and on near-black
+
+TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+:root { color-scheme: light dark; --ink: #1d2430; --soft: #5b6675; --paper: #ffffff; --panel: #f4f6f9; --line: #d9dfe7;
+  --good: #1f7a4d; --bad: #b3372f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa7b8; --paper: #12161d; --panel: #1b212b;
+  --line: #303947; --good: #5cc48f; --bad: #f0877f; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 64rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; }
+p { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); }
+.good { color: var(--good); } .bad { color: var(--bad); }
+.lead { background: var(--panel); border-left: .3rem solid var(--line); padding: .75rem 1rem; margin: 1rem 0;
+  font-size: 1.05rem; } .lead.good { border-color: var(--good); color: inherit; }
+.lead.bad { border-color: var(--bad); color: inherit; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
+th, td { padding: .3rem .75rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { color: var(--soft); font-weight: 600; } td.number, th.number { text-align: right; }
+figure { margin: .75rem 0; } figure svg { width: 100%; height: auto; max-width: 58rem; display: block; }
+figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; }
+audio { height: 2rem; max-width: 16rem; } code { font-size: .9em; overflow-wrap: anywhere; }
+</style></head><body><main>
+<h1>{{ title }}</h1>
+<p class="soft">{{ subtitle }}</p>
+{% if lead %}<p class="lead {{ 'good' if good else 'bad' if good is false else '' }}">{{ lead }}</p>{% endif %}
+{% for heading, body in sections %}<section><h2>{{ heading }}</h2>{{ body | safe }}</section>
+{% endfor %}
+</main></body></html>
+"""
+
+
+def render_page(
+    title: str, subtitle: str, sections: Sequence[tuple[str, str]], *, lead: str = "", good: bool | None = None
+) -> str:
+    """A page from (heading, HTML body) sections. Title, subtitle, lead and headings are escaped; bodies are not."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(TEMPLATE)
+    return template.render(title=title, subtitle=subtitle, sections=sections, lead=lead, good=good)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """An HTML table; every cell is escaped, and columns whose cells are all numbers align right.
+
+    >>> table(["a"], [["<b>"]]).count("&lt;b&gt;")
+    1
+    """
+    numeric = [bool(rows) and all(_is_number(row[column]) for row in rows) for column in range(len(headers))]
+    css = [' class="number"' if flag else "" for flag in numeric]
+    head = "".join(f"<th{style}>{html.escape(str(text))}</th>" for style, text in zip(css, headers, strict=True))
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{style}>{html.escape(_cell(cell))}</td>" for style, cell in zip(css, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _is_number(cell: Any) -> bool:
+    return cell is None or isinstance(cell, int | float) or bool(re.match(r"^[+\-\u2212]?\d[\d.,]*( |$|%)", str(cell)))
+
+
+def _cell(cell: Any) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+
+
+def definitions(values: Mapping[str, Any]) -> str:
+    """A two-column table of names and values."""
+    return table(["", ""], [[name, str(value)] for name, value in values.items()])
+
+
+def style_axes(axes: Any) -> None:
+    """Give a matplotlib axes the page's look: ink that follows dark and light, no box, quiet grid."""
+    axes.set_facecolor("none")
+    axes.grid(True, color=INK, alpha=0.12, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(INK)
+    axes.tick_params(colors=INK, labelsize=9)
+    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        label.set_color(INK)
+
+
+def figure_html(figure: "Figure", caption: str) -> str:
+    """A matplotlib figure as inline SVG whose ink follows the page's text colour; the caption is escaped."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    look: Any = {"svg.fonttype": "none", "svg.hashsalt": "audioscore", "font.family": "sans-serif"}
+    with matplotlib.rc_context(look), warnings.catch_warnings():
+        # Text stays text: the browser has the letters (Chinese names, say) that matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    words = html.escape(caption)
+    return f'<figure role="img" aria-label="{words}">{svg}<figcaption>{words}</figcaption></figure>'

@@ -1,0 +1,40 @@
+"""The registered model's own code: MLflow runs this file when it loads a version.
+
+In: a table with a column `audio` of file bytes. Out: one row each with score, lo, hi, raw, seconds and error.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+from audioscore.errors import AudioError
+from audioscore.scoring.checkpoint import load_scorer
+
+COLUMNS = ["score", "lo", "hi", "raw", "seconds", "error"]
+
+
+class ScorerModel(PythonModel):  # type: ignore[misc]
+    """A scorer behind MLflow's interface; a recording that cannot be scored gets a sentence and no score."""
+
+    def load_context(self, context: Any) -> None:
+        self.scorer = load_scorer(Path(context.artifacts["scorer"]))
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """Shape: N rows with a column `audio` -> N rows."""
+        rows = [self._row(bytes(audio)) for audio in model_input["audio"]]
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    def _row(self, audio: bytes) -> list[Any]:
+        try:
+            scored = self.scorer.score(audio)
+        except AudioError as fault:
+            return [None, None, None, None, None, str(fault)]
+        return [scored.score, *scored.interval, scored.raw, scored.seconds, None]
+
+
+mlflow.tracing.disable()  # audio bytes do not belong into traces
+set_model(ScorerModel())

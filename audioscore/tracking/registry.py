@@ -1,0 +1,108 @@
+"""The model registry: which version is champion, and where its scorer folder lies.
+
+Aliases: `champion` is what scoring uses, `challenger` the last winner that was not promoted, `previous` the champion
+before this one.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audioscore.errors import GateRefused, ModelError
+from audioscore.tracking.connection import connect, require_database
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+SCORER_ARTIFACT = "scorer"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    run_id: str
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+def version_by_alias(client: "MlflowClient", name: str, alias: str) -> ModelVersion | None:
+    """The version an alias points at, or None where there is no such model or alias."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_model_version_by_alias(name, alias)
+    except MlflowException as fault:
+        if fault.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise ModelError(f"models:/{name}@{alias}: the registry cannot be read ({fault.error_code}).") from fault
+    return version_of(client, name, int(found.version))
+
+
+def version_of(client: "MlflowClient", name: str, version: int) -> ModelVersion:
+    """One version with its aliases. Raises ModelError where it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_model_version(name, str(version))
+    except MlflowException as fault:
+        raise ModelError(f"models:/{name}/{version}: no such version. `audioscore models` lists them.") from fault
+    return ModelVersion(name, int(found.version), tuple(found.aliases), dict(found.tags), str(found.run_id))
+
+
+def champion_moved(client: "MlflowClient", name: str, expected: int | None) -> int | None:
+    """The champion now. Raises GateRefused where it is not the one that was compared with."""
+    current = version_by_alias(client, name, CHAMPION)
+    found = current.version if current else None
+    if found != expected:
+        before, after = (f"v{version}" if version is not None else "none" for version in (expected, found))
+        raise GateRefused(f"{name}: champion moved from {before} to {after} since the comparison. Compare again.")
+    return found
+
+
+def promote(client: "MlflowClient", name: str, version: int, *, expected: int | None) -> None:
+    """Make a version champion, and the champion it beat `previous`."""
+    beaten = champion_moved(client, name, expected)
+    if beaten is not None:
+        client.set_registered_model_alias(name, PREVIOUS, str(beaten))
+    client.set_registered_model_alias(name, CHAMPION, str(version))
+
+
+def scorer_folder(tracking_uri: str, uri: str) -> Path:
+    """Scorer folder of a `models:/…` URI, downloaded where the artifacts are remote.
+
+    Raises ModelError where the URI names nothing that is registered.
+    """
+    require_database(tracking_uri)
+    connect(tracking_uri)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as fault:
+        reason = str(fault).strip().splitlines()[0]
+        raise ModelError(f"{uri}: cannot be loaded from the registry ({reason}). `mlflow ui` shows it.") from fault
+    scorer = folder / "artifacts" / SCORER_ARTIFACT
+    if not scorer.is_dir():
+        raise ModelError(f"{uri}: is registered, but holds no scorer folder. It was not registered by audioscore.")
+    return scorer
+
+
+def describe_version(version: ModelVersion) -> dict[str, Any]:
+    """What `run --json` says of a registered version."""
+    return {"name": version.name, "version": version.version, "aliases": sorted(version.aliases)}
+
+
+def list_versions(tracking_uri: str) -> list[ModelVersion]:
+    """Every version of every model in a registry, newest first within a model."""
+    client = connect(tracking_uri)
+    found = client.search_model_versions(order_by=["name ASC", "version_number DESC"])
+    return [version_of(client, version.name, int(version.version)) for version in found]

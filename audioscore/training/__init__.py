@@ -1,0 +1,1 @@
+"""Learning to rank: pairs, loss, loop."""

@@ -1,0 +1,1 @@
+"""One KFP component a file. Each reads artifacts, calls one audioscore function, and writes artifacts."""

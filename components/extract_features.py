@@ -1,0 +1,26 @@
+"""Step 4: what the encoders hear, once for all plans."""
+
+from kfp import dsl
+
+from components.base import component
+
+
+@component()
+def extract_features(
+    data: dsl.Input[dsl.Dataset],
+    index: dsl.Input[dsl.Dataset],
+    data_digest: str,
+    code_rev: str,
+    settings: dict,
+    feature_store: str,
+    features: dsl.Output[dsl.Artifact],
+) -> None:
+    """Run MuQ and CAM++ on every clip whose features the store lacks."""
+    from pathlib import Path
+
+    from audioscore.config import parse_config
+    from audioscore.encoders.extract import extract_folder
+
+    extract_folder(
+        Path(data.path), Path(index.path), Path(features.path), Path(feature_store), parse_config(settings).encoders
+    )

@@ -1,0 +1,34 @@
+"""Step 5: one plan, every seed."""
+
+from kfp import dsl
+
+from components.base import component
+
+
+@component()
+def train_scorer(
+    plan: str,
+    index: dsl.Input[dsl.Dataset],
+    features: dsl.Input[dsl.Artifact],
+    data_digest: str,
+    code_rev: str,
+    settings: dict,
+    model: dsl.Output[dsl.Model],
+) -> None:
+    """Train, calibrate and save the scorers of one plan."""
+    from pathlib import Path
+
+    from audioscore.config import parse_config
+    from audioscore.scoring.scorer import plan_named
+    from audioscore.training.train import train_plan
+
+    trained = train_plan(
+        plan_named(plan),
+        Path(index.path),
+        Path(features.path),
+        Path(model.path),
+        parse_config(settings).training,
+        data_digest=data_digest,
+        code_revision=code_rev,
+    )
+    model.metadata.update(plan=plan, seed=trained.representative, parameters=trained.parameters)

@@ -1,0 +1,1 @@
+"""One DAG a file, and the ways to compile and run it."""

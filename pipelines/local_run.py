@@ -1,0 +1,100 @@
+"""Run the pipeline on this machine, every step a process of its own in this Python environment."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from audioscore import errors
+from audioscore.errors import AudioscoreError
+from pipelines.platform import LOCAL
+from pipelines.steplog import Step, StepLog
+
+OFFLINE = {
+    # Nothing in a step phones home, and no progress bar writes a line an update into a log.
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+}
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """What a run left behind: the steps, and the outputs of each by name."""
+
+    steps: list[Step]
+    root: Path
+
+
+class StepFailed(AudioscoreError):
+    """A step stopped for a reason that is not the user's: a fault in the program."""
+
+    exit_code = 70  # EX_SOFTWARE: none of the documented answers
+
+
+def run_locally(arguments: dict[str, Any], folder: Path, console: Console) -> LocalRun:
+    """Run the pipeline with these arguments; logs go to `folder`/logs, step outputs to `folder`/steps.
+
+    Raises the error that a step raised for the user (GateRefused, DataError, …), or StepFailed naming the step's log.
+    """
+    from kfp import local
+
+    from pipelines.scorer_pipeline import build
+
+    root = folder / "steps"
+    runner = local.SubprocessRunner(use_venv=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # KFP's own notices about its local runner
+        local.init(runner, pipeline_root=str(root), raise_on_error=True)
+        pipeline = build(LOCAL)
+        with _environment(OFFLINE), StepLog(folder / "logs", console) as log:
+            try:
+                with contextlib.redirect_stdout(log):
+                    pipeline(**arguments)
+            except RuntimeError as fault:
+                raise _failure(log.steps, fault) from fault
+    return LocalRun(log.steps, root)
+
+
+def _failure(steps: list[Step], fault: RuntimeError) -> AudioscoreError:
+    step = steps[-1] if steps else None
+    if step is None:
+        return StepFailed(f"the pipeline could not start: {fault}")
+    if step.fault is not None:
+        kind: type[AudioscoreError] = getattr(errors, step.fault[0], AudioscoreError)
+        return kind(step.fault[1])
+    return StepFailed(f"step {step.name} failed unexpectedly; its log is {step.log}. Please report it.")
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for the steps, where the user has not set them, and put the old state back."""
+    before = dict(os.environ)
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        for name in values:
+            if name not in before:
+                os.environ.pop(name, None)
+
+
+def output_of(root: Path, step: str, name: str) -> Path:
+    """Path of one output of a step that ran once.
+
+    KFP lays outputs out as ROOT/<pipeline>-<time>/<step>/<output>.
+    """
+    found = sorted(root.glob(f"*/{step.replace('_', '-')}/{name}"))
+    if len(found) != 1:
+        raise StepFailed(f"step {step} left {len(found)} outputs named {name} under {root}; expected 1.")
+    return found[0]

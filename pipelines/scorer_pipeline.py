@@ -1,0 +1,89 @@
+"""From labels and audio to a registered scorer.
+
+1. fetch_data       the data folder, and which version it is
+2. validate_data    the gate; it stops the run where the data cannot be trusted
+3. sort_data        one list, high to low; singer-disjoint splits
+4. extract_features MuQ frames and CAM++ embeddings, once for all plans
+5. train_scorer     each plan, every seed
+6. evaluate_scorers every plan on the same held-out clips
+7. register_winner  winner on validation, gate against the champion, registry, report
+
+`code_rev` and `data_digest` are inputs of every step that depends on them, so that no cache can answer with the
+results of other code or other data.
+"""
+
+from typing import List
+
+from kfp import dsl
+
+from components.base import IMAGE
+from components.evaluate_scorers import evaluate_scorers
+from components.extract_features import extract_features
+from components.fetch_data import fetch_data
+from components.register_winner import register_winner
+from components.sort_data import sort_data
+from components.train_scorer import train_scorer
+from components.validate_data import validate_data
+from pipelines.platform import Platform
+
+NAME = "audioscore"
+
+
+def build(platform: Platform) -> dsl.base_component.BaseComponent:
+    """The pipeline, for one platform."""
+
+    @dsl.pipeline(name=NAME, description="Train, compare and register singing-voice scorers.")
+    def scorer_pipeline(
+        data_uri: str,
+        run_id: str,
+        code_rev: str,
+        settings: dict,
+        plans: List[str],
+        feature_store: str,
+        tracking_uri: str,
+        artifact_root: str,
+        image: str = IMAGE,
+    ) -> None:
+        fetched = fetch_data(data_uri=data_uri)
+        fetched.set_caching_options(False)  # the same address may hold new data
+        fetched.set_container_image(image)
+        data, digest = fetched.outputs["data"], fetched.outputs["data_digest"]
+        version = {"data_digest": digest, "code_rev": code_rev, "settings": settings}
+
+        gate = validate_data(data=data, **version)
+        gate.set_container_image(image)
+        validated = gate.outputs["validated"]
+
+        index = sort_data(data=data, validated=validated, **version)
+        index.set_container_image(image)
+
+        features = extract_features(data=data, index=index.output, feature_store=feature_store, **version)
+        features.set_container_image(image)
+
+        with dsl.ParallelFor(items=plans, parallelism=platform.parallel_trainings or None) as plan:
+            trained = train_scorer(plan=plan, index=index.output, features=features.output, **version)
+            trained.set_container_image(image)
+
+        # A Collected may be used once only: the compiler rewrites it.
+        evaluated = evaluate_scorers(
+            models=dsl.Collected(trained.output), index=index.output, features=features.output, **version
+        )
+        evaluated.set_container_image(image)
+
+        registered = register_winner(
+            data=data,
+            validated=validated,
+            index=index.output,
+            features=features.output,
+            models=dsl.Collected(trained.output),
+            evaluation=evaluated.output,
+            data_revision=fetched.outputs["data_revision"],
+            run_id=run_id,
+            tracking_uri=tracking_uri,
+            artifact_root=artifact_root,
+            **version,
+        )
+        registered.set_caching_options(False)  # registering is an act, not a value
+        registered.set_container_image(image)
+
+    return scorer_pipeline

@@ -1,0 +1,134 @@
+"""`audioscore run`: resolve the configuration, prepare the home, run the pipeline, say what came out.
+
+`python -m pipelines.submit` takes the same options.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from audioscore.config import DEMO, SMALL, Config, load_config
+from audioscore.data.versioning import code_revision, pull_missing
+from audioscore.errors import AudioscoreError, UsageError
+from audioscore.files import read_json, write_json, write_text
+from audioscore.home import home
+from pipelines.local_run import output_of, run_locally
+from pipelines.steplog import steps_table
+from pipelines.summary import print_summary
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+GATE_SAID_NO = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, and return the exit code: 0 done, 1 a gate said no, 2 wrong usage or input."""
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=True)
+    try:
+        result = run(options, console)
+    except AudioscoreError as fault:
+        console.print(f"[red]error:[/red] {fault}", markup=True, highlight=False, soft_wrap=True)
+        return fault.exit_code
+    if options.json:
+        json.dump(result, sys.stdout, ensure_ascii=False, indent=2)
+        sys.stdout.write("\n")
+    if result.get("dry_run"):
+        return 0
+    if options.require_promotion and not result["decision"]["promoted"]:
+        console.print(f"not promoted: {result['decision']['reason']}", highlight=False, soft_wrap=True)
+        return GATE_SAID_NO
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="audioscore run", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", type=Path, default=SMALL)
+    parser.add_argument("--demo", action="store_true")
+    parser.add_argument("--data")
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--on", choices=["local"], default="local")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--require-promotion", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """One pipeline run; returns the document of `run --json`."""
+    started = time.monotonic()
+    overrides = list(options.overrides)
+    if options.data is not None:
+        overrides.append(f"data.uri={json.dumps(_data_uri(options.data))}")
+    config = load_config(DEMO if options.demo else options.config, overrides)
+    if config.data.uri is None:
+        raise UsageError("no data: pass --data FOLDER (or s3://…, or a git repository with @REV), or set data.uri.")
+    if options.dry_run:
+        return _dry_run(config, console, quiet=options.json)
+    for source in (config.encoders.muq.source, config.encoders.campplus.source, config.data.uri):
+        if source.startswith(str(REPOSITORY)):  # only what ships with the repository can be pulled from its store
+            pull_missing(Path(source), console.print)
+    place = home(config.workspace)
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    folder = place.runs / run_id
+    settings = config.model_dump(mode="json", exclude_none=True)  # KFP has no null
+    write_text(folder / "config.json", json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+    _initialise(place.tracking_uri, config.registry.model, place.artifacts)
+    console.print(f"run {run_id} on {config.data.uri}", highlight=False, soft_wrap=True)
+    finished = run_locally(
+        {
+            "data_uri": config.data.uri,
+            "run_id": run_id,
+            "code_rev": code_revision(REPOSITORY),
+            "settings": settings,
+            "plans": list(config.training.plans),
+            "feature_store": str(place.features),
+            "tracking_uri": place.tracking_uri,
+            "artifact_root": str(place.artifacts),
+        },
+        folder,
+        console,
+    )
+    outcome = output_of(finished.root, "register_winner", "outcome")
+    shutil.copyfile(outcome / "report.html", folder / "report.html")
+    result = {**read_json(outcome / "result.json"), "report": str(folder / "report.html")}
+    write_json(folder / "result.json", result)
+    if not options.json:
+        console.print(steps_table(finished.steps), highlight=False)
+        console.print(f"logs: {folder / 'logs'}", highlight=False, soft_wrap=True)
+        print_summary(result, config, place, time.monotonic() - started)
+    return result
+
+
+def _initialise(tracking_uri: str, model: str, artifacts: Path) -> None:
+    """MLflow's database, once, before any step could race for it."""
+    from audioscore.tracking.connection import initialise
+
+    initialise(tracking_uri, model, artifacts)
+
+
+def _dry_run(config: Config, console: Console, *, quiet: bool) -> dict[str, Any]:
+    """What would run, and with which settings."""
+    if not quiet:
+        console.print_json(config.model_dump_json(exclude_none=True))
+        console.print(f"would run {len(config.training.plans)} plans on {config.data.uri}; nothing was run.")
+    return {"dry_run": True, "config": config.model_dump(mode="json"), "home": str(home(config.workspace).folder)}
+
+
+def _data_uri(value: str) -> str:
+    """A folder given on the command line is relative to where the command was typed."""
+    if "://" in value or value.startswith("git+") or (not Path(value).is_dir() and "@" in value):
+        return value
+    return os.path.abspath(Path(value).expanduser())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What a finished run tells a person: both plans with intervals, the decision in a sentence, what to try next."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from audioscore.home import DEMO_WORKSPACE, Home
+
+if TYPE_CHECKING:
+    from audioscore.config import Config
+
+TITLES = {"baseline": "A baseline (MuQ)", "hybrid": "B hybrid (MuQ + CAM++)"}
+FIGURES = {
+    "spearman": "Spearman",
+    "spearman_within_source": "Spearman within source",
+    "pairwise_accuracy": "pairwise accuracy",
+    "kendall": "Kendall tau-b",
+    "mae": "MAE (points)",
+}
+
+
+def print_summary(result: Mapping[str, Any], config: "Config", place: Home, seconds: float) -> None:
+    """Print the summary of `run --json`'s document to standard output."""
+    console = Console()
+    data = result["data"]
+    confidence = f"{config.evaluation.confidence:.0%}"
+    console.print(
+        f"\n{data['clips']} clips ({data['train']} train, {data['val']} validation, {data['test']} test), "
+        f"{data['rejected']} rejected. Test figures with {confidence} intervals over singers:",
+        highlight=False,
+    )
+    console.print(figures_table(result))
+    console.print()
+    console.print(controls_table(result), style="dim")
+    console.print()
+    comparison = result["comparison"]
+    console.print(
+        f"B - A: {_figure(comparison, 'delta', signed=True)} Spearman on the same clips. "
+        f"Winner on validation: {result['winner']}.",
+        highlight=False,
+    )
+    registered = result["registered"]
+    verdict = "Promoted" if result["decision"]["promoted"] else "Not promoted"
+    aliases = f" ({', '.join(registered['aliases'])})" if registered["aliases"] else ""
+    console.print(
+        f"{verdict}: {result['decision']['reason']}. "
+        f"Registered as {registered['name']} v{registered['version']}{aliases}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for warning in result["warnings"]:
+        console.print(f"note: {warning}", highlight=False, soft_wrap=True)
+    console.print(f"\nReport: {result['report']}", highlight=False, soft_wrap=True)
+    console.print(f"Finished in {seconds / 60:.1f} minutes. Try next:", highlight=False)
+    for command in next_commands(config, place):
+        console.print(f"  {command}", highlight=False, soft_wrap=True)
+
+
+def figures_table(result: Mapping[str, Any]) -> Table:
+    """Figures down, plans across."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for plan in result["plans"]:
+        table.add_column(TITLES.get(plan, plan), no_wrap=True)
+    for name, title in FIGURES.items():
+        table.add_row(title, *(_figure(figures.get(name)) for figures in result["plans"].values()))
+    return table
+
+
+def controls_table(result: Mapping[str, Any]) -> Table:
+    """Controls down: how well the score can be guessed without listening, or from the timbre alone."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("control", "Spearman", "within source"):
+        table.add_column(heading, no_wrap=True)
+    for name, figures in result["controls"].items():
+        table.add_row(name, *(_figure(figures.get(figure)) for figure in ("spearman", "spearman_within_source")))
+    return table
+
+
+def next_commands(config: "Config", place: Home) -> list[str]:
+    """Two commands that a newcomer would want now."""
+    recording = "data/audio/c0001.m4a" if config.workspace == DEMO_WORKSPACE else "RECORDING"
+    return [
+        f".venv/bin/audioscore score {recording}",
+        f".venv/bin/mlflow ui --backend-store-uri {place.tracking_uri}",
+    ]
+
+
+def _figure(figure: Mapping[str, Any] | None, name: str = "value", *, signed: bool = False) -> str:
+    if figure is None or figure[name] is None:
+        return "-"
+    sign = "+" if signed else ""
+    text = f"{figure[name]:{sign}.3f}"
+    return text if figure["lo"] is None else f"{text} ({figure['lo']:{sign}.3f}, {figure['hi']:{sign}.3f})"

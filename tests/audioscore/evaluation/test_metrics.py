@@ -1,0 +1,160 @@
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from audioscore.errors import DataError
+from audioscore.evaluation import metrics
+from audioscore.evaluation.metrics import GAPS, Metric, gap_name, pairwise_accuracy_in_gap, within_source_spearman
+
+Array = NDArray[np.float64]
+
+
+def sample(seed: int, clips: int = 40) -> tuple[Array, Array]:
+    """Scores and predictions with ties on both sides."""
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.uniform(50, 99, clips) * 2) / 2
+    return scores, np.round(scores / 3 + rng.normal(0, 4, clips))
+
+
+def draws(seed: int, clips: int = 40, resamples: int = 25) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).multinomial(clips, np.full(clips, 1 / clips), size=resamples)
+
+
+def counted_pairs(scores: Array, predictions: Array, low: float = 0, high: float = math.inf) -> float:
+    """Pairwise accuracy by its definition, pair by pair."""
+    credit, pairs = 0.0, 0
+    for i in range(len(scores)):
+        for j in range(len(scores)):
+            if scores[i] > scores[j] and low < round(scores[i] - scores[j], 9) <= high:
+                pairs += 1
+                credit += 0.5 if predictions[i] == predictions[j] else float(predictions[i] > predictions[j])
+    return credit / pairs if pairs else math.nan
+
+
+JUDGES: dict[str, tuple[Metric, Callable[[Array, Array], float]]] = {
+    "spearman": (metrics.spearman, lambda x, y: float(stats.spearmanr(x, y).statistic)),
+    "kendall": (metrics.kendall, lambda x, y: float(stats.kendalltau(x, y, variant="b").statistic)),
+    "pearson": (metrics.pearson, lambda x, y: float(stats.pearsonr(x, y).statistic)),
+    "pairwise": (metrics.pairwise_accuracy, counted_pairs),
+    "mae": (metrics.mae, lambda x, y: float(np.mean(np.abs(y - x)))),
+    "rmse": (metrics.rmse, lambda x, y: float(np.sqrt(np.mean((y - x) ** 2)))),
+    "bias": (metrics.bias, lambda x, y: float(np.mean(y - x))),
+    **{
+        gap_name(*gap): (pairwise_accuracy_in_gap(*gap), lambda x, y, gap=gap: counted_pairs(x, y, *gap))
+        for gap in GAPS
+    },
+}
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_equals_an_independent_computation(name: str) -> None:
+    metric, judge = JUDGES[name]
+    for seed in range(3):
+        scores, predictions = sample(seed)
+        assert metric(scores, predictions) == pytest.approx(judge(scores, predictions), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_weights_equal_the_expanded_sample(name: str) -> None:
+    metric, judge = JUDGES[name]
+    scores, predictions = sample(5)
+    weights = draws(6)
+    values = metric(scores, predictions, weights)
+    assert values.shape == (25,)
+    for value, row in zip(values, weights, strict=True):
+        expanded = np.repeat(scores, row), np.repeat(predictions, row)
+        assert value == pytest.approx(metric(*expanded), abs=1e-12)
+        assert value == pytest.approx(judge(*expanded), abs=1e-12)
+
+
+def test_blocks_and_rows_of_the_sign_matrices_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, predictions = sample(7)
+    weights = draws(8)
+    whole = {name: metric(scores, predictions, weights) for name, (metric, _) in JUDGES.items()}
+    monkeypatch.setattr(metrics, "BLOCK_VALUES", 90)
+    monkeypatch.setattr(metrics, "PAIR_ROWS", 7)
+    for name, (metric, _) in JUDGES.items():
+        np.testing.assert_allclose(metric(scores, predictions, weights), whole[name], rtol=0, atol=1e-12)
+
+
+def test_a_perfect_order_is_exactly_one() -> None:
+    scores = np.random.default_rng(0).permutation(np.linspace(50, 99, 333))
+    for metric in (metrics.spearman, metrics.kendall, metrics.pairwise_accuracy):
+        assert metric(scores, np.exp(scores / 20)) == 1.0
+    assert metrics.spearman(scores, -scores) == -1.0
+    assert metrics.pairwise_accuracy(scores, -scores) == 0.0
+
+
+@pytest.mark.parametrize("metric", [metrics.spearman, metrics.kendall, metrics.pearson])
+def test_undefined_without_two_distinct_values(metric: Metric) -> None:
+    assert math.isnan(metric([], []))
+    assert math.isnan(metric([70.1], [3.3]))
+    assert math.isnan(metric([70.1, 70.1, 70.1], [1, 2, 3]))
+    assert math.isnan(metric([60, 70, 80], [0.1, 0.1, 0.1]))
+    # The second resample holds one clip three times, the third only clips with equal predictions.
+    values = metric([60, 70, 80, 90], [1.1, 2.2, 2.2, 5.5], [[1, 1, 1, 1], [3, 0, 0, 0], [0, 2, 1, 0]])
+    assert np.isnan(values).tolist() == [False, True, True]
+
+
+def test_undefined_errors_and_pairs() -> None:
+    assert math.isnan(metrics.mae([], []))
+    assert math.isnan(metrics.pairwise_accuracy([70, 70], [1, 2]))
+    assert metrics.pairwise_accuracy([60, 70], [5, 5]) == 0.5
+    assert np.isnan(metrics.bias([60, 70], [5, 5], [[0, 0]])).all()
+    assert metrics.mae([60.0], [61.0], np.zeros((0, 1))).shape == (0,)
+
+
+def test_a_gap_of_two_points_is_two_points_in_binary_too() -> None:
+    scores = [62.4, 64.4]
+    assert 64.4 - 62.4 > 2.0
+    assert pairwise_accuracy_in_gap(0, 2)(scores, [1, 2]) == 1.0
+    assert math.isnan(pairwise_accuracy_in_gap(2, 5)(scores, [1, 2]))
+
+
+def test_within_source_is_the_mean_over_sources_by_clips() -> None:
+    scores = [60, 65, 70, 90, 92, 94, 96, 98]
+    predictions = [1, 2, 3, 9, 8, 7, 6, 5]  # right inside the first source, upside down inside the second
+    sources = ["ktv"] * 3 + ["acapella"] * 5
+    assert metrics.spearman(scores, predictions) > 0.5
+    assert within_source_spearman(scores, predictions, sources) == pytest.approx((3 * 1 + 5 * -1) / 8)
+
+
+def test_within_source_leaves_out_an_undefined_source() -> None:
+    assert within_source_spearman([60, 70, 90, 90], [1, 2, 3, 4], ["a", "a", "b", "b"]) == 1.0
+    assert math.isnan(within_source_spearman([60, 70], [1, 2], ["a", "b"]))
+
+
+def test_within_one_source_or_none_is_the_overall_figure() -> None:
+    scores, predictions = sample(9)
+    overall = metrics.spearman(scores, predictions)
+    assert within_source_spearman(scores, predictions, ["ktv"] * 40) == pytest.approx(overall, abs=1e-15)
+    assert within_source_spearman(scores, predictions, [None] * 40) == pytest.approx(overall, abs=1e-15)
+
+
+def test_within_source_weights_equal_the_expanded_sample() -> None:
+    scores, predictions = sample(10)
+    sources = np.array(["ktv", "acapella", "live"])[np.arange(40) % 3]
+    weights = draws(11)
+    values = within_source_spearman(scores, predictions, list(sources), weights)
+    for value, row in zip(values, weights, strict=True):
+        expanded = [np.repeat(part, row) for part in (scores, predictions, sources)]
+        parts = [(expanded[2] == name) for name in ("ktv", "acapella", "live")]
+        by_hand = sum(p.sum() * stats.spearmanr(expanded[0][p], expanded[1][p]).statistic for p in parts) / row.sum()
+        assert value == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(DataError, match=r"got shapes \[3\] and \[2\]"):
+        metrics.spearman([1, 2, 3], [1, 2])
+    with pytest.raises(DataError, match=r"1 of 3 predictions are not finite numbers \(first at position 2\)"):
+        metrics.mae([1, 2, 3], [1, 2, math.nan])
+    with pytest.raises(DataError, match=r"shape \[B, 2\], one column a clip; got \[1, 3\]"):
+        metrics.mae([1, 2], [1, 2], [[1, 1, 1]])
+    with pytest.raises(DataError, match="whole numbers, 0 or more"):
+        metrics.mae([1, 2], [1, 2], [[0.5, 1]])
+    with pytest.raises(DataError, match="Got 1 sources for 2 clips"):
+        within_source_spearman([1, 2], [1, 2], ["ktv"])

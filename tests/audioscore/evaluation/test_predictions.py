@@ -1,0 +1,77 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audioscore.errors import DataError
+from audioscore.evaluation.predictions import COLUMNS, Prediction, read_predictions, write_predictions
+
+ROW = Prediction("ab12", "audio/a.m4a", "test", "007", "晴天", "ktv", 71.5, "hybrid", 2, 0.1 + 0.2, 1 / 3, 60.0, 83.1)
+
+
+def test_columns_are_the_contract() -> None:
+    assert ",".join(COLUMNS) == ("sha256,audio_file,split,singer_id,song_id,source,score,plan,seed,raw,predicted,lo,hi")
+
+
+def test_rows_come_back_bit_for_bit(tmp_path: Path) -> None:
+    rows = [
+        ROW,
+        dataclasses.replace(ROW, singer_id=None, song_id=None, source=None, score=None, lo=None, hi=None),
+        dataclasses.replace(ROW, audio_file='a,"b"\r\n<c>.wav', raw=5e-324, predicted=-0.0),
+        dataclasses.replace(ROW, audio_file="录音\udcff.wav", seed=0),
+    ]
+    path = tmp_path / "out" / "predictions.csv"
+    write_predictions(path, rows)
+    assert read_predictions(path) == rows
+    assert path.read_bytes().startswith(b"sha256,audio_file,")
+    assert [entry.name for entry in path.parent.iterdir()] == ["predictions.csv"]
+
+
+def test_numpy_floats_are_written_as_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, [dataclasses.replace(ROW, predicted=np.float64(0.1))])
+    assert "np." not in path.read_text(encoding="utf-8")
+    assert read_predictions(path)[0].predicted == 0.1
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        ("predicted", "", "row 2, predicted is '', not a finite number"),
+        ("raw", "nan", "row 2, raw is 'nan', not a finite number"),
+        ("score", "high", "row 2, score is 'high', not a finite number"),
+        ("seed", "1.5", "row 2, seed is '1.5', not a whole number"),
+        ("split", "dev", "row 2, split is 'dev'; expected one of train, val, test"),
+    ],
+)
+def test_a_bad_cell_is_named(tmp_path: Path, column: str, cell: str, message: str) -> None:
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, [ROW, ROW])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    cells = lines[2].split(",")
+    cells[COLUMNS.index(column)] = cell
+    path.write_text("\n".join([*lines[:2], ",".join(cells)]), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_predictions(path)
+
+
+def test_another_table_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    with pytest.raises(DataError, match="no such predictions table"):
+        read_predictions(path)
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match="found none"):
+        read_predictions(path)
+    path.write_text("audio_file,score\n", encoding="utf-8")
+    with pytest.raises(DataError, match="found audio_file, score"):
+        read_predictions(path)
+    path.write_text(",".join(COLUMNS) + "\na,b\n", encoding="utf-8")
+    with pytest.raises(DataError, match="row 1 has 2 cells instead of 13"):
+        read_predictions(path)
+
+
+def test_a_clip_without_a_score_has_no_human_score() -> None:
+    assert ROW.human == 71.5
+    with pytest.raises(DataError, match=r"audio/a\.m4a has no score"):
+        _ = dataclasses.replace(ROW, score=None).human

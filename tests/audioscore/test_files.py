@@ -1,0 +1,105 @@
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from audioscore.files import atomic_folder, atomic_path, place, read_json, sha256_of, write_json, write_text
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "labels.csv"
+    target.write_text("old")
+
+    def write_half() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("new, but only ha")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_new_file_is_complete_keeps_its_suffix_and_is_as_readable_as_any_other(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "clip.m4a"
+    with atomic_path(target) as temporary:
+        assert temporary.suffix == ".m4a"
+        assert temporary.parent == target.parent
+        temporary.write_bytes(b"whole")
+        assert not target.exists()
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert target.read_bytes() == b"whole"
+    assert target.stat().st_mode == plain.stat().st_mode
+
+
+def test_an_exception_leaves_the_old_folder(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "weights").write_text("old")
+
+    def write_half() -> None:
+        with atomic_folder(target) as temporary:
+            (temporary / "weights").write_text("new")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
+    assert (target / "weights").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "stale").touch()
+    with atomic_folder(target) as temporary:
+        (temporary / "weights").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["weights"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_json_round_trips_with_and_without_a_byte_order_mark(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, {"歌曲": [1, 2.5, None]})
+    assert read_json(target) == {"歌曲": [1, 2.5, None]}
+    assert "歌曲" in target.read_text(encoding="utf-8")
+    target.write_bytes(b"\xef\xbb\xbf" + target.read_bytes())
+    assert read_json(target) == {"歌曲": [1, 2.5, None]}
+
+
+def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, {"mae": 1.0})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(target, {"mae": float("nan")})
+    assert json.loads(target.read_text()) == {"mae": 1.0}
+
+
+def test_text_is_written_as_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "唱")
+    assert (tmp_path / "a.txt").read_bytes() == "唱".encode()
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    data = os.urandom(100_000)
+    (tmp_path / "a").write_bytes(data)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_place_links_or_copies_and_makes_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "a.wav"
+    source.write_bytes(b"audio")
+    place(source, tmp_path / "deep" / "b.wav")
+    assert (tmp_path / "deep" / "b.wav").samefile(source)
+
+    def refuse(*_: object) -> None:
+        raise OSError("other device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    place(source, tmp_path / "c.wav")
+    assert (tmp_path / "c.wav").read_bytes() == b"audio"
+    assert not (tmp_path / "c.wav").samefile(source)

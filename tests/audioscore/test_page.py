@@ -1,0 +1,66 @@
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from matplotlib.figure import Figure
+
+from audioscore.page import INK, definitions, figure_html, render_page, style_axes, table
+
+EVIL = "<script>alert(1)</script>"
+
+
+def test_title_subtitle_lead_and_headings_are_escaped_and_bodies_are_not() -> None:
+    page = render_page(EVIL, EVIL, [(EVIL, "<b>body</b>")], lead=EVIL, good=False)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 5  # the title stands twice
+    assert "<b>body</b>" in page
+
+
+@pytest.mark.parametrize(("good", "css"), [(True, "lead good"), (False, "lead bad"), (None, "lead ")])
+def test_the_lead_shows_its_verdict(good: bool | None, css: str) -> None:
+    assert f'<p class="{css}">said</p>' in render_page("t", "s", [], lead="said", good=good)
+
+
+def test_no_lead_leaves_no_empty_box() -> None:
+    assert '<p class="lead' not in render_page("t", "s", [])
+
+
+def test_the_page_fetches_nothing() -> None:
+    figure = Figure()
+    style_axes(figure.add_subplot())
+    page = render_page("t", "s", [("h", figure_html(figure, "c"))])
+    for fetched in ("src=", "@import", "url(http", "<link", "<script", 'href="http'):
+        assert fetched not in page
+
+
+def test_cells_and_headers_are_escaped() -> None:
+    assert "<script" not in table([EVIL], [[EVIL]])
+    assert "<script" not in definitions({EVIL: EVIL})
+
+
+def test_only_columns_of_numbers_align_right() -> None:
+    rendered = table(["n", "name", "share"], [[1, "2a b", "5 %"], [None, "x", "\u22123.5%"]])
+    assert '<th class="number">n</th><th>name</th><th class="number">share</th>' in rendered
+    assert '<td class="number">-</td>' in rendered
+
+
+def test_floats_have_three_decimals_and_an_empty_table_is_a_table() -> None:
+    assert '<td class="number">0.123</td>' in table(["x"], [[0.12345]])
+    assert "<tbody></tbody>" in table(["x"], [])
+
+
+def test_a_figure_is_valid_svg_in_the_pages_ink_and_always_the_same() -> None:
+    def draw() -> str:
+        figure = Figure(figsize=(2, 1))
+        axes = figure.add_subplot()
+        style_axes(axes)
+        axes.set_xlabel("分数 <score>", color=INK)
+        axes.plot([1, 2], [1, 2], color=INK)
+        return figure_html(figure, 'a "caption" <b>')
+
+    rendered = draw()
+    assert rendered == draw()
+    assert INK not in rendered
+    assert "currentColor" in rendered
+    assert "分数 &lt;score&gt;" in rendered
+    assert "<figcaption>a &quot;caption&quot; &lt;b&gt;</figcaption>" in rendered
+    ElementTree.fromstring(rendered[rendered.index("<svg") : rendered.index("</svg>") + 6])
