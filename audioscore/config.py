@@ -73,7 +73,7 @@ class TrainingSection(Section):
     batch_clips: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    dropout: Share = 0.3
+    dropout: Share = 0.2
     width: int = Field(64, ge=1)  # channels each branch is projected to
     hidden: int = Field(64, ge=1)
     margin_per_point: float = Field(0.1, ge=0)  # wanted difference of raw scores per point of human score
@@ -144,7 +144,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     section = values
     for parent in parents:
-        below = section.setdefault(parent, {})
+        if section.get(parent) is None:  # not in the file, or its heading with nothing below
+            section[parent] = {}
+        below = section[parent]
         if not isinstance(below, dict):
             raise UsageError(f"--set {override}: {parent} is a value, not a section. See `audioscore config show`.")
         section = below

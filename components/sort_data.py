@@ -21,3 +21,4 @@ def sort_data(
     from audioscore.data.sort import sort_folder
 
     sort_folder(Path(data.path), Path(validated.path), Path(index.path), parse_config(settings).split)
+    index.metadata["data_digest"] = data_digest

@@ -28,7 +28,7 @@ def train_scorer(
         Path(features.path),
         Path(model.path),
         parse_config(settings).training,
-        data_digest=data_digest,
+        data_digest=index.metadata["data_digest"],  # KFP's local runner gives a loop's steps a wrong parameter
         code_revision=code_rev,
     )
     model.metadata.update(plan=plan, seed=trained.representative, parameters=trained.parameters)

@@ -9,7 +9,8 @@
 7. register_winner  winner on validation, gate against the champion, registry, report
 
 `code_rev` and `data_digest` are inputs of every step that depends on them, so that no cache can answer with the
-results of other code or other data.
+results of other code or other data. KFP 2.17's local runner, though, hands a step inside a loop the loop's item in
+place of any parameter that another step puts out: train_scorer takes the digest's value from the index's metadata.
 """
 
 from typing import List

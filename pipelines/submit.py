@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from audioscore.config import DEMO, SMALL, Config, load_config
+from audioscore.data.storage import ACCEPTED
 from audioscore.data.versioning import code_revision, pull_missing
-from audioscore.errors import AudioscoreError, UsageError
+from audioscore.errors import AudioscoreError, DataError, UsageError
 from audioscore.files import read_json, write_json, write_text
 from audioscore.home import home
 from pipelines.local_run import output_of, run_locally
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = run(options, console)
     except AudioscoreError as fault:
-        console.print(f"[red]error:[/red] {fault}", markup=True, highlight=False, soft_wrap=True)
+        console.print(f"[red]error:[/red] {escape(str(fault))}", highlight=False, soft_wrap=True)
         return fault.exit_code
     if options.json:
         json.dump(result, sys.stdout, ensure_ascii=False, indent=2)
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if result.get("dry_run"):
         return 0
     if options.require_promotion and not result["decision"]["promoted"]:
-        console.print(f"not promoted: {result['decision']['reason']}", highlight=False, soft_wrap=True)
+        console.print(f"not promoted: {result['decision']['reason']}", markup=False, highlight=False, soft_wrap=True)
         return GATE_SAID_NO
     return 0
 
@@ -76,13 +78,14 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     for source in (config.encoders.muq.source, config.encoders.campplus.source, config.data.uri):
         if source.startswith(str(REPOSITORY)):  # only what ships with the repository can be pulled from its store
             pull_missing(Path(source), console.print)
+    _check_folder(config.data.uri)
     place = home(config.workspace)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = place.runs / run_id
     settings = config.model_dump(mode="json", exclude_none=True)  # KFP has no null
     write_text(folder / "config.json", json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
     _initialise(place.tracking_uri, config.registry.model, place.artifacts)
-    console.print(f"run {run_id} on {config.data.uri}", highlight=False, soft_wrap=True)
+    console.print(f"run {run_id} on {config.data.uri}", markup=False, highlight=False, soft_wrap=True)
     finished = run_locally(
         {
             "data_uri": config.data.uri,
@@ -103,7 +106,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     write_json(folder / "result.json", result)
     if not options.json:
         console.print(steps_table(finished.steps), highlight=False)
-        console.print(f"logs: {folder / 'logs'}", highlight=False, soft_wrap=True)
+        console.print(f"logs: {folder / 'logs'}", markup=False, highlight=False, soft_wrap=True)
         print_summary(result, config, place, time.monotonic() - started)
     return result
 
@@ -119,8 +122,15 @@ def _dry_run(config: Config, console: Console, *, quiet: bool) -> dict[str, Any]
     """What would run, and with which settings."""
     if not quiet:
         console.print_json(config.model_dump_json(exclude_none=True))
-        console.print(f"would run {len(config.training.plans)} plans on {config.data.uri}; nothing was run.")
+        summary = f"would run {len(config.training.plans)} plans on {config.data.uri}; nothing was run."
+        console.print(summary, markup=False, highlight=False, soft_wrap=True)
     return {"dry_run": True, "config": config.model_dump(mode="json"), "home": str(home(config.workspace).folder)}
+
+
+def _check_folder(uri: str) -> None:
+    """A folder that is not there is said at once, not by a first step after everything was set up for it."""
+    if "://" not in uri and "@" not in uri and not uri.startswith("git+") and not Path(uri).is_dir():
+        raise DataError(f"{uri}: no such folder. Give {ACCEPTED}.")
 
 
 def _data_uri(value: str) -> str:

@@ -47,15 +47,16 @@ def print_summary(result: Mapping[str, Any], config: "Config", place: Home, seco
     console.print(
         f"{verdict}: {result['decision']['reason']}. "
         f"Registered as {registered['name']} v{registered['version']}{aliases}.",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )
     for warning in result["warnings"]:
-        console.print(f"note: {warning}", highlight=False, soft_wrap=True)
-    console.print(f"\nReport: {result['report']}", highlight=False, soft_wrap=True)
+        console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\nReport: {result['report']}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Finished in {seconds / 60:.1f} minutes. Try next:", highlight=False)
     for command in next_commands(config, place):
-        console.print(f"  {command}", highlight=False, soft_wrap=True)
+        console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def figures_table(result: Mapping[str, Any]) -> Table:

@@ -44,6 +44,8 @@ def run(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data folder, s3://BUCKET/PREFIX, or REPOSITORY@REV.")] = None,
     overrides: SetOption = None,
+    column_map: data_command.MapOption = None,
+    singer_from: data_command.SingerOption = None,
     on: Annotated[str, typer.Option(help="Where to run: local.")] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved configuration only.")] = False,
     require_promotion: Annotated[
@@ -57,6 +59,7 @@ def run(
         options += ["--config", str(config)]
     if data is not None:
         options += ["--data", data]
+    overrides = (overrides or []) + data_command.reading_overrides(column_map, singer_from)
     options += ["--dry-run"] * dry_run + ["--require-promotion"] * require_promotion
     _submit(options, overrides, as_json=as_json)
 

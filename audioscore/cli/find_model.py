@@ -7,6 +7,7 @@ import typer
 
 from audioscore.errors import ModelError, UsageError
 from audioscore.home import DEMO_MODEL, home, home_of_model
+from audioscore.tracking.registry import has_champion, scorer_folder
 
 MODEL = "audioscore"
 URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@[^/@]+|/\d+)$")
@@ -18,16 +19,15 @@ def find_model(model: str | None) -> tuple[str, Path]:
     Without a champion of one's own, the demo's is used, and that is said. Raises ModelError where there is neither.
     """
     if model is None:
-        try:
-            return _registered(f"models:/{MODEL}@champion")
-        except ModelError:
-            if not (home_of_model(DEMO_MODEL).folder / "mlflow.db").is_file():
-                raise ModelError(
-                    f"no model is registered in {home().folder} yet. Run `audioscore run --data FOLDER`, or "
-                    "`audioscore demo`, or name a scorer folder with --model."
-                ) from None
-        typer.echo("note: no audioscore@champion yet; scoring with the demo's champion", err=True)
-        return _registered(f"models:/{DEMO_MODEL}@champion")
+        for name in (MODEL, DEMO_MODEL):
+            if has_champion(home_of_model(name).tracking_uri, name):
+                if name == DEMO_MODEL:
+                    typer.echo(f"note: no {MODEL}@champion yet; scoring with the demo's champion", err=True)
+                return _registered(f"models:/{name}@champion")
+        raise ModelError(
+            f"no champion is registered in {home().folder} yet. Run `audioscore run --data FOLDER`, or "
+            "`audioscore demo`, or name a scorer with --model."
+        )
     if model.startswith("models:"):
         return _registered(model)
     if not Path(model).is_dir():
@@ -39,6 +39,4 @@ def _registered(uri: str) -> tuple[str, Path]:
     found = URI.match(uri)
     if found is None:
         raise UsageError(f"--model {uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION.")
-    from audioscore.tracking.registry import scorer_folder
-
     return uri, scorer_folder(home_of_model(found["name"]).tracking_uri, uri)

@@ -40,8 +40,8 @@ def score(
             row["error"] = str(fault)
         else:
             row |= {
-                "score": round(scored.score, 3),
-                "interval": [round(end, 3) for end in scored.interval],
+                "score": round(scored.score, 4),
+                "interval": [round(end, 4) for end in scored.interval],
                 "raw": scored.raw,
                 "seconds": round(scored.seconds, 3),
             }

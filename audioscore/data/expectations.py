@@ -3,6 +3,7 @@
 Great Expectations' own pages load scripts from elsewhere, so its results come out here as plain dictionaries.
 """
 
+import logging
 import os
 import warnings
 from collections import defaultdict
@@ -192,6 +193,7 @@ def _run(frame: "pd.DataFrame", suite: Sequence[Expectation]) -> list[Any]:
         from great_expectations import expectations as gxe
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it announces its temporary folders
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("labels").add_dataframe_asset("labels")

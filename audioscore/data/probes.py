@@ -126,7 +126,7 @@ def refusal(probe: Probe, limits: ProbeLimits | None = None) -> str | None:
 def audio_path(folder: Path, audio_file: str) -> Path:
     """Where a recording named by a table lies: absolute, or relative to the table's folder. AudioError for a URI."""
     if "://" in audio_file:
-        raise AudioError(f"{audio_file}: is a link, not a file. Add the table with `data add`, which fetches it.")
+        raise AudioError(f"{audio_file}: is a link, not a file. Download the recording into the data folder first.")
     return folder / audio_file
 
 

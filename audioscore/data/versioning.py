@@ -98,15 +98,17 @@ def pull_missing(path: Path, say: Callable[[str], object]) -> None:
     if path.exists():
         return
     for folder in (path, *path.parents):
+        if not folder.name:
+            return  # the root of the file system, or of a relative path: it has no record
         record = folder.with_name(f"{folder.name}.dvc")
-        if folder.name and record.is_file():
+        if record.is_file():
             say(f"pulling {folder.name} from the DVC remote")
             pull([record])
             return
 
 
 def pull(records: Sequence[Path]) -> int:
-    """Pull what `.dvc` files record into the working tree; returns how many files were fetched.
+    """Pull what `.dvc` files record into the working tree; returns how many files that put in place.
 
     Files that differ from the record are never overwritten. Raises DataError where the remote lacks something or a
     local change is in the way.
@@ -119,11 +121,11 @@ def pull(records: Sequence[Path]) -> int:
 
     try:
         with contextlib.closing(Repo(str(records[0].parent))) as repository:
-            stats = repository.pull(targets=[str(record) for record in records])
+            stats = repository.pull(targets=[str(record) for record in records])["stats"]
     except (DvcException, OSError) as fault:
-        reason = str(fault).strip().splitlines()[0]
+        reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
         raise DataError(
             f"{', '.join(record.name for record in records)}: cannot be pulled ({reason}). Check `dvc remote list`, "
             f"and keep or remove local changes first."
         ) from fault
-    return int(stats.get("fetched", 0))
+    return int(stats["added"]) + int(stats["modified"])

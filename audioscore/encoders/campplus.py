@@ -82,7 +82,7 @@ def load_campplus(source: str, *, revision: str | None = None, device: str = "cp
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         module, dim = build_campplus(state)
-    except (RuntimeError, KeyError, OSError, ValueError, EOFError) as fault:
+    except (RuntimeError, LookupError, OSError, ValueError, EOFError, TypeError, AttributeError) as fault:
         reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0][:200]
         raise ModelError(f"{source}: {weights.name} does not hold CAM++ weights ({reason}).") from fault
     except Exception as fault:  # torch raises pickle's own errors for files that are not checkpoints
@@ -95,6 +95,8 @@ def load_campplus(source: str, *, revision: str | None = None, device: str = "cp
 
 def build_campplus(state: dict[str, Any]) -> tuple[Any, int]:
     """The network that a state dict belongs to, loaded strictly, and its embedding size."""
+    import torch
+
     from audioscore.encoders.quiet import quiet_imports
 
     with quiet_imports():
@@ -103,22 +105,25 @@ def build_campplus(state: dict[str, Any]) -> tuple[Any, int]:
     init_channels = state["xvector.tdnn.linear.weight"].shape[0]
     first = state["xvector.block1.tdnnd1.cam_layer.linear_local.weight"]  # (growth, bottleneck, kernel)
     dim = state["xvector.dense.linear.weight"].shape[0]
-    module = CAMPPlus(
-        feat_dim=CAMPPLUS_MELS,
-        embedding_size=dim,
-        growth_rate=first.shape[0],
-        bn_size=first.shape[1] // first.shape[0],
-        init_channels=init_channels,
-        memory_efficient=False,  # changes only what training keeps in memory
-    )
+    with torch.random.fork_rng(devices=[]):  # the first weights are random, and replaced: the caller's chance is not
+        module = CAMPPlus(
+            feat_dim=CAMPPLUS_MELS,
+            embedding_size=dim,
+            growth_rate=first.shape[0],
+            bn_size=first.shape[1] // first.shape[0],
+            init_channels=init_channels,
+            memory_efficient=False,  # changes only what training keeps in memory
+        )
     module.load_state_dict(state, strict=True)
     return module, dim
 
 
 def _weights_file(folder: Path) -> Path:
     """The checkpoint that configuration.json names."""
-    configuration = read_json(folder / "configuration.json")
-    name = configuration.get("model", {}).get("pretrained_model") if isinstance(configuration, dict) else None
+    try:
+        name = read_json(folder / "configuration.json")["model"]["pretrained_model"]
+    except (ValueError, LookupError, TypeError) as fault:
+        raise ModelError(f"{folder.name}: configuration.json names no weights under model.pretrained_model.") from fault
     if not isinstance(name, str) or "/" in name or not (folder / name).is_file():
         raise ModelError(f"{folder.name}: configuration.json names the weights {name!r}, which are not in the folder.")
     return folder / name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from audioscore.encoders.reference import EncoderReference, is_folder
 from audioscore.errors import ModelError
-from audioscore.files import sha256_of
+from audioscore.files import read_json, sha256_of
 from audioscore.units import MUQ_RATE
 
 if TYPE_CHECKING:
@@ -82,26 +82,48 @@ def load_muq(source: str, *, layer: int, revision: str | None = None, device: st
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ModelError(f"{source}: not a MuQ folder, {' and '.join(missing)} missing. {_how_to_get(source)}")
+    from safetensors import SafetensorError
+
+    try:
+        model = _read(folder)
+    except SafetensorError as fault:
+        raise ModelError(
+            f"{source}: model.safetensors is damaged ({_first_line(fault)}). {_how_to_get(source)}"
+        ) from fault
+    except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, AssertionError, ArithmeticError) as fault:
+        raise ModelError(f"{source}: MuQ's weights do not fit its config.json ({_first_line(fault)}).") from fault
+    own = None if is_folder(source) else source
+    reference = EncoderReference("muq", own, revision, sha256_of(folder / "model.safetensors"), layer)
+    return MuQEncoder(model, layer, reference, folder, device)
+
+
+def _read(folder: Path) -> Any:
+    """The whole network with its weights, strictly, in eval mode."""
+    import random
+    from dataclasses import fields
+
     import torch
+    from safetensors.torch import load_model
 
     from audioscore.encoders.quiet import quiet_imports
 
     with quiet_imports():
         from muq import MuQ
+        from muq.muq.muq import MuQConfig
+    # As MuQ.from_pretrained does, which cannot be used: it writes to stdout, where a command's answer belongs.
+    known = {field.name for field in fields(MuQConfig)}
+    config = MuQConfig(**{key: value for key, value in read_json(folder / "config.json").items() if key in known})
+    for feature in config.features:  # read only once there is audio, which is too late to say that they are missing
+        float(config.stat[f"{feature}_mean"]), float(config.stat[f"{feature}_std"])
     # Building MuQ seeds Python's `random` and draws from torch's: neither may leak into the caller.
-    import random
-
     state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            model = MuQ.from_pretrained(str(folder), strict=True)
-        except (RuntimeError, KeyError, TypeError, AttributeError) as fault:
-            raise ModelError(f"{source}: MuQ's weights do not fit its config.json ({_first_line(fault)}).") from fault
-        finally:
-            random.setstate(state)
-    own = None if is_folder(source) else source
-    reference = EncoderReference("muq", own, revision, sha256_of(folder / "model.safetensors"), layer)
-    return MuQEncoder(model, layer, reference, folder, device)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = MuQ(config)
+    finally:
+        random.setstate(state)
+    load_model(model, folder / "model.safetensors", strict=True)
+    return model
 
 
 def _folder_of(source: str, revision: str | None) -> Path:

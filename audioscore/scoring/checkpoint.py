@@ -73,7 +73,7 @@ def read_description(folder: Path) -> Description:
             code_revision=value["code_revision"],
             training=value["training"],
         )
-    except (KeyError, TypeError, ValueError) as fault:
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise ModelError(f"{source}: damaged or incomplete ({type(fault).__name__}: {fault}).") from fault
 
 
@@ -82,10 +82,10 @@ def load_head(folder: Path, description: Description) -> ScoreHead:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    head = ScoreHead(**description.head)
     try:
+        head = ScoreHead(**description.head)
         head.load_state_dict(load_file(folder / HEAD), strict=True)
-    except (OSError, SafetensorError, RuntimeError) as fault:
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as fault:
         raise ModelError(
             f"{folder / HEAD}: missing, damaged, or not the weights that {DESCRIPTION} describes."
         ) from fault

@@ -106,5 +106,9 @@ def _recording_of(source: str | Path | bytes | Wave, rate: int | None) -> Record
             raise AudioError(f"samples need their rate in Hz; got {rate}. Pass score(samples, rate).")
         if source.ndim != 1:
             raise AudioError(f"samples must be mono [T]; got shape {list(source.shape)}. Average the channels.")
+        if not np.issubdtype(source.dtype, np.floating) or not np.isfinite(source).all():
+            raise AudioError(
+                f"samples must be finite floats in [-1, 1]; got {source.dtype} or NaN. Convert them first."
+            )
         return Recording(np.ascontiguousarray(source, dtype=np.float32), rate)
     return decode(source)

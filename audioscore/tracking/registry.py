@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audioscore.errors import GateRefused, ModelError
-from audioscore.tracking.connection import connect, require_database
+from audioscore.tracking.connection import connect, database_file, require_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,6 +44,14 @@ def version_by_alias(client: "MlflowClient", name: str, alias: str) -> ModelVers
             return None
         raise ModelError(f"models:/{name}@{alias}: the registry cannot be read ({fault.error_code}).") from fault
     return version_of(client, name, int(found.version))
+
+
+def has_champion(tracking_uri: str, name: str) -> bool:
+    """Whether a model has a champion; looking creates no database."""
+    database = database_file(tracking_uri)
+    if database is not None and not database.is_file():
+        return False
+    return version_by_alias(connect(tracking_uri), name, CHAMPION) is not None
 
 
 def version_of(client: "MlflowClient", name: str, version: int) -> ModelVersion:
@@ -87,13 +95,15 @@ def scorer_folder(tracking_uri: str, uri: str) -> Path:
 
     try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        flavors = mlflow.models.Model.load(folder).flavors
     except (MlflowException, OSError) as fault:
-        reason = str(fault).strip().splitlines()[0]
+        reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
         raise ModelError(f"{uri}: cannot be loaded from the registry ({reason}). `mlflow ui` shows it.") from fault
-    scorer = folder / "artifacts" / SCORER_ARTIFACT
-    if not scorer.is_dir():
+    # MLflow keeps an artifact under its own folder name; the MLmodel file says which that is.
+    artifact = flavors.get("python_function", {}).get("artifacts", {}).get(SCORER_ARTIFACT)
+    if artifact is None or not (folder / artifact["path"]).is_dir():
         raise ModelError(f"{uri}: is registered, but holds no scorer folder. It was not registered by audioscore.")
-    return scorer
+    return folder / str(artifact["path"])
 
 
 def describe_version(version: ModelVersion) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Make the small encoders that ship with the repository: `python -m audioscore.training.pretrain --out FOLDER`.
 
-They are the published classes at a fraction of the size, trained on synthetic voices that no corpus contains:
-MuQ by its own masked-token objective, CAM++ by telling the voices apart. They are written in the published layouts
-(MuQ: config.json + model.safetensors; CAM++: a ModelScope snapshot) and loaded by the code that loads those.
+They are the published classes at a fraction of the size. CAM++ learns to tell apart synthetic voices that no corpus
+contains. MuQ stays at its random weights unless --muq-steps asks for its own masked-token objective: a random
+conformer's frames already carry what the demo needs (figures in docs/LOG.md). Both are written in the published
+layouts (MuQ: config.json + model.safetensors; CAM++: a ModelScope snapshot) and loaded by the code that loads those.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def save_campplus(model: nn.Module, folder: Path, *, dim: int = 192, name: str =
 def train_muq(
     model: Any, waves: Sequence[Wave], *, steps: int, batch: int = 12, rate: float = 5e-4, seed: int = 0
 ) -> None:
-    """MuQ's own objective: guess the tokens of masked frames. Shape: each wave [T] at 24 kHz, equal T."""
+    """MuQ's own objective: guess the tokens of masked frames. Shape: each wave [T] at 24 kHz, equal T, a multiple of 960."""
     torch.manual_seed(seed)
     audio = torch.from_numpy(np.stack(waves))
 
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--singers", type=int, default=100)
     parser.add_argument("--clips-per-singer", type=int, default=8)
-    parser.add_argument("--muq-steps", type=int, default=300, help="0 leaves MuQ at its random weights")
+    parser.add_argument("--muq-steps", type=int, default=0, help="of masked-token training; 0 leaves MuQ random")
     parser.add_argument("--campplus-steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=2024)
     options = parser.parse_args(arguments)

@@ -47,6 +47,10 @@ def train_plan(
     for name, least in (("train", MIN_TRAIN), ("val", MIN_VAL)):
         if len(splits[name]) < least:
             raise DataError(f"{name} split: {len(splits[name])} scored clips; at least {least} are needed. Add data.")
+    if len({clip.score for clip in splits["train"]}) < 2:
+        raise DataError(
+            f"train split: all {len(splits['train'])} clips have one score; there is nothing to rank. Add data."
+        )
     folds = {name: _fold(clips, extraction.encoders, kinds, store) for name, clips in splits.items()}
     references: dict[Kind, EncoderReference] = {kind: extraction.encoders[kind] for kind in kinds}
     embedded = {kind: features_folder / "encoders" / kind for kind in kinds}

@@ -1,0 +1,149 @@
+import contextlib
+import csv
+import json
+import os
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+from typer.testing import CliRunner
+
+from audioscore.cli.app import app
+from audioscore.errors import DataError, UsageError
+
+KEYS = {"valid", "clips", "accepted", "rejected", "expectations", "report"}
+GATE = "validation:\n  min_clips: 5\n  max_rejected_share: {share}\nencoders:\n  muq: {{source: m}}\n  campplus: {{source: c}}\n"
+
+
+@pytest.fixture
+def folder(tiny_corpus: Path, tmp_path: Path) -> Path:
+    """Eight clips of the tiny corpus."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with (tiny_corpus / "labels.csv").open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.reader(handle))[:9]
+    with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+    for row in rows[1:]:
+        (folder / row[0]).parent.mkdir(exist_ok=True)
+        shutil.copyfile(tiny_corpus / row[0], folder / row[0])
+    return folder
+
+
+def validate(folder: Path, *options: str, share: float = 0.2) -> tuple[int, str]:
+    config = folder.parent / "gate.yaml"
+    config.write_text(GATE.format(share=share), encoding="utf-8")
+    arguments = ["data", "validate", str(folder), "--config", str(config), *options]
+    said = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    return said.exit_code, said.stdout
+
+
+def test_a_sound_folder_passes(folder: Path) -> None:
+    code, out = validate(folder, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert set(document) == KEYS
+    assert (document["valid"], document["clips"], document["accepted"], document["rejected"]) == (True, 8, 8, [])
+    assert document["report"] is None
+    assert "8 of 8 clips accepted, 0 rejected" in validate(folder)[1]
+
+
+def test_a_bad_clip_is_rejected_and_the_gate_holds(folder: Path) -> None:
+    bad = sorted((folder / "audio").iterdir())[0]
+    bad.write_bytes(b"")
+    report = folder.parent / "page" / "report.html"
+    code, out = validate(folder, "--json", "--report", str(report))
+    document = json.loads(out)
+    assert (code, document["valid"], document["accepted"]) == (0, True, 7)
+    (rejected,) = document["rejected"]
+    assert set(rejected) == {"audio_file", "row", "reason", "severity"}
+    assert rejected["audio_file"] == f"audio/{bad.name}"
+    assert "the file is empty (0 bytes)" in rejected["reason"]
+    assert document["report"] == str(report)
+    assert bad.name in report.read_text(encoding="utf-8")
+    code, out = validate(folder)
+    assert code == 0
+    assert f"rejected  row {rejected['row']}  audio/{bad.name}: " in out
+    assert "7 of 8 clips accepted, 1 rejected" in out
+
+
+def test_too_many_bad_clips_fail_the_gate(folder: Path) -> None:
+    sorted((folder / "audio").iterdir())[0].unlink()
+    code, out = validate(folder, "--json", share=0.1)
+    assert (code, json.loads(out)["valid"]) == (1, False)
+    code, out = validate(folder, share=0.1)
+    assert code == 1
+    assert "gate: no  " in out
+
+
+def test_a_folder_without_labels_is_wrong_input(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="gone: no such folder"):
+        validate(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty") as fault:
+        validate(tmp_path / "empty")
+    assert fault.value.exit_code == 2
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository whose data lies in a local DVC remote, and no longer in the working tree."""
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    root, store = tmp_path / "clone", tmp_path / "store"
+    for name in ("labels.csv", "audio/a.m4a", "audio/b.m4a"):
+        (root / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "data" / name).write_text(f"content of {name}", encoding="utf-8")
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of DVC's own, about its pygtrie
+        with contextlib.closing(Repo.init(str(root))) as repo:
+            with repo.config.edit() as settings:
+                settings["remote"]["store"] = {"url": str(store)}
+                settings["core"]["remote"] = "store"
+            repo.add([str(root / "data")])
+            repo.push()
+    shutil.rmtree(root / "data")
+    shutil.rmtree(root / ".dvc" / "cache")
+    return root
+
+
+def pull(folder: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of DVC's own, about its pygtrie
+        said = CliRunner().invoke(app, ["data", "pull", str(folder)], catch_exceptions=False)
+    assert said.exit_code == 0
+    return said.stdout
+
+
+def test_pulling_puts_the_recorded_files_in_place(clone: Path) -> None:
+    assert pull(clone) == "data: up to date, 3 files fetched\n"
+    found = {path.relative_to(clone / "data").as_posix() for path in (clone / "data").rglob("*") if path.is_file()}
+    assert found == {"labels.csv", "audio/a.m4a", "audio/b.m4a"}
+    assert (clone / "data" / "audio" / "a.m4a").read_text(encoding="utf-8") == "content of audio/a.m4a"
+    assert pull(clone) == "data: up to date, 0 files fetched\n"
+
+
+def test_pulling_never_overwrites_a_change(clone: Path) -> None:
+    pull(clone)
+    changed = clone / "data" / "labels.csv"
+    changed.unlink()
+    changed.write_text("new labels", encoding="utf-8")
+    with pytest.raises(DataError, match=r"data\.dvc: cannot be pulled \(.+\)\. Check `dvc remote list`"):
+        pull(clone)
+    assert changed.read_text(encoding="utf-8") == "new labels"
+
+
+def test_a_remote_that_lacks_the_data_is_an_error(clone: Path) -> None:
+    shutil.rmtree(clone.parent / "store")
+    with pytest.raises(DataError, match=r"^data\.dvc: cannot be pulled \("):
+        pull(clone)
+
+
+def test_a_folder_without_records_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no \.dvc file\. Change into a clone of the repository\."):
+        pull(tmp_path)

@@ -1,0 +1,114 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import isotonic_regression
+
+from audioscore.errors import DataError
+from audioscore.scoring.calibration import Calibration, fit_calibration, isotonic
+
+
+def simulate(rng: np.random.Generator, singers: int = 20, takes: int = 3) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Raw outputs whose scores are a known monotone map of them, plus noise of a singer's own and of the clip."""
+    clusters = np.repeat(np.arange(singers), takes)
+    raw = rng.normal(0, 1, singers * takes)
+    own = rng.normal(0, 1.5, singers)[clusters]
+    scores = 75 + 8 * np.tanh(raw) + own + rng.normal(0, 2, len(raw))
+    return raw, scores, [f"singer{cluster}" for cluster in clusters]
+
+
+def test_a_linear_relation_is_found_to_a_hundredth_of_its_range() -> None:
+    raw = np.linspace(-2, 2, 200)
+    fitted = fit_calibration(raw, 70 + 10 * raw, [str(index % 20) for index in range(200)])
+    np.testing.assert_allclose(fitted.apply(raw), 70 + 10 * raw, atol=0.01 * 40 + 0.1)
+    assert fitted.half_width < 0.5
+    np.testing.assert_allclose(fitted.apply([2.5, -2.5]), [95, 45], atol=1.0)
+
+
+def test_an_order_never_changes_and_no_two_outputs_tie() -> None:
+    rng = np.random.default_rng(0)
+    for scores in (rng.uniform(50, 99, 60), np.sort(rng.uniform(50, 99, 60))[::-1], np.repeat([60.0, 90.0], 30)):
+        raw = np.sort(rng.normal(0, 1, 60))
+        fitted = fit_calibration(raw, scores, [str(index % 10) for index in range(60)])
+        assert (np.diff(fitted.raw) > 0).all()
+        assert (np.diff(fitted.score) > 0).all()
+        found = fitted.apply(np.linspace(raw[0] - 1, raw[-1] + 1, 300))
+        assert (np.diff(found) >= 0).all()
+        assert (np.diff(found[(found > 0) & (found < 100)]) > 0).all(), "only the ends of the scale hold more than one"
+
+
+def test_scores_stay_within_0_and_100() -> None:
+    fitted = Calibration((0.0, 1.0), (60.0, 90.0), 15.0)
+    assert fitted.apply([-1e6, 1e6]).tolist() == [0.0, 100.0]
+    low, high = fitted.interval([3.0, 50.0, 99.0])
+    assert low.tolist() == [0.0, 35.0, 84.0]
+    assert high.tolist() == [18.0, 65.0, 100.0]
+
+
+def test_beyond_the_knots_the_map_goes_on_at_the_mean_slope() -> None:
+    fitted = Calibration((0.0, 1.0, 2.0), (60.0, 80.0, 84.0), 1.0)
+    np.testing.assert_allclose(fitted.apply([-1.0, 0.0, 0.5, 1.5, 3.0]), [48.0, 60.0, 70.0, 82.0, 96.0])
+
+
+def test_a_constant_model_scores_everything_at_the_mean() -> None:
+    scores = np.linspace(60, 90, 20)
+    fitted = fit_calibration(np.full(20, 0.3), scores, [str(index % 5) for index in range(20)])
+    np.testing.assert_allclose(fitted.apply([0.3, 0.4]), 75.0, atol=1e-3)
+    assert fitted.half_width == pytest.approx(14.2, abs=3.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        (np.linspace(60, 90, 7), "at least 8 validation clips with different scores; got 7 clips, 7 different scores"),
+        (np.full(30, 80.0), "at least 8 validation clips with different scores; got 30 clips, 1 different scores"),
+        (np.zeros(0), "got 0 clips, 0 different scores"),
+    ],
+)
+def test_too_few_clips_or_scores_are_refused_with_their_numbers(scores: np.ndarray, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        fit_calibration(np.arange(len(scores)), scores, ["a"] * len(scores))
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9])
+def test_intervals_cover_at_least_their_share_of_new_singers(coverage: float) -> None:
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(60):
+        fitted = fit_calibration(*simulate(rng), coverage=coverage)
+        raw, scores, _ = simulate(rng)
+        low, high = fitted.interval(fitted.apply(raw))
+        covered.append(np.mean((low <= scores) & (scores <= high)))
+    assert coverage - 0.005 <= np.mean(covered) < coverage + 0.06
+
+
+def test_the_interval_is_the_quantile_of_residuals_of_singers_left_out() -> None:
+    # Two singers, each on a line of its own: a map fitted on the one misses the other by exactly 10 points.
+    raw = np.tile(np.linspace(0, 1, 20), 2)
+    scores = np.concatenate([np.full(20, 60.0), np.full(20, 70.0)]) + 1e-9 * raw
+    fitted = fit_calibration(raw, scores, ["a"] * 20 + ["b"] * 20)
+    assert fitted.half_width == pytest.approx(10.0, abs=0.05)
+
+
+def test_json_gives_the_same_calibration_back() -> None:
+    fitted = fit_calibration(*simulate(np.random.default_rng(2)))
+    again = Calibration.from_json(json.loads(json.dumps(fitted.to_json())))
+    assert again == fitted
+    assert again.coverage == 0.9
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(-100, 100), st.integers(1, 20)),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_isotonic_is_scipys(points: list[tuple[float, int]]) -> None:
+    values, weights = map(np.array, zip(*points, strict=True))
+    fitted = isotonic(values, weights)
+    np.testing.assert_allclose(fitted, isotonic_regression(values, weights=weights.astype(float)).x)
+    assert (np.diff(fitted) >= 0).all()
+    assert np.average(fitted, weights=weights) == pytest.approx(np.average(values, weights=weights), abs=1e-9)

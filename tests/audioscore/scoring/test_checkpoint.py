@@ -1,0 +1,225 @@
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audioscore.errors import ModelError
+from audioscore.files import sha256_of
+from audioscore.scoring import checkpoint
+from audioscore.scoring.checkpoint import load_head, load_scorer, read_description, save_scorer
+from audioscore.scoring.scorer import Plan, Scorer
+
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+
+
+def save(scorer: Scorer, folder: Path) -> None:
+    save_scorer(
+        scorer.head, scorer.description, {kind: encoder.folder for kind, encoder in scorer.encoders.items()}, folder
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(scorer: Scorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scorers") / "seed-2"
+    save(scorer, folder)
+    return folder
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    """A copy of the scorer folder to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "scorer-copy"))
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    value = json.loads((folder / "scorer.json").read_text())
+    for name, change in changes.items():
+        if change is None:
+            del value[name]
+        else:
+            value[name] = change
+    (folder / "scorer.json").write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize("plan", ["baseline", "hybrid", "campplus_only"])
+def test_what_was_saved_scores_the_same_when_it_comes_back(
+    make_scorer: Callable[[Plan], Scorer], recordings: list[Path], tmp_path: Path, plan: Plan
+) -> None:
+    scorer = make_scorer(plan)
+    save(scorer, tmp_path / "scorer")
+    again = load_scorer(tmp_path / "scorer")
+    assert again.description == scorer.description
+    for path in recordings:
+        before, after = scorer.score(path), again.score(path)
+        assert after.raw == pytest.approx(before.raw, abs=1e-6)
+        assert after.score == pytest.approx(before.score, abs=1e-6)
+        assert after.interval == pytest.approx(before.interval, abs=1e-6)
+
+
+def test_a_scorer_moves_and_needs_nothing_of_where_it_was_made(
+    saved: Path, scorer: Scorer, recordings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = Path(shutil.copytree(saved, tmp_path / "elsewhere" / "scorer"))
+    monkeypatch.chdir(moved.parent)
+    assert load_scorer(Path("scorer")).score(recordings[0]) == scorer.score(recordings[0])
+
+
+def test_the_description_says_all_and_holds_no_path(saved: Path, scorer: Scorer, tiny_encoders: Path) -> None:
+    text = (saved / "scorer.json").read_text()
+    for path in (saved, tiny_encoders, Path.cwd(), Path.home()):
+        assert str(path) not in text
+    assert "/" not in text
+    value = json.loads(text)
+    assert value["score"] == {"min": 0.0, "max": 100.0, "direction": "higher is better"}
+    assert value["sample_rates"] == {"muq": 24_000, "campplus": 16_000}
+    assert (value["format"], value["plan"], value["seed"]) == (1, "hybrid", 2)
+    assert value["seen_clips"] == ["ab" * 32, "cd" * 32]
+    assert (value["data_digest"], value["code_revision"]) == ("0123.dir", "abc1234")
+    assert value["licence_of_weights"] == "Apache-2.0"
+    assert value["encoders"]["muq"]["sha256"] == sha256_of(tiny_encoders / "muq-small" / "model.safetensors")
+    assert set(value["encoders"]["muq"]) == {"kind", "id", "revision", "sha256", "layer"}
+    assert read_description(saved) == scorer.description
+
+
+def test_nothing_is_a_pickle_but_the_embedded_campplus_in_its_published_form(saved: Path) -> None:
+    files = sorted(str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file())
+    assert files == [
+        "encoders/campplus/campplus_small.bin",
+        "encoders/campplus/configuration.json",
+        "encoders/muq/config.json",
+        "encoders/muq/model.safetensors",
+        "head.safetensors",
+        "scorer.json",
+    ]
+    assert [name for name in files if Path(name).suffix in PICKLES] == ["encoders/campplus/campplus_small.bin"]
+
+
+def test_an_encoder_of_the_hub_is_named_and_not_embedded(scorer: Scorer, tmp_path: Path) -> None:
+    known = {kind: replace(one, id="somebody/one", revision="v1") for kind, one in scorer.description.encoders.items()}
+    save_scorer(scorer.head, replace(scorer.description, encoders=known), {}, tmp_path / "scorer")
+    assert sorted(path.name for path in (tmp_path / "scorer").iterdir()) == ["head.safetensors", "scorer.json"]
+    assert read_description(tmp_path / "scorer").encoders == known
+
+
+def test_the_head_alone_loads_without_its_encoders(copy: Path, scorer: Scorer) -> None:
+    shutil.rmtree(copy / "encoders")
+    head = load_head(copy, read_description(copy))
+    assert {name: value.tolist() for name, value in head.state_dict().items()} == {
+        name: value.tolist() for name, value in scorer.head.state_dict().items()
+    }
+    assert not head.training
+
+
+@pytest.mark.parametrize("keep", [None, 0, 20, -1])
+def test_a_missing_or_damaged_head_is_refused(copy: Path, keep: int | None) -> None:
+    weights = copy / "head.safetensors"
+    if keep is None:
+        weights.unlink()
+    else:
+        # A new file: `place` may have linked it to others.
+        content = weights.read_bytes()[:keep]
+        weights.unlink()
+        weights.write_bytes(content)
+    with pytest.raises(ModelError, match=r"head\.safetensors: missing, damaged, or not the weights that scorer\.json"):
+        load_scorer(copy)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"dims": {"muq": 32, "campplus": 64}, "width": 9, "hidden": 8, "dropout": 0.3},
+        {"dims": {"muq": 32}, "width": 8, "hidden": 8, "dropout": 0.3},
+        {"dims": {"pitch": 1}, "width": 8, "hidden": 8, "dropout": 0.3},
+        {"dims": {"muq": 32, "campplus": 64}},
+    ],
+)
+def test_a_head_that_is_not_the_described_one_is_refused(copy: Path, head: dict[str, Any]) -> None:
+    edit(copy, head=head)
+    with pytest.raises(ModelError, match="not the weights that"):
+        load_scorer(copy)
+
+
+@pytest.mark.parametrize(("kind", "words"), [("muq", "not a MuQ folder"), ("campplus", r"not a CAM\+\+ snapshot")])
+def test_a_missing_encoder_is_refused(copy: Path, kind: str, words: str) -> None:
+    shutil.rmtree(copy / "encoders" / kind)
+    with pytest.raises(ModelError, match=words):
+        load_scorer(copy)
+
+
+@pytest.mark.parametrize("kind", ["muq", "campplus"])
+def test_an_encoder_other_than_the_one_it_was_trained_with_is_refused(copy: Path, scorer: Scorer, kind: str) -> None:
+    references = {name: reference.to_json() for name, reference in scorer.description.encoders.items()}
+    references[kind] = {**references[kind], "sha256": "ef" * 32}
+    edit(copy, encoders=references)
+    with pytest.raises(
+        ModelError, match=rf"^{kind}: weights [0-9a-f]{{12}} are not the efefefefefef this scorer was tr"
+    ):
+        load_scorer(copy)
+
+
+def test_swapped_weights_of_the_right_shape_are_refused(copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = copy / "encoders" / "muq" / "model.safetensors"
+    state = load_file(weights)
+    weights.unlink()
+    save_file({name: value + 0.01 if value.is_floating_point() else value for name, value in state.items()}, weights)
+    with pytest.raises(ModelError, match=r"^muq: weights .+ Fetch the scorer folder again\.$"):
+        load_scorer(copy)
+
+
+def test_a_folder_that_is_no_scorer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"not a scorer folder, scorer\.json missing\. Give the folder"):
+        load_scorer(tmp_path)
+
+
+@pytest.mark.parametrize("number", [0, 2, "1"])
+def test_another_format_is_refused_with_both_numbers(copy: Path, number: object) -> None:
+    edit(copy, format=number)
+    with pytest.raises(ModelError, match=rf"scorer\.json: format {number}; this version reads 1\. Update audioscore"):
+        load_scorer(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"calibration": None},
+        {"plan": None},
+        {"encoders": []},
+        {"encoders": {"muq": {"kind": "muq"}}},
+        {"calibration": {"raw": [0]}},
+        {"format": None},
+    ],
+)
+def test_an_incomplete_description_is_refused(copy: Path, change: dict[str, Any]) -> None:
+    edit(copy, **change)
+    with pytest.raises(ModelError, match=r"scorer\.json: damaged or incomplete \(\w+: .+\)\.$"):
+        load_scorer(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_a_description_that_is_no_json_object_is_refused(copy: Path, text: str) -> None:
+    (copy / "scorer.json").write_text(text)
+    with pytest.raises(ModelError, match=r"scorer\.json: damaged or incomplete"):
+        load_scorer(copy)
+
+
+def test_a_killed_write_leaves_nothing_and_an_old_scorer_whole(
+    scorer: Scorer, tmp_path: Path, recordings: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(scorer, tmp_path / "old")
+    before = scorer.score(recordings[0])
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write_json", die)
+    for name in ("new", "old"):
+        with pytest.raises(KeyboardInterrupt):
+            save(scorer, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert load_scorer(tmp_path / "old").score(recordings[0]) == before

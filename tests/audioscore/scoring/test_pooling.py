@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+import torch
+
+from audioscore.scoring.pooling import AttentionPool, frame_mask, masked_mean, masked_std
+
+LENGTHS = [3, 7, 1]
+
+
+@pytest.fixture
+def frames() -> torch.Tensor:
+    return torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_mask_is_true_for_real_frames_only() -> None:
+    assert frame_mask(torch.tensor(LENGTHS), 7).sum(1).tolist() == LENGTHS
+    assert frame_mask(torch.tensor([2]), 3).tolist() == [[True, True, False]]
+
+
+def test_mean_and_deviation_are_numpys_over_the_real_frames(frames: torch.Tensor) -> None:
+    mask = frame_mask(torch.tensor(LENGTHS), 7)
+    means, deviations = masked_mean(frames, mask).numpy(), masked_std(frames, mask).numpy()
+    for row, length in enumerate(LENGTHS):
+        real = frames[row, :length].double().numpy()
+        np.testing.assert_allclose(means[row], real.mean(0), atol=1e-6)
+        np.testing.assert_allclose(deviations[row], np.sqrt(real.var(0) + 1e-6), atol=1e-5)
+
+
+def test_what_stands_in_the_padding_changes_nothing(frames: torch.Tensor) -> None:
+    mask = frame_mask(torch.tensor(LENGTHS), 7)
+    pool = AttentionPool(4)
+    other = torch.where(mask[..., None], frames, torch.full_like(frames, 1e4))
+    for pooled in (masked_mean, masked_std, pool):
+        torch.testing.assert_close(pooled(other, mask), pooled(frames, mask), rtol=0, atol=1e-6)
+
+
+def test_attention_is_the_closed_form_softmax_mean(frames: torch.Tensor) -> None:
+    pool = AttentionPool(4)
+    pooled = pool(frames, frame_mask(torch.tensor(LENGTHS), 7)).detach().double().numpy()
+    weight, bias = pool.score.weight.detach().double().numpy()[0], float(pool.score.bias.detach())
+    for row, length in enumerate(LENGTHS):
+        real = frames[row, :length].double().numpy()
+        weights = np.exp(real @ weight + bias)
+        np.testing.assert_allclose(pooled[row], (weights / weights.sum()) @ real, atol=1e-5)
+
+
+def test_constant_channels_have_a_finite_gradient() -> None:
+    values = torch.ones(2, 5, 3, requires_grad=True)
+    masked_std(values, frame_mask(torch.tensor([5, 2]), 5)).sum().backward()
+    assert values.grad is not None
+    assert torch.isfinite(values.grad).all()

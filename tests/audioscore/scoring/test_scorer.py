@@ -1,0 +1,111 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from audioscore.data.audio import decode, encode
+from audioscore.encoders.extract import encode_recording
+from audioscore.encoders.reference import EncoderReference
+from audioscore.errors import AudioError, UsageError
+from audioscore.scoring.scorer import BRANCHES, CANDIDATES, Scorer, plan_named
+
+
+def test_a_path_its_bytes_and_its_samples_get_the_same_score_and_twice(scorer: Scorer, recordings: list[Path]) -> None:
+    for path in recordings:
+        recording = decode(path)
+        scored = scorer.score(path)
+        assert scorer.score(path) == scored
+        assert scorer.score(str(path)) == scored
+        assert scorer.score(path.read_bytes()) == scored
+        assert scorer.score(recording.wave, recording.rate) == scored
+        assert scored.seconds == recording.seconds
+
+
+def test_alone_or_in_any_batch_a_recording_gets_the_same_raw_output(scorer: Scorer, recordings: list[Path]) -> None:
+    features = [encode_recording(decode(path), scorer.encoders) for path in recordings]
+    alone = [scorer.score(path).raw for path in recordings]
+    np.testing.assert_allclose(scorer.raw(features), alone, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scorer.raw(features[:2]), alone[:2], rtol=0, atol=1e-5)
+    assert np.ptp(alone) > 1e-4
+
+
+def test_the_score_is_the_calibrated_raw_output_with_its_interval(scorer: Scorer, recordings: list[Path]) -> None:
+    scored = scorer.score(recordings[0])
+    calibration = scorer.description.calibration
+    assert scored.score == calibration.apply([scored.raw])[0]
+    assert scored.interval == (scored.score - 4.0, min(scored.score + 4.0, 100.0))
+
+
+def wave(kind: str) -> NDArray[np.float32]:
+    time = np.arange(48_000) / 24_000
+    tone = np.sin(2 * np.pi * 220 * time)
+    return {
+        "too short": tone[:12_000] * 0.2,
+        "silent": tone * 1e-5,
+        "nearly silent": np.where(time < 0.04, tone * 0.2, 0.0),
+        "clipped": np.clip(tone * 20, -1, 1),
+    }[kind].astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["too short", "silent", "nearly silent", "clipped"])
+def test_what_cannot_be_judged_is_refused_and_named(scorer: Scorer, tmp_path: Path, kind: str) -> None:
+    encode(wave(kind), 24_000, tmp_path / "take.wav", codec="pcm_f32le")
+    with pytest.raises(AudioError, match=rf"^{tmp_path / 'take.wav'}: {kind}: .+\.$"):
+        scorer.score(tmp_path / "take.wav")
+    with pytest.raises(AudioError, match=rf"^the recording: {kind}: "):
+        scorer.score(wave(kind), 24_000)
+
+
+def test_what_is_no_recording_is_refused_and_named(scorer: Scorer, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not audio")
+    with pytest.raises(AudioError, match=r"notes\.txt: "):
+        scorer.score(tmp_path / "notes.txt")
+    with pytest.raises(AudioError, match=r"nowhere\.wav: no such file"):
+        scorer.score(tmp_path / "nowhere.wav")
+    with pytest.raises(AudioError, match="the uploaded recording: "):
+        scorer.score(b"not audio")
+
+
+@pytest.mark.parametrize("rate", [None, 0, -8000])
+def test_samples_without_a_rate_are_refused(scorer: Scorer, rate: int | None) -> None:
+    with pytest.raises(AudioError, match=rf"samples need their rate in Hz; got {rate}\. Pass score\(samples, rate\)"):
+        scorer.score(np.zeros(24_000, np.float32), rate)
+
+
+def test_samples_that_are_stereo_integers_or_not_numbers_are_refused(scorer: Scorer) -> None:
+    with pytest.raises(AudioError, match=r"must be mono \[T\]; got shape \[2, 24000\]"):
+        scorer.score(np.zeros((2, 24_000), np.float32), 24_000)
+    with pytest.raises(AudioError, match=r"finite floats in \[-1, 1\]; got int16"):
+        scorer.score((wave("silent") * 3e4).astype(np.int16), 24_000)
+    broken = 0.1 * np.ones(24_000, np.float32)
+    broken[5] = np.nan
+    with pytest.raises(AudioError, match="finite floats"):
+        scorer.score(broken, 24_000)
+
+
+def test_double_precision_samples_are_welcome(scorer: Scorer, recordings: list[Path]) -> None:
+    recording = decode(recordings[0])
+    doubled = scorer.score(recording.wave.astype(np.float64), recording.rate)
+    assert doubled == scorer.score(recordings[0])
+
+
+def test_a_scorer_does_not_drop_out(scorer: Scorer) -> None:
+    assert not scorer.head.training
+
+
+def test_plans_have_names_and_an_unknown_one_is_refused_with_them() -> None:
+    assert [plan_named(name) for name in BRANCHES] == ["baseline", "hybrid", "campplus_only"]
+    assert CANDIDATES == ("baseline", "hybrid")
+    with pytest.raises(
+        UsageError, match=r"plan 'best': there is no such plan; there are baseline, hybrid, campplus_on"
+    ):
+        plan_named("best")
+
+
+def test_the_licence_names_every_weights_licence(scorer: Scorer) -> None:
+    large = EncoderReference("muq", "OpenMuQ/MuQ-large-msd-iter", None, "ab" * 32, 6)
+    assert scorer.description.licence == "Apache-2.0"
+    mixed = replace(scorer.description, encoders={**scorer.description.encoders, "muq": large})
+    assert mixed.licence == "Apache-2.0 + CC BY-NC 4.0"

@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from audioscore.errors import GateRefused, ModelError
+from audioscore.tracking.connection import connect
+from audioscore.tracking.registry import (
+    ModelVersion,
+    champion_moved,
+    describe_version,
+    has_champion,
+    list_versions,
+    promote,
+    scorer_folder,
+    version_by_alias,
+    version_of,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def number(client: "MlflowClient", alias: str) -> int | None:
+    found = version_by_alias(client, "singers", alias)
+    return found.version if found else None
+
+
+def test_a_new_champion_makes_the_old_one_previous(client: "MlflowClient") -> None:
+    promote(client, "singers", 1, expected=None)
+    assert (number(client, "champion"), number(client, "previous")) == (1, None)
+    client.set_registered_model_alias("singers", "challenger", "3")
+    promote(client, "singers", 2, expected=1)
+    assert (number(client, "champion"), number(client, "previous"), number(client, "challenger")) == (2, 1, 3)
+    promote(client, "singers", 3, expected=2)
+    assert (number(client, "champion"), number(client, "previous")) == (3, 2)
+    assert version_of(client, "singers", 1).aliases == ()
+
+
+@pytest.mark.parametrize(("expected", "before"), [(None, "none"), (2, "v2")])
+def test_a_champion_that_moved_stops_the_promotion(client: "MlflowClient", expected: int | None, before: str) -> None:
+    promote(client, "singers", 1, expected=None)
+    sentence = f"singers: champion moved from {before} to v1 since the comparison. Compare again."
+    with pytest.raises(GateRefused) as refused:
+        promote(client, "singers", 3, expected=expected)
+    assert (str(refused.value), refused.value.exit_code) == (sentence, 1)
+    assert (number(client, "champion"), number(client, "previous")) == (1, None)
+
+
+def test_a_champion_that_vanished_stops_the_promotion(client: "MlflowClient") -> None:
+    with pytest.raises(GateRefused, match="champion moved from v4 to none"):
+        champion_moved(client, "singers", 4)
+    assert champion_moved(client, "singers", None) is None
+
+
+def test_an_alias_that_is_not_there_is_none(client: "MlflowClient") -> None:
+    assert version_by_alias(client, "singers", "champion") is None
+    assert version_by_alias(client, "no such model", "champion") is None
+
+
+def test_a_version_that_is_not_there_is_an_error(client: "MlflowClient") -> None:
+    for name, version in (("singers", 9), ("nobody", 1)):
+        with pytest.raises(ModelError, match=rf"models:/{name}/{version}: no such version\. `audioscore models`"):
+            version_of(client, name, version)
+
+
+def test_having_a_champion(client: "MlflowClient", tracking_uri: str, tmp_path: Path) -> None:
+    assert not has_champion(tracking_uri, "singers")
+    promote(client, "singers", 2, expected=None)
+    assert has_champion(tracking_uri, "singers")
+    assert not has_champion(f"sqlite:///{tmp_path / 'gone.db'}", "singers")
+    assert not (tmp_path / "gone.db").exists()
+
+
+def test_versions_are_listed_newest_first(client: "MlflowClient", tracking_uri: str) -> None:
+    client.create_registered_model("duets")
+    client.create_model_version("duets", "file:///nowhere")
+    client.set_registered_model_alias("singers", "champion", "2")
+    found = list_versions(tracking_uri)
+    assert [(one.name, one.version) for one in found] == [("duets", 1), ("singers", 3), ("singers", 2), ("singers", 1)]
+    assert found[2].aliases == ("champion",)
+    assert found[2].tags == {"plan": "plan 2"}
+
+
+def test_a_version_is_described_for_the_result() -> None:
+    version = ModelVersion("singers", 4, ("previous", "champion"), {}, "run")
+    assert version.uri == "models:/singers/4"
+    assert describe_version(version) == {"name": "singers", "version": 4, "aliases": ["champion", "previous"]}
+
+
+def test_a_scorer_folder_of_a_database_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model has been registered there yet"):
+        scorer_folder(f"sqlite:///{tmp_path / 'mlflow.db'}", "models:/singers@champion")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("uri", ["models:/singers@champion", "models:/singers/9", "models:/nobody@champion"])
+def test_a_scorer_folder_of_nothing_registered(client: "MlflowClient", tracking_uri: str, uri: str) -> None:
+    with pytest.raises(ModelError, match=rf"^{uri}: cannot be loaded from the registry \(.+\)\. `mlflow ui`"):
+        scorer_folder(tracking_uri, uri)
+
+
+def test_a_version_that_is_no_scorer_is_refused(client: "MlflowClient", tracking_uri: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"^models:/singers/1: cannot be loaded from the registry \(.*MLmodel"):
+        scorer_folder(tracking_uri, "models:/singers/1")
+    (tmp_path / "model-2" / "MLmodel").write_text(json.dumps({"flavors": {"sklearn": {}}}), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"models:/singers/2: is registered, but holds no scorer folder"):
+        scorer_folder(tracking_uri, "models:/singers/2")
+
+
+def test_a_scorer_folder_is_where_the_model_says(client: "MlflowClient", tracking_uri: str, tmp_path: Path) -> None:
+    flavors = {"python_function": {"artifacts": {"scorer": {"path": "artifacts/seed-5", "uri": "x"}}}}
+    model = tmp_path / "model-3"
+    (model / "artifacts" / "seed-5").mkdir(parents=True)
+    (model / "MLmodel").write_text(json.dumps({"flavors": flavors}), encoding="utf-8")
+    promote(connect(tracking_uri), "singers", 3, expected=None)
+    for uri in ("models:/singers/3", "models:/singers@champion"):
+        assert scorer_folder(tracking_uri, uri) == model / "artifacts" / "seed-5"

@@ -1,0 +1,77 @@
+"""Components are doorways: what goes in and out is what the golden pipeline says, and nothing computes in them."""
+
+import ast
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp.dsl.base_component import BaseComponent
+
+import components
+from components.base import IMAGE
+from pipelines.compile import GOLDEN
+
+NAMES = (
+    "fetch_data", "validate_data", "sort_data", "extract_features", "train_scorer", "evaluate_scorers",
+    "register_winner",
+)  # fmt: skip
+FOLDER = Path(components.__file__).parent
+
+
+def definition(name: str) -> BaseComponent:
+    found = getattr(importlib.import_module(f"components.{name}"), name)
+    assert isinstance(found, BaseComponent)
+    return found
+
+
+def test_there_is_one_component_a_file() -> None:
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*NAMES, "__init__", "base"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_and_outputs_are_the_golden_files(name: str) -> None:
+    golden: dict[str, Any] = yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))["components"]
+    expected = golden[f"comp-{name.replace('_', '-')}"]
+    spec = definition(name).component_spec
+
+    def names(part: str) -> set[str]:
+        listed = expected.get(part, {})
+        return {*listed.get("artifacts", {}), *listed.get("parameters", {})}
+
+    assert set(spec.inputs or {}) == names("inputDefinitions")
+    assert set(spec.outputs or {}) == names("outputDefinitions")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_installs_nothing_and_names_its_image(name: str) -> None:
+    container = definition(name).component_spec.implementation.container
+    assert container.image == IMAGE
+    assert "pip install" not in json.dumps([container.command, container.args])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_component_is_a_doorway(name: str) -> None:
+    """One function, no classes, no branches, and every import of the library inside it: it runs alone in the image."""
+    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert function.name == name
+    assert ast.get_docstring(function)
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.If | ast.For | ast.While)]
+    outside = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert outside <= {"typing", "kfp", "components.base"}
+
+
+def test_fetching_says_which_data_it_is(tiny_corpus: Path, tmp_path: Path) -> None:
+    from audioscore.data.versioning import folder_digest
+    from components.fetch_data import fetch_data
+
+    class Artifact:
+        path = str(tmp_path / "data")
+
+    digest, revision = tmp_path / "digest", tmp_path / "revision"
+    fetch_data.python_func(str(tiny_corpus), Artifact, str(digest), str(revision))
+    assert digest.read_text(encoding="utf-8") == folder_digest(tiny_corpus) == folder_digest(tmp_path / "data")
+    assert revision.read_text(encoding="utf-8") == ""

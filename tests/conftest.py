@@ -1,0 +1,81 @@
+import csv
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch on import, and by the interpreters that tests start
+
+SINGERS, TAKES, RATE = 16, 3, 24_000
+TINY_MUQ = {"dim": 32, "depth": 2, "conv_dim": 8, "codebook": 64}
+TINY_CAMPPLUS = {"dim": 64, "growth": 4, "channels": 16}
+
+
+@pytest.fixture(autouse=True)
+def _own_home_and_one_thread(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's state, and none takes more than one core."""
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path_factory.mktemp("home")))
+    if "torch" in sys.modules:  # tests that never need it shall not wait for its import
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `muq-small/` and `campplus-small/`: published layouts, smallest sizes, random weights.
+
+    Every LayerNorm's weight and bias is random too: at their initial values a norm too many would not be noticed.
+    """
+    import torch
+
+    from audioscore.training.pretrain import build_campplus, build_muq, muq_config, save_campplus, save_muq
+
+    folder = tmp_path_factory.mktemp("encoders")
+    config = muq_config(**TINY_MUQ)
+    with torch.random.fork_rng(devices=[]):
+        muq = build_muq(config, seed=1)
+        for module in muq.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+                torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+        save_muq(muq, config, folder / "muq-small")
+        save_campplus(build_campplus(**TINY_CAMPPLUS, seed=1), folder / "campplus-small", dim=TINY_CAMPPLUS["dim"])
+    return folder
+
+
+def sung(score: float, pitch: float, seconds: float, source: str, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A held voice that sounds as bad as its score: the lower, the more it wavers and hisses. Shape: -> [T], 24 kHz."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    fault = (100.0 - score) / 50.0
+    wander = np.interp(time, np.linspace(0, seconds, 9), rng.normal(0, 1.5 * fault, 9))  # semitones
+    phase = 2 * np.pi * np.cumsum(pitch * 2 ** (wander / 12)) / RATE
+    voice = sum(np.sin(k * phase) / k for k in range(1, 12))
+    noise = rng.normal(0, 1, len(time))
+    room = 0.02 * np.cumsum(rng.normal(0, 1, len(time))) / 150 if source == "ktv" else 0.0
+    wave = voice + 0.8 * fault * noise + room
+    return (0.08 * wave / np.sqrt(np.mean(wave**2))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that a scorer can learn from: 48 clips of 1.5 to 2 s, 16 singers, ktv 50-85 and acapella 85-99."""
+    from audioscore.data.audio import encode
+
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(11)
+    rows = []
+    for index in range(SINGERS * TAKES):
+        singer, take = divmod(index, TAKES)
+        source, (low, high) = (("ktv", (50, 85)), ("acapella", (85, 99)))[singer % 2]
+        score = round(float(low + (high - low) * (rng.permutation(TAKES)[take] + rng.random()) / TAKES), 1)
+        wave = sung(score, 180 + 12 * singer, float(rng.uniform(1.5, 2.0)), source, rng)
+        name = f"audio/c{index:03d}.wav"
+        encode(wave, RATE, folder / name, codec="pcm_s16le")
+        rows.append((name, score, f"singer{singer:02d}", f"song{index % 7}", source))
+    with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(("audio_file", "score", "singer_id", "song_id", "source"))
+        writer.writerows(rows[i] for i in rng.permutation(len(rows)))
+    return folder

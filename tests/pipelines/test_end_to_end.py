@@ -1,0 +1,255 @@
+"""The real pipeline on a tiny corpus with tiny encoders: two runs in one home, looked at from every side."""
+
+import csv
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from audioscore.cli.app import app
+from audioscore.data.sort import read_split
+from audioscore.evaluation.metrics import spearman
+from audioscore.evaluation.predictions import read_predictions
+from audioscore.scoring.checkpoint import load_scorer, read_description
+from audioscore.tracking.connection import connect
+from audioscore.tracking.registry import scorer_folder, version_by_alias, version_of
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+
+PLANS = {"baseline", "hybrid", "campplus_only"}
+STEPS = [
+    "fetch_data", "validate_data", "sort_data", "extract_features", "train_scorer", "train_scorer", "train_scorer",
+    "evaluate_scorers", "register_winner",
+]  # fmt: skip
+COLUMNS = "sha256,audio_file,split,singer_id,song_id,source,score,plan,seed,raw,predicted,lo,hi"
+MODEL = "singers"
+
+
+def mlflow_runs(first_run: Any) -> tuple["MlflowRun", dict[str, "MlflowRun"]]:
+    """The parent of a pipeline run, and its children by plan."""
+    client = connect(first_run.home.tracking_uri)
+    experiment = client.get_experiment_by_name(MODEL)
+    found = client.search_runs([experiment.experiment_id], f"tags.run_id = '{first_run.result['run_id']}'")
+    (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(found) == 1 + len(children)
+    return parent, {run.data.tags["plan"]: run for run in children}
+
+
+def test_one_json_document_with_the_contracts_keys(first_run: Any) -> None:
+    assert first_run.code == 0, first_run.err
+    result = first_run.result
+    assert {"run_id", "data", "plans", "controls", "comparison", "winner", "decision", "registered", "report"} <= set(
+        result
+    )
+    assert set(result["data"]) == {"digest", "clips", "train", "val", "test", "rejected"}
+    assert set(result["plans"]) == {"baseline", "hybrid"}
+    for figures in result["plans"].values():
+        for name in ("spearman", "spearman_within_source", "pairwise_accuracy", "mae"):
+            assert set(figures[name]) >= {"value", "lo", "hi"}
+    assert "campplus_only" in result["controls"]
+    assert all("spearman" in figures for figures in result["controls"].values())
+    assert set(result["comparison"]) >= {"delta", "lo", "hi"}
+    assert set(result["decision"]) == {"delta", "lo", "hi", "promoted", "reason"}
+    assert set(result["registered"]) == {"name", "version", "aliases"}
+    assert result["winner"] in result["plans"]
+    assert result["report"] == str(first_run.folder / "report.html")
+    assert json.loads((first_run.folder / "result.json").read_text(encoding="utf-8")) == result
+
+
+def test_the_counts_add_up_and_a_first_model_has_no_difference(first_run: Any) -> None:
+    data, decision = first_run.result["data"], first_run.result["decision"]
+    assert (data["clips"], data["rejected"]) == (45, 3)
+    assert data["train"] + data["val"] + data["test"] == 45
+    assert re.fullmatch(r"[0-9a-f]{32}\.dir", data["digest"])
+    assert (decision["delta"], decision["lo"], decision["hi"]) == (None, None, None)
+    assert decision["reason"].startswith(f"first model, on {data['test']} test clips")
+
+
+def test_planted_faults_are_named_and_the_run_goes_on(first_run: Any) -> None:
+    verdict = json.loads((first_run.step("validate-data") / "validated" / "validation.json").read_text())
+    reasons = {rejected["audio_file"]: rejected["reason"] for rejected in verdict["rejected"]}
+    assert set(reasons) == {"audio/c000.wav", "audio/c007.wav", "audio/c014.wav"}
+    assert re.search(r"ends \d+ bytes before the end that it declares", reasons["audio/c000.wav"])
+    assert "no such file" in reasons["audio/c007.wav"]
+    assert "150" in reasons["audio/c014.wav"]
+    page = (first_run.step("validate-data") / "report").read_text(encoding="utf-8")
+    assert all(name in page for name in reasons)
+
+
+def test_the_report_is_one_file(first_run: Any) -> None:
+    page = Path(first_run.result["report"]).read_text(encoding="utf-8")
+    outside = re.sub(r'xmlns(?::\w+)?="[^"]*"', "", page)
+    assert re.findall(r"https?://[^\s\"'<]*", outside) == []
+    assert not re.search(r"<(?:link|script)\b", page)
+    assert first_run.result["data"]["digest"] in page
+
+
+def test_one_log_a_step_and_nothing_of_it_on_standard_output(first_run: Any) -> None:
+    logs = sorted((first_run.folder / "logs").iterdir())
+    assert [path.name for path in logs] == [f"{place:02d}-{name}.log" for place, name in enumerate(STEPS, start=1)]
+    assert all(path.stat().st_size for path in logs)
+    done = re.findall(r"^  done  (\w+(?: \(\w+\))?) ", first_run.err, flags=re.MULTILINE)
+    assert {f"train_scorer ({plan})" for plan in PLANS} <= set(done)
+    assert len(done) == len(STEPS)
+
+
+def test_predictions_hold_every_clip_under_every_plan(first_run: Any) -> None:
+    table = first_run.step("evaluate-scorers") / "evaluation" / "predictions.csv"
+    with table.open(encoding="utf-8", newline="") as handle:
+        assert ",".join(next(csv.reader(handle))) == COLUMNS
+    rows = read_predictions(table)
+    assert len(rows) == 45 * len(PLANS)
+    assert {row.plan for row in rows} == PLANS
+    assert len({(row.sha256, row.plan) for row in rows}) == len(rows)
+    assert all(0 <= row.predicted <= 100 and row.lo is not None and row.lo <= row.predicted <= row.hi for row in rows)
+    assert not {row.singer_id for row in rows if row.split == "test"} & {
+        row.singer_id for row in rows if row.split != "test"
+    }
+
+
+def test_figures_can_be_recomputed_from_the_predictions(first_run: Any) -> None:
+    rows = read_predictions(first_run.step("evaluate-scorers") / "evaluation" / "predictions.csv")
+    for plan, figures in first_run.result["plans"].items():
+        test = [row for row in rows if row.plan == plan and row.split == "test"]
+        again = spearman(np.array([row.score for row in test]), np.array([row.raw for row in test]))
+        expected = figures["spearman"]["value"]
+        assert math.isnan(again) if expected is None else again == pytest.approx(expected)
+        error = np.mean([abs(row.predicted - row.human) for row in test])
+        assert figures["mae"]["value"] == pytest.approx(error)
+
+
+def test_mlflow_holds_a_parent_and_a_child_a_plan(first_run: Any) -> None:
+    parent, children = mlflow_runs(first_run)
+    assert set(children) == PLANS
+    client = connect(first_run.home.tracking_uri)
+    for run in (parent, *children.values()):
+        tags = run.data.tags
+        assert run.info.status == "FINISHED"
+        assert tags["data_digest"] == first_run.result["data"]["digest"]
+        assert tags["dvc_rev"] == "not under DVC"
+        assert re.match(r"[0-9a-f]{40}|unknown", tags["code_rev"])
+        assert run.data.params["training.epochs"] == "3"
+        assert {entry.path for entry in client.list_artifacts(run.info.run_id)} >= {"report.html", "predictions.csv"}
+    assert parent.data.tags["winner"] == first_run.result["winner"]
+    for plan, child in children.items():
+        assert child.data.params["plan"] == plan
+        assert "val_spearman_seed_1" in child.data.metrics
+        for curve in ("curve_train_loss_seed_1", "curve_val_spearman_seed_1"):
+            assert len(client.get_metric_history(child.info.run_id, curve)) == 3
+
+
+def test_mlflow_metrics_are_the_results(first_run: Any) -> None:
+    _, children = mlflow_runs(first_run)
+    for plan, figures in first_run.result["plans"].items():
+        metrics = children[plan].data.metrics
+        for part, name in (("value", "test_mae"), ("lo", "test_mae_lo"), ("hi", "test_mae_hi")):
+            assert metrics[name] == pytest.approx(figures["mae"][part])
+
+
+def test_the_registered_version_carries_its_evidence(first_run: Any) -> None:
+    registered = first_run.result["registered"]
+    assert (registered["name"], registered["version"]) == (MODEL, 1)
+    promoted = first_run.result["decision"]["promoted"]
+    assert registered["aliases"] == (["champion"] if promoted else ["challenger"])
+    version = version_of(connect(first_run.home.tracking_uri), MODEL, 1)
+    assert version.tags["plan"] == first_run.result["winner"]
+    assert version.tags["decision"] == first_run.result["decision"]["reason"]
+    assert version.tags["promoted"] == str(promoted).lower()
+    assert version.tags["data_digest"] == first_run.result["data"]["digest"]
+    assert version.tags["compared_with"] == "none"
+    assert {"dvc_rev", "code_rev", "licence_of_weights", "test_spearman"} <= set(version.tags)
+    assert version.run_id == mlflow_runs(first_run)[1][first_run.result["winner"]].info.run_id
+
+
+def test_the_registered_scorer_knows_what_it_has_seen(first_run: Any) -> None:
+    description = read_description(scorer_folder(first_run.home.tracking_uri, f"models:/{MODEL}/1"))
+    index = first_run.step("sort-data") / "index"
+    seen = {clip.sha256 for split in ("train", "val") for clip in read_split(index, split)}
+    assert set(description.seen_clips) == seen
+    assert not seen & {clip.sha256 for clip in read_split(index, "test")}
+    assert description.data_digest == first_run.result["data"]["digest"]
+
+
+def test_pyfunc_library_and_command_line_agree(
+    first_run: Any, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import mlflow.pyfunc
+
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(first_run.home.folder))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # loading a model puts its own code first
+    uri, recording = f"models:/{MODEL}/1", tiny_corpus / "audio" / "c020.wav"
+    silent = tmp_path / "broken.wav"
+    silent.write_bytes(b"no audio")
+    scored = load_scorer(scorer_folder(first_run.home.tracking_uri, uri)).score(recording)
+    model = mlflow.pyfunc.load_model(uri)
+    rows = model.predict(pd.DataFrame({"audio": [recording.read_bytes(), silent.read_bytes()]}))
+    assert list(rows.columns) == ["score", "lo", "hi", "raw", "seconds", "error"]
+    good, bad = rows.to_dict("records")
+    assert (good["score"], good["lo"], good["hi"]) == pytest.approx((scored.score, *scored.interval), abs=1e-4)
+    assert good["raw"] == pytest.approx(scored.raw, abs=1e-6)
+    assert pd.isna(good["error"])
+    assert pd.isna(bad["score"])
+    assert "cannot be decoded" in bad["error"]
+    said = CliRunner().invoke(app, ["score", str(recording), "--model", uri, "--json"])
+    assert said.exit_code == 0
+    document = json.loads(said.stdout)
+    assert document["model"] == uri
+    assert document["results"][0]["score"] == pytest.approx(scored.score, abs=1e-4)
+    assert document["results"][0]["raw"] == pytest.approx(scored.raw, abs=1e-6)
+
+
+def test_models_lists_what_was_registered(second_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(second_run.home.folder))
+    said = CliRunner().invoke(app, ["models", "--json"])
+    rows = json.loads(said.stdout)
+    assert [(row["name"], row["version"], row["aliases"]) for row in rows] == [
+        (MODEL, 2, ["challenger"]),
+        (MODEL, 1, ["champion"]) if "champion" in rows[1]["aliases"] else (MODEL, 1, []),
+    ]
+    assert {"plan", "decision", "test_spearman", "data_digest"} <= set(rows[0])
+    table = CliRunner().invoke(app, ["models"], env={"COLUMNS": "200"}).stdout
+    assert f"{MODEL} v2" in table
+
+
+def test_a_second_run_reuses_every_feature(second_run: Any) -> None:
+    log = (second_run.folder / "logs" / "04-extract_features.log").read_text(encoding="utf-8")
+    assert "features: 45 of 45 clips reused from the store, 0 to extract" in log
+    assert "features: 45 of 45 clips reused" in second_run.err
+
+
+def test_a_second_run_has_the_same_splits_and_scores(first_run: Any, second_run: Any) -> None:
+    for split in ("train", "val", "test"):
+        first, second = (read_split(run.step("sort-data") / "index", split) for run in (first_run, second_run))
+        assert first == second
+    table = Path("evaluation") / "predictions.csv"
+    first, second = (read_predictions(run.step("evaluate-scorers") / table) for run in (first_run, second_run))
+    assert [(row.sha256, row.plan) for row in first] == [(row.sha256, row.plan) for row in second]
+    assert [row.predicted for row in first] == pytest.approx([row.predicted for row in second], abs=1e-3)
+    assert first_run.result["data"] == second_run.result["data"]
+    assert first_run.result["run_id"] != second_run.result["run_id"]
+
+
+def test_an_equal_challenger_does_not_replace_the_champion(second_run: Any) -> None:
+    decision = second_run.result["decision"]
+    assert not decision["promoted"]
+    assert decision["reason"].startswith("challenger and champion are equal: the same predictions on ")
+    assert (decision["delta"], decision["lo"], decision["hi"]) == (0.0, 0.0, 0.0)
+    assert second_run.result["registered"] == {"name": MODEL, "version": 2, "aliases": ["challenger"]}
+    champion = version_by_alias(connect(second_run.home.tracking_uri), MODEL, "champion")
+    assert champion is not None
+    assert champion.version == 1
+    assert version_of(connect(second_run.home.tracking_uri), MODEL, 2).tags["compared_with"] == "v1"
+
+
+def test_a_required_promotion_that_did_not_come_is_a_refusal(second_run: Any) -> None:
+    assert second_run.code == 1
+    assert second_run.err.rstrip().splitlines()[-1] == f"not promoted: {second_run.result['decision']['reason']}"

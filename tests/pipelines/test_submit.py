@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audioscore.config import SMALL, load_config
+from pipelines import submit
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "80")  # a sentence is one line however narrow the terminal
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--set", "training.epoch=3", "--data", "."], "training.epoch: Extra inputs are not permitted"),
+        (["--set", "nonsense"], "--set nonsense: expected a.b=value"),
+        ([], "no data: pass --data FOLDER (or s3://…, or a git repository with @REV), or set data.uri."),
+        (["--data", "gone"], "gone: no such folder. Give a folder, s3://BUCKET/PREFIX, or a git repository with DVC "
+            "data: [git+]URL_OR_PATH@REV[#FOLDER]."),
+        (["--data", "gone[red]"], "gone[red]: no such folder."),
+        (["--config", "gone.yaml"], "gone.yaml: no such configuration."),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_sentence_and_leaves_nothing(
+    arguments: list[str], sentence: str, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit.main(arguments) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.startswith("error: ")
+    assert sentence in streams.err
+    assert streams.err.count("\n") == 1
+    assert not own_home.exists()
+
+
+def test_an_unknown_option_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        submit.main(["--on", "the moon"])
+    assert ended.value.code == 2
+    assert "invalid choice: 'the moon'" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_would_run(
+    tiny_corpus: Path, own_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_corpus.parent)
+    options = ["--data", tiny_corpus.name, "--set", "training.epochs=4", "--dry-run", "--require-promotion"]
+    assert submit.main([*options, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    overrides = ["training.epochs=4", f"data.uri={json.dumps(str(tiny_corpus))}"]
+    assert document["config"] == load_config(SMALL, overrides).model_dump(mode="json")
+    assert (document["dry_run"], document["home"]) == (True, str(own_home))
+    assert submit.main(options) == 0
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert f"would run 3 plans on {tiny_corpus}; nothing was run." in streams.err
+    assert not own_home.exists()
+
+
+@pytest.mark.parametrize("value", ["s3://bucket/corpus", "git+https://host/songs@v1", "team/songs@main"])
+def test_an_address_is_not_taken_for_a_folder(value: str) -> None:
+    assert submit._data_uri(value) == value
+
+
+@pytest.mark.parametrize(("promoted", "required", "code"), [(False, False, 0), (False, True, 1), (True, True, 0)])
+def test_a_promotion_counts_only_where_it_is_required(
+    promoted: bool, required: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = {"decision": {"promoted": promoted, "reason": "challenger and champion are [equal]"}}
+    monkeypatch.setattr(submit, "run", lambda *_: result)
+    assert submit.main(["--json", *["--require-promotion"] * required]) == code
+    streams = capsys.readouterr()
+    assert json.loads(streams.out) == result
+    assert streams.err == ("not promoted: challenger and champion are [equal]\n" if code else "")
+
+
+def test_too_many_rejected_clips_stop_the_run(
+    first_run: Any, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(first_run.home.folder))
+    before = set(first_run.home.runs.iterdir())
+    assert submit.main([*arguments, "--set", "validation.max_rejected_share=0.01"]) == 1
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert "Traceback" not in streams.err
+    (error,) = [line for line in streams.err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: data gate: 3 of 48 clips")
+    assert streams.err.rstrip().endswith(error)
+    (folder,) = set(first_run.home.runs.iterdir()) - before
+    logs = sorted(path.name for path in (folder / "logs").iterdir())
+    assert logs == ["01-fetch_data.log", "02-validate_data.log"]
+    (page,) = folder.glob("steps/*/validate-data/report")
+    assert str(page) in error
+    assert "audio/c007.wav" in page.read_text(encoding="utf-8")

@@ -1,0 +1,56 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audioscore.config import DEMO, SMALL, load_config
+from audioscore.home import Home
+from pipelines.summary import next_commands, print_summary
+
+SPEARMAN = {"value": 0.51234, "lo": 0.3, "hi": 0.7}
+RESULT: dict[str, Any] = {
+    "data": {"clips": 45, "train": 25, "val": 8, "test": 12, "rejected": 3},
+    "plans": {
+        "baseline": {"spearman": SPEARMAN, "mae": {"value": 7.25, "lo": None, "hi": None}},
+        "hybrid": {"spearman": {"value": None, "lo": None, "hi": None}},
+    },
+    "controls": {"seconds": {"spearman": {"value": -0.1, "lo": -0.3, "hi": 0.1}}},
+    "comparison": {"delta": 0.05, "lo": -0.01, "hi": 0.11},
+    "winner": "hybrid",
+    "decision": {"promoted": False, "reason": "difference [bold] not shown"},
+    "registered": {"name": "singers", "version": 4, "aliases": ["challenger"]},
+    "warnings": ["2 singers [unknown] are left out"],
+    "report": "/home/[old]/report.html",
+}
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", "160")
+    print_summary(RESULT, load_config(SMALL), Home(Path("/home/state")), 90.0)
+    return capsys.readouterr().out
+
+
+def test_figures_have_their_intervals(said: str) -> None:
+    assert "45 clips (25 train, 8 validation, 12 test), 3 rejected. Test figures with 95% intervals" in said
+    rows = {line.split("  ")[0]: line for line in said.splitlines()}
+    assert rows["Spearman"].split("  ")[-1].strip() == "-"
+    assert "0.512 (0.300, 0.700)" in rows["Spearman"]
+    assert "7.250" in rows["MAE (points)"]
+    assert "-0.100 (-0.300, 0.100)" in rows["seconds"]
+    assert "B - A: +0.050 (-0.010, +0.110) Spearman on the same clips. Winner on validation: hybrid." in said
+
+
+def test_a_name_in_brackets_is_no_markup(said: str) -> None:
+    assert "Not promoted: difference [bold] not shown. Registered as singers v4 (challenger)." in said
+    assert "note: 2 singers [unknown] are left out" in said
+    assert "Report: /home/[old]/report.html" in said
+    assert "Finished in 1.5 minutes." in said
+
+
+def test_the_next_commands_fit_the_workspace() -> None:
+    place = Home(Path("/home/state"))
+    score, interface = next_commands(load_config(SMALL), place)
+    assert score.endswith("score RECORDING")
+    assert interface.endswith("--backend-store-uri sqlite:////home/state/mlflow.db")
+    assert next_commands(load_config(DEMO), place)[0].endswith("score data/audio/c0001.m4a")
