@@ -55,7 +55,7 @@ def sung(score: float, pitch: float, seconds: float, source: str, rng: np.random
     noise = rng.normal(0, 1, len(time))
     room = 0.02 * np.cumsum(rng.normal(0, 1, len(time))) / 150 if source == "ktv" else 0.0
     wave = voice + 0.8 * fault * noise + room
-    return (0.08 * wave / np.sqrt(np.mean(wave**2))).astype(np.float32)
+    return np.asarray(0.08 * wave / np.sqrt(np.mean(wave**2)), dtype=np.float32)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ In: a table with a column `audio` of file bytes. Out: one row each with score, l
 """
 
 from pathlib import Path
-from typing import Any, no_type_check
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -23,8 +23,7 @@ class ScorerModel(PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         self.scorer = load_scorer(Path(context.artifacts["scorer"]))
 
-    @no_type_check  # MLflow would take the annotations for a schema, and warn of those it does not know
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Shape: N rows with a column `audio` -> N rows."""
         rows = [self._row(bytes(audio)) for audio in model_input["audio"]]
         return pd.DataFrame(rows, columns=COLUMNS)

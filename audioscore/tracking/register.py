@@ -34,7 +34,7 @@ from audioscore.tracking.registry import (
     version_by_alias,
     version_of,
 )
-from audioscore.tracking.runs import flatten, log_plan
+from audioscore.tracking.runs import PARAM_CHARACTERS, flatten, log_plan
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -171,7 +171,7 @@ def _log_runs(
     parameters = flatten(config.model_dump(mode="json"))
     parent = str(client.create_run(experiment, run_name=provenance.run_id, tags={**tags, "winner": winner}).info.run_id)
     for name, value in parameters.items():
-        client.log_param(parent, name, str(value))
+        client.log_param(parent, name, str(value)[:PARAM_CHARACTERS])
     for path in files:
         client.log_artifact(parent, str(path))
     runs: dict[str, str] = {

@@ -99,7 +99,10 @@ def save_campplus(model: nn.Module, folder: Path, *, dim: int = 192, name: str =
 def train_muq(
     model: Any, waves: Sequence[Wave], *, steps: int, batch: int = 12, rate: float = 5e-4, seed: int = 0
 ) -> None:
-    """MuQ's own objective: guess the tokens of masked frames. Shape: each wave [T] at 24 kHz, equal T, a multiple of 960."""
+    """MuQ's own objective: guess the tokens of masked frames.
+
+    Shape: each wave [T] at 24 kHz, T equal and a multiple of 960 (one frame).
+    """
     torch.manual_seed(seed)
     audio = torch.from_numpy(np.stack(waves))
 

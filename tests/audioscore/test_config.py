@@ -167,4 +167,4 @@ def test_a_byte_order_mark_is_no_fault(write: Any) -> None:
 def test_a_configuration_does_not_change_once_read() -> None:
     config = Config.model_validate({"encoders": ENCODERS})
     with pytest.raises(ValidationError, match="frozen"):
-        config.training.epochs = 3
+        config.training.__setattr__("epochs", 3)

@@ -13,7 +13,7 @@ def test_an_output_is_found_by_step_and_name(tmp_path: Path) -> None:
 
 
 def test_an_output_that_is_not_there_once_is_a_fault(tmp_path: Path) -> None:
-    with pytest.raises(StepFailed, match="step sort_data left 0 outputs named index under .*; expected 1"):
+    with pytest.raises(StepFailed, match=r"step sort_data left 0 outputs named index under .*; expected 1"):
         output_of(tmp_path, "sort_data", "index")
     for run in ("a", "b"):
         (tmp_path / run / "sort-data" / "index").mkdir(parents=True)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from audioscore.config import SMALL, load_config
+from audioscore.data.storage import ACCEPTED
 from pipelines import submit
 
 
@@ -21,8 +22,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--set", "training.epoch=3", "--data", "."], "training.epoch: Extra inputs are not permitted"),
         (["--set", "nonsense"], "--set nonsense: expected a.b=value"),
         ([], "no data: pass --data FOLDER (or s3://…, or a git repository with @REV), or set data.uri."),
-        (["--data", "gone"], "gone: no such folder. Give a folder, s3://BUCKET/PREFIX, or a git repository with DVC "
-            "data: [git+]URL_OR_PATH@REV[#FOLDER]."),
+        (["--data", "gone"], f"gone: no such folder. Give {ACCEPTED}."),
         (["--data", "gone[red]"], "gone[red]: no such folder."),
         (["--config", "gone.yaml"], "gone.yaml: no such configuration."),
     ],
@@ -90,7 +90,7 @@ def test_too_many_rejected_clips_stop_the_run(
     assert streams.out == ""
     assert "Traceback" not in streams.err
     (error,) = [line for line in streams.err.splitlines() if line.startswith("error: ")]
-    assert error.startswith("error: data gate: 3 of 48 clips")
+    assert error.startswith("error: data gate: 3 of 48 rows are rejected")
     assert streams.err.rstrip().endswith(error)
     (folder,) = set(first_run.home.runs.iterdir()) - before
     logs = sorted(path.name for path in (folder / "logs").iterdir())

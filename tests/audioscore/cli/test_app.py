@@ -72,9 +72,7 @@ def test_scoring_without_a_model_is_wrong_usage(
     assert streams.err.count("\n") == 1
 
 
-def test_an_unknown_option_is_wrong_usage(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_option_is_wrong_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["score", "--loud", "a.wav"], monkeypatch) == 2
     assert "--loud" in capsys.readouterr().err
 
@@ -96,7 +94,20 @@ def test_an_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch, capsys: 
         (["run"], ["--on", "local"]),
         (
             ["run", "--config", "c.yaml", "--data", "d", "--set", "a=1", "--set", "b=2", "--dry-run", "--json"],
-            ["--on", "local", "--config", "c.yaml", "--data", "d", "--dry-run", "--set", "a=1", "--set", "b=2", "--json"],
+            [
+                "--on",
+                "local",
+                "--config",
+                "c.yaml",
+                "--data",
+                "d",
+                "--dry-run",
+                "--set",
+                "a=1",
+                "--set",
+                "b=2",
+                "--json",
+            ],
         ),
         (["run", "--require-promotion"], ["--on", "local", "--require-promotion"]),
     ],

@@ -15,7 +15,10 @@ from audioscore.cli.app import app
 from audioscore.errors import DataError, UsageError
 
 KEYS = {"valid", "clips", "accepted", "rejected", "expectations", "report"}
-GATE = "validation:\n  min_clips: 5\n  max_rejected_share: {share}\nencoders:\n  muq: {{source: m}}\n  campplus: {{source: c}}\n"
+GATE = """
+validation: {{min_clips: 5, max_rejected_share: {share}}}
+encoders: {{muq: {{source: m}}, campplus: {{source: c}}}}
+"""
 
 
 @pytest.fixture
@@ -86,6 +89,30 @@ def test_a_folder_without_labels_is_wrong_input(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="empty") as fault:
         validate(tmp_path / "empty")
     assert fault.value.exit_code == 2
+
+
+def test_sorting_writes_the_index_and_remembers_the_splits(folder: Path) -> None:
+    config = folder.parent / "gate.yaml"
+    config.write_text(GATE.format(share=0.2), encoding="utf-8")
+    options = ["data", "sort", str(folder), "--config", str(config)]
+    said = CliRunner().invoke(app, options, catch_exceptions=False)
+    assert said.exit_code == 0
+    assert [line.split()[0] for line in said.stdout.splitlines()] == ["train", "val", "test"]
+    assert sum(int(line.split()[1]) for line in said.stdout.splitlines()) == 8
+    splits = (folder / "splits.json").read_bytes()
+    assert {path.name for path in (folder / "index").iterdir()} == {"train.json", "val.json", "test.json"}
+    assert CliRunner().invoke(app, options, catch_exceptions=False).stdout == said.stdout
+    assert (folder / "splits.json").read_bytes() == splits
+
+
+def test_columns_and_singers_may_be_named(folder: Path) -> None:
+    labels = folder / "labels.csv"
+    text = labels.read_text(encoding="utf-8")
+    labels.write_text(text.replace("score", "Points", 1).replace("singer_id", "who", 1), encoding="utf-8")
+    code, out = validate(folder, "--map", "score=Points", "--singer-from", r"(c\d\d)", "--json")
+    assert (code, json.loads(out)["accepted"]) == (0, 8)
+    with pytest.raises(UsageError, match="--map score: expected NAME=HEADER, for instance --map score=Points"):
+        validate(folder, "--map", "score")
 
 
 @pytest.fixture

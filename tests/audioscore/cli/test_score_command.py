@@ -11,7 +11,9 @@ from audioscore.errors import ModelError, UsageError
 from audioscore.scoring.checkpoint import load_scorer
 
 
-def test_good_recordings_are_scored_though_one_is_bad(scorer_directory: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+def test_good_recordings_are_scored_though_one_is_bad(
+    scorer_directory: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"not audio")
     good = [tiny_corpus / "audio" / "c001.wav", tiny_corpus / "audio" / "c002.wav"]

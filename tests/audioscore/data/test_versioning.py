@@ -9,7 +9,8 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from audioscore.data.versioning import code_revision, data_files, data_revision, folder_digest
+from audioscore.data import versioning
+from audioscore.data.versioning import code_revision, data_files, data_revision, folder_digest, pull, pull_missing
 from audioscore.errors import DataError
 
 QUIET = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
@@ -130,3 +131,38 @@ def test_the_code_revision_is_the_commit_and_tells_uncommitted_work(tmp_path: Pa
 def test_without_git_the_revision_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert code_revision(tmp_path) == "unknown"
+
+
+@pytest.fixture
+def pulled_records(monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
+    """What `pull` was asked for; nothing is pulled."""
+    asked: list[list[Path]] = []
+    monkeypatch.setattr(versioning, "pull", asked.append)
+    return asked
+
+
+def test_what_is_missing_is_pulled_by_the_record_above_it(tmp_path: Path, pulled_records: list[list[Path]]) -> None:
+    fill(tmp_path, {"encoders.dvc": "outs: []"})
+    said: list[str] = []
+    pull_missing(tmp_path / "encoders" / "muq-small", said.append)
+    assert pulled_records == [[tmp_path / "encoders.dvc"]]
+    assert said == ["pulling encoders from the DVC remote"]
+    pull_missing(tmp_path / "encoders", said.append)
+    assert len(pulled_records) == 2
+
+
+def test_what_is_there_or_has_no_record_is_not_pulled(
+    tmp_path: Path, pulled_records: list[list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, {"data.dvc": "outs: []", "data/labels.csv": ""})
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    for path in (tmp_path / "data", tmp_path / "other" / "deep", Path("relative") / "deep"):
+        pull_missing(path, said.append)
+    assert (pulled_records, said) == ([], [])
+
+
+def test_a_record_outside_a_dvc_project_cannot_be_pulled(tmp_path: Path) -> None:
+    fill(tmp_path, {"data.dvc": "outs:\n- md5: 5fd2.dir\n  path: data\n"})
+    with pytest.raises(DataError, match=r"^data\.dvc: cannot be pulled \(.+\)\. Check `dvc remote list`"):
+        pull([tmp_path / "data.dvc"])

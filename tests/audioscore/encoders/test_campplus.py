@@ -43,7 +43,7 @@ def copy(tiny_encoders: Path, tmp_path: Path) -> Path:
 
 
 def weights_of(folder: Path) -> Path:
-    return folder / json.loads((folder / "configuration.json").read_text())["model"]["pretrained_model"]
+    return folder / str(json.loads((folder / "configuration.json").read_text())["model"]["pretrained_model"])
 
 
 def test_a_full_size_cam_hears_what_modelscopes_own_model_hears(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def make_scorer(tiny_encoders: Path) -> MakeScorer:
     }
 
     def make(plan: Plan) -> Scorer:
-        dims = {kind: every[kind].dim for kind in BRANCHES[plan]}
+        dims: dict[str, int] = {kind: every[kind].dim for kind in BRANCHES[plan]}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2)
             head = ScoreHead(dims, width=8, hidden=8, dropout=0.3)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from audioscore.encoders.reference import Kind
 from audioscore.errors import ModelError
 from audioscore.files import sha256_of
 from audioscore.scoring import checkpoint
@@ -151,7 +152,7 @@ def test_a_missing_encoder_is_refused(copy: Path, kind: str, words: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["muq", "campplus"])
-def test_an_encoder_other_than_the_one_it_was_trained_with_is_refused(copy: Path, scorer: Scorer, kind: str) -> None:
+def test_an_encoder_other_than_the_one_it_was_trained_with_is_refused(copy: Path, scorer: Scorer, kind: Kind) -> None:
     references = {name: reference.to_json() for name, reference in scorer.description.encoders.items()}
     references[kind] = {**references[kind], "sha256": "ef" * 32}
     edit(copy, encoders=references)

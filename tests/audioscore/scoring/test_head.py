@@ -14,8 +14,11 @@ BRANCHES: list[tuple[Kind, ...]] = [("muq",), ("campplus",), ("muq", "campplus")
 
 def clips(count: int = 9, *, kinds: tuple[Kind, ...] = ("muq", "campplus"), seed: int = 0) -> list[Features]:
     chance = torch.Generator().manual_seed(seed)
-    shapes = {"muq": lambda i: (3 + 7 * i, DIMS["muq"]), "campplus": lambda _: (DIMS["campplus"],)}
-    return [{kind: torch.randn(shapes[kind](i), generator=chance) for kind in kinds} for i in range(count)]
+
+    def shape(kind: Kind, index: int) -> tuple[int, ...]:
+        return (3 + 7 * index, DIMS["muq"]) if kind == "muq" else (DIMS["campplus"],)
+
+    return [{kind: torch.randn(shape(kind, index), generator=chance) for kind in kinds} for index in range(count)]
 
 
 def make(kinds: tuple[Kind, ...]) -> ScoreHead:

@@ -41,12 +41,13 @@ def test_the_score_is_the_calibrated_raw_output_with_its_interval(scorer: Scorer
 def wave(kind: str) -> NDArray[np.float32]:
     time = np.arange(48_000) / 24_000
     tone = np.sin(2 * np.pi * 220 * time)
-    return {
+    waves = {
         "too short": tone[:12_000] * 0.2,
         "silent": tone * 1e-5,
         "nearly silent": np.where(time < 0.04, tone * 0.2, 0.0),
         "clipped": np.clip(tone * 20, -1, 1),
-    }[kind].astype(np.float32)
+    }
+    return np.asarray(waves[kind], dtype=np.float32)
 
 
 @pytest.mark.parametrize("kind", ["too short", "silent", "nearly silent", "clipped"])

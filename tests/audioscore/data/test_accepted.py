@@ -1,0 +1,79 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from audioscore.config import Config, parse_config
+from audioscore.data.accepted import read_accepted, run_gate, settings_of
+from audioscore.data.versioning import folder_digest
+from audioscore.errors import DataError, GateRefused
+from audioscore.files import sha256_of
+
+
+def config(**validation: object) -> Config:
+    encoders = {"muq": {"source": "m"}, "campplus": {"source": "c"}}
+    return parse_config({"encoders": encoders, "validation": {"min_clips": 3, **validation}})
+
+
+@pytest.fixture
+def folder(tiny_corpus: Path, tmp_path: Path) -> Path:
+    """Six clips of the tiny corpus, one of which is missing."""
+    folder = tmp_path / "data"
+    with (tiny_corpus / "labels.csv").open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.reader(handle))[:7]
+    (folder / "audio").mkdir(parents=True)
+    for row in rows[1:6]:
+        shutil.copyfile(tiny_corpus / row[0], folder / row[0])
+    with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+    return folder
+
+
+def test_what_was_accepted_comes_back_as_it_was_measured(folder: Path, tmp_path: Path) -> None:
+    before = folder_digest(folder)
+    heard: list[tuple[int, int]] = []
+    page = tmp_path / "pages" / "report.html"
+    result = run_gate(folder, tmp_path / "out", page, config(max_rejected_share=0.5), lambda *done: heard.append(done))
+    accepted = read_accepted(tmp_path / "out")
+    assert accepted == result.accepted
+    assert len(accepted) == 5
+    assert heard == [(done, 6) for done in range(1, 7)]
+    for clip in accepted:
+        assert clip.sha256 == sha256_of(folder / clip.audio_file)
+        assert 1.5 <= (clip.seconds or 0) <= 2.0
+    verdict = json.loads((tmp_path / "out" / "validation.json").read_text(encoding="utf-8"))
+    assert (verdict["valid"], verdict["clips"], verdict["accepted"]) == (True, 6, 5)
+    assert verdict["report"] == str(page)
+    assert verdict["rejected"][0]["audio_file"] in page.read_text(encoding="utf-8")
+    assert folder_digest(folder) == before
+
+
+def test_a_gate_that_says_no_leaves_its_page_behind(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    with pytest.raises(GateRefused) as refused:
+        run_gate(folder, tmp_path / "out", page, config(max_rejected_share=0.1))
+    sentence = str(refused.value)
+    assert sentence.startswith("data gate: 1 of 6 rows are rejected (17%)")
+    assert sentence.endswith(f"The report names every rejected clip: {page}")
+    assert refused.value.exit_code == 1
+    assert page.is_file()
+    assert json.loads((tmp_path / "out" / "validation.json").read_text(encoding="utf-8"))["valid"] is False
+    assert len(read_accepted(tmp_path / "out")) == 5
+
+
+def test_a_validation_that_did_not_finish_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no clips\.json; validation did not finish\. Run it again\."):
+        read_accepted(tmp_path)
+
+
+def test_the_gates_settings_are_the_configurations() -> None:
+    values = config(min_clips=7, max_rejected_share=0.3, min_seconds=2.0, max_seconds=9.0, allowed_sources=["ktv"])
+    data = {"column_map": {"score": "points"}, "singer_from": "(.*)_"}
+    values = parse_config({**values.model_dump(), "data": data})
+    settings = settings_of(values)
+    assert (settings.min_clips, settings.max_rejected_share, settings.sources) == (7, 0.3, ("ktv",))
+    assert (settings.limits.min_seconds, settings.limits.max_seconds) == (2.0, 9.0)
+    assert (settings.column_map, settings.singer_from) == ({"score": "points"}, "(.*)_")
+    assert settings_of(config()).sources == ()

@@ -1,0 +1,133 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from audioscore.config import EvaluationSection
+from audioscore.data.clips import Clip
+from audioscore.data.index import write_index
+from audioscore.encoders.extract import Extraction, features_of, write_extraction
+from audioscore.encoders.reference import EncoderReference, Kind
+from audioscore.encoders.store import FeatureStore
+from audioscore.errors import DataError
+from audioscore.evaluation.predict import evaluate_plans, predict_clips, read_evaluation, validation_by_plan
+from audioscore.scoring.calibration import Calibration
+from audioscore.scoring.checkpoint import load_head, save_scorer
+from audioscore.scoring.head import ScoreHead, raw_outputs
+from audioscore.scoring.scorer import BRANCHES, Description, Plan
+from audioscore.scoring.trained import TrainedPlan, write_trained
+
+DIMS: dict[Kind, int] = {"muq": 6, "campplus": 4}
+# Named by hub id, so that no encoder has to be embedded: only heads run here.
+ENCODERS: dict[Kind, EncoderReference] = {
+    "muq": EncoderReference("muq", "team/muq", "v1", "a" * 64, 2),
+    "campplus": EncoderReference("campplus", "team/campplus", "v1", "b" * 64),
+}
+SETTINGS = EvaluationSection(resamples=100)
+
+
+def clip(number: int) -> Clip:
+    return Clip(f"audio/{number:02d}.wav", 60.0 + number, f"s{number % 6}", "song", "ktv", sha256=f"{number:064x}")
+
+
+SPLITS = {
+    "train": [clip(number) for number in range(8)],
+    "val": [clip(number) for number in range(8, 16)],
+    "test": [clip(number) for number in range(16, 30)],
+}
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    for split, clips in SPLITS.items():
+        write_index(tmp_path / "sorted" / "index" / f"{split}.json", [clips[::-1]])
+    return tmp_path / "sorted"
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> Path:
+    """An extraction folder whose store holds random features."""
+    store, generator = FeatureStore(tmp_path / "store"), torch.Generator().manual_seed(3)
+    clips = [one for listed in SPLITS.values() for one in listed]
+    for number, one in enumerate(clips):
+        store.put(ENCODERS["muq"], str(one.sha256), torch.randn(5 + number % 4, DIMS["muq"], generator=generator))
+        store.put(ENCODERS["campplus"], str(one.sha256), torch.randn(DIMS["campplus"], generator=generator))
+    write_extraction(Extraction(store.root, ENCODERS, len(clips), 0, len(clips), 0.0), {}, tmp_path / "features")
+    return tmp_path / "features"
+
+
+def trained_plan(folder: Path, plan: Plan, seeds: tuple[int, ...] = (1, 2)) -> TrainedPlan:
+    """Untrained heads in the form that training leaves."""
+    dims = {str(kind): DIMS[kind] for kind in BRANCHES[plan]}
+    for seed in seeds:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = ScoreHead(dims, width=4, hidden=4, dropout=0.5)
+        description = Description(
+            plan, seed, {kind: ENCODERS[kind] for kind in BRANCHES[plan]},
+            {"dims": dims, "width": 4, "hidden": 4, "dropout": 0.5},
+            Calibration((-1.0, 1.0), (60.0, 90.0), 4.0), (), "0.dir", "unknown",
+        )  # fmt: skip
+        save_scorer(head, description, {}, folder / plan / f"seed-{seed}")
+    validation = {seed: 0.5 + 0.1 * seed for seed in seeds}
+    trained = TrainedPlan(plan, folder / plan, seeds[-1], validation, {seed: [] for seed in seeds}, 10, ("w",))
+    write_trained(trained)
+    return trained
+
+
+def test_every_clip_is_predicted_by_every_seed_of_every_plan(tmp_path: Path, index: Path, features: Path) -> None:
+    plans = [trained_plan(tmp_path, plan) for plan in ("baseline", "hybrid")]
+    done = evaluate_plans([one.folder for one in plans], index, features, tmp_path / "out", SETTINGS)
+    rows = done.predictions
+    assert len(rows) == 2 * 2 * 30
+    assert {(row.plan, row.seed) for row in rows} == {(p, s) for p in ("baseline", "hybrid") for s in (1, 2)}
+    assert {row.audio_file for row in rows if row.split == "test"} == {one.audio_file for one in SPLITS["test"]}
+    again = read_evaluation(tmp_path / "out")
+    assert again.predictions == rows
+    assert again.figures == json.loads(json.dumps(done.figures))
+    assert done.figures["plans"]["baseline"]["seed"] == 2
+
+
+def test_a_row_is_the_scorers_answer(tmp_path: Path, features: Path) -> None:
+    trained = trained_plan(tmp_path, "hybrid")
+    heard = features_of(SPLITS["test"], ENCODERS, BRANCHES["hybrid"], FeatureStore(tmp_path / "store"))
+    rows = predict_clips(trained, 1, "test", SPLITS["test"], heard)
+    folder = tmp_path / "hybrid" / "seed-1"
+    shape = Description("hybrid", 1, {}, {"dims": {"muq": 6, "campplus": 4}, "width": 4, "hidden": 4, "dropout": 0.5},
+                        Calibration((0.0, 1.0), (0.0, 1.0), 0.0), (), "", "")  # fmt: skip
+    raw = raw_outputs(load_head(folder, shape), heard)
+    assert [row.raw for row in rows] == pytest.approx(list(raw))
+    expected = np.clip(75 + 15 * raw, 0, 100)  # the calibration is the line through (-1, 60) and (1, 90)
+    assert [row.predicted for row in rows] == pytest.approx(list(expected))
+    assert [(row.lo, row.hi) for row in rows] == [
+        (pytest.approx(max(0, value - 4)), pytest.approx(min(100, value + 4))) for value in expected
+    ]
+    first, one = rows[0], SPLITS["test"][0]
+    assert (first.sha256, first.audio_file, first.singer_id, first.song_id, first.source, first.score) == (
+        one.sha256, one.audio_file, one.singer_id, one.song_id, one.source, one.score,
+    )  # fmt: skip
+
+
+def test_a_plan_given_twice_is_refused(tmp_path: Path, index: Path, features: Path) -> None:
+    folder = trained_plan(tmp_path, "baseline").folder
+    with pytest.raises(DataError, match=r"plans must be different to be compared; got \['baseline', 'baseline'\]"):
+        evaluate_plans([folder, folder], index, features, tmp_path / "out", SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_test_split_is_refused(tmp_path: Path, index: Path, features: Path) -> None:
+    folder = trained_plan(tmp_path, "baseline").folder
+    write_index(index / "index" / "test.json", [[replace(clip(40), score=None)]])
+    with pytest.raises(DataError, match="the test split holds no scored clip"):
+        evaluate_plans([folder], index, features, tmp_path / "out", SETTINGS)
+
+
+def test_only_candidates_may_win() -> None:
+    plans = [
+        TrainedPlan("campplus_only", Path(), 1, {1: 0.9}, {}, 0, ()),
+        TrainedPlan("baseline", Path(), 2, {1: 0.4, 2: 0.6}, {}, 0, ()),
+    ]
+    assert validation_by_plan(plans, ("baseline", "hybrid")) == {"baseline": [0.4, 0.6]}

@@ -1,0 +1,44 @@
+"""The registered model's behaviour beside its scorer; the loading by MLflow is part of the end-to-end test."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from audioscore.errors import AudioError
+from audioscore.scoring.scorer import ScoredClip
+from audioscore.tracking import pyfunc_scorer
+from audioscore.tracking.pyfunc_scorer import COLUMNS, ScorerModel
+
+
+class Scorer:
+    """Stands in for a scorer: bytes of a length score their length."""
+
+    def score(self, audio: bytes) -> ScoredClip:
+        if not audio:
+            raise AudioError("the recording: the file is empty (0 bytes).")
+        return ScoredClip(60.0 + len(audio), (55.0, 95.0), 0.5, 2.0)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> ScorerModel:
+    monkeypatch.setattr(pyfunc_scorer, "load_scorer", lambda folder: Scorer())
+    model = ScorerModel()
+    model.load_context(SimpleNamespace(artifacts={"scorer": "folder"}))
+    return model
+
+
+def test_one_row_a_recording_in_order(model: ScorerModel) -> None:
+    rows = model.predict(None, pd.DataFrame({"audio": [b"abc", b"", bytearray(b"a")]}))
+    assert list(rows.columns) == COLUMNS == ["score", "lo", "hi", "raw", "seconds", "error"]
+    first, empty, last = rows.to_dict("records")
+    assert [first[name] for name in COLUMNS[:5]] == [63.0, 55.0, 95.0, 0.5, 2.0]
+    assert last["score"] == 61.0
+    assert pd.isna(first["error"])
+    assert empty["error"] == "the recording: the file is empty (0 bytes)."
+    assert all(pd.isna(empty[name]) for name in COLUMNS[:5])
+
+
+def test_no_recordings_give_no_rows(model: ScorerModel) -> None:
+    rows = model.predict(None, pd.DataFrame({"audio": []}))
+    assert (list(rows.columns), len(rows)) == (COLUMNS, 0)

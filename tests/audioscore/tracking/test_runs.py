@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from audioscore.scoring.trained import TrainedPlan
+from audioscore.tracking.connection import connect
+from audioscore.tracking.runs import PARAM_CHARACTERS, flatten, log_plan
+
+CURVE = [{"epoch": epoch, "train_loss": 1.0 / (epoch + 1), "val_spearman": 0.1 * epoch} for epoch in range(3)]
+FIGURES = {
+    "seed": 2,
+    "spearman": {"value": 0.5, "lo": 0.25, "hi": 0.75},
+    "mae": {"value": 4.0, "lo": None, "hi": None},
+    "kendall": {"value": None, "lo": None, "hi": None},
+    "bands": {"80-85": {"value": 1.0}},
+}
+
+
+def test_sections_become_dotted_keys() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": None}, "e": [{"f": 2}], "g": {}}) == {
+        "a.b.c": 1,
+        "a.d": None,
+        "e": [{"f": 2}],
+    }
+
+
+def test_a_plan_is_logged_with_figures_curves_and_files(tracking_uri: str, tmp_path: Path) -> None:
+    client = connect(tracking_uri)
+    experiment = client.get_experiment_by_name("singers").experiment_id
+    parent = client.create_run(experiment).info.run_id
+    trained = TrainedPlan("hybrid", tmp_path, 2, {1: 0.4, 2: 0.6}, {1: CURVE, 2: CURVE[:2]}, 321, ("mlp.weight", "b"))
+    file = tmp_path / "predictions.csv"
+    file.write_text("a table", encoding="utf-8")
+    parameters = {"training.epochs": 3, "data.column_map": "x" * (PARAM_CHARACTERS + 1)}
+    run_id = log_plan(client, experiment, parent, trained, FIGURES, parameters, {"code_rev": "12ab"}, [file])
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "hybrid"
+    tags = run.data.tags
+    assert (tags["mlflow.parentRunId"], tags["plan"], tags["code_rev"]) == (parent, "hybrid", "12ab")
+    assert tags["trainable"] == "mlp.weight, b"
+    params = run.data.params
+    assert (params["plan"], params["seed"], params["head_parameters"]) == ("hybrid", "2", "321")
+    assert (params["training.epochs"], len(params["data.column_map"])) == ("3", PARAM_CHARACTERS)
+    test_figures = {name: value for name, value in run.data.metrics.items() if name.startswith("test_")}
+    assert test_figures == {"test_spearman": 0.5, "test_spearman_lo": 0.25, "test_spearman_hi": 0.75, "test_mae": 4.0}
+    assert run.data.metrics["val_spearman_seed_1"] == 0.4
+    history = client.get_metric_history(run_id, "curve_train_loss_seed_1")
+    assert [(point.step, point.value) for point in history] == [
+        (epoch, pytest.approx(1 / (epoch + 1))) for epoch in range(3)
+    ]
+    assert len(client.get_metric_history(run_id, "curve_val_spearman_seed_2")) == 2
+    assert [entry.path for entry in client.list_artifacts(run_id)] == ["predictions.csv"]
