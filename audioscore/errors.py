@@ -1,5 +1,7 @@
 """What can go wrong for a user. Every message says what failed, which item, what was found, and what to do."""
 
+FAULT_EXIT_CODE = 70  # EX_SOFTWARE: a fault in the program, which none of the documented codes may mean
+
 
 class AudioscoreError(Exception):
     """A fault the user can mend: one clear sentence, printed without a traceback."""

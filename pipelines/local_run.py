@@ -38,7 +38,7 @@ class LocalRun:
 class StepFailed(AudioscoreError):
     """A step stopped for a reason that is not the user's: a fault in the program."""
 
-    exit_code = 70  # EX_SOFTWARE: none of the documented answers
+    exit_code = errors.FAULT_EXIT_CODE
 
 
 def run_locally(arguments: dict[str, Any], folder: Path, console: Console) -> LocalRun:

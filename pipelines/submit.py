@@ -20,7 +20,7 @@ from rich.markup import escape
 from audioscore.config import DEMO, SMALL, Config, load_config
 from audioscore.data.storage import ACCEPTED
 from audioscore.data.versioning import code_revision, pull_missing
-from audioscore.errors import AudioscoreError, DataError, UsageError
+from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError
 from audioscore.files import read_json, write_json, write_text
 from audioscore.home import home
 from pipelines.local_run import output_of, run_locally
@@ -28,7 +28,7 @@ from pipelines.steplog import steps_table
 from pipelines.summary import print_summary
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-GATE_SAID_NO = 1
+GATE_SAID_NO, INTERRUPTED = 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AudioscoreError as fault:
         console.print(f"[red]error:[/red] {escape(str(fault))}", highlight=False, soft_wrap=True)
         return fault.exit_code
+    except KeyboardInterrupt:
+        console.print("interrupted; what was extracted is kept, and the next run reuses it")
+        return INTERRUPTED
+    except Exception:
+        # Python's own code for this is 1, which here means that a gate said no.
+        console.print_exception()
+        return FAULT_EXIT_CODE
     if options.json:
         json.dump(result, sys.stdout, ensure_ascii=False, indent=2)
         sys.stdout.write("\n")

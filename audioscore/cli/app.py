@@ -3,13 +3,14 @@
 import logging
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from audioscore.cli import config_command, data_command, doctor_command, models_command, score_command
-from audioscore.errors import AudioscoreError
+from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError
 
 app = typer.Typer(
     name="audioscore",
@@ -84,6 +85,10 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)
+    except Exception:
+        # Python's own code for this is 1, which here means that a gate said no.
+        traceback.print_exc()
+        sys.exit(FAULT_EXIT_CODE)
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ def _judge(
     ]
     reasons = [describe(fault) for fault in check.table_faults]
     if share > most:
-        worst = [f"row {one['row']}: {one['reason']}" for one in rejected]
+        worst = [f"row {one['row']}: {one['reason'].rstrip('.')}" for one in rejected]
         reasons.append(
             f"{len(rejected)} of {rows} rows are rejected ({share:.0%}), and at most {most:.0%} may be: "
             f"{shorten(worst, 3)}. Mend the table, or raise max_rejected_share."

@@ -1,7 +1,9 @@
 """From a recording to what the scorer hears: the same few lines in training, evaluation, service and registry."""
 
 import logging
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,6 +19,7 @@ from audioscore.encoders.campplus import CampplusEncoder, load_campplus
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.encoders.store import FeatureStore
+from audioscore.encoders.threads import one_torch_thread
 from audioscore.errors import DataError, ModelError
 from audioscore.files import read_json, sha256_of, write_json
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 2.0
-AHEAD = 8  # recordings decoded ahead of the encoders: enough to keep them fed, few enough to bound memory
+AHEAD = 2  # recordings in hand for each thread: enough to keep it fed, few enough to bound memory
 
 Encoders = Mapping[Kind, MuQEncoder | CampplusEncoder]
 Features = Mapping[Kind, "Tensor"]
@@ -93,9 +96,9 @@ def extract_features(
             todo.append((clip, missing))
     reused = len(clips) - len(todo)
     log.info("features: %d of %d clips reused from the store, %d to extract", reused, len(clips), len(todo))
-    for clip, missing, recording in _decoded(todo, folder):
-        for kind in missing:
-            store.put(encoders[kind].reference, str(clip.sha256), _hear(recording, encoders[kind]))
+    for clip, heard in _extracted(todo, folder, encoders):
+        for kind, feature in heard.items():
+            store.put(encoders[kind].reference, str(clip.sha256), feature)
         computed += 1
         if progress is not None:
             progress(computed, len(todo))
@@ -106,25 +109,29 @@ def extract_features(
     return Extraction(store.root, references, len(clips), reused, computed, time.monotonic() - started)
 
 
-def _decoded(todo: Sequence[tuple[Clip, list[Kind]]], folder: Path) -> Iterator[tuple[Clip, list[Kind], Recording]]:
-    """Decode ahead in threads (PyAV releases the interpreter lock), in order, at most AHEAD at a time."""
+def _extracted(
+    todo: Sequence[tuple[Clip, list[Kind]]], folder: Path, encoders: Encoders
+) -> Iterator[tuple[Clip, Features]]:
+    """Decode and hear clips side by side, one thread a core, in order, at most AHEAD a thread in memory."""
 
-    def load(clip: Clip) -> Recording:
+    def extract(clip: Clip, missing: list[Kind]) -> Features:
         path = folder / clip.audio_file
         recording = decode(path)
         if sha256_of(path) != clip.sha256:
             raise DataError(f"{clip.audio_file}: changed since it was validated. Validate the data again.")
-        return recording
+        return {kind: _hear(recording, encoders[kind]) for kind in missing}
 
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    workers = os.cpu_count() or 1
+    with one_torch_thread(), ThreadPoolExecutor(max_workers=workers) as pool:
         waiting = iter(todo)
-        queue: list[tuple[Clip, list[Kind], Future[Recording]]] = [
-            (clip, missing, pool.submit(load, clip)) for clip, missing in islice(waiting, AHEAD)
-        ]
+        queue: deque[tuple[Clip, Future[Features]]] = deque(
+            (clip, pool.submit(extract, clip, missing)) for clip, missing in islice(waiting, AHEAD * workers)
+        )
         while queue:
-            clip, missing, future = queue.pop(0)
-            queue.extend((*following, pool.submit(load, following[0])) for following in islice(waiting, 1))
-            yield clip, missing, future.result()
+            clip, future = queue.popleft()
+            heard = future.result()
+            queue.extend((clip, pool.submit(extract, clip, missing)) for clip, missing in islice(waiting, 1))
+            yield clip, heard
 
 
 def write_extraction(extraction: Extraction, encoders: Encoders, folder: Path) -> None:

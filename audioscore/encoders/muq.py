@@ -3,13 +3,15 @@
 Source: MuQ, arXiv 2501.01108; package `muq`. Weights OpenMuQ/MuQ-large-msd-iter: CC BY-NC 4.0.
 """
 
+import contextlib
+import io
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audioscore.encoders.reference import EncoderReference, is_folder
 from audioscore.errors import ModelError
-from audioscore.files import read_json, sha256_of
+from audioscore.files import sha256_of
 from audioscore.units import MUQ_RATE
 
 if TYPE_CHECKING:
@@ -100,29 +102,22 @@ def load_muq(source: str, *, layer: int, revision: str | None = None, device: st
 def _read(folder: Path) -> Any:
     """The whole network with its weights, strictly, in eval mode."""
     import random
-    from dataclasses import fields
 
     import torch
-    from safetensors.torch import load_model
 
     from audioscore.encoders.quiet import quiet_imports
 
     with quiet_imports():
         from muq import MuQ
-        from muq.muq.muq import MuQConfig
-    # As MuQ.from_pretrained does, which cannot be used: it writes to stdout, where a command's answer belongs.
-    known = {field.name for field in fields(MuQConfig)}
-    config = MuQConfig(**{key: value for key, value in read_json(folder / "config.json").items() if key in known})
-    for feature in config.features:  # read only once there is audio, which is too late to say that they are missing
-        float(config.stat[f"{feature}_mean"]), float(config.stat[f"{feature}_std"])
-    # Building MuQ seeds Python's `random` and draws from torch's: neither may leak into the caller.
+    # Building MuQ seeds Python's `random` and draws from torch's, and the hub's mixin prints: none of it may leak.
     state = random.getstate()
     try:
-        with torch.random.fork_rng(devices=[]):
-            model = MuQ(config)
+        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+            model = MuQ.from_pretrained(str(folder), strict=True)
     finally:
         random.setstate(state)
-    load_model(model, folder / "model.safetensors", strict=True)
+    for feature in model.config.features:  # else they are missed only once there is audio
+        float(model.config.stat[f"{feature}_mean"]), float(model.config.stat[f"{feature}_std"])
     return model
 
 

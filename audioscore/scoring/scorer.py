@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from audioscore.config import Plan
 from audioscore.data.audio import Recording, Wave, decode
 from audioscore.data.probes import ProbeLimits, probe, refusal
 from audioscore.encoders.extract import Encoders, Features, encode_recording
@@ -14,8 +15,6 @@ from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.errors import AudioError, UsageError
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.head import ScoreHead, raw_outputs
-
-Plan = Literal["baseline", "hybrid", "campplus_only"]
 
 # What each plan hears. A plan that is not in CANDIDATES is a control: trained and reported, never the winner.
 BRANCHES: dict[Plan, tuple[Kind, ...]] = {

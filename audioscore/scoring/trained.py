@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from audioscore.config import Plan
 from audioscore.errors import ModelError
 from audioscore.files import read_json, write_json
-from audioscore.scoring.scorer import Plan
 
 PLAN_FILE = "plan.json"
 

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audioscore.config import Plan
 from audioscore.data.clips import Clip
 from audioscore.data.sort import read_split
 from audioscore.encoders.extract import features_of, read_extraction
 from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.encoders.store import FeatureStore
+from audioscore.encoders.threads import one_torch_thread
 from audioscore.errors import DataError
 from audioscore.scoring.calibration import fit_calibration
 from audioscore.scoring.checkpoint import save_scorer
 from audioscore.scoring.head import raw_outputs
-from audioscore.scoring.scorer import BRANCHES, Description, Plan
+from audioscore.scoring.scorer import BRANCHES, Description
 from audioscore.scoring.trained import TrainedPlan, write_trained
 from audioscore.training.loop import Fit, Fold, fit_head
 
@@ -60,7 +62,8 @@ def train_plan(
         log.info(
             "%s, seed %d: %d clips to train on, %d to validate", plan, seed, len(splits["train"]), len(splits["val"])
         )
-        fit = fits[seed] = fit_head(folds["train"], folds["val"], seed=seed, device=device, **options)
+        with one_torch_thread():
+            fit = fits[seed] = fit_head(folds["train"], folds["val"], seed=seed, device=device, **options)
         raw = raw_outputs(fit.head, folds["val"].features)
         clusters = [clip.singer_id or str(clip.sha256) for clip in splits["val"]]
         description = Description(

@@ -40,7 +40,7 @@ def test_the_demo_differs_from_small_only_in_where_it_lives() -> None:
         if (demo[name][key] if isinstance(demo[name], dict) else demo[name])
         != (small[name][key] if isinstance(small[name], dict) else small[name])
     }
-    assert differing == {"workspace", "data.uri", "registry.model"}
+    assert differing == {"workspace", "data.uri", "registry.model", "split.seed"}
     assert (demo["workspace"], demo["registry"]["model"]) == ("demo", "audioscore-demo")
     assert (small["workspace"], small["registry"]["model"]) == ("", "audioscore")
 
