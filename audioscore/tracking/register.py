@@ -119,7 +119,7 @@ def _decide(
     champion_folder = scorer_folder(tracking_uri, champion.uri) if champion else None
     if champion_folder is not None:
         seen |= set(read_description(champion_folder).seen_clips)
-    fresh = [clip for clip in clips if clip.sha256 not in seen]
+    fresh = sorted((clip for clip in clips if clip.sha256 not in seen), key=report_order)
     return decide(
         rescore(winner.scorer_folder(), fresh, folders),
         None if champion_folder is None else rescore(champion_folder, fresh, folders),
@@ -133,6 +133,11 @@ def _decide(
         resamples=config.evaluation.resamples,
         seed=config.evaluation.seed,
     )
+
+
+def report_order(clip: Clip) -> tuple[str, str]:
+    """The order in which the evaluation lists clips: the same resamples then give the same intervals."""
+    return str(clip.sha256), clip.audio_file
 
 
 def rescore(scorer: Path, clips: Sequence[Clip], folders: RunFolders) -> np.ndarray[Any, np.dtype[np.float64]]:
