@@ -35,8 +35,8 @@ class DataSection(Section):
 class ValidationSection(Section):
     max_rejected_share: Share = 0.1
     min_clips: int = Field(30, ge=3)
-    min_seconds: float = Field(1.0, gt=0)
-    max_seconds: float = Field(3600.0, gt=0)
+    min_seconds: float = Field(1.0, ge=0.25)  # what the encoders' convolutions need
+    max_seconds: float = Field(3600.0, gt=0, le=3600.0)  # what the decoder takes
     allowed_sources: list[str] | None = None
 
 
@@ -69,7 +69,7 @@ class TrainingSection(Section):
     plans: list[Plan] = ["baseline", "hybrid", "campplus_only"]
     seeds: list[int] = Field([1, 2, 3], min_length=1)
     epochs: int = Field(60, ge=1)
-    patience: int = Field(12, ge=1)  # epochs without a better validation Spearman before training stops
+    patience: int = Field(12, ge=1)  # epochs without a better validation figure before training stops
     batch_clips: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
@@ -100,7 +100,6 @@ class RegistrySection(Section):
 class Config(Section):
     """A whole run."""
 
-    workspace: str = ""  # a folder of its own inside $AUDIOSCORE_HOME; empty for the home itself
     data: DataSection = DataSection()
     validation: ValidationSection = ValidationSection()
     split: SplitSection = SplitSection()
@@ -113,7 +112,8 @@ class Config(Section):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML configuration and apply `a.b=value` overrides.
 
-    Folders that start with a dot are relative to the file. Raises UsageError naming each key at fault.
+    Folders that start with a dot are relative to the file, in an override to the working folder. Raises UsageError
+    naming each key at fault.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such configuration. Shipped ones: {_shipped()}.")
@@ -123,9 +123,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise UsageError(f"{path}: not valid YAML ({' '.join(str(fault).split())}).") from fault
     if not isinstance(values, dict):
         raise UsageError(f"{path}: holds a {type(values).__name__}, not sections of keys. See {SMALL.name}.")
+    values = _resolve_folders(values, path.parent)
     for override in overrides:
         _override(values, override)
-    return parse_config(_resolve_folders(values, path.parent), str(path))
+    return parse_config(_resolve_folders(values, Path.cwd()), str(path))
 
 
 def parse_config(values: Mapping[str, Any], name: str = "configuration") -> Config:

@@ -31,6 +31,16 @@ class GateRefused(AudioscoreError):
     exit_code = 1
 
 
+def describe_os_error(fault: OSError) -> str:
+    """One sentence for a file that cannot be read or written.
+
+    >>> describe_os_error(PermissionError(13, "Permission denied", "/srv/report.html"))
+    '/srv/report.html: Permission denied. Check the path, its permissions, and the free space.'
+    """
+    what = fault.filename if fault.filename is not None else "a file"
+    return f"{what}: {fault.strerror or fault}. Check the path, its permissions, and the free space."
+
+
 def shorten(items: list[str], limit: int = 5) -> str:
     """Names for an error message: at most `limit` of them, then how many more.
 

@@ -64,10 +64,14 @@ def read_json(source: Path) -> Any:
     return json.loads(source.read_text(encoding="utf-8-sig"))
 
 
-def sha256_of(source: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with source.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def sha256_of(*sources: Path) -> str:
+    """SHA-256 of the bytes of one file, or of several after one another, in hexadecimal."""
+    digest = hashlib.sha256()
+    for source in sources:
+        with source.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def place(source: Path, target: Path) -> None:

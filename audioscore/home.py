@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEMO_WORKSPACE = "demo"
+MODEL = "audioscore"  # what a run registers, and scoring uses, unless told otherwise
 DEMO_MODEL = "audioscore-demo"  # its own registered name, so that a demo never becomes production's champion
 
 

@@ -20,9 +20,9 @@ from rich.markup import escape
 from audioscore.config import DEMO, SMALL, Config, load_config
 from audioscore.data.storage import ACCEPTED
 from audioscore.data.versioning import code_revision, pull_missing
-from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError
+from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError, describe_os_error
 from audioscore.files import read_json, write_json, write_text
-from audioscore.home import home
+from audioscore.home import home_of_model
 from pipelines.local_run import output_of, run_locally
 from pipelines.steplog import steps_table
 from pipelines.summary import print_summary
@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AudioscoreError as fault:
         console.print(f"[red]error:[/red] {escape(str(fault))}", highlight=False, soft_wrap=True)
         return fault.exit_code
+    except OSError as fault:
+        console.print(f"[red]error:[/red] {escape(describe_os_error(fault))}", highlight=False, soft_wrap=True)
+        return AudioscoreError.exit_code
     except KeyboardInterrupt:
         console.print("interrupted; what was extracted is kept, and the next run reuses it")
         return INTERRUPTED
@@ -76,17 +79,17 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     overrides = list(options.overrides)
     if options.data is not None:
-        overrides.append(f"data.uri={json.dumps(_data_uri(options.data))}")
+        overrides.append(f"data.uri={json.dumps(_data_uri(options.data), ensure_ascii=False)}")
     config = load_config(DEMO if options.demo else options.config, overrides)
     if config.data.uri is None:
         raise UsageError("no data: pass --data FOLDER (or s3://…, or a git repository with @REV), or set data.uri.")
     if options.dry_run:
         return _dry_run(config, console, quiet=options.json)
     for source in (config.encoders.muq.source, config.encoders.campplus.source, config.data.uri):
-        if source.startswith(str(REPOSITORY)):  # only what ships with the repository can be pulled from its store
+        if Path(source).is_relative_to(REPOSITORY):  # only what ships with the repository can be pulled from its store
             pull_missing(Path(source), console.print)
     _check_folder(config.data.uri)
-    place = home(config.workspace)
+    place = home_of_model(config.registry.model)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = place.runs / run_id
     settings = config.model_dump(mode="json", exclude_none=True)  # KFP has no null
@@ -131,7 +134,11 @@ def _dry_run(config: Config, console: Console, *, quiet: bool) -> dict[str, Any]
         console.print_json(config.model_dump_json(exclude_none=True))
         summary = f"would run {len(config.training.plans)} plans on {config.data.uri}; nothing was run."
         console.print(summary, markup=False, highlight=False, soft_wrap=True)
-    return {"dry_run": True, "config": config.model_dump(mode="json"), "home": str(home(config.workspace).folder)}
+    return {
+        "dry_run": True,
+        "config": config.model_dump(mode="json"),
+        "home": str(home_of_model(config.registry.model).folder),
+    }
 
 
 def _check_folder(uri: str) -> None:

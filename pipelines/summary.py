@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from audioscore.home import DEMO_WORKSPACE, Home
+from audioscore.home import DEMO_MODEL, MODEL, Home
 
 if TYPE_CHECKING:
     from audioscore.config import Config
@@ -82,9 +82,11 @@ def controls_table(result: Mapping[str, Any]) -> Table:
 
 def next_commands(config: "Config", place: Home) -> list[str]:
     """Two commands that a newcomer would want now."""
-    recording = "data/audio/c0001.m4a" if config.workspace == DEMO_WORKSPACE else "RECORDING"
+    model = config.registry.model
+    recording = "data/audio/c0001.m4a" if model == DEMO_MODEL else "RECORDING"
+    named = "" if model in (MODEL, DEMO_MODEL) else f" --model models:/{model}@champion"
     return [
-        f".venv/bin/audioscore score {recording}",
+        f".venv/bin/audioscore score {recording}{named}",
         f".venv/bin/mlflow ui --backend-store-uri {place.tracking_uri}",
     ]
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from audioscore.cli import config_command, data_command, doctor_command, models_command, score_command
-from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError
+from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, describe_os_error
 
 app = typer.Typer(
     name="audioscore",
@@ -70,7 +70,12 @@ def _submit(options: list[str], overrides: list[str] | None, *, as_json: bool) -
     for override in overrides or []:
         options += ["--set", override]
     options += ["--json"] * as_json
-    raise typer.Exit(subprocess.run([sys.executable, "-m", "pipelines.submit", *options], check=False).returncode)
+    program = subprocess.Popen([sys.executable, "-m", "pipelines.submit", *options])
+    while True:
+        try:
+            raise typer.Exit(program.wait())
+        except KeyboardInterrupt:
+            continue  # the terminal told the pipeline as well, which tidies up and ends by itself
 
 
 def main() -> None:
@@ -82,9 +87,9 @@ def main() -> None:
         typer.secho("error: ", fg=typer.colors.RED, err=True, nl=False)
         typer.echo(str(fault), err=True)
         sys.exit(fault.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
+    except OSError as fault:
+        typer.echo(f"error: {describe_os_error(fault)}", err=True)
+        sys.exit(AudioscoreError.exit_code)
     except Exception:
         # Python's own code for this is 1, which here means that a gate said no.
         traceback.print_exc()

@@ -62,6 +62,7 @@ def validate(
 @app.command("sort")
 def sort(
     folder: Annotated[Path, typer.Argument(help="Data folder; index/ and splits.json are written into it.")],
+    report: Annotated[Path | None, typer.Option(help="Where to write the gate's HTML page.")] = None,
     config: ConfigOption = None,
     column_map: MapOption = None,
     singer_from: SingerOption = None,
@@ -76,7 +77,7 @@ def sort(
     _require_folder(folder)
     settings = load_config(config or SMALL, reading_overrides(column_map, singer_from))
     with tempfile.TemporaryDirectory() as scratch:
-        run_gate(folder, Path(scratch), Path(scratch) / "report.html", settings)
+        run_gate(folder, Path(scratch), report or Path(scratch) / "report.html", settings)
         splits = sort_folder(folder, Path(scratch), folder, settings.split)
     for name, count in splits.report.splits.items():
         typer.echo(f"{name:<6} {count.clips} clips by {count.singers} singers, {count.songs} songs")

@@ -81,7 +81,7 @@ def check_home() -> list[Finding]:
 
     folder = home().folder
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    writable = os.access(existing, os.W_OK)
+    writable = existing.is_dir() and os.access(existing, os.W_OK)
     free = shutil.disk_usage(existing).free / 2**30
     return [
         Finding("home", writable, str(folder), "" if writable else "Set AUDIOSCORE_HOME to a folder you may write to."),
@@ -97,7 +97,8 @@ def check_encoders() -> list[Finding]:
     encoders = load_config(SMALL).encoders
     findings = []
     for name, source in (("encoder muq", encoders.muq.source), ("encoder campplus", encoders.campplus.source)):
-        here = not is_folder(source) or Path(source).is_dir()
+        needed = "config.json" if name == "encoder muq" else "configuration.json"
+        here = not is_folder(source) or (Path(source) / needed).is_file()
         findings.append(Finding(name, here, source, "" if here else "Run `audioscore data pull` in the repository."))
     return findings
 

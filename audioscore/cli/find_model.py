@@ -6,10 +6,9 @@ from pathlib import Path
 import typer
 
 from audioscore.errors import ModelError, UsageError
-from audioscore.home import DEMO_MODEL, home, home_of_model
+from audioscore.home import DEMO_MODEL, MODEL, home, home_of_model
 from audioscore.tracking.registry import has_champion, scorer_folder
 
-MODEL = "audioscore"
 URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@[^/@]+|/\d+)$")
 
 

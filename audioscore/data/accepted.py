@@ -1,5 +1,6 @@
 """What the gate hands on: the accepted clips as it measured them, its verdict, and its page."""
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from audioscore.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from audioscore.config import Config
+
+log = logging.getLogger(__name__)
 
 CLIPS, VERDICT = "clips.json", "validation.json"
 
@@ -29,9 +32,19 @@ def run_gate(
     write_text(report, render_validation(result, folder))
     write_json(target / VERDICT, result.to_json(str(report)))
     write_json(target / CLIPS, [asdict(clip) for clip in result.accepted])
+    announce(result)
     if not result.valid:
         raise GateRefused(f"data gate: {shorten(result.reasons)} The report names every rejected clip: {report}")
     return result
+
+
+def announce(result: ValidationResult) -> None:
+    """Log what was rejected, and what the gate lets pass but says."""
+    if result.rejected:
+        named = [f"{one['audio_file']} (row {one['row']}): {one['reason'].rstrip('.')}" for one in result.rejected]
+        log.warning("%d of %d rows rejected: %s", len(named), result.clips, shorten(named))
+    for warning in result.warnings:
+        log.warning("%s", warning)
 
 
 def read_accepted(folder: Path) -> list[Clip]:

@@ -24,11 +24,3 @@ class Clip:
     seconds: float | None = None
     level_db: float | None = None  # RMS, dB relative to full scale
     bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two recordings of which people preferred one. There is no 0/1 label whose meaning could flip."""
-
-    better: Clip
-    worse: Clip

@@ -62,6 +62,8 @@ def sort_folder(data: Path, validated: Path, target: Path, section: "SplitSectio
     """
     clips = read_accepted(validated)
     remembered = read_splits(data / SPLITS_FILE).groups if (data / SPLITS_FILE).is_file() else None
+    if remembered is None and target != data:
+        log.warning("splits: new, and not remembered for later data; `audioscore data sort` remembers them")
     splits = assign_splits(clips, val=section.val, test=section.test, seed=section.seed, remembered=remembered)
     for warning in splits.report.warnings:
         log.warning("%s", warning)

@@ -94,17 +94,22 @@ def _git(folder: Path, *arguments: str) -> bytes:
 
 
 def pull_missing(path: Path, say: Callable[[str], object]) -> None:
-    """Where `path` is not there, but it or a folder above it is recorded in a `.dvc` file, pull it from the remote."""
-    if path.exists():
-        return
+    """Pull `path` where it is not there, but it or a folder above it is recorded in a `.dvc` file.
+
+    What is there but differs from its record is left alone, and that is said.
+    """
     for folder in (path, *path.parents):
         if not folder.name:
             return  # the root of the file system, or of a relative path: it has no record
         record = folder.with_name(f"{folder.name}.dvc")
-        if record.is_file():
+        if not record.is_file():
+            continue
+        if not path.exists():
             say(f"pulling {folder.name} from the DVC remote")
             pull([record])
-            return
+        elif folder_digest(folder) != data_revision(folder):
+            say(f"note: {folder.name} is not what {record.name} records; `audioscore data pull` fetches that")
+        return
 
 
 def pull(records: Sequence[Path]) -> int:

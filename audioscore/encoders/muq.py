@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from audioscore.encoders.reference import EncoderReference, is_folder
 from audioscore.errors import ModelError
 from audioscore.files import sha256_of
-from audioscore.units import MUQ_RATE
+from audioscore.units import MUQ_FRAME_HZ, MUQ_RATE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WINDOW_SECONDS = 30.0  # MuQ was trained on 30 s segments; longer recordings are cut into equal windows
 MIN_SAMPLES = MUQ_RATE // 4  # shorter than this leaves too few frames for the convolutions
+SPARE_FRAMES = 8  # windows of one recording differ by a sample, and the convolutions round up
 FILES = ("config.json", "model.safetensors")
 
 
@@ -40,6 +41,8 @@ class MuQEncoder:
             # hidden_states[layer] of the full model has no such norm.
             conformer.layers = conformer.layers[:layer]
             conformer.layer_norm = nn.Identity()
+        if conformer.embed_positions is not None:
+            _fix_positions(conformer, int(model.config.encoder_dim))
         self.dim = int(model.config.encoder_dim)
         self.layer = layer
         self.reference = reference
@@ -75,6 +78,20 @@ class MuQEncoder:
             shutil.copyfile(self.folder / name, target / name)
 
 
+def _fix_positions(conformer: Any, dim: int) -> None:
+    """Compute the position table once, for the longest window; each clip uses as much of its start as it needs.
+
+    The network's own cache of it holds the last clip's length, and threads that hear clips side by side would
+    overwrite it for each other.
+    """
+    import torch
+
+    frames = int(WINDOW_SECONDS * MUQ_FRAME_HZ) + SPARE_FRAMES
+    with torch.inference_mode(False), torch.no_grad():
+        table = conformer.embed_positions(torch.zeros(1, frames, dim))
+    conformer.embed_positions.forward = lambda states: table.to(states)
+
+
 def load_muq(source: str, *, layer: int, revision: str | None = None, device: str = "cpu") -> MuQEncoder:
     """Load MuQ from a hub id or a folder with config.json and model.safetensors.
 
@@ -95,7 +112,7 @@ def load_muq(source: str, *, layer: int, revision: str | None = None, device: st
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, AssertionError, ArithmeticError) as fault:
         raise ModelError(f"{source}: MuQ's weights do not fit its config.json ({_first_line(fault)}).") from fault
     own = None if is_folder(source) else source
-    reference = EncoderReference("muq", own, revision, sha256_of(folder / "model.safetensors"), layer)
+    reference = EncoderReference("muq", own, revision, sha256_of(*(folder / name for name in FILES)), layer)
     return MuQEncoder(model, layer, reference, folder, device)
 
 

@@ -11,12 +11,20 @@ WEIGHT_LICENCES = {
     "OpenMuQ/MuQ-large-msd-iter": "CC BY-NC 4.0",
     "iic/speech_campplus_sv_zh-cn_16k-common": "Apache-2.0",
 }
-OWN_WEIGHTS_LICENCE = "Apache-2.0"  # the small encoders that this repository trained and ships
+# The small encoders that this repository made and ships, by the hash of their reference.
+OWN_WEIGHTS = {
+    "78803453800d02ab4e29a8e3c541d393c5e1f5d8f27e44932a057ee71e589293": "Apache-2.0",
+    "897393d4825306e820c1913eb346e99f9f983a3cd53bd1ab90f9023633374d57": "Apache-2.0",
+}
+EXTRACTION = 1  # raised when decoding, resampling or windowing changes what an encoder gives for the same recording
 
 
 @dataclass(frozen=True)
 class EncoderReference:
-    """`id` is None for weights that no hub holds; they are then embedded in every scorer made from them."""
+    """`id` is None for weights that no hub holds; they are then embedded in every scorer made from them.
+
+    `sha256` is of the weights, for MuQ of config.json and the weights after one another: both decide its frames.
+    """
 
     kind: Kind
     id: str | None
@@ -29,14 +37,18 @@ class EncoderReference:
         """Names what this encoder's features depend on, for the feature store.
 
         >>> EncoderReference("muq", None, None, "ab" * 32, 3).key
-        'muq-abababababababab-l3'
+        'muq-abababababababab-l3-e1'
         """
-        return f"{self.kind}-{self.sha256[:16]}" + (f"-l{self.layer}" if self.layer is not None else "")
+        return (
+            f"{self.kind}-{self.sha256[:16]}"
+            + (f"-l{self.layer}" if self.layer is not None else "")
+            + f"-e{EXTRACTION}"
+        )
 
     @property
     def licence(self) -> str:
-        """Licence of the weights; weights from an unlisted hub id are 'unknown', never guessed."""
-        return OWN_WEIGHTS_LICENCE if self.id is None else WEIGHT_LICENCES.get(self.id, "unknown")
+        """Licence of the weights; weights from an unlisted hub id or an unknown folder are 'unknown', never guessed."""
+        return OWN_WEIGHTS.get(self.sha256) or WEIGHT_LICENCES.get(self.id or "", "unknown")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

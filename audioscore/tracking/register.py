@@ -14,6 +14,7 @@ from audioscore.data.clips import Clip
 from audioscore.data.sort import read_split
 from audioscore.encoders.extract import extract_features, features_of, read_extraction
 from audioscore.encoders.store import FeatureStore
+from audioscore.errors import GateRefused
 from audioscore.evaluation.gate import Decision, choose_winner, decide
 from audioscore.evaluation.predict import PREDICTIONS, Evaluation, read_evaluation, validation_by_plan
 from audioscore.evaluation.report import render_report
@@ -69,7 +70,7 @@ class Provenance:
 
     run_id: str
     data_digest: str
-    data_revision: str | None  # DVC's md5, where the data folder is under DVC
+    data_revision: str | None  # the git commit it came from, or the md5 in the .dvc file beside the folder
     code_revision: str
 
 
@@ -235,12 +236,18 @@ def _register(
             registered_model_name=name,
         )
     number = int(logged.registered_model_version)
-    for key, value in tags.items():
-        client.set_model_version_tag(name, str(number), key, value)
-    if decision.promoted:
-        promote(client, name, number, expected=champion.version if champion else None)
-    else:
+    try:
+        if decision.promoted:
+            promote(client, name, number, expected=champion.version if champion else None)
+        else:
+            client.set_registered_model_alias(name, CHALLENGER, str(number))
+    except GateRefused as refusal:  # the champion moved meanwhile: the version stays, and says why it is no champion
+        tags |= {"promoted": "false", "decision": str(refusal)}
         client.set_registered_model_alias(name, CHALLENGER, str(number))
+        raise
+    finally:
+        for key, value in tags.items():
+            client.set_model_version_tag(name, str(number), key, value)
     log.info("registered %s v%d as %s", name, number, CHAMPION if decision.promoted else CHALLENGER)
     return version_of(client, name, number)
 

@@ -40,9 +40,8 @@ def test_the_demo_differs_from_small_only_in_where_it_lives() -> None:
         if (demo[name][key] if isinstance(demo[name], dict) else demo[name])
         != (small[name][key] if isinstance(small[name], dict) else small[name])
     }
-    assert differing == {"workspace", "data.uri", "registry.model", "split.seed"}
-    assert (demo["workspace"], demo["registry"]["model"]) == ("demo", "audioscore-demo")
-    assert (small["workspace"], small["registry"]["model"]) == ("", "audioscore")
+    assert differing == {"data.uri", "registry.model", "split.seed"}
+    assert (demo["registry"]["model"], small["registry"]["model"]) == ("audioscore-demo", "audioscore")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_many_faults_are_counted_and_five_are_shown(write: Any) -> None:
         ("data.column_map={score: 标记分数}", ("data", "column_map"), {"score": "标记分数"}),
         ("encoders.muq.layer=3", ("encoders", "muq", "layer"), 3),
         (" registry.model = mine", ("registry", "model"), "mine"),
-        ("workspace=try", ("workspace",), "try"),
+        ("registry.model=try", ("registry", "model"), "try"),
     ],
 )
 def test_an_override_has_the_type_its_yaml_says(write: Any, override: str, keys: tuple[str, ...], value: Any) -> None:
@@ -159,12 +158,19 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: byt
 
 
 def test_a_byte_order_mark_is_no_fault(write: Any) -> None:
-    path = write(workspace="标")
+    path = write(registry={"model": "标"})
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert load_config(path).workspace == "标"
+    assert load_config(path).registry.model == "标"
 
 
 def test_a_configuration_does_not_change_once_read() -> None:
     config = Config.model_validate({"encoders": ENCODERS})
     with pytest.raises(ValidationError, match="frozen"):
         config.training.__setattr__("epochs", 3)
+
+
+def test_a_folder_in_an_override_is_relative_to_where_the_command_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(SMALL, ["data.uri=./mine"]).data.uri == str(tmp_path / "mine")

@@ -77,13 +77,26 @@ def test_an_unknown_option_is_wrong_usage(monkeypatch: pytest.MonkeyPatch, capsy
     assert "--loud" in capsys.readouterr().err
 
 
-def test_an_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typer turns it into exit code 130; the program adds nothing to that."""
+
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", interrupted)
-    assert call([], monkeypatch) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    monkeypatch.setattr("audioscore.home.home_of_model", lambda _: interrupted())
+    assert call(["models"], monkeypatch) == 130
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "report.html")
+
+    monkeypatch.setattr("audioscore.home.home_of_model", full)
+    assert call(["models"], monkeypatch) == 2
+    expected = "error: report.html: No space left on device. Check the path, its permissions, and the free space.\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize(
@@ -117,11 +130,18 @@ def test_runs_are_a_program_of_their_own(
 ) -> None:
     calls: list[list[str]] = []
 
-    def run(command: list[str], *, check: bool) -> SimpleNamespace:
-        assert not check
-        calls.append(command)
-        return SimpleNamespace(returncode=1)
+    waits = iter([KeyboardInterrupt, 1])  # an interrupt is the program's to answer: it is waited for all the same
 
-    monkeypatch.setattr("audioscore.cli.app.subprocess.run", run)
+    def wait() -> int:
+        answer = next(waits)
+        if answer is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return int(answer)
+
+    def start(command: list[str]) -> SimpleNamespace:
+        calls.append(command)
+        return SimpleNamespace(wait=wait)
+
+    monkeypatch.setattr("audioscore.cli.app.subprocess.Popen", start)
     assert CliRunner().invoke(cli.app, arguments).exit_code == 1
     assert calls == [[sys.executable, "-m", "pipelines.submit", *expected]]

@@ -33,7 +33,7 @@ def test_resolved_shows_every_key() -> None:
 def test_overrides_and_another_file() -> None:
     values = json.loads(show("--config", str(DEMO), "--set", "training.epochs=7", "--json"))
     assert values["training"] == {"epochs": 7}
-    assert values["workspace"] == "demo"
+    assert values["registry"]["model"] == "audioscore-demo"
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_the_reference_names_the_weights_and_no_path(folder: Path) -> None:
     reference = load_muq(str(folder), layer=2).reference
     assert reference.id is None
     assert (reference.kind, reference.layer) == ("muq", 2)
-    assert reference.sha256 == sha256_of(folder / "model.safetensors")
+    assert reference.sha256 == sha256_of(folder / "config.json", folder / "model.safetensors")
     assert str(folder) not in json.dumps(reference.to_json())
 
 
@@ -224,3 +224,16 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path: Path, monkeypatc
     ) as caught:
         load_muq("somebody/muq", layer=1)
     assert "\n" not in str(caught.value)
+
+
+def test_threads_hear_clips_of_many_lengths_at_once(tiny_encoders: Path) -> None:
+    """The network's own cache of positions belongs to the last clip, and is replaced."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    encoder = load_muq(str(tiny_encoders / "muq-small"), layer=1)
+    generator = torch.Generator().manual_seed(3)
+    waves = [torch.randn(12_000 + 960 * place, generator=generator) * 0.1 for place in range(24)]
+    alone = [encoder.frames(wave) for wave in waves]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(encoder.frames, waves * 4))
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(alone * 4, together, strict=True))

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from audioscore.encoders.reference import EncoderReference, is_folder
+from audioscore.encoders.reference import OWN_WEIGHTS, EncoderReference, is_folder
 
 MUQ = EncoderReference("muq", "OpenMuQ/MuQ-large-msd-iter", "b83ebda", "ab" * 32, 6)
 
@@ -10,9 +10,9 @@ MUQ = EncoderReference("muq", "OpenMuQ/MuQ-large-msd-iter", "b83ebda", "ab" * 32
 def test_the_key_changes_with_weights_and_layer_and_nothing_else() -> None:
     same = EncoderReference("muq", None, None, "ab" * 32, 6)
     others = [EncoderReference("muq", None, None, "ab" * 32, 5), EncoderReference("muq", None, None, "cd" * 32, 6)]
-    assert MUQ.key == same.key == "muq-abababababababab-l6"
+    assert MUQ.key == same.key == "muq-abababababababab-l6-e1"
     assert len({MUQ.key, *(other.key for other in others)}) == 3
-    assert EncoderReference("campplus", None, None, "ab" * 32).key == "campplus-abababababababab"
+    assert EncoderReference("campplus", None, None, "ab" * 32).key == "campplus-abababababababab-e1"
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,18 @@ def test_the_key_changes_with_weights_and_layer_and_nothing_else() -> None:
     [
         ("OpenMuQ/MuQ-large-msd-iter", "CC BY-NC 4.0"),
         ("iic/speech_campplus_sv_zh-cn_16k-common", "Apache-2.0"),
-        (None, "Apache-2.0"),
+        (None, "unknown"),
         ("somebody/else", "unknown"),
     ],
 )
 def test_a_licence_is_known_or_said_to_be_unknown(identity: str | None, licence: str) -> None:
     assert EncoderReference("muq", identity, None, "ab" * 32, 6).licence == licence
+
+
+def test_the_encoders_that_ship_have_a_known_licence() -> None:
+    """A folder's weights are known by their hash alone."""
+    for weights in OWN_WEIGHTS:
+        assert EncoderReference("campplus", None, None, weights).licence == "Apache-2.0"
 
 
 def test_json_holds_every_field_and_gives_the_same_reference_back() -> None:
