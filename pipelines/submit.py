@@ -83,12 +83,14 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     config = load_config(DEMO if options.demo else options.config, overrides)
     if config.data.uri is None:
         raise UsageError("no data: pass --data FOLDER (or s3://…, or a git repository with @REV), or set data.uri.")
+    if not Path(config.data.uri).is_relative_to(REPOSITORY):
+        _check_uri(config.data.uri)
     if options.dry_run:
         return _dry_run(config, console, quiet=options.json)
     for source in (config.encoders.muq.source, config.encoders.campplus.source, config.data.uri):
         if Path(source).is_relative_to(REPOSITORY):  # only what ships with the repository can be pulled from its store
             pull_missing(Path(source), console.print)
-    _check_folder(config.data.uri)
+    _check_uri(config.data.uri)
     place = home_of_model(config.registry.model)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = place.runs / run_id
@@ -131,7 +133,7 @@ def _initialise(tracking_uri: str, model: str, artifacts: Path) -> None:
 def _dry_run(config: Config, console: Console, *, quiet: bool) -> dict[str, Any]:
     """What would run, and with which settings."""
     if not quiet:
-        console.print_json(config.model_dump_json(exclude_none=True))
+        Console().print_json(config.model_dump_json(exclude_none=True))
         summary = f"would run {len(config.training.plans)} plans on {config.data.uri}; nothing was run."
         console.print(summary, markup=False, highlight=False, soft_wrap=True)
     return {
@@ -141,9 +143,9 @@ def _dry_run(config: Config, console: Console, *, quiet: bool) -> dict[str, Any]
     }
 
 
-def _check_folder(uri: str) -> None:
+def _check_uri(uri: str) -> None:
     """A folder that is not there is said at once, not by a first step after everything was set up for it."""
-    if "://" not in uri and "@" not in uri and not uri.startswith("git+") and not Path(uri).is_dir():
+    if not uri.startswith(("s3://", "git+")) and "@" not in uri and not Path(uri).is_dir():
         raise DataError(f"{uri}: no such folder. Give {ACCEPTED}.")
 
 

@@ -89,6 +89,8 @@ def _check_file(path: Path, name: str) -> None:
         size = path.stat().st_size if found else 0
     except OSError as fault:  # a name too long for the file system, a folder that may not be entered
         raise AudioError(f"{name}: cannot be opened ({fault.strerror}). Check the path.") from fault
+    if path.is_dir():
+        raise AudioError(f"{name}: is a folder, not a recording. Name the recordings in it.")
     if not found:
         raise AudioError(f"{name}: no such file. Check the path, or the table's audio_file column.")
     if size == 0:

@@ -193,7 +193,9 @@ def _run(frame: "pd.DataFrame", suite: Sequence[Expectation]) -> list[Any]:
         from great_expectations import expectations as gxe
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it announces its temporary folders
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(
+        logging.WARNING
+    )  # it announces its temporary folders
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("labels").add_dataframe_asset("labels")

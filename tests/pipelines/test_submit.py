@@ -58,7 +58,7 @@ def test_a_dry_run_says_what_would_run(
     assert (document["dry_run"], document["home"]) == (True, str(own_home))
     assert submit.main(options) == 0
     streams = capsys.readouterr()
-    assert streams.out == ""
+    assert json.loads(streams.out)["training"]["epochs"] == 4
     assert f"would run 3 plans on {tiny_corpus}; nothing was run." in streams.err
     assert not own_home.exists()
 
@@ -98,3 +98,14 @@ def test_too_many_rejected_clips_stop_the_run(
     (page,) = folder.glob("steps/*/validate-data/report")
     assert str(page) in error
     assert "audio/c007.wav" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("address", ["ftp://host/data", "gone/data"])
+def test_data_that_cannot_be_there_are_refused_before_anything_is_set_up(
+    address: str, own_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own_home.parent)
+    for options in ([], ["--dry-run"]):
+        assert submit.main(["--data", address, *options]) == 2
+        assert "no such folder. Give a folder, s3://" in capsys.readouterr().err
+    assert not own_home.exists()

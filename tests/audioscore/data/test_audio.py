@@ -103,6 +103,7 @@ def test_its_own_rate_costs_nothing() -> None:
     ("name", "content", "said"),
     [
         ("missing.wav", None, "no such file"),
+        ("", None, "is a folder, not a recording"),
         ("empty.wav", b"", "empty (0 bytes)"),
         ("text.mp3", b"audio_file,score\n" * 50, "cannot be decoded"),
         ("junk.m4a", np.random.default_rng(1).bytes(4_000), "cannot be decoded"),
