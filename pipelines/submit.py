@@ -83,14 +83,12 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     config = load_config(DEMO if options.demo else options.config, overrides)
     if config.data.uri is None:
         raise UsageError("no data: pass --data FOLDER (or s3://…, or a git repository with @REV), or set data.uri.")
-    if not Path(config.data.uri).is_relative_to(REPOSITORY):
-        _check_uri(config.data.uri)
+    _check_uri(config.data.uri)
     if options.dry_run:
         return _dry_run(config, console, quiet=options.json)
-    for source in (config.encoders.muq.source, config.encoders.campplus.source, config.data.uri):
+    for source in (config.data.uri, config.encoders.muq.source, config.encoders.campplus.source):
         if Path(source).is_relative_to(REPOSITORY):  # only what ships with the repository can be pulled from its store
             pull_missing(Path(source), console.print)
-    _check_uri(config.data.uri)
     place = home_of_model(config.registry.model)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = place.runs / run_id
@@ -145,7 +143,8 @@ def _dry_run(config: Config, console: Console, *, quiet: bool) -> dict[str, Any]
 
 def _check_uri(uri: str) -> None:
     """A folder that is not there is said at once, not by a first step after everything was set up for it."""
-    if not uri.startswith(("s3://", "git+")) and "@" not in uri and not Path(uri).is_dir():
+    recorded = Path(f"{uri}.dvc").is_file()  # not there yet, but DVC knows where it is
+    if not uri.startswith(("s3://", "git+")) and "@" not in uri and not Path(uri).is_dir() and not recorded:
         raise DataError(f"{uri}: no such folder. Give {ACCEPTED}.")
 
 

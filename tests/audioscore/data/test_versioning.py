@@ -154,12 +154,17 @@ def test_what_is_missing_is_pulled_by_the_record_above_it(tmp_path: Path, pulled
 def test_what_is_there_or_has_no_record_is_not_pulled(
     tmp_path: Path, pulled_records: list[list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(tmp_path, {"data.dvc": "outs: []", "data/labels.csv": ""})
+    fill(tmp_path, {"data/labels.csv": ""})
+    (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {folder_digest(tmp_path / 'data')}\n  path: data\n")
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
     for path in (tmp_path / "data", tmp_path / "other" / "deep", Path("relative") / "deep"):
         pull_missing(path, said.append)
     assert (pulled_records, said) == ([], [])
+    (tmp_path / "data" / "labels.csv").write_text("changed")
+    pull_missing(tmp_path / "data", said.append)
+    assert pulled_records == []
+    assert said == ["note: data is not what data.dvc records; `audioscore data pull` fetches that"]
 
 
 def test_a_record_outside_a_dvc_project_cannot_be_pulled(tmp_path: Path) -> None:

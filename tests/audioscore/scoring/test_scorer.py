@@ -107,6 +107,6 @@ def test_plans_have_names_and_an_unknown_one_is_refused_with_them() -> None:
 
 def test_the_licence_names_every_weights_licence(scorer: Scorer) -> None:
     large = EncoderReference("muq", "OpenMuQ/MuQ-large-msd-iter", None, "ab" * 32, 6)
-    assert scorer.description.licence == "Apache-2.0"
+    assert scorer.description.licence == "unknown"  # no weights that anybody ships
     mixed = replace(scorer.description, encoders={**scorer.description.encoders, "muq": large})
-    assert mixed.licence == "Apache-2.0 + CC BY-NC 4.0"
+    assert mixed.licence == "CC BY-NC 4.0 + unknown"
