@@ -17,7 +17,7 @@ from audioscore.scoring.checkpoint import load_scorer
 COLUMNS = ["score", "lo", "hi", "raw", "seconds", "error"]
 
 
-class ScorerModel(PythonModel):  # type: ignore[misc]
+class ScorerModel(PythonModel):  # type: ignore[misc]  # its base class has no types of its own
     """A scorer behind MLflow's interface; a recording that cannot be scored gets a sentence and no score."""
 
     def load_context(self, context: Any) -> None:
