@@ -7,16 +7,19 @@ INSTALL := $(UV) pip install --python $(BIN)/python --quiet
 PIN := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
 	--custom-compile-command "make pins"
 
-.PHONY: help demo test check format corpus encoders pins clean
+.PHONY: help demo test test-services check format corpus encoders pins clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.runtime ## set up, then the whole pipeline on the demo corpus
 	$(BIN)/audioscore demo
 
 test: .venv/.dev ## set up, then every test, doctests included
 	$(BIN)/python -m pytest
+
+test-services: .venv/.dev ## set up, then the tests that start servers or take minutes
+	$(BIN)/python -m pytest -m services
 
 check: .venv/.dev ## set up, then lint, format, types, and who may import whom
 	$(BIN)/ruff check .

@@ -28,6 +28,11 @@ class Home:
         return self.folder / "features"
 
     @property
+    def probes(self) -> Path:
+        """What was measured of recordings, by content."""
+        return self.folder / "probes.db"
+
+    @property
     def runs(self) -> Path:
         return self.folder / "runs"
 

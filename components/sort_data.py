@@ -12,6 +12,7 @@ def sort_data(
     data_digest: str,
     code_rev: str,
     settings: dict,
+    feature_store: str,
     index: dsl.Output[dsl.Dataset],
 ) -> None:
     """Sort the accepted clips and assign them to train, val and test."""
@@ -19,6 +20,9 @@ def sort_data(
 
     from audioscore.config import parse_config
     from audioscore.data.sort import sort_folder
+    from audioscore.encoders.speakers import voice_embedder
 
-    sort_folder(Path(data.path), Path(validated.path), Path(index.path), parse_config(settings).split)
+    config = parse_config(settings)
+    embed = voice_embedder(config.encoders.campplus, Path(data.path), Path(feature_store))
+    sort_folder(Path(data.path), Path(validated.path), Path(index.path), config.split, embed)
     index.metadata["data_digest"] = data_digest

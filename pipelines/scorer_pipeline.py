@@ -55,7 +55,7 @@ def build(platform: Platform) -> dsl.base_component.BaseComponent:
         gate.set_container_image(image)
         validated = gate.outputs["validated"]
 
-        index = sort_data(data=data, validated=validated, **version)
+        index = sort_data(data=data, validated=validated, feature_store=feature_store, **version)
         index.set_container_image(image)
 
         features = extract_features(data=data, index=index.output, feature_store=feature_store, **version)

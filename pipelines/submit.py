@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from audioscore.config import DEMO, SMALL, Config, load_config
+from audioscore.data.repository import pull_missing
 from audioscore.data.storage import ACCEPTED
-from audioscore.data.versioning import code_revision, pull_missing
+from audioscore.data.versioning import code_revision
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError, describe_os_error
 from audioscore.files import read_json, write_json, write_text
 from audioscore.home import home_of_model

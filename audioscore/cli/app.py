@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from audioscore.cli import config_command, data_command, doctor_command, models_command, score_command
+from audioscore.cli import config_command, data_command, data_options, doctor_command, models_command, score_command
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, describe_os_error
 
 app = typer.Typer(
@@ -45,8 +45,8 @@ def run(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data folder, s3://BUCKET/PREFIX, or REPOSITORY@REV.")] = None,
     overrides: SetOption = None,
-    column_map: data_command.MapOption = None,
-    singer_from: data_command.SingerOption = None,
+    column_map: data_options.MapOption = None,
+    singer_from: data_options.SingerOption = None,
     on: Annotated[str, typer.Option(help="Where to run: local.")] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved configuration only.")] = False,
     require_promotion: Annotated[
@@ -60,7 +60,7 @@ def run(
         options += ["--config", str(config)]
     if data is not None:
         options += ["--data", data]
-    overrides = (overrides or []) + data_command.reading_overrides(column_map, singer_from)
+    overrides = (overrides or []) + data_options.reading_overrides(column_map, singer_from)
     options += ["--dry-run"] * dry_run + ["--require-promotion"] * require_promotion
     _submit(options, overrides, as_json=as_json)
 

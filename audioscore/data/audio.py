@@ -4,7 +4,10 @@ PyAV carries its own FFmpeg, so nothing needs to be installed on the system. Its
 equal stereo channels; channels are therefore averaged here, and rates are changed by soxr.
 """
 
+import errno
 import io
+import math
+import stat
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -22,6 +25,9 @@ Wave = NDArray[np.float32]
 MAX_SECONDS = 3600.0  # an hour: more is a broadcast, not a take, and would exhaust memory
 SHORTFALL_SECONDS = 0.5  # how much less than the container declares may come out (encoder delay and padding)
 EXACT_CODECS = frozenset({"flac"})  # whose container declares every sample, so that not one may be missing
+LOUDEST = 1e6  # of full scale: float files may go beyond 1 or hold integers, but this is no sound, and squares overflow
+LOSS_FLOOR_DB = -120.0  # what channels that cancel to nothing read, since JSON has no -inf
+RATES = range(1_000, 1_000_001)  # Hz; a header that says anything else is damaged
 WAV_SIZE_UNKNOWN = 0x7FFF_0000  # tools that write to a pipe put this or more where the size of the data belongs
 
 
@@ -29,18 +35,21 @@ WAV_SIZE_UNKNOWN = 0x7FFF_0000  # tools that write to a pipe put this or more wh
 class Recording:
     """A decoded recording at its own rate.
 
-    Shape: wave [T], float32, mono; `rate` in Hz.
+    Shape: wave [T], float32, mono; `rate` in Hz. `mono_loss_db`: power of the averaged channels relative to the mean
+    power of the channels, at least LOSS_FLOOR_DB: 0 for one channel or equal ones, -3 for two that have nothing in
+    common, very low where one is the other turned upside down.
     """
 
     wave: Wave
     rate: int
+    mono_loss_db: float = 0.0
 
     @cached_property
     def seconds(self) -> float:
         return len(self.wave) / self.rate
 
-    def at(self, rate: int) -> Wave:
-        """The wave at another rate, resampled by soxr (HQ).
+    def at(self, rate: int, quality: str = "HQ") -> Wave:
+        """The wave at another rate, resampled by soxr; "QQ", its quickest, will do for measurements.
 
         Shape: [T] at `self.rate` -> [round(T * rate / self.rate)].
         """
@@ -48,7 +57,7 @@ class Recording:
             return self.wave
         import soxr
 
-        return np.ascontiguousarray(soxr.resample(self.wave, self.rate, rate, quality="HQ"), dtype=np.float32)
+        return np.ascontiguousarray(soxr.resample(self.wave, self.rate, rate, quality=quality), dtype=np.float32)
 
 
 def decode(source: str | Path | bytes, *, max_seconds: float = MAX_SECONDS) -> Recording:
@@ -59,42 +68,60 @@ def decode(source: str | Path | bytes, *, max_seconds: float = MAX_SECONDS) -> R
     """
     name = "the uploaded recording" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes):
-        _check_file(Path(source), name)
+        check_file(Path(source), name)
     import av
 
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as head:
             missing = _wav_bytes_missing(head)
         with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
-            wave, rate, declared, tolerance = _read_stream(container, name, max_seconds)
-    except (av.FFmpegError, OSError, ValueError, EOFError) as fault:
-        reason = getattr(fault, "strerror", None) or str(fault)
+            recording, declared, tolerance = _read_stream(container, name, max_seconds)
+    except AudioError:
+        raise
+    except PermissionError as fault:
+        raise AudioError(f"{name}: cannot be opened ({fault.strerror}). Check its permissions.") from fault
+    except Exception as fault:  # whatever bytes make FFmpeg or its binding raise is a fault of that one file
+        reason = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
         raise AudioError(f"{name}: cannot be decoded ({reason}). Export it again, as m4a, mp3, flac or wav.") from fault
     if missing:
         raise AudioError(f"{name}: ends {missing} bytes before the end that it declares. Transfer it again.")
-    if len(wave) == 0:
+    if len(recording.wave) == 0:
         raise AudioError(f"{name}: holds no audio samples. Export it again.")
-    if declared is not None and len(wave) / rate < declared - tolerance:
+    if declared is not None and recording.seconds < declared - tolerance:
         raise AudioError(
-            f"{name}: ends after {len(wave) / rate:.2f} s of the {declared:.2f} s it declares. Transfer it again."
+            f"{name}: ends after {recording.seconds:.2f} s of the {declared:.2f} s it declares. Transfer it again."
         )
-    if not np.isfinite(wave).all():
+    if not np.isfinite(recording.wave).all():
         raise AudioError(f"{name}: holds samples that are not numbers (NaN or infinite). Export it again.")
-    return Recording(wave, rate)
+    peak = float(max(recording.wave.max(), -recording.wave.min()))
+    if peak > LOUDEST:
+        raise AudioError(f"{name}: holds samples up to {peak:.3g}, where full scale is 1. Export it again.")
+    return recording
 
 
-def _check_file(path: Path, name: str) -> None:
+def check_file(path: Path, name: str) -> None:
+    """Raise AudioError, naming `name`, unless `path` is a regular file with something in it. Opens nothing: to open a
+    pipe or a device could wait for ever.
+    """
     try:
-        found = path.is_file()
-        size = path.stat().st_size if found else 0
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as fault:  # ValueError: a NUL in the name
+        raise AudioError(f"{name}: no such file. Check the path, or the table's audio_file column.") from fault
     except OSError as fault:  # a name too long for the file system, a folder that may not be entered
+        if fault.errno == errno.ELOOP:
+            raise AudioError(f"{name}: is a link that leads back to itself. Put the recording there.") from fault
         raise AudioError(f"{name}: cannot be opened ({fault.strerror}). Check the path.") from fault
-    if path.is_dir():
+    if stat.S_ISDIR(found.st_mode):
         raise AudioError(f"{name}: is a folder, not a recording. Name the recordings in it.")
-    if not found:
-        raise AudioError(f"{name}: no such file. Check the path, or the table's audio_file column.")
-    if size == 0:
+    if not stat.S_ISREG(found.st_mode):
+        raise AudioError(f"{name}: is a {_kind(found.st_mode)}, not a file. Put the recording there.")
+    if found.st_size == 0:
         raise AudioError(f"{name}: the file is empty (0 bytes). Export it again.")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+    return kinds.get(stat.S_IFMT(mode), "special file")
 
 
 def _wav_bytes_missing(stream: BinaryIO) -> int:
@@ -110,29 +137,34 @@ def _wav_bytes_missing(stream: BinaryIO) -> int:
     return 0
 
 
-def _read_stream(container: Any, name: str, max_seconds: float) -> tuple[Wave, int, float | None, float]:
-    """First audio stream of an open container: mono samples, rate, declared seconds, and how far those may err."""
+def _read_stream(container: Any, name: str, max_seconds: float) -> tuple[Recording, float | None, float]:
+    """First audio stream of an open container, the seconds it declares, and how far those may err."""
     import av
 
     if not container.streams.audio:
         raise AudioError(f"{name}: has no audio stream. Export the audio track.")
     stream = container.streams.audio[0]
     rate = int(stream.rate or stream.codec_context.sample_rate or 0)
-    if rate <= 0:
-        raise AudioError(f"{name}: declares no sample rate. Export it again.")
+    if rate not in RATES:
+        raise AudioError(f"{name}: declares a sample rate of {rate} Hz. Export it again.")
     declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
     if declared is not None and declared > max_seconds:
         raise AudioError(f"{name}: is {declared:.0f} s long; at most {max_seconds:.0f} s are taken. Cut it.")
     resampler = av.AudioResampler(format="fltp", rate=rate)  # same layout and rate: changes the sample format only
     chunks: list[Wave] = []
-    total = 0
+    total, kept, given = 0, 0.0, 0.0  # samples; energy of the mean channel; mean energy of the channels
 
     def keep(frames: list[Any]) -> None:
-        nonlocal total
+        nonlocal total, kept, given
         for frame in frames:
+            total += frame.samples
+            if len(frame.planes) == 1:  # one channel: its buffer as it is; to_ndarray would cost a fifth more time
+                chunks.append(np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples).copy())
+                continue
             samples = frame.to_ndarray()  # (channels, T)
-            chunks.append(samples.mean(axis=0, dtype=np.float32) if samples.shape[0] > 1 else samples[0].copy())
-            total += samples.shape[1]
+            chunks.append(samples.mean(axis=0, dtype=np.float32))
+            kept += float(np.square(chunks[-1], dtype=np.float64).sum())
+            given += float(np.square(samples, dtype=np.float64).sum()) / samples.shape[0]
 
     for frame in container.decode(stream):
         keep(resampler.resample(frame))
@@ -143,7 +175,18 @@ def _read_stream(container: Any, name: str, max_seconds: float) -> tuple[Wave, i
     wave = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
     # Half a sample for what a time base cannot express.
     tolerance = 0.5 / rate if stream.codec_context.name in EXACT_CODECS else SHORTFALL_SECONDS
-    return wave.astype(np.float32, copy=False), rate, declared, tolerance
+    return Recording(wave.astype(np.float32, copy=False), rate, _loss_db(kept, given)), declared, tolerance
+
+
+def _loss_db(kept: float, given: float) -> float:
+    """Energy kept relative to energy given, in dB.
+
+    >>> _loss_db(0.0, 0.0), _loss_db(1.0, 2.0), _loss_db(0.0, 1.0)
+    (0.0, -3.01, -120.0)
+    """
+    if not (0 < given < math.inf):  # one channel, silence, or samples that are refused as no numbers
+        return 0.0
+    return max(LOSS_FLOOR_DB, round(10 * math.log10(max(kept / given, 1e-30)), 2))
 
 
 def encode(wave: Wave, rate: int, target: Path, *, codec: str = "aac", bit_rate: int = 48_000) -> None:

@@ -18,8 +18,9 @@ class Clip:
     song_id: str | None = None
     source: str | None = None
     artist: str | None = None
-    raters: tuple[float, ...] = ()
+    raters: tuple[float | None, ...] = ()  # one a rater column, in their order; None where that rater gave no score
     row: int | None = None  # 1-based row of the table's data, for reports
+    origin: str | None = None  # the link that the recording was downloaded from
     sha256: str | None = None  # of the file's bytes
     seconds: float | None = None
     level_db: float | None = None  # RMS, dB relative to full scale

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from audioscore.data.clips import Clip
+from audioscore.data.tables import decode_text, is_text
 from audioscore.errors import DataError, shorten
 from audioscore.files import write_json
 from audioscore.units import SCORE_MAX, SCORE_MIN
 
 STRING_OR_TRAILING_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[\]}])', re.DOTALL)
-TEXTS = ("audio_file", "singer_id", "song_id", "source", "artist", "sha256")
+TEXTS = ("audio_file", "singer_id", "song_id", "source", "artist", "origin", "sha256")
 COUNTS = ("row", "bytes")
 NUMBERS = ("score", "seconds", "level_db")
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
@@ -29,7 +30,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
 def read_index(path: Path, *, resort: bool = False) -> list[list[Clip]]:
     """Read an index: its groups, each high to low. A bare list of clips is one group.
 
-    A byte-order mark and trailing commas are tolerated; keys that are not ours are left out and logged. Raises
+    A byte-order mark, GBK and trailing commas are tolerated; keys that are not ours are left out and logged. Raises
     DataError where the file is not such JSON, where a group mixes clips with and without scores, and where scores and
     order disagree. `resort` sorts such a group by score instead, equal scores staying in the file's order.
     """
@@ -79,10 +80,8 @@ def _parse(path: Path) -> list[list[Any]]:
     if not path.is_file():
         raise DataError(f"{path}: no such index. `audioscore data sort DIR` writes one.")
     try:
-        value = json.loads(without_trailing_commas(path.read_text(encoding="utf-8-sig")))
-    except UnicodeDecodeError as fault:
-        raise DataError(f"{path.name} is not UTF-8 text ({fault}). Save it as UTF-8.") from fault
-    except ValueError as fault:
+        value = json.loads(without_trailing_commas(decode_text(path)))
+    except (ValueError, RecursionError) as fault:
         raise DataError(f"{path.name} is not JSON ({fault}). Mend it there, or write it again.") from fault
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return [value]
@@ -93,7 +92,7 @@ def _parse(path: Path) -> list[list[Any]]:
 
 def _read_entry(path: Path, entry: Any, place: str) -> Clip:
     name = entry.get("audio_file") if isinstance(entry, dict) else None
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) or not name.strip() or not is_text(name):
         raise DataError(f"{path.name}, {place}: an entry without audio_file ({json.dumps(entry)[:80]}). Name its file.")
     values: dict[str, Any] = {}
     for key in FIELDS:
@@ -103,7 +102,7 @@ def _read_entry(path: Path, entry: Any, place: str) -> Clip:
         if not _well_typed(key, value):
             raise DataError(f"{path.name}, {place}, {name}: {key} is {json.dumps(value)[:80]}. {_expected(key)}")
         # A number among the ids is a label table's `001` that some tool took for a quantity: keep it as text.
-        values[key] = str(value) if key in TEXTS else tuple(map(float, value)) if key == "raters" else value
+        values[key] = str(value) if key in TEXTS else _ratings(value) if key == "raters" else value
     if "score" in values:
         values["score"] = float(values["score"])
     return Clip(**values)
@@ -111,14 +110,18 @@ def _read_entry(path: Path, entry: Any, place: str) -> Clip:
 
 def _well_typed(key: str, value: Any) -> bool:
     if key in TEXTS:
-        return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
+        return (isinstance(value, str) and is_text(value)) or (isinstance(value, int) and not isinstance(value, bool))
     if key in COUNTS:
         return isinstance(value, int) and not isinstance(value, bool)
     if key == "raters":
-        return isinstance(value, list) and all(_well_typed("score", item) for item in value)
+        return isinstance(value, list) and all(item is None or _well_typed("score", item) for item in value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return False
     return key != "score" or SCORE_MIN <= value <= SCORE_MAX
+
+
+def _ratings(values: list[float | None]) -> tuple[float | None, ...]:
+    return tuple(None if value is None else float(value) for value in values)
 
 
 def _expected(key: str) -> str:

@@ -48,6 +48,8 @@ HEADERS: dict[str, tuple[str, ...]] = {
     "song_id": ("song_id", "song", "song_name", "title", "歌曲名称", "歌曲", "歌名", "歌曲id"),
     "source": ("source", "domain", "来源", "数据来源"),
     "artist": ("artist", "original_artist", "歌手名称", "歌手", "原唱"),
+    "origin": ("origin",),
+    "sha256": ("sha256",),
 }
 RATER = re.compile(r"(?:raters?|judge|annotator|评分|打分|评委)(\d+)")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -66,11 +68,15 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelsTable:
-    """What a labels table says: clips in the table's order, the header behind each of our names, and the bad rows."""
+    """What a labels table says: clips in the table's order, the header behind each of our names, and the bad rows.
+
+    `left_out` are the headers that mean nothing here.
+    """
 
     clips: list[Clip]
     columns: dict[str, str]
     faults: list[Fault]
+    left_out: tuple[str, ...] = ()
 
 
 def read_labels(
@@ -79,6 +85,7 @@ def read_labels(
     column_map: dict[str, str] | None = None,
     singer_from: str | None = None,
     source: str | None = None,
+    keep_repeats: bool = False,
 ) -> LabelsTable:
     """Read a labels table.
 
@@ -88,8 +95,9 @@ def read_labels(
     Without a score column the score is the mean of the rater columns (rater_1, 评分1, ...), whose blanks are left out.
 
     Rows without a file name, without a score in 0-100, or naming a file twice are in `faults`, not in `clips`; of
-    repeats with one and the same score the first is kept. Raises DataError where the file cannot be read or needed
-    columns are missing or ambiguous, UsageError for a wrong `column_map` or `singer_from`.
+    repeats with one and the same score the first is kept; `keep_repeats` leaves all of them among the clips. Raises
+    DataError where the file cannot be read or needed columns are missing or ambiguous, UsageError for a wrong
+    `column_map` or `singer_from`.
     """
     chosen = dict(column_map or {})
     if unknown := sorted(set(chosen) - set(HEADERS)):
@@ -98,10 +106,12 @@ def read_labels(
     clips: list[Clip] = []
     faults: list[Fault] = []
     columns: dict[str, str] = {}
+    left_out: dict[str, None] = {}
     mapped = {_key(header) for header in chosen.values()}
     sheets = read_sheets(path, known=lambda header: _key(header) in MEANING.keys() | mapped)
     for sheet, found in _usable_sheets(path, sheets, chosen, faults):
         columns = {name: sheet.headers[position] for name, position in found.items()} | columns
+        left_out |= {name: None for place, name in enumerate(sheet.headers) if name and place not in found.values()}
         faults += [Fault(row, "", reason) for row, reason in sheet.broken]
         for row, cells in sheet.rows:
             result = _read_row(row, cells, len(sheet.headers), found, pattern, source)
@@ -110,8 +120,10 @@ def read_labels(
             else:
                 place = f"sheet {sheet.name!r}: " if sheet.name else ""
                 faults.append(result._replace(reason=place + result.reason))
-    clips, repeats = _without_repeats(clips)
-    return LabelsTable(clips, columns, sorted(faults + repeats))
+    if not keep_repeats:
+        clips, repeats = _without_repeats(clips)
+        faults += repeats
+    return LabelsTable(clips, columns, sorted(faults), tuple(left_out))
 
 
 def find_labels(folder: Path) -> Path:
@@ -166,8 +178,11 @@ def _singer_pattern(singer_from: str | None) -> re.Pattern[str] | None:
     return pattern
 
 
-def _match_columns(headers: Sequence[str], chosen: Mapping[str, str]) -> dict[str, int]:
-    """Position of each of our names (`rater_N` for rater columns) among the headers."""
+def match_columns(headers: Sequence[str], chosen: Mapping[str, str]) -> dict[str, int]:
+    """Position of each of our names (`rater_N` for rater columns) among the headers.
+
+    `chosen` says which header means which name, where the synonyms do not. Raises DataError where two mean the same.
+    """
     wanted = {_key(header): name for name, header in chosen.items()}
     found: dict[str, list[int]] = defaultdict(list)
     for position, header in enumerate(headers):
@@ -197,7 +212,7 @@ def _usable_sheets(
     usable: list[tuple[Sheet, dict[str, int]]] = []
     skipped: list[Fault] = []
     for sheet in sheets:
-        found = _match_columns(sheet.headers, chosen)
+        found = match_columns(sheet.headers, chosen)
         missing = _missing(found, chosen)
         if not missing:
             usable.append((sheet, found))
@@ -208,7 +223,7 @@ def _usable_sheets(
         else:
             _refuse_columns(path, sheet, missing, chosen)
     if not usable:
-        _refuse_columns(path, sheets[0], _missing(_match_columns(sheets[0].headers, chosen), chosen), chosen)
+        _refuse_columns(path, sheets[0], _missing(match_columns(sheets[0].headers, chosen), chosen), chosen)
     faults += skipped
     return usable
 
@@ -243,7 +258,9 @@ def _read_row(
     raters = _raters(values)
     if isinstance(raters, str):
         return Fault(row, audio_file, raters)
-    score = _score(values["score"]) if "score" in values else math.fsum(raters) / len(raters) if raters else "no score"
+    score = _score(values["score"]) if "score" in values else mean_rating(raters)
+    if score is None:
+        return Fault(row, audio_file, "no score, and no rater gave one")
     if isinstance(score, str):
         return Fault(row, audio_file, score)
     artist = values.get("artist") or None
@@ -252,18 +269,34 @@ def _read_row(
     if singer is None and pattern and (match := pattern.search(_base_name(audio_file))):
         singer = match[1] or None
     song = values.get("song_id") or None
-    return Clip(audio_file, score, singer, song, domain, artist, raters=raters, row=row)
+    origin, content = values.get("origin") or None, values.get("sha256", "").casefold() or None
+    return Clip(audio_file, score, singer, song, domain, artist, raters, row, origin, content)
 
 
-def _raters(values: Mapping[str, str]) -> tuple[float, ...] | str:
-    """The raters' scores in the order of their numbers, blanks left out; or what is wrong with one of them."""
+def mean_rating(raters: Sequence[float | None]) -> float | None:
+    """Mean of the raters who gave a score; None where nobody did.
+
+    >>> mean_rating((80.0, None, 90.0)), mean_rating((None,))
+    (85.0, None)
+    """
+    given = [score for score in raters if score is not None]
+    return math.fsum(given) / len(given) if given else None
+
+
+def _raters(values: Mapping[str, str]) -> tuple[float | None, ...] | str:
+    """The raters' scores in the order of their numbers, None for a blank; or what is wrong with one of them."""
     numbered = sorted((int(name.removeprefix("rater_")), name) for name in values if name.startswith("rater_"))
-    scores: list[float] = []
-    for name in [name for _, name in numbered if values[name].casefold() not in BLANKS]:
+    scores: list[float | None] = []
+    for _, name in numbered:
+        if values[name].casefold() in BLANKS:
+            scores.append(None)
+            continue
         score = _score(values[name])
         if isinstance(score, str):
             return f"{name}: {score}"
         scores.append(score)
+    while scores and scores[-1] is None:
+        scores.pop()
     return tuple(scores)
 
 

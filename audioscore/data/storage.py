@@ -1,24 +1,22 @@
 """Putting a data folder in place, from wherever it is kept."""
 
-import hashlib
 import logging
-import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
 
+from audioscore.data.transfer.pool import Hooks, run_all
+from audioscore.data.transfer.s3 import connect, download_object, list_objects, split_uri
 from audioscore.data.versioning import data_files, data_revision, folder_digest
 from audioscore.errors import DataError, shorten
 from audioscore.files import atomic_folder, place
 
-if TYPE_CHECKING:
-    from botocore.client import BaseClient
-
 ACCEPTED = "a folder, s3://BUCKET/PREFIX, or a git repository with DVC data: [git+]URL_OR_PATH@REV[#FOLDER]"
 DATA_FOLDER = "data"  # what a git repository calls its data unless told
 DOWNLOADS = 8  # at once
+LARGEST_FILE = 1 << 40  # bytes: a data folder may hold more than recordings
 # A repository's address up to where its own @ signs end: scheme://[user@]host, or [user@]host: as ssh writes it.
 ADDRESS = re.compile(r"(?:[a-z+]+://[^/]*|[^/@]+@[^/:@]+:)", re.IGNORECASE)
 
@@ -32,16 +30,6 @@ class FetchReport:
     files: int
     bytes: int
     revision: str | None
-
-
-@dataclass(frozen=True)
-class _Object:
-    """One object of a bucket, and where it goes."""
-
-    key: str
-    name: str
-    size: int
-    etag: str
 
 
 def fetch(data_uri: str, target: Path) -> FetchReport:
@@ -148,45 +136,8 @@ def _check_digest(data_uri: str, folder: Path, recorded: str | None) -> None:
 
 
 def _fetch_s3(data_uri: str, target: Path) -> FetchReport:
-    import boto3
-    from boto3.exceptions import Boto3Error
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, _, prefix = data_uri.removeprefix("s3://").partition("/")
-    prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-    if not bucket:
-        raise DataError(f"{data_uri} names no bucket. Give {ACCEPTED}.")
-    try:
-        config = Config(max_pool_connections=2 * DOWNLOADS, retries={"mode": "standard", "max_attempts": 5})
-        client = boto3.session.Session().client("s3", config=config)  # of its own: the default one is not thread-safe
-        objects = _list_objects(client, data_uri, bucket, prefix)
-        with atomic_folder(target) as temporary, ThreadPoolExecutor(DOWNLOADS) as pool:
-            jobs = [pool.submit(_download, client, bucket, item, temporary / item.name) for item in objects]
-            try:
-                for job in jobs:
-                    job.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    except (BotoCoreError, ClientError, Boto3Error, ValueError) as fault:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-        raise DataError(
-            f"{data_uri} cannot be fetched from {endpoint} ({fault}). Check the bucket's name, your credentials and "
-            f"AWS_ENDPOINT_URL."
-        ) from fault
-    logging.getLogger(__name__).info("%s: %d objects", data_uri, len(objects))
-    return FetchReport(data_uri, "s3", len(objects), sum(item.size for item in objects), None)
-
-
-def _list_objects(client: "BaseClient", data_uri: str, bucket: str, prefix: str) -> list[_Object]:
-    """Every object under a prefix; keys that only stand for a folder are none."""
-    objects: list[_Object] = []
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for item in page.get("Contents", []):
-            name = item["Key"].removeprefix(prefix)
-            if name and not name.endswith("/"):
-                objects.append(_Object(item["Key"], name, item["Size"], item["ETag"].strip('"')))
+    client = connect(2 * DOWNLOADS)
+    objects = list_objects(client, data_uri)
     if not objects:
         raise DataError(f"{data_uri} holds no objects. Check the prefix; a data folder has a labels table and audio.")
     # A key may hold any name; one that would land outside the folder, or under another name, is refused.
@@ -194,30 +145,28 @@ def _list_objects(client: "BaseClient", data_uri: str, bucket: str, prefix: str)
         raise DataError(
             f"{data_uri}: {len(bad)} of {len(objects)} keys are no file names ({shorten(bad)}). Rename them."
         )
-    return objects
+    bucket = split_uri(data_uri)[0]
+    with (
+        atomic_folder(target) as temporary,
+        TemporaryDirectory(prefix=".parts-", dir=target.parent, ignore_cleanup_errors=True) as parts,
+    ):
+
+        def download(number: int, hooks: Hooks) -> None:
+            item, part = objects[number], Path(parts) / f"{number}.part"
+            download_object(
+                client, bucket, item.key, temporary / item.name,
+                partial=part, sleep=hooks.sleep, progress=hooks.received, limit=LARGEST_FILE,
+            )  # fmt: skip
+            size = (temporary / item.name).stat().st_size
+            if size != item.size:
+                raise DataError(
+                    f"s3://{bucket}/{item.key} became {size} from {item.size} bytes meanwhile. Fetch again."
+                )
+
+        run_all([partial(download, number) for number in range(len(objects))], workers=DOWNLOADS)
+    logging.getLogger(__name__).info("%s: %d objects", data_uri, len(objects))
+    return FetchReport(data_uri, "s3", len(objects), sum(item.size for item in objects), None)
 
 
 def _is_plain(name: str) -> bool:
     return PurePosixPath(name).as_posix() == name and not name.startswith("/") and ".." not in name.split("/")
-
-
-def _download(client: Any, bucket: str, item: _Object, target: Path) -> None:
-    from boto3.s3.transfer import TransferConfig
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Retries broken streams, and puts the file in place only when it is whole; the pool is ours, so no threads in it.
-    client.download_file(bucket, item.key, str(target), Config=TransferConfig(use_threads=False))
-    size = target.stat().st_size
-    if size != item.size:
-        raise DataError(f"s3://{bucket}/{item.key} arrived with {size} of {item.size} bytes. Fetch again.")
-    if re.fullmatch(r"[0-9a-f]{32}", item.etag):  # else it was uploaded in parts, and is no MD5
-        with target.open("rb") as handle:
-            found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        if found != item.etag and not _is_sealed(client, bucket, item.key):
-            raise DataError(f"s3://{bucket}/{item.key} arrived with MD5 {found}, not {item.etag}. Fetch again.")
-
-
-def _is_sealed(client: Any, bucket: str, key: str) -> bool:
-    """Whether an object is encrypted with a key of its own, so that its ETag is no MD5 of its content."""
-    head = client.head_object(Bucket=bucket, Key=key)
-    return "kms" in head.get("ServerSideEncryption", "") or "SSECustomerAlgorithm" in head

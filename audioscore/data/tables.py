@@ -1,5 +1,6 @@
 """Table files as text cells: csv, tsv, xlsx (every sheet) and jsonl, in the encodings people save them in."""
 
+import contextlib
 import csv
 import io
 import json
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from audioscore.errors import DataError
+from audioscore.errors import DataError, shorten
 
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".jsonl")
 
@@ -43,10 +44,12 @@ def read_sheets(path: Path, *, known: Callable[[str], bool] = bool) -> list[Shee
     if suffix == ".xlsx":
         sheets = _read_xlsx(path)
     elif suffix == ".jsonl":
-        sheets = [_read_jsonl(_decode(path))]
+        sheets = [_read_jsonl(decode_text(path))]
     else:
-        sheets = [_read_csv(path, _decode(path), known)]
+        sheets = [_read_csv(path, decode_text(path), known)]
     filled = [sheet for sheet in sheets if any(sheet.headers)]
+    if broken := [f"row {row}: {reason}" for sheet in sheets for row, reason in sheet.broken if not filled]:
+        raise DataError(f"{path.name}: none of its {len(broken)} rows can be read ({shorten(broken, 3)}). Mend them.")
     if not filled:
         raise DataError(f"{path.name} is empty. A table starts with a row of column names.")
     return filled
@@ -65,8 +68,24 @@ def cell_text(value: Any) -> str:
     return str(value).strip()
 
 
-def _decode(path: Path) -> str:
-    """Text in UTF-8, with or without its mark, in UTF-16 with its mark, or else in GB18030 (which holds GBK)."""
+def is_text(value: str) -> bool:
+    """Whether a text can be written down: JSON's escapes can hold half a character, which UTF-8 cannot.
+
+    >>> is_text("录音 🎤"), is_text("\\ud83c")
+    (True, False)
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def decode_text(path: Path) -> str:
+    """A file's text: UTF-8, with or without its mark, UTF-16 with its mark, or else GB18030 (which holds GBK).
+
+    Raises DataError where it is none of these.
+    """
     data = path.read_bytes()
     encodings = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "gb18030")
     for encoding in encodings:
@@ -133,21 +152,23 @@ def _read_xlsx(path: Path) -> list[Sheet]:
     """Every worksheet's values (of formulas, those that were last computed)."""
     import openpyxl
 
+    sheets: list[Sheet] = []
+    first = 1
     try:
         with warnings.catch_warnings():
             # About styles, validation lists and other parts that hold no values.
             warnings.filterwarnings("ignore", category=UserWarning, module=r"openpyxl\.")
-            book = openpyxl.load_workbook(path, data_only=True)
+            # Read-only: a hundred thousand rows would take three times the memory otherwise.
+            book = openpyxl.load_workbook(path, data_only=True, read_only=True)
+        with contextlib.closing(book):
+            for worksheet in book.worksheets:
+                worksheet.reset_dimensions()  # a file may state fewer rows than it has
+                cells = [[cell_text(value) for value in row] for row in worksheet.iter_rows(values_only=True)]
+                sheet = _sheet(worksheet.title if len(book.worksheets) > 1 else "", cells, first)
+                sheets.append(sheet)
+                first += len(cells) - 1 if sheet.headers else 0
     except Exception as fault:  # a damaged workbook raises whatever its zip and XML parts run into
         raise DataError(f"{path.name} cannot be opened as a workbook ({fault}). Save it again as xlsx.") from fault
-    sheets: list[Sheet] = []
-    first = 1
-    for worksheet in book.worksheets:
-        cells = [[cell_text(value) for value in row] for row in worksheet.iter_rows(values_only=True)]
-        sheet = _sheet(worksheet.title if len(book.worksheets) > 1 else "", cells, first)
-        sheets.append(sheet)
-        first += sum(1 for row in cells) - 1 if sheet.headers else 0
-    book.close()
     return sheets
 
 
@@ -163,7 +184,9 @@ def _read_jsonl(text: str) -> Sheet:
         except ValueError as fault:
             broken.append((row, f"the line is not JSON ({fault})"))
             continue
-        if isinstance(value, dict):
+        if not is_text(json.dumps(value, ensure_ascii=False)):
+            broken.append((row, "the line escapes half a character, which no name can hold"))
+        elif isinstance(value, dict):
             objects.append((row, _spread(value)))
         else:
             broken.append((row, "the line is JSON, but not an object with our columns"))

@@ -7,17 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
+from audioscore.data.excerpts import player
 from audioscore.data.expectations import ExpectationResult
-from audioscore.data.validation import ValidationResult
+from audioscore.data.rejections import Rejection
+from audioscore.data.validation_result import ValidationResult
 from audioscore.page import INK, PALETTE, figure_html, render_page, style_axes, table
 
-MAX_LISTED = 500  # rejected rows on the page; all of them are in the JSON document
+MAX_LISTED = 500  # rejected or warned rows on the page; all of them are in the JSON document
+MAX_PLAYERS = 12
+MAX_TRIED = 60  # recordings that a player is wanted of; most rejected ones cannot be decoded
 BINS = 24
 UNNAMED = "(no source)"
 
 
 def render_validation(result: ValidationResult, folder: Path) -> str:
-    """A self-contained HTML page: the verdict in words, totals, what the clips are like, and every rejected row."""
+    """A self-contained HTML page: the verdict in words, totals, what the clips are like, every rejected and warned
+    row, and players for the worst of them, which are read from `folder`.
+    """
     sections = [("What was found", _totals(result))]
     if result.reasons:
         sections.insert(0, ("Why the gate is closed", _list(result.reasons)))
@@ -25,7 +31,13 @@ def render_validation(result: ValidationResult, folder: Path) -> str:
         sections.append(("Worth knowing", _list(result.warnings)))
     if result.accepted:
         sections.append(("Accepted clips", _figures(result)))
-    sections.append(("Rejected rows", _rejected(result)))
+    if players := _players(result, folder):
+        sections.append(("Listen to the worst", players))
+    sections.append(("Rejected rows", _listed(result.rejected)))
+    if result.warned:
+        sections.append(("Clips used in spite of a warning", _listed(result.warned)))
+    if result.near_duplicates:
+        sections.append(("Near-duplicates", _near_duplicates(result)))
     sections.append(("Expectations", _expectations(result)))
     return render_page(
         f"Data check of {folder.resolve().name}",
@@ -40,9 +52,10 @@ def _verdict(result: ValidationResult) -> str:
     counts = f"{len(result.accepted)} of {_count(result.clips, 'clip')} accepted, {len(result.rejected)} rejected"
     if not result.valid:
         return f"These data must not be trained on: {_count(len(result.reasons), 'reason')} below. {counts}."
-    if not result.rejected and not result.warnings:
+    warned = bool(result.warnings or result.warned)
+    if not result.rejected and not warned:
         return f"These data can be trained on. {counts}."
-    parts = ["the rejected rows" if result.rejected else "", "the warnings" if result.warnings else ""]
+    parts = ["the rejected rows" if result.rejected else "", "the warnings" if warned else ""]
     return f"These data can be trained on. {counts}; see {' and '.join(filter(None, parts))} below."
 
 
@@ -78,7 +91,11 @@ def _totals(result: ValidationResult) -> str:
     sung = f"{_count(len(singers), 'singer')}" + (
         f", and {_count(unknown, 'clip')} of unknown singers" if unknown else ""
     )
-    return table(["source", "clips", "length", "scores"], rows) + f'<p class="soft">{sung}.</p>'
+    told = f'<p class="soft">{sung}.</p>'
+    if result.ordered:
+        clips, groups = _count(sum(map(len, result.ordered)), "clip"), _count(len(result.ordered), "group")
+        told += f'<p class="soft">Beside the table: {clips} in {groups} of known order and no score.</p>'
+    return table(["source", "clips", "length", "scores"], rows) + told
 
 
 def _figures(result: ValidationResult) -> str:
@@ -97,7 +114,8 @@ def _figures(result: ValidationResult) -> str:
         ("length, s", [clip.seconds for clip in clips], "Lengths. A difference between sources is a shortcut, too."),
         ("level, dBFS", [clip.level_db for clip in clips], "Levels: RMS, relative to full scale."),
     ]
-    return "".join(_histogram(by_source(values), name, caption) for name, values, caption in drawn)
+    grouped = [(by_source(values), name, caption) for name, values, caption in drawn]
+    return "".join(_histogram(groups, name, caption) for groups, name, caption in grouped if groups)
 
 
 def _histogram(groups: dict[str, list[float]], name: str, caption: str) -> str:
@@ -123,16 +141,44 @@ def _histogram(groups: dict[str, list[float]], name: str, caption: str) -> str:
     return figure_html(figure, caption)
 
 
-def _rejected(result: ValidationResult) -> str:
-    if not result.rejected:
+def _listed(clips: Sequence[Rejection]) -> str:
+    if not clips:
         return "<p>None.</p>"
-    rows = [
-        [str(one["row"] or ""), one["audio_file"] or "(no name)", one["reason"], one["severity"]]
-        for one in result.rejected[:MAX_LISTED]
-    ]
-    more = len(result.rejected) - len(rows)
-    rest = f'<p class="soft">And {more} more; the JSON document lists them all.</p>' if more else ""
-    return table(["row", "recording", "reason", "severity"], rows) + rest
+    rows = [[str(one["row"] or ""), one["audio_file"] or "(no name)", one["reason"]] for one in clips[:MAX_LISTED]]
+    return table(["row", "recording", "reason"], rows) + _more(len(clips) - len(rows))
+
+
+def _more(number: int) -> str:
+    return f'<p class="soft">And {number} more; the JSON document lists them all.</p>' if number else ""
+
+
+def _near_duplicates(result: ValidationResult) -> str:
+    scores = {clip.audio_file: "-" if clip.score is None else f"{clip.score:g}" for clip in result.accepted}
+    pairs = result.near_duplicates[:MAX_LISTED]
+    rows = [[one, scores.get(one, "-"), other, scores.get(other, "-")] for one, other in pairs]
+    said = "These recordings sound the same, though their bytes differ. A split keeps them together."
+    listed = table(["recording", "score", "sounds like", "score"], rows)
+    return f"<p>{said}</p>{listed}" + _more(len(result.near_duplicates) - len(pairs))
+
+
+def _players(result: ValidationResult, folder: Path) -> str:
+    """Players of rejected recordings, errors before repeats, then of warned ones, as far as they can be decoded."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for one in sorted(result.rejected, key=lambda one: one["severity"] != "error") + result.warned:
+        reasons[one["audio_file"]].append(one["reason"])
+    rejected = {one["audio_file"] for one in result.rejected}
+    shown: list[str] = []
+    for name in [name for name in reasons if name][:MAX_TRIED]:
+        if audio := player(folder, name, name):
+            verdict = "rejected" if name in rejected else "used"
+            said = html.escape(f"{verdict}: {' '.join(reasons[name])}")
+            shown.append(
+                f"<figure><code>{html.escape(name)}</code><div>{audio}</div><figcaption>{said}</figcaption></figure>"
+            )
+        if len(shown) == MAX_PLAYERS:
+            break
+    told = '<p class="soft">The loudest eight seconds of each, re-encoded; rejected ones first.</p>'
+    return told + "".join(shown) if shown else ""
 
 
 def _expectations(result: ValidationResult) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from audioscore.errors import DataError
@@ -41,10 +41,24 @@ def folder_digest(folder: Path) -> str:
     Raises DataError as `data_files` does, and where a file cannot be read.
     Source: dvc-data 3.18, dvc_data/hashfile/tree.py (Tree.as_bytes, Tree.digest).
     """
+    return digest_of(file_md5s(folder))
+
+
+def file_md5s(folder: Path) -> dict[str, str]:
+    """MD5 of every file that DVC would track in a folder, by relative path. Raises DataError as `folder_digest`."""
     try:
-        listed = [{"md5": _md5_of(path), "relpath": name} for name, path in data_files(folder).items()]
+        return {name: _md5_of(path) for name, path in data_files(folder).items()}
     except OSError as fault:
         raise DataError(f"{fault.filename}: cannot be read ({fault.strerror}). Mend or remove it.") from fault
+
+
+def digest_of(md5s: Mapping[str, str]) -> str:
+    """The digest of a folder that holds these files: MD5 by relative path.
+
+    >>> digest_of({})
+    'd751713988987e9331980363e24189ce.dir'
+    """
+    listed = [{"md5": md5s[name], "relpath": name} for name in sorted(md5s)]
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
@@ -59,15 +73,22 @@ def data_revision(folder: Path) -> str | None:
     It is what was last added, which the folder may have left since: compare it with `folder_digest`.
     """
     record = folder.with_name(f"{folder.name}.dvc")
-    if not record.is_file():
-        return None
+    return recorded_md5(record.read_bytes(), folder.name) if record.is_file() else None
+
+
+def recorded_md5(record: bytes, name: str) -> str:
+    """The MD5 that the text of a `.dvc` file records for the folder `name`; DataError where it records none.
+
+    >>> recorded_md5(b"outs: [{md5: 5fd2.dir, path: data}]", "data")
+    '5fd2.dir'
+    """
     import yaml
 
     try:
-        outs = yaml.safe_load(record.read_text(encoding="utf-8"))["outs"]
-        return next(str(out["md5"]) for out in outs if out["path"] == folder.name)
+        outs = yaml.safe_load(record.decode())["outs"]
+        return next(str(out["md5"]) for out in outs if out["path"] == name)
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, StopIteration) as fault:
-        raise DataError(f"{record.name} records no MD5 for {folder.name}. Write it again with `dvc add`.") from fault
+        raise DataError(f"{name}.dvc records no MD5 for {name}. Write it again with `dvc add`.") from fault
 
 
 def code_revision(root: Path) -> str:
@@ -91,46 +112,3 @@ def code_revision(root: Path) -> str:
 
 def _git(folder: Path, *arguments: str) -> bytes:
     return subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True).stdout
-
-
-def pull_missing(path: Path, say: Callable[[str], object]) -> None:
-    """Pull `path` where it is not there, but it or a folder above it is recorded in a `.dvc` file.
-
-    What is there but differs from its record is left alone, and that is said.
-    """
-    for folder in (path, *path.parents):
-        if not folder.name:
-            return  # the root of the file system, or of a relative path: it has no record
-        record = folder.with_name(f"{folder.name}.dvc")
-        if not record.is_file():
-            continue
-        if not path.exists():
-            say(f"pulling {folder.name} from the DVC remote")
-            pull([record])
-        elif folder_digest(folder) != data_revision(folder):
-            say(f"note: {folder.name} is not what {record.name} records; `audioscore data pull` fetches that")
-        return
-
-
-def pull(records: Sequence[Path]) -> int:
-    """Pull what `.dvc` files record into the working tree; returns how many files that put in place.
-
-    Files that differ from the record are never overwritten. Raises DataError where the remote lacks something or a
-    local change is in the way.
-    """
-    import contextlib
-
-    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        with contextlib.closing(Repo(str(records[0].parent))) as repository:
-            stats = repository.pull(targets=[str(record) for record in records])["stats"]
-    except (DvcException, OSError) as fault:
-        reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
-        raise DataError(
-            f"{', '.join(record.name for record in records)}: cannot be pulled ({reason}). Check `dvc remote list`, "
-            f"and keep or remove local changes first."
-        ) from fault
-    return int(stats["added"]) + int(stats["modified"])

@@ -35,7 +35,7 @@ from audioscore.tracking.registry import (
     version_by_alias,
     version_of,
 )
-from audioscore.tracking.runs import PARAM_CHARACTERS, flatten, log_plan
+from audioscore.tracking.runs import PARAM_CHARACTERS, DatasetInput, dataset_name, flatten, log_dataset, log_plan
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,7 +102,8 @@ def register_winner(
     )
     write_text(target / REPORT, page)
     files = [target / REPORT, folders.evaluation / PREDICTIONS]
-    winner_run = _log_runs(client, experiment, plans, evaluation, config, provenance, winner_plan, files)
+    data = _dataset(folders, config, provenance, result["data"])
+    winner_run = _log_runs(client, experiment, plans, evaluation, config, provenance, winner_plan, files, data)
     registered = _register(
         client, config.registry.model, winner, winner_run, decision, champion, evaluation, provenance
     )
@@ -166,6 +167,7 @@ def _log_runs(
     provenance: Provenance,
     winner: str,
     files: Sequence[Path],
+    data: DatasetInput,
 ) -> str:
     """A parent run for the pipeline run and a child a plan; returns the winner's run id."""
     tags = {
@@ -176,18 +178,34 @@ def _log_runs(
     }
     parameters = flatten(config.model_dump(mode="json"))
     parent = str(client.create_run(experiment, run_name=provenance.run_id, tags={**tags, "winner": winner}).info.run_id)
+    log_dataset(client, parent, data)
     for name, value in parameters.items():
         client.log_param(parent, name, str(value)[:PARAM_CHARACTERS])
     for path in files:
         client.log_artifact(parent, str(path))
     runs: dict[str, str] = {
         trained.plan: log_plan(
-            client, experiment, parent, trained, evaluation.figures["plans"][trained.plan], parameters, tags, files
+            client,
+            experiment,
+            parent,
+            trained,
+            evaluation.figures["plans"][trained.plan],
+            parameters,
+            tags,
+            files,
+            data,
         )
         for trained in plans
     }
     client.set_terminated(parent)
     return runs[winner]
+
+
+def _dataset(folders: RunFolders, config: "Config", provenance: Provenance, counts: Mapping[str, Any]) -> DatasetInput:
+    """The run's data; where the configuration names no URI, its own copy stands for it."""
+    uri = config.data.uri or str(folders.data)
+    revisions = {"data_revision": provenance.data_revision, "code_revision": provenance.code_revision}
+    return DatasetInput(dataset_name(uri), provenance.data_digest, uri, {**counts, **revisions})
 
 
 def _register(

@@ -1,9 +1,12 @@
 """MLflow runs: one for the pipeline run, one below it for each plan."""
 
+import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from audioscore.data.storage import ADDRESS, DATA_FOLDER
 from audioscore.scoring.trained import TrainedPlan
 
 if TYPE_CHECKING:
@@ -11,6 +14,17 @@ if TYPE_CHECKING:
 
 METRIC_FIGURES = ("value", "lo", "hi")
 PARAM_CHARACTERS = 6000  # MLflow's own limit for one value
+DIGEST_CHARACTERS = 36  # MLflow's own limit; exactly a DVC `<md5>.dir`
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """The data a run was made of, as MLflow lists it: the folder's name, its digest, and where it was fetched from."""
+
+    name: str
+    digest: str
+    uri: str
+    profile: Mapping[str, Any]  # what is worth seeing beside it: counts, revisions
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -29,6 +43,36 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def dataset_name(uri: str) -> str:
+    """What a data URI's folder is called; a git repository's data folder by the repository's name and its own.
+
+    >>> dataset_name("/srv/songs/data/"), dataset_name("s3://corpus/v3/ktv"), dataset_name("s3://corpus")
+    ('data', 'ktv', 'corpus')
+    >>> dataset_name("git+https://me@host/team/songs.git@v1#corpus"), dataset_name("git@host:team/songs@v1")
+    ('songs/corpus', 'songs/data')
+    """
+    whole, _, folder = uri.removeprefix("git+").partition("#")
+    path, at, _ = ADDRESS.sub("", whole).partition("@")
+    if at and not uri.startswith("s3://") and not Path(uri).is_dir():
+        return f"{PurePosixPath(path).name.removesuffix('.git')}/{folder or DATA_FOLDER}"
+    return whole.rstrip("/").rpartition("/")[2]
+
+
+def log_dataset(client: "MlflowClient", run_id: str, data: DatasetInput) -> None:
+    """Give a run its data as MLflow's dataset input, context `training`."""
+    from mlflow.entities import Dataset, InputTag
+    from mlflow.entities import DatasetInput as Logged
+
+    dataset = Dataset(
+        name=data.name,
+        digest=data.digest[:DIGEST_CHARACTERS],
+        source_type="audioscore",
+        source=json.dumps({"uri": data.uri}),
+        profile=json.dumps(dict(data.profile)),
+    )
+    client.log_inputs(run_id, datasets=[Logged(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
 def log_plan(
     client: "MlflowClient",
     experiment_id: str,
@@ -38,8 +82,9 @@ def log_plan(
     parameters: Mapping[str, Any],
     tags: Mapping[str, str],
     artifacts: Sequence[Path],
+    data: DatasetInput,
 ) -> str:
-    """Log one plan: parameters, test metrics with intervals, a curve a seed, and its files. Returns the run's id."""
+    """Log one plan: its data, parameters, test metrics, a curve a seed, and its files. Returns the run's id."""
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.utils.time import get_current_time_millis
 
@@ -47,6 +92,7 @@ def log_plan(
         experiment_id, run_name=trained.plan, tags={**tags, "mlflow.parentRunId": parent, "plan": trained.plan}
     )
     run_id = str(run.info.run_id)
+    log_dataset(client, run_id, data)
     now = get_current_time_millis()
     values = {**parameters, "plan": trained.plan, "head_parameters": trained.parameters, "seed": trained.representative}
     metrics = [Metric(name, value, now, 0) for name, value in _test_metrics(figures).items()]

@@ -53,12 +53,20 @@ def test_the_demo_differs_from_small_only_in_where_it_lives() -> None:
         ({"encoders": {"muq": ENCODERS["muq"]}}, r"encoders\.campplus: Field required"),
         ({"split": {"val": 0.6, "test": 0.4}}, r"split: .*val 0\.6 and test 0\.4 must be above 0 and leave a share"),
         ({"split": {"val": 0.0}}, r"split: .*val 0\.0 and test 0\.2"),
+        ({"split": {"same_voice_cosine": 1.0}}, r"split\.same_voice_cosine: Input should be less than 1"),
+        ({"split": {"pseudo_singers": "perhaps"}}, r"split\.pseudo_singers: Input should be a valid boolean"),
         ({"training": {"plans": ["baseline"]}}, r"training: .*must hold baseline and hybrid.*got \['baseline'\]"),
         ({"training": {"plans": ["baseline", "hybrid", "hybrid"]}}, "each plan once"),
         ({"training": {"plans": ["baseline", "hybrid", "best"]}}, r"training\.plans\.2: Input should be 'baseline'"),
         ({"training": {"seeds": []}}, r"training\.seeds: List should have at least 1 item"),
         ({"training": {"epochs": 0, "dropout": 2}}, r"2 wrong: training\.epochs: .+, training\.dropout: .+"),
         ({"encoders": None}, r"encoders: "),
+        (
+            {"validation": {"severity": {"no_voice": "loud"}}},
+            r"severity\.no_voice: Input should be 'error', 'warning' or",
+        ),
+        ({"validation": {"severity": {"no_voice": True}}}, r"severity\.no_voice: Input should be"),
+        ({"validation": {"min_singers": -1, "max_shift": 0}}, r"2 wrong: validation\.min_singers: .+max_shift: "),
     ],
 )
 def test_each_key_at_fault_is_named(write: Any, sections: dict[str, Any], words: str) -> None:
@@ -93,6 +101,20 @@ def test_an_override_has_the_type_its_yaml_says(write: Any, override: str, keys:
         found = found[key]
     assert found == value
     assert type(found) is type(value)
+
+
+def test_a_bare_off_is_off_although_yaml_reads_it_as_false(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    text = "validation:\n  severity: {no_voice: off, near_duplicate: 'off', dc_offset: error}\n"
+    path.write_text(text + yaml.safe_dump({"encoders": ENCODERS}))
+    config = load_config(path, ["validation.severity.few_clips=off"])
+    assert config.validation.severity == {
+        "no_voice": "off",
+        "near_duplicate": "off",
+        "dc_offset": "error",
+        "few_clips": "off",
+    }
+    assert parse_config(config.model_dump(mode="json")) == config
 
 
 def test_the_last_override_wins_and_the_rest_stays(write: Any) -> None:

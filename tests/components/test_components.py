@@ -75,3 +75,35 @@ def test_fetching_says_which_data_it_is(tiny_corpus: Path, tmp_path: Path) -> No
     fetch_data.python_func(str(tiny_corpus), Artifact, str(digest), str(revision))
     assert digest.read_text(encoding="utf-8") == folder_digest(tiny_corpus) == folder_digest(tmp_path / "data")
     assert revision.read_text(encoding="utf-8") == ""
+
+
+def test_sorting_hears_who_sings_where_nobody_said(tiny_corpus: Path, tiny_encoders: Path, tmp_path: Path) -> None:
+    from dataclasses import asdict
+
+    from audioscore.data.clips import Clip
+    from audioscore.data.sort import read_split
+    from audioscore.files import sha256_of, write_json
+    from components.sort_data import sort_data
+
+    class Artifact:
+        def __init__(self, path: Path) -> None:
+            self.path, self.metadata = str(path), dict[str, Any]()
+
+    files = sorted(tiny_corpus.glob("audio/*.wav"))[:12]
+    clips = [
+        Clip(f"audio/{path.name}", 60.0 + number, "a" if number < 2 else None, sha256=sha256_of(path))
+        for number, path in enumerate(files)
+    ]
+    write_json(tmp_path / "validated" / "clips.json", [asdict(clip) for clip in clips])
+    encoders = {name: {"source": str(tiny_encoders / f"{name}-small")} for name in ("muq", "campplus")}
+    settings = {"encoders": encoders, "split": {"same_voice_cosine": 0.99999}}
+    index = Artifact(tmp_path / "index")
+    sort_data.python_func(
+        Artifact(tiny_corpus), Artifact(tmp_path / "validated"), "digest", "code", settings,
+        str(tmp_path / "features"), index,
+    )  # fmt: skip
+    report = json.loads((tmp_path / "index" / "split_report.json").read_text(encoding="utf-8"))
+    assert sorted(report["pseudo_singers"]) == [clip.audio_file for clip in clips[2:]]
+    assert len(list((tmp_path / "features").glob("campplus-*/*/*.safetensors"))) == 12
+    assert sum(len(read_split(tmp_path / "index", split)) for split in ("train", "val", "test")) == 12
+    assert index.metadata == {"data_digest": "digest"}

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from audioscore.cli.app import app
 from audioscore.errors import DataError, UsageError
 
-KEYS = {"valid", "clips", "accepted", "rejected", "expectations", "report"}
+KEYS = {"valid", "clips", "accepted", "rejected", "warnings", "expectations", "report"}
 GATE = """
 validation: {{min_clips: 5, max_rejected_share: {share}}}
 encoders: {{muq: {{source: m}}, campplus: {{source: c}}}}

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 
 from audioscore.config import Config, parse_config
-from audioscore.data.accepted import read_accepted, run_gate, settings_of
+from audioscore.data.accepted import read_accepted, read_near_duplicates, read_ordered, run_gate, settings_of
+from audioscore.data.clips import Clip
+from audioscore.data.index import write_index
+from audioscore.data.probes import ProbeLimits
+from audioscore.data.validation_settings import ValidationSettings
 from audioscore.data.versioning import folder_digest
-from audioscore.errors import DataError, GateRefused
+from audioscore.errors import DataError, GateRefused, UsageError
 from audioscore.files import sha256_of
 
 
@@ -77,3 +81,40 @@ def test_the_gates_settings_are_the_configurations() -> None:
     assert (settings.limits.min_seconds, settings.limits.max_seconds) == (2.0, 9.0)
     assert (settings.column_map, settings.singer_from) == ({"score": "points"}, "(.*)_")
     assert settings_of(config()).sources == ()
+
+
+def test_the_configurations_limits_are_the_probes_own() -> None:
+    assert settings_of(config()).limits == ProbeLimits()
+    assert settings_of(config()).max_shift == ValidationSettings().max_shift
+
+
+def test_minimums_and_severities_reach_the_gate() -> None:
+    asked = {"min_per_source": 1, "min_per_band": 2, "min_singers": 3, "min_per_singer": 4, "max_shift": 0.5}
+    settings = settings_of(config(**asked, severity={"no_voice": False, "dc_offset": "error"}))
+    assert {name: getattr(settings, name) for name in asked} == asked
+    assert (settings.severity_of("no_voice"), settings.severity_of("dc_offset")) == ("off", "error")
+    with pytest.raises(UsageError, match=r"validation\.severity: no such rule: hum\. The rules are .*no_voice"):
+        settings_of(config(severity={"hum": "error"}))
+
+
+def test_near_duplicates_and_unscored_groups_come_back(folder: Path, tmp_path: Path) -> None:
+    names = [line.split(",")[0] for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    shutil.copyfile(folder / names[0], folder / "best.wav")
+    shutil.copyfile(folder / names[1], folder / "worst.wav")
+    write_index(folder / "order.json", [[Clip("best.wav", song_id="x"), Clip("gone.wav"), Clip("worst.wav")]])
+    result = run_gate(folder, tmp_path / "out", tmp_path / "r.html", config(max_rejected_share=0.5))
+    [group] = read_ordered(tmp_path / "out")
+    assert [group] == result.ordered
+    assert [(clip.audio_file, clip.score, clip.song_id) for clip in group] == [
+        ("best.wav", None, "x"),
+        ("worst.wav", None, None),
+    ]
+    assert all(clip.seconds and clip.sha256 == sha256_of(folder / clip.audio_file) for clip in group)
+    pairs = read_near_duplicates(tmp_path / "out")
+    assert pairs == result.near_duplicates
+    assert {(names[0], "best.wav"), (names[1], "worst.wav")} <= set(pairs)
+
+
+def test_a_folder_without_either_file_has_neither(tmp_path: Path) -> None:
+    assert read_near_duplicates(tmp_path) == []
+    assert read_ordered(tmp_path) == []

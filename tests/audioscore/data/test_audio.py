@@ -1,4 +1,6 @@
 import io
+import os
+import socket
 import struct
 import wave as wavefile
 from pathlib import Path
@@ -82,6 +84,31 @@ def test_stereo_becomes_the_mean_of_its_channels_not_3_db_more(tmp_path: Path) -
     np.testing.assert_allclose(decode(tmp_path / "same.wav").wave, left, atol=1e-7)
     np.testing.assert_allclose(decode(tmp_path / "two.wav").wave, (left + right) / 2, atol=1e-7)
     np.testing.assert_allclose(decode(tmp_path / "left.wav").wave, left / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("others", "loss"),
+    [
+        ([], 0.0),
+        ([1.0], 0.0),
+        ([0.0], -3.01),
+        ([-1.0], -120.0),
+        ([-0.5], 20 * np.log10(0.25) - 10 * np.log10(0.625)),
+        ([0.0] * 5, -7.78),
+    ],
+)
+def test_what_averaging_the_channels_costs_is_measured(tmp_path: Path, others: list[float], loss: float) -> None:
+    channels = [tone(0.5), *(np.float32(gain) * tone(0.5) for gain in others)]
+    wavfile.write(tmp_path / "a.wav", RATE, np.stack(channels, axis=1) if others else channels[0])
+    recording = decode(tmp_path / "a.wav")
+    assert recording.mono_loss_db == pytest.approx(loss, abs=0.02)
+    np.testing.assert_array_equal(recording.wave, np.mean(channels, axis=0, dtype=np.float32))
+
+
+def test_silent_channels_lose_nothing(tmp_path: Path) -> None:
+    wavfile.write(tmp_path / "a.wav", RATE, np.zeros((RATE, 2), dtype=np.float32))
+    assert decode(tmp_path / "a.wav").mono_loss_db == 0.0
+    assert Recording(tone(0.1), RATE).mono_loss_db == 0.0
 
 
 def test_resampling_keeps_a_tone_below_the_cutoff_and_drops_one_above() -> None:
@@ -169,6 +196,47 @@ def test_samples_that_are_not_numbers_are_refused(tmp_path: Path, bad: float) ->
     wavfile.write(tmp_path / "bad.wav", RATE, wave)
     with pytest.raises(AudioError, match=r"bad\.wav: holds samples that are not numbers"):
         decode(tmp_path / "bad.wav")
+
+
+def test_samples_that_no_sound_has_are_refused(tmp_path: Path) -> None:
+    wavfile.write(tmp_path / "loud.wav", RATE, 32_768 * tone(0.5))  # integers written as floats: clipped, but decoded
+    assert np.abs(decode(tmp_path / "loud.wav").wave).max() > 10_000
+    wavfile.write(tmp_path / "bad.wav", RATE, np.float32(1e30) * tone(0.5))
+    with pytest.raises(AudioError, match=r"bad\.wav: holds samples up to .*e\+29, where full scale is 1"):
+        decode(tmp_path / "bad.wav")
+
+
+def test_a_sample_rate_of_a_few_hertz_is_refused(tmp_path: Path) -> None:
+    wavfile.write(tmp_path / "slow.wav", 7, tone(0.5))
+    with pytest.raises(AudioError, match=r"slow\.wav: declares a sample rate of 7 Hz"):
+        decode(tmp_path / "slow.wav")
+
+
+def test_what_is_no_regular_file_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    os.mkfifo("pipe.wav")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.wav")
+        Path("loop.wav").symlink_to("loop.wav")
+        for name, said in {
+            "pipe.wav": "is a named pipe, not a file",
+            "socket.wav": "is a socket, not a file",
+            "/dev/null": "is a device, not a file",
+            "loop.wav": "is a link that leads back to itself",
+        }.items():
+            with pytest.raises(AudioError, match=f"^{name}: {said}"):
+                decode(name)
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.wav").write_bytes(b"x")
+
+    def deny(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", deny)
+    with pytest.raises(AudioError, match=r"a\.wav: cannot be opened .Permission denied.\. Check its permissions"):
+        decode(tmp_path / "a.wav")
 
 
 def test_a_film_without_sound_is_refused(tmp_path: Path) -> None:

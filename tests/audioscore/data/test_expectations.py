@@ -4,7 +4,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from audioscore.data.expectations import ExpectationResult, TableCheck, check_table
+from audioscore.data import expectations
+from audioscore.data.expectations import ExpectationResult, TableCheck
+from audioscore.data.validation_result import describe
+from audioscore.data.validation_settings import ValidationSettings
 
 
 def frame(**changes: Any) -> pd.DataFrame:
@@ -17,6 +20,11 @@ def frame(**changes: Any) -> pd.DataFrame:
         **changes,
     }
     return pd.DataFrame({name: values for name, values in columns.items() if values is not None})
+
+
+def check_table(table: pd.DataFrame, *, last: Any = None, unscored: int = 0, **asked: Any) -> TableCheck:
+    settings = ValidationSettings(**{"min_clips": 1, **asked})
+    return expectations.check_table(table, settings, last_scores=last, unscored=unscored)
 
 
 def failures(check: TableCheck) -> list[tuple[str | None, str, str, int]]:
@@ -136,3 +144,106 @@ def test_the_frame_is_left_as_it_was() -> None:
     given = frame()
     check_table(given)
     pd.testing.assert_frame_equal(given, frame())
+
+
+def many(**scores: list[float]) -> pd.DataFrame:
+    """A table with these scores by source."""
+    rows = [(source, score) for source, values in scores.items() for score in values]
+    return pd.DataFrame(
+        {
+            "audio_file": [f"{number}.wav" for number in range(len(rows))],
+            "score": [score for _, score in rows],
+            "source": [source for source, _ in rows],
+            "singer_id": [f"s{number % 7}" for number in range(len(rows))],
+        }
+    )
+
+
+def test_names_that_are_not_text_reject_their_rows() -> None:
+    check = check_table(frame(audio_file=["a.wav", 7, None, "d.wav"]))
+    assert check.row_faults == {1: ["file name 7 is not text"], 2: ["no file name"]}
+    assert line(check, "scores are numbers")["observed"] == "float64"
+
+
+def test_each_band_that_has_or_had_clips_needs_its_number() -> None:
+    table = frame(score=[50.0, 84.0, 84.9, 90.0])
+    check = check_table(table, min_per_band=2, last={"ktv": [62.0, 85.0]})
+    found = {one["meaning"].split()[-1]: one["observed"] for one in check.results if one["column"] == "band"}
+    assert found == {"0-60": 1, "60-70": 0, "80-85": 2, "85-90": 0, "90-95": 1}
+    assert check.table_faults[0]["meaning"] == "at least 2 usable clips scored 0-60"
+    assert len(check.table_faults) == 4
+
+
+def test_a_source_that_once_had_clips_needs_its_number_still() -> None:
+    check = check_table(frame(source=["ktv"] * 4), min_per_source=1, last={"acapella": [90.0]})
+    assert [one["meaning"] for one in check.table_faults] == ["at least 1 usable clips of acapella"]
+
+
+def test_singers_with_too_few_clips_are_named_with_their_numbers() -> None:
+    check = check_table(frame(), min_per_singer=2)
+    [fault] = check.table_faults
+    assert (fault["meaning"], fault["observed"]) == ("at least 2 usable clips of every singer", 1)
+    assert fault["examples"] == ["s2: 1", "s3: 1"]
+    assert describe(fault) == "Expected: at least 2 usable clips of every singer; found 1 (s2: 1; s3: 1)."
+    aside = frame(singer_id=["s1", "s1", "s1", "s1"], fault=[None, None, None, "no such file"])
+    assert line(check_table(aside, min_per_singer=3), "of every singer")["observed"] == 3
+    assert check_table(frame(singer_id=[None] * 4), min_per_singer=2).table_faults == []
+
+
+def test_clips_outside_the_table_count_towards_the_number_needed() -> None:
+    check = check_table(frame(), min_clips=10, unscored=6)
+    few = line(check, "at least 10 usable clips, with the 6 that have an order and no score")
+    assert (few["success"], few["observed"]) == (True, 10)
+    assert not line(check_table(frame(), min_clips=11, unscored=6), "at least 11")["success"]
+
+
+def test_a_rule_about_cells_rejects_rows_where_it_is_an_error() -> None:
+    values: dict[str, Any] = {"score": [42.0, 60.0, 70.0, 80.0], "singer_id": [None, "s", "s", "s"]}
+    table = frame(**values, source=[None, "ktv", "ktv", "ktv"])
+    assert check_table(table).row_faults == {}
+    strict = dict.fromkeys(["unusual_score", "no_singer", "no_source"], "error")
+    assert check_table(table, severity=strict).row_faults == {
+        0: ["score 42 is outside the usual 50-99", "no singer", "no source"]
+    }
+
+
+def test_scores_distributed_as_before_are_no_shift_and_moved_ones_are() -> None:
+    before = {"ktv": [50.0 + 35 * n / 200 for n in range(200)]}
+    same = line(check_table(many(ktv=before["ktv"][::2]), last=before), "scores of ktv are distributed as in the last")
+    assert same["success"]
+    assert same["observed"] == pytest.approx(0, abs=0.02)
+    moved = check_table(many(ktv=[min(99.0, score + 15) for score in before["ktv"]]), last=before)
+    shift = line(moved, "scores of ktv are distributed")
+    assert (shift["success"], shift["severity"]) == (False, "warning")
+    assert describe(shift).startswith("Expected: scores of ktv are distributed as in the last accepted version; found ")
+    assert line(check_table(many(ktv=[90.0] * 40), last=before, max_shift=50.0), "scores of ktv")["success"]
+
+
+def test_the_shift_is_the_divergence_that_scipy_computes() -> None:
+    from scipy.stats import entropy
+
+    before, now = [52.0] * 60 + [57.0] * 40, [52.0] * 20 + [57.0] * 80
+    found = line(check_table(many(ktv=now), last={"ktv": before}), "scores of ktv")["observed"]
+    assert found == pytest.approx(entropy([0.2, 0.8], [0.6, 0.4]), abs=0.005)
+
+
+def test_a_new_source_shifts_none_of_the_others() -> None:
+    ktv = [50.0 + 35 * n / 200 for n in range(200)]
+    check = check_table(many(ktv=ktv, acapella=[85.0 + n / 10 for n in range(140)]), last={"ktv": ktv})
+    assert [one["success"] for one in check.results if "distributed" in one["meaning"]] == [True]
+    assert failures(check) == []
+
+
+def test_a_source_that_is_gone_is_told_and_few_clips_are_not_compared() -> None:
+    check = check_table(many(ktv=[60.0] * 40), last={"acapella": [90.0] * 50, "ktv": [80.0] * 29})
+    gone = line(check, "clips of acapella, which the last accepted version had (50)")
+    assert (gone["success"], gone["severity"], gone["observed"]) == (False, "warning", 0)
+    assert not [one for one in check.results if "distributed" in one["meaning"]]
+
+
+def test_clips_without_a_source_are_compared_among_themselves() -> None:
+    before = {"": [60.0 + n % 10 for n in range(50)]}
+    mixed = many(ktv=[95.0] * 40, none=before[""])
+    mixed["source"] = mixed["source"].replace("none", None)
+    assert line(check_table(mixed, last=before), "scores of clips without a source")["success"]
+    assert line(check_table(mixed.drop(columns="source"), last=before), "scores of clips")["success"] is False

@@ -98,10 +98,14 @@ def test_bad_rows_are_listed_and_the_others_kept(tmp_path: Path) -> None:
 
 
 def test_raters_are_kept_and_stand_in_for_a_missing_score_column(tmp_path: Path) -> None:
-    labels = table(tmp_path, "file,评分2,评分1\na,90,80\nb,,71\nc,,\nd,80,x\n")
-    assert [(clip.score, clip.raters) for clip in labels.clips] == [(85.0, (80.0, 90.0)), (71.0, (71.0,))]
+    labels = table(tmp_path, "file,评分2,评分1\na,90,80\nb,,71\nc,,\nd,80,x\ne,60,-\n")
+    assert [(clip.score, clip.raters) for clip in labels.clips] == [
+        (85.0, (80.0, 90.0)),
+        (71.0, (71.0,)),
+        (60.0, (None, 60.0)),
+    ]
     assert labels.columns == {"audio_file": "file", "rater_1": "评分1", "rater_2": "评分2"}
-    assert reasons(labels) == {3: "no score", 4: "rater_1: score 'x' is not a number"}
+    assert reasons(labels) == {3: "no score, and no rater gave one", 4: "rater_1: score 'x' is not a number"}
     scored = table(tmp_path, "file,score,Rater 1,rater_2\na,70,80,90\nb,,80,90\n")
     assert [(clip.score, clip.raters) for clip in scored.clips] == [(70.0, (80.0, 90.0))]
     assert reasons(scored) == {2: "no score"}

@@ -1,3 +1,5 @@
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import wavfile
 
+from audioscore.data import probes
 from audioscore.data.audio import Recording, Wave, encode
-from audioscore.data.probes import FLOOR_DB, ProbeLimits, hear, hear_all, probe, refusal
+from audioscore.data.levels import FLOOR_DB
+from audioscore.data.probe_memory import ProbeMemory
+from audioscore.data.probes import Heard, ProbeLimits, audio_path, findings, hear, hear_all, probe, refusal
+from audioscore.data.rules import RULES
+from audioscore.errors import AudioError
 from audioscore.files import sha256_of
 
 RATE = 24_000
@@ -23,6 +30,20 @@ def silence(seconds: float) -> Wave:
 
 def why(wave: Wave) -> str | None:
     return refusal(probe(Recording(wave, RATE)))
+
+
+def voice(seconds: float = 3.0, rate: int = RATE, pitch: float = 220.0) -> Wave:
+    """A vibrating voice with harmonics up to the top of the band, over a little breath."""
+    t = np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * (pitch * t + 0.6 * np.sin(2 * np.pi * 5.5 * t))
+    tones = sum(np.sin(k * phase) / k for k in range(1, int(0.45 * rate / pitch)))
+    breath = np.random.default_rng(3).normal(0, 0.02, len(t))
+    return np.asarray(0.2 * tones + 0.2 * breath, dtype=np.float32)
+
+
+def broken(heard: Heard) -> list[str]:
+    assert heard.fault is None
+    return [one.rule for one in heard.findings]
 
 
 def test_a_sine_reads_its_closed_form() -> None:
@@ -76,9 +97,9 @@ def test_samples_at_the_rails_are_counted_in_runs_only() -> None:
 def test_clipping_is_heard_through_lossy_codecs(tmp_path: Path, suffix: str, codec: str) -> None:
     path = tmp_path / f"a.{suffix}"
     encode(tone(3, amplitude=20), RATE, path, codec=codec, bit_rate=128_000)
-    assert "clipped" in (hear(path.name, tmp_path, ProbeLimits()).fault or "")
+    assert "clipped" in broken(hear(path.name, tmp_path, ProbeLimits()))
     encode(tone(3, amplitude=0.8), RATE, path, codec=codec, bit_rate=128_000)
-    assert hear(path.name, tmp_path, ProbeLimits()).fault is None
+    assert "clipped" not in broken(hear(path.name, tmp_path, ProbeLimits()))
 
 
 @pytest.mark.parametrize("samples", [0, 1, 100, 479, 480, 481])
@@ -148,11 +169,178 @@ def test_hearing_gives_hash_and_size_and_names_no_path(tmp_path: Path) -> None:
     assert linked.startswith("is a link, not a file")
 
 
-def test_a_folder_above_is_allowed_where_the_file_exists(tmp_path: Path) -> None:
-    (tmp_path / "below").mkdir()
+def test_a_sound_voice_breaks_no_rule(tmp_path: Path) -> None:
+    wavfile.write(tmp_path / "a.wav", RATE, voice())
+    heard = hear("a.wav", tmp_path, ProbeLimits())
+    assert broken(heard) == []
+    assert heard.fingerprint
+
+
+def test_every_rule_that_is_broken_is_told_with_its_figures() -> None:
+    hiss = np.random.default_rng(0).normal(0, 0.3, 8_000 // 2)
+    measured = probe(Recording((np.clip(hiss, -0.9, 0.9) + 0.1).astype(np.float32), 8_000))
+    told = {one.rule: one.reason for one in findings(measured, ProbeLimits(max_clipping_share=-1, max_seconds=0.4))}
+    assert list(told) == ["too_short", "too_long", "clipped", "dc_offset", "narrow_band", "no_voice"]
+    assert "too short: 0.50 s" in told["too_short"]
+    assert f"its samples average {measured.dc_offset:+.3f} of full scale, beyond 0.02" in told["dc_offset"]
+    assert "nothing sounds above 4000 Hz in a file of 8000 Hz, and 8100 Hz" in told["narrow_band"]
+    assert "no voice: 0% of what is loud" in told["no_voice"]
+    assert set(told) <= set(RULES)
+
+
+def test_a_warning_is_no_refusal_and_the_first_error_is() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)
+    assert [one.rule for one in findings(probe(Recording(noise, RATE)))] == ["no_voice"]
+    assert why(noise) is None
+    short = findings(probe(Recording(noise[: RATE // 2], RATE)))
+    assert why(noise[: RATE // 2]) == short[0].reason
+
+
+def test_inverted_channels_are_refused_and_named_before_the_silence_they_leave(tmp_path: Path) -> None:
+    wavfile.write(tmp_path / "a.wav", RATE, np.stack([voice(), -voice()], axis=1))
+    heard = hear("a.wav", tmp_path, ProbeLimits())
+    assert broken(heard) == ["phase_cancelled", "silent", "nearly_silent"]
+    assert heard.findings[0].reason.startswith("phase-cancelled: its channels averaged are -120.0 dB")
+    wavfile.write(tmp_path / "b.wav", RATE, np.stack([voice(), voice(pitch=300)], axis=1))
+    assert broken(hear("b.wav", tmp_path, ProbeLimits())) == []
+
+
+def test_silence_says_nothing_of_band_or_voice(tmp_path: Path) -> None:
+    wavfile.write(tmp_path / "a.wav", RATE, silence(2))
+    heard = hear("a.wav", tmp_path, ProbeLimits())
+    assert broken(heard) == ["silent", "nearly_silent"]
+    assert heard.fingerprint == b""
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "below"
+    (folder / "audio").mkdir(parents=True)
     wavfile.write(tmp_path / "a.wav", RATE, tone())
-    assert hear("../a.wav", tmp_path / "below", ProbeLimits()).fault is None
-    assert "no such file" in (hear("../b.wav", tmp_path / "below", ProbeLimits()).fault or "")
+    (folder / "linked.wav").symlink_to(tmp_path / "a.wav")
+    (folder / "up").symlink_to(tmp_path)
+    for name in ("../a.wav", "audio/../../a.wav", "../none.wav", "linked.wav", "up/a.wav", "../below-too/a.wav"):
+        assert (hear(name, folder, ProbeLimits()).fault or "").startswith("leads out of the data folder.")
+        with pytest.raises(AudioError, match=r"^" + name.replace(".", r"\.")):
+            audio_path(folder, name)
+    wavfile.write(folder / "inside.wav", RATE, tone())
+    (folder / "audio" / "alias.wav").symlink_to("../inside.wav")
+    (tmp_path / "data").symlink_to(folder)
+    for name in ("inside.wav", "audio/../inside.wav", "audio/alias.wav", str(tmp_path / "a.wav")):
+        assert hear(name, folder, ProbeLimits()).fault is None
+        assert hear(name, tmp_path / "data", ProbeLimits()).fault is None
+
+
+def test_what_is_no_regular_file_gets_its_own_sentence(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "a.wav").symlink_to("b.wav")
+    (tmp_path / "b.wav").symlink_to("a.wav")
+    said = {
+        "pipe.wav": "is a named pipe, not a file. Put the recording there.",
+        "/dev/zero": "is a device, not a file. Put the recording there.",
+        "a.wav": "is a link that leads back to itself. Put the recording there.",
+        "": "is a folder, not a recording. Name the recordings in it.",
+        "x\0.wav": "no such file. Check the path, or the table's audio_file column.",
+    }
+    assert {name: hear(name, tmp_path, ProbeLimits()).fault for name in said} == said
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wavfile.write(tmp_path / "a.wav", RATE, tone())
+    real = probes.decode
+
+    def growing(path: Path) -> Recording:
+        recording = real(path)
+        path.write_bytes(path.read_bytes() + b"more")
+        return recording
+
+    monkeypatch.setattr(probes, "decode", growing)
+    assert (hear("a.wav", tmp_path, ProbeLimits()).fault or "").startswith("changed while it was read")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("written")
+    codecs = {".wav": "pcm_s16le", ".mp3": "libmp3lame", ".m4a": "aac", ".flac": "flac"}
+    for suffix, codec in codecs.items():
+        encode(voice(1.2), RATE, folder / f"a{suffix}", codec=codec)
+    return {suffix: (folder / f"a{suffix}").read_bytes() for suffix in codecs}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([".wav", ".mp3", ".m4a", ".flac"]),
+    st.binary(min_size=1, max_size=400),
+    st.booleans(),
+    st.floats(0, 1),
+)
+def test_no_content_makes_hearing_raise(
+    written: dict[str, bytes], suffix: str, junk: bytes, within: bool, place: float
+) -> None:
+    """Random bytes alone, and random bytes over a part of a sound file, its header included."""
+    at = int(place**4 * len(written[suffix]))  # most often near the header
+    content = written[suffix][:at] + junk + written[suffix][at + len(junk) :] if within else junk
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / f"a{suffix}").write_bytes(content)
+        heard = hear(f"a{suffix}", Path(folder), ProbeLimits())
+        assert (heard.fault is None) == (heard.probe is not None)
+        assert folder not in (heard.fault or "")
+        assert (heard.fault or "x.").endswith((".", ")"))
+
+
+@pytest.mark.parametrize("rate", [1_000, 8_000, 96_000, 192_000])
+@pytest.mark.parametrize("samples", [1, 2, 7, 50, 2_000])
+def test_any_rate_and_any_length_is_measured(rate: int, samples: int) -> None:
+    wave = np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
+    measured = probe(Recording(wave, rate))
+    assert 0 <= measured.voiced_share <= 1
+    assert 0 <= measured.bandwidth_hz <= rate / 2
+
+
+def test_nothing_is_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, memory = tmp_path / "data", tmp_path / "home" / "probes.db"
+    folder.mkdir()
+    wavfile.write(folder / "a.wav", RATE, voice())
+    (folder / "b.wav").write_bytes(b"text" * 30)
+    names = ["a.wav", "b.wav", "missing.wav"]
+    first = hear_all(names, folder, ProbeLimits(), 1, memory=memory)
+    (folder / "a.wav").rename(folder / "c.wav")
+
+    def fail(path: Path) -> Recording:
+        raise AudioError(f"{path}: was decoded.")
+
+    monkeypatch.setattr(probes, "decode", fail)
+    assert hear_all(["c.wav", "b.wav", "missing.wav"], folder, ProbeLimits(), 1, memory=memory) == first
+    # Limits are applied to what is remembered, and are no part of it.
+    short, _, _ = hear_all(["c.wav", *names[1:]], folder, ProbeLimits(max_seconds=2), 1, memory=memory)
+    assert broken(short) == ["too_long"]
+    monkeypatch.setattr(probes, "PROBE_VERSION", "another")
+    assert hear("c.wav", folder, ProbeLimits()).fault == "was decoded."
+    again = hear_all(["c.wav"], folder, ProbeLimits(), 1, memory=memory)
+    assert again[0].fault == "was decoded."
+
+
+def test_other_bytes_under_the_same_name_are_heard_anew(tmp_path: Path) -> None:
+    memory = tmp_path / "probes.db"
+    for seconds in (1.5, 2.5):
+        wavfile.write(tmp_path / "a.wav", RATE, voice(seconds))
+        (heard,) = hear_all(["a.wav"], tmp_path, ProbeLimits(), 1, memory=memory)
+        assert heard.probe is not None
+        assert heard.probe.seconds == pytest.approx(seconds)
+
+
+def test_a_failing_disk_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = tmp_path / "probes.db"
+    wavfile.write(tmp_path / "a.wav", RATE, voice())
+
+    def fail(path: Path) -> Recording:
+        raise AudioError(f"{path}: cannot be decoded (Input/output error).") from OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(probes, "decode", fail)
+        (heard,) = hear_all(["a.wav"], tmp_path, ProbeLimits(), 1, memory=memory)
+        assert heard.fault == "cannot be decoded (Input/output error)."
+    (heard,) = hear_all(["a.wav"], tmp_path, ProbeLimits(), 1, memory=memory)
+    assert broken(heard) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -162,12 +350,15 @@ def test_many_are_heard_in_order_with_progress_to_the_end(tmp_path: Path, worker
         if number != 7:
             wavfile.write(tmp_path / name, RATE, tone(1 + number / 100))
     told: list[tuple[int, int]] = []
-    heard = hear_all(names, tmp_path, ProbeLimits(), workers, lambda done, all_: told.append((done, all_)))
+    memory = tmp_path / "probes.db"
+    heard = hear_all(names, tmp_path, ProbeLimits(), workers, lambda done, all_: told.append((done, all_)), memory)
     assert told == [(done, 30) for done in range(1, 31)]
     assert [number for number, one in enumerate(heard) if one.fault] == [7]
     assert [one.probe.seconds if one.probe else None for one in heard] == [
         None if number == 7 else pytest.approx(1 + number / 100, abs=1e-4) for number in range(30)
     ]
+    with ProbeMemory(memory, probes.PROBE_VERSION, reads_only=True) as known:
+        assert [number for number, one in enumerate(heard) if not known.get(f"{one.sha256}.wav")] == [7]
 
 
 def test_none_to_hear_is_no_fault(tmp_path: Path) -> None:

@@ -6,13 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.io import wavfile
 
 from audioscore.data import validation
+from audioscore.data.audio import encode
 from audioscore.data.clips import Clip
 from audioscore.data.expectations import TableCheck
+from audioscore.data.index import write_index
 from audioscore.data.probes import ProbeLimits
-from audioscore.data.validation import ValidationSettings, validate_folder, without_copies
+from audioscore.data.rejections import without_copies
+from audioscore.data.validation import validate_folder
+from audioscore.data.validation_settings import ValidationSettings
 from audioscore.errors import DataError
 from audioscore.files import sha256_of
 
@@ -80,7 +85,7 @@ def test_a_good_folder_is_valid_and_its_clips_are_measured(tmp_path: Path) -> No
 def test_the_json_document_has_the_agreed_keys_and_no_nan(tmp_path: Path) -> None:
     result = validate_folder(corpus(tmp_path, extra=["audio/gone.wav,70,s9,x,ktv"]))
     document = json.loads(json.dumps(result.to_json("report.html"), allow_nan=False))
-    assert list(document) == ["valid", "clips", "accepted", "rejected", "expectations", "report"]
+    assert list(document) == ["valid", "clips", "accepted", "rejected", "warnings", "expectations", "report"]
     assert (document["valid"], document["clips"], document["accepted"], document["report"]) == (
         True,
         13,
@@ -172,13 +177,15 @@ def test_unknown_sources_reject_their_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ears_only")
-def test_absolute_paths_and_folders_above_are_the_users_own(tmp_path: Path) -> None:
+def test_absolute_paths_are_the_users_own_and_ways_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     record(tmp_path / "elsewhere" / "a.wav", seed=50)
     record(tmp_path / "b.wav", seed=51)
-    extra = [f"{tmp_path}/elsewhere/a.wav,70,s,x,ktv", "../b.wav,71,s,x,ktv", "../c.wav,72,s,x,ktv"]
+    extra = [f"{tmp_path}/elsewhere/a.wav,70,s,x,ktv", "../b.wav,71,s,x,ktv"]
     result = validate_folder(corpus(tmp_path / "data", extra=extra), settings=LOOSE)
-    assert [clip.audio_file for clip in result.accepted][12:] == [f"{tmp_path}/elsewhere/a.wav", "../b.wav"]
-    assert [one["audio_file"] for one in result.rejected] == ["../c.wav"]
+    assert [clip.audio_file for clip in result.accepted][12:] == [f"{tmp_path}/elsewhere/a.wav"]
+    [refused] = result.rejected
+    assert (refused["audio_file"], refused["row"], refused["severity"]) == ("../b.wav", 14, "error")
+    assert str(tmp_path) not in refused["reason"]
 
 
 def test_too_many_rejected_rows_close_the_gate_and_the_share_is_a_setting(tmp_path: Path) -> None:
@@ -263,3 +270,149 @@ def test_progress_is_told_and_two_processes_give_the_same_answer(tmp_path: Path)
     both = validate_folder(folder, workers=2, progress=lambda done, total: told.append((done, total)))
     assert told == [(done, 26) for done in range(1, 27)]
     assert both == validate_folder(folder, workers=1)
+
+
+def test_a_finding_weighs_what_its_rule_is_set_to(tmp_path: Path) -> None:
+    record(tmp_path / "audio" / "short.wav", seconds=0.5)
+    folder = corpus(tmp_path, extra=["audio/short.wav,70,s9,x,ktv"])
+    assert rejections(folder)[13][0].startswith("too short: 0.50 s")
+    result = validate_folder(folder, settings=replace(LOOSE, severity={"too_short": "warning", "no_voice": "off"}))
+    assert (result.rejected, len(result.accepted)) == ([], 13)
+    [warned] = [one for one in result.warned if one["reason"].startswith("too short: 0.50 s")]
+    assert (warned["row"], warned["severity"]) == (13, "warning")
+    assert not [one for one in result.warned if "voice" in one["reason"]]
+    assert result.to_json()["warnings"] == result.warned
+    off = validate_folder(folder, settings=replace(LOOSE, severity={"too_short": "off"}))
+    assert (off.rejected, [one for one in off.warned if "short" in one["reason"]]) == ([], [])
+
+
+@pytest.mark.usefixtures("ears_only")
+def test_a_recording_that_is_not_the_one_the_table_means_is_rejected(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, clips=2)
+    right, wrong = sha256_of(folder / "audio" / "c00.wav"), "0" * 64
+    rows = f"audio_file,score,sha256\naudio/c00.wav,70,{right.upper()}\naudio/c01.wav,71,{wrong}\n"
+    (folder / "labels.csv").write_text(rows)
+    found = rejections(folder)
+    assert list(found) == [2]
+    assert found[2][0].startswith(f"changed content: its SHA-256 is {sha256_of(folder / 'audio' / 'c01.wav')[:12]}...")
+
+
+def take(seed: int, seconds: float = 6.0, level: float = 0.1) -> NDArray[np.float32]:
+    return np.asarray(level * np.random.default_rng(seed).standard_normal(round(seconds * 16_000)), dtype=np.float32)
+
+
+@pytest.mark.usefixtures("ears_only")
+def test_near_duplicates_are_named_and_kept_or_rejected_as_the_rule_is_set(tmp_path: Path) -> None:
+    encode(take(1), 16_000, tmp_path / "a.wav", codec="pcm_s16le")
+    encode(take(1, level=0.05), 16_000, tmp_path / "b.m4a")
+    encode(take(2), 16_000, tmp_path / "c.wav", codec="pcm_s16le")
+    (tmp_path / "labels.csv").write_text("audio_file,score\na.wav,60\nb.m4a,85\nc.wav,70\n")
+    result = validate_folder(tmp_path, settings=LOOSE)
+    assert result.near_duplicates == [("a.wav", "b.m4a")]
+    told = "near-duplicate of row 1 (a.wav), yet scored 85 against 60, 25 points apart; listen to both"
+    assert told in [one["reason"] for one in result.warned if one["row"] == 2]
+    strict = validate_folder(tmp_path, settings=replace(LOOSE, severity={"near_duplicate": "error"}))
+    assert [(one["row"], one["reason"]) for one in strict.rejected] == [(2, told)]
+    assert [clip.audio_file for clip in strict.accepted] == ["a.wav", "c.wav"]
+    assert strict.near_duplicates == []
+
+
+def with_order(folder: Path, names: Sequence[str]) -> Path:
+    write_index(folder / "order.json", [[Clip(name, row=5, source="ktv") for name in names]])
+    return folder
+
+
+@pytest.mark.usefixtures("ears_only")
+def test_unscored_groups_are_heard_keep_their_order_and_lose_their_bad_clips(tmp_path: Path) -> None:
+    folder = with_order(corpus(tmp_path, clips=4), ["z.wav", "gone.wav", "a.wav", "audio/c00.wav", "copy.wav"])
+    for seed, name in [(90, "z.wav"), (91, "a.wav"), (91, "copy.wav")]:
+        record(folder / name, seed=seed)
+    result = validate_folder(folder, settings=LOOSE)
+    [group] = result.ordered
+    assert [clip.audio_file for clip in group] == ["z.wav", "a.wav", "audio/c00.wav"]
+    assert [(clip.score, clip.row) for clip in group] == [(None, None)] * 3
+    assert group[0].sha256 == sha256_of(folder / "z.wav")
+    assert (group[0].seconds, group[0].source) == (1.2, "ktv")
+    assert [(one["row"], one["audio_file"], one["severity"]) for one in result.rejected] == [
+        (None, "gone.wav", "error"),
+        (None, "copy.wav", "warning"),
+    ]
+    assert (result.clips, len(result.accepted)) == (4, 4)
+    assert json.loads(json.dumps(result.to_json(), allow_nan=False))["rejected"][0]["row"] is None
+
+
+def test_a_folder_may_hold_an_order_and_no_scores(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(HEADER + "\n")
+    names = [f"{number}.wav" for number in range(10)]
+    for seed, name in enumerate(names):
+        record(tmp_path / name, seed=seed)
+    result = validate_folder(with_order(tmp_path, names))
+    assert result.reasons == []
+    assert [len(group) for group in result.ordered] == [10]
+    (tmp_path / names[0]).unlink()
+    result = validate_folder(tmp_path)
+    assert "Expected: at least 10 usable clips, with the 9 that have an order and no score; found 9." in result.reasons
+
+
+@pytest.mark.usefixtures("ears_only")
+def test_too_many_bad_clips_in_an_order_close_the_gate(tmp_path: Path) -> None:
+    result = validate_folder(with_order(corpus(tmp_path), ["gone.wav", "lost.wav"]))
+    assert result.reasons[0].startswith(
+        "2 of 14 rows are rejected (14%), and at most 10% may be: order.json, gone.wav:"
+    )
+
+
+def test_an_order_with_scores_closes_the_gate_in_words(tmp_path: Path) -> None:
+    write_index(corpus(tmp_path) / "order.json", [[Clip("a.wav", 70.0), Clip("b.wav", 60.0)]])
+    result = validate_folder(tmp_path)
+    assert result.reasons[0].startswith("order.json: 2 clips have scores (a.wav, b.wav)")
+    assert not result.valid
+
+
+def test_without_audio_no_recording_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "hear_all", lambda *_: pytest.fail("a recording was opened"))
+    same = "a" * 64
+    rows = [f"{name},{score},s,x,ktv,{sha}" for name, score, sha in [("a", 70, same), ("b", 70, same), ("c", 60, "")]]
+    (tmp_path / "labels.csv").write_text("\n".join([HEADER + ",sha256", *rows, "d,60,s,x,ktv,", "e,none,s,x,ktv,"]))
+    result = validate_folder(with_order(tmp_path, ["o.wav"]), settings=LOOSE, audio=False)
+    assert [clip.audio_file for clip in result.accepted] == ["a", "c", "d"]
+    assert [one["row"] for one in result.rejected] == [2, 5]
+    assert [clip.audio_file for clip in result.ordered[0]] == ["o.wav"]
+    assert (result.accepted[0].seconds, result.seconds) == (None, 0.0)
+
+
+def test_scores_are_compared_with_those_that_were_last_accepted(tmp_path: Path) -> None:
+    chance = np.random.default_rng(4)
+    scores = np.sort(chance.uniform(50, 85, 80).round(1))[::-1].tolist()
+    rows = [f"{number}.wav,{score},s{number},x,ktv" for number, score in enumerate(scores)]
+    (tmp_path / "labels.csv").write_text("\n".join([HEADER, *rows]))
+    assert not [one for one in validate_folder(tmp_path, audio=False).expectations if "last" in one["meaning"]]
+    write_index(tmp_path / "index" / "train.json", [[Clip(f"{s}", s, source="ktv") for s in scores[::2]]])
+    write_index(tmp_path / "index" / "val.json", [[Clip(f"{s}", s, source="ktv") for s in scores[1::2]], [Clip("o")]])
+    assert validate_folder(tmp_path, audio=False).warnings == []
+    lower = [score - 20 for score in scores]
+    write_index(tmp_path / "index" / "train.json", [[Clip(f"{s}", s, source="ktv") for s in lower]])
+    write_index(tmp_path / "index" / "val.json", [[]])
+    [warning] = validate_folder(tmp_path, audio=False).warnings
+    assert warning.startswith("Expected: scores of ktv are distributed as in the last accepted version; found ")
+    closed = validate_folder(tmp_path, audio=False, settings=replace(LOOSE, severity={"distribution_shift": "error"}))
+    assert closed.reasons == [warning]
+
+
+def test_an_index_of_the_last_version_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
+    folder = corpus(tmp_path)
+    (folder / "index").mkdir()
+    (folder / "index" / "test.json").write_text("[[")
+    result = validate_folder(folder, audio=False)
+    assert result.valid
+    [warning] = result.warnings
+    assert "the last accepted version's index can be read; found test.json is not JSON" in warning
+
+
+@pytest.mark.usefixtures("ears_only")
+def test_what_was_measured_once_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = corpus(tmp_path / "data", clips=3)
+    memory = tmp_path / "probes.db"
+    first = validate_folder(folder, settings=LOOSE, memory=memory)
+    monkeypatch.setattr("audioscore.data.probes.decode", lambda *_, **__: pytest.fail("a recording was decoded"))
+    assert validate_folder(folder, settings=LOOSE, memory=memory) == first

@@ -9,8 +9,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from audioscore.data import versioning
-from audioscore.data.versioning import code_revision, data_files, data_revision, folder_digest, pull, pull_missing
+from audioscore.data.versioning import code_revision, data_files, data_revision, digest_of, file_md5s, folder_digest
 from audioscore.errors import DataError
 
 QUIET = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
@@ -56,6 +55,7 @@ def test_the_digest_is_the_one_dvc_records(tmp_path: Path) -> None:
     assert set(data_files(data)) == {*tracked, "link.csv"}
     assert len(data_files(data)) == recorded["nfiles"]
     assert folder_digest(data) == recorded["md5"] == data_revision(data)
+    assert digest_of(dict(reversed(file_md5s(data).items()))) == recorded["md5"]
 
 
 def test_the_digest_of_one_file_and_of_none(tmp_path: Path) -> None:
@@ -131,43 +131,3 @@ def test_the_code_revision_is_the_commit_and_tells_uncommitted_work(tmp_path: Pa
 def test_without_git_the_revision_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert code_revision(tmp_path) == "unknown"
-
-
-@pytest.fixture
-def pulled_records(monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
-    """What `pull` was asked for; nothing is pulled."""
-    asked: list[list[Path]] = []
-    monkeypatch.setattr(versioning, "pull", asked.append)
-    return asked
-
-
-def test_what_is_missing_is_pulled_by_the_record_above_it(tmp_path: Path, pulled_records: list[list[Path]]) -> None:
-    fill(tmp_path, {"encoders.dvc": "outs: []"})
-    said: list[str] = []
-    pull_missing(tmp_path / "encoders" / "muq-small", said.append)
-    assert pulled_records == [[tmp_path / "encoders.dvc"]]
-    assert said == ["pulling encoders from the DVC remote"]
-    pull_missing(tmp_path / "encoders", said.append)
-    assert len(pulled_records) == 2
-
-
-def test_what_is_there_or_has_no_record_is_not_pulled(
-    tmp_path: Path, pulled_records: list[list[Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(tmp_path, {"data/labels.csv": ""})
-    (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {folder_digest(tmp_path / 'data')}\n  path: data\n")
-    monkeypatch.chdir(tmp_path)
-    said: list[str] = []
-    for path in (tmp_path / "data", tmp_path / "other" / "deep", Path("relative") / "deep"):
-        pull_missing(path, said.append)
-    assert (pulled_records, said) == ([], [])
-    (tmp_path / "data" / "labels.csv").write_text("changed")
-    pull_missing(tmp_path / "data", said.append)
-    assert pulled_records == []
-    assert said == ["note: data is not what data.dvc records; `audioscore data pull` fetches that"]
-
-
-def test_a_record_outside_a_dvc_project_cannot_be_pulled(tmp_path: Path) -> None:
-    fill(tmp_path, {"data.dvc": "outs:\n- md5: 5fd2.dir\n  path: data\n"})
-    with pytest.raises(DataError, match=r"^data\.dvc: cannot be pulled \(.+\)\. Check `dvc remote list`"):
-        pull([tmp_path / "data.dvc"])

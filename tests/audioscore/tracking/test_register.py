@@ -1,9 +1,16 @@
+import json
 from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from audioscore.config import parse_config
+from audioscore.scoring.trained import TrainedPlan
 from audioscore.tracking import register
-from audioscore.tracking.register import pinned_requirements
+from audioscore.tracking.connection import connect
+from audioscore.tracking.register import Provenance, RunFolders, pinned_requirements
 
 
 def test_a_registered_scorer_names_what_it_needs_as_installed() -> None:
@@ -29,3 +36,33 @@ def test_what_is_not_installed_is_not_named(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_an_interval_in_words(figure: dict[str, float | None], text: str) -> None:
     assert register._interval_text(figure) == text
+
+
+def test_every_run_of_a_training_names_its_data_and_its_code(tracking_uri: str, tmp_path: Path) -> None:
+    client = connect(tracking_uri)
+    experiment = client.get_experiment_by_name("singers").experiment_id
+    encoders = {"muq": {"source": "m"}, "campplus": {"source": "c"}}
+    config = parse_config({"encoders": encoders, "data": {"uri": "git+https://host/team/songs@v3"}})
+    digest = "d751713988987e9331980363e24189ce.dir"
+    provenance = Provenance("run-7", digest, "5fd2" * 10, "12ab")
+    folders = RunFolders(*[tmp_path] * 4, plans=(), evaluation=tmp_path)
+    data = register._dataset(folders, config, provenance, {"clips": 40, "train": 30})
+    plans = [TrainedPlan(plan, tmp_path, 2, {2: 0.6}, {2: []}, 321, ("b",)) for plan in ("baseline", "hybrid")]
+    evaluation: Any = SimpleNamespace(figures={"plans": {"baseline": {}, "hybrid": {}}})
+    winner = register._log_runs(client, experiment, plans, evaluation, config, provenance, "hybrid", [], data)
+    runs = client.search_runs([experiment], "tags.run_id = 'run-7'")
+    parent = client.get_run(winner).data.tags["mlflow.parentRunId"]
+    assert {run.info.run_name for run in runs} == {"run-7", "baseline", "hybrid"}
+    assert [run.info.run_id for run in runs if "plan" not in run.data.tags] == [parent]
+    for run in runs:
+        assert {name: run.data.tags[name] for name in ("data_digest", "dvc_rev", "code_rev")} == {
+            "data_digest": digest,
+            "dvc_rev": "5fd2" * 10,
+            "code_rev": "12ab",
+        }
+        (logged,) = run.inputs.dataset_inputs
+        assert (logged.dataset.name, logged.dataset.digest) == ("songs/data", digest)
+        assert json.loads(logged.dataset.source) == {"uri": "git+https://host/team/songs@v3"}
+        expected = {"clips": 40, "train": 30, "data_revision": "5fd2" * 10, "code_revision": "12ab"}
+        assert json.loads(logged.dataset.profile) == expected
+        assert {tag.key: tag.value for tag in logged.tags} == {"mlflow.data.context": "training"}

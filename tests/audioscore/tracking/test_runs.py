@@ -1,11 +1,15 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from audioscore.scoring.trained import TrainedPlan
 from audioscore.tracking.connection import connect
-from audioscore.tracking.runs import PARAM_CHARACTERS, flatten, log_plan
+from audioscore.tracking.runs import PARAM_CHARACTERS, DatasetInput, flatten, log_dataset, log_plan
 
+DATA = DatasetInput(
+    "songs", "d751713988987e9331980363e24189ce.dir", "s3://corpus/songs", {"clips": 12, "data_revision": None}
+)
 CURVE = [{"epoch": epoch, "train_loss": 1.0 / (epoch + 1), "val_spearman": 0.1 * epoch} for epoch in range(3)]
 FIGURES = {
     "seed": 2,
@@ -32,7 +36,7 @@ def test_a_plan_is_logged_with_figures_curves_and_files(tracking_uri: str, tmp_p
     file = tmp_path / "predictions.csv"
     file.write_text("a table", encoding="utf-8")
     parameters = {"training.epochs": 3, "data.column_map": "x" * (PARAM_CHARACTERS + 1)}
-    run_id = log_plan(client, experiment, parent, trained, FIGURES, parameters, {"code_rev": "12ab"}, [file])
+    run_id = log_plan(client, experiment, parent, trained, FIGURES, parameters, {"code_rev": "12ab"}, [file], DATA)
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "hybrid"
@@ -51,3 +55,16 @@ def test_a_plan_is_logged_with_figures_curves_and_files(tracking_uri: str, tmp_p
     ]
     assert len(client.get_metric_history(run_id, "curve_val_spearman_seed_2")) == 2
     assert [entry.path for entry in client.list_artifacts(run_id)] == ["predictions.csv"]
+    (logged,) = run.inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("songs", DATA.digest)
+
+
+def test_a_dataset_comes_back_as_it_was_logged(tracking_uri: str) -> None:
+    client = connect(tracking_uri)
+    run_id = client.create_run(client.get_experiment_by_name("singers").experiment_id).info.run_id
+    log_dataset(client, run_id, DATA)
+    (logged,) = client.get_run(run_id).inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("songs", "d751713988987e9331980363e24189ce.dir")
+    assert json.loads(logged.dataset.source) == {"uri": "s3://corpus/songs"}
+    assert json.loads(logged.dataset.profile) == {"clips": 12, "data_revision": None}
+    assert {tag.key: tag.value for tag in logged.tags} == {"mlflow.data.context": "training"}

@@ -1,0 +1,208 @@
+"""`audioscore data add` and `data remove`: what changes a data folder, and makes a new version of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from audioscore.cli.data_options import (
+    ConfigOption,
+    JsonOption,
+    MapOption,
+    SingerOption,
+    reading_overrides,
+    refuse_demo_corpus,
+)
+from audioscore.cli.progress import stages
+from audioscore.errors import shorten
+
+if TYPE_CHECKING:
+    from audioscore.config import Config
+    from audioscore.data.ingest.add import Added
+    from audioscore.data.ingest.new_version import NewVersion
+
+SOME_REFUSED = 3  # part of a batch failed, and the rest was done
+
+FolderOption = Annotated[Path, typer.Option("--data", help="The data folder.")]
+NoVersionOption = Annotated[bool, typer.Option("--no-version", help="Record no DVC version.")]
+
+
+def add(
+    labels: Annotated[Path, typer.Argument(help="Labels: csv, tsv, xlsx (every sheet), jsonl, or a JSON index.")],
+    folder: FolderOption = Path("data"),
+    audio: Annotated[
+        str | None,
+        typer.Option(help="Where relative names lie: a folder or s3://BUCKET/PREFIX; default: by the table."),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Recording domain of rows that name none: ktv, acapella.")] = None,
+    column_map: MapOption = None,
+    singer_from: SingerOption = None,
+    on_conflict: Annotated[
+        str, typer.Option(help="One recording with several scores in this delivery: error, mean or newest.")
+    ] = "error",
+    resort: Annotated[bool, typer.Option("--resort", help="Take an index whose scores are not high to low.")] = False,
+    refetch: Annotated[bool, typer.Option("--refetch", help="Download links again that are known already.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    no_version: NoVersionOption = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a delivery: fetch and hear its recordings, join its scores, sort, split, and record a new version.
+
+    Exit code 3 where some rows were refused and the others added; 1, and nothing added, where too many were.
+    """
+    from audioscore.config import SMALL, load_config
+    from audioscore.data.accepted import settings_of
+    from audioscore.data.ingest.add import Request, add_delivery
+    from audioscore.data.ingest.new_version import prepare
+    from audioscore.home import home
+
+    refuse_demo_corpus(folder)
+    settings = load_config(config or SMALL, reading_overrides(column_map, singer_from))
+    prepare(folder, record=not no_version and not dry_run, say=_note)
+    request = Request(
+        labels=labels,
+        audio=audio,
+        source=source,
+        column_map=settings.data.column_map,
+        singer_from=settings.data.singer_from,
+        on_conflict=on_conflict,
+        resort=resort,
+        refetch=refetch,
+    )
+    say: Callable[[str], object] = (lambda line: None) if as_json else typer.echo
+    with stages() as stage:
+        added = add_delivery(request, folder, settings_of(settings), memory=home().probes, stage=stage, dry_run=dry_run)
+        _tell(added, say)
+        version = None if dry_run else _settle(folder, settings, record=not no_version, stage=stage)
+    _finish(version, say)
+    if as_json:
+        document: dict[str, Any] = {"delivery": added.to_json(), **(version.to_json() if version else {})}
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    if added.refused:
+        raise typer.Exit(SOME_REFUSED)
+
+
+def remove(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Recordings as the table names them, or their SHA-256.")
+    ] = None,
+    folder: FolderOption = Path("data"),
+    singer: Annotated[list[str] | None, typer.Option(help="All recordings of a singer. May be repeated.")] = None,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also from DVC's cache and remotes, and from earlier runs: for good.")
+    ] = False,
+    no_version: NoVersionOption = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take recordings out, as when a singer withdraws consent: from the table, the folder and the index.
+
+    They are remembered in withdrawn.json by their hashes, and not added again. With --purge and no names, everything
+    that was removed so far is purged.
+    """
+    from audioscore.config import SMALL, load_config
+    from audioscore.data.ingest.new_version import prepare
+    from audioscore.data.ingest.remove import remove_recordings
+
+    refuse_demo_corpus(folder)
+    settings = load_config(config or SMALL)
+    prepare(folder, record=purge or not no_version, say=_note)
+    say: Callable[[str], object] = (lambda line: None) if as_json else typer.echo
+    document: dict[str, Any] = {}
+    if names or singer or not purge:
+        removed = remove_recordings(folder, names or [], singers=singer or [])
+        say(f"removed   {len(removed.names)} recordings: {shorten(removed.names)}")
+        if removed.kept:
+            say(f"note      files outside {folder} were left, {len(removed.kept)}: {shorten(removed.kept)}")
+        document = {"removed": removed.names, "kept": removed.kept}
+    with stages() as stage:
+        version = _settle(folder, settings, record=purge or not no_version, stage=stage)
+    _finish(version, say)
+    document |= version.to_json()
+    if purge:
+        document["purged"] = _purge(folder, say)
+    if as_json:
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def _purge(folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
+    """Take what was removed out of DVC's cache and remotes, and out of earlier runs and the feature store."""
+    from dataclasses import asdict
+
+    from audioscore.data.ingest.known import read_withdrawn
+    from audioscore.data.ingest.remove import delete_copies
+    from audioscore.data.purge import purge
+    from audioscore.home import home
+
+    withdrawn = read_withdrawn(folder)
+    purged = purge([one.md5 for one in withdrawn.values() if one.md5], folder)
+    copies = delete_copies(home().folder, withdrawn)
+    say(f"purged    {sum(purged.removed.values())} objects from DVC, {copies} copies from {home().folder}")
+    for remote, reason in purged.failed.items():
+        say(f"note      {remote}: {reason}")
+    if purged.in_git:
+        say(f"note      git's own history still holds them, in the remotes {', '.join(purged.in_git)}")
+    if purged.broken:
+        say(f"note      versions that can no longer be pulled whole: {shorten(purged.broken)}")
+    if purged.unknown:
+        say(f"note      versions whose list of files is nowhere to be had: {shorten(purged.unknown)}")
+    say("note      models that were trained on them stay as they are: train again, and promote the new one")
+    return {**asdict(purged), "copies": copies}
+
+
+def _settle(folder: Path, settings: "Config", *, record: bool, stage: Any) -> "NewVersion":
+    from audioscore.data.ingest.new_version import new_version
+    from audioscore.encoders.speakers import voice_embedder
+    from audioscore.home import home
+
+    embed = voice_embedder(settings.encoders.campplus, folder, home().features, stage("hearing voices"))
+    return new_version(folder, settings, record=record, memory=home().probes, embed=embed, stage=stage)
+
+
+def _note(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _tell(added: "Added", say: Callable[[str], object]) -> None:
+    plan = added.plan
+    for name, header in added.delivery.columns.items():
+        if name != header:
+            say(f"column    {header} is read as {name}")
+    if added.delivery.left_out:
+        say(f"column    not read: {shorten(list(added.delivery.left_out))}")
+    for name, placed in (("added", plan.added), ("restored", plan.restored), ("in order", plan.ordered)):
+        if placed:
+            say(f"{name:<9} {len(placed)}: {shorten([one.clip.audio_file for one in placed])}")
+    for update in plan.updated[:20]:
+        told = ", ".join(f"{name} {_before(update.clip, name)} -> {text}" for name, text in update.cells.items())
+        say(f"updated   {update.clip.audio_file}: {told}")
+    if len(plan.updated) > 20:
+        say(f"updated   and {len(plan.updated) - 20} more")
+    if plan.unchanged or plan.repeats:
+        say(f"unchanged {plan.unchanged} known recordings, {plan.repeats} repeated rows")
+    for fault in added.refused:
+        say(f"refused   row {fault.row}  {fault.audio_file}: {fault.reason}")
+    for fault in added.gathering.warned:
+        say(f"warning   row {fault.row}  {fault.audio_file}: {fault.reason}")
+    for note in plan.notes:
+        say(f"note      {note}")
+    if added.agreement:
+        from audioscore.data.agreement import describe_agreement
+
+        say(f"raters    {describe_agreement(added.agreement)}")
+    if added.dry_run:
+        say("dry run   nothing was changed")
+
+
+def _before(clip: Any, name: str) -> str:
+    from audioscore.data.tables import cell_text
+
+    return cell_text(getattr(clip, name, None)) or "(blank)"
+
+
+def _finish(version: "NewVersion | None", say: Callable[[str], object]) -> None:
+    for line in version.describe() if version else []:
+        say(line)

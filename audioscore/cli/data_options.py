@@ -1,0 +1,45 @@
+"""What the `audioscore data` commands share."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audioscore.errors import UsageError
+
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML configuration; default: small.yaml.")]
+MapOption = Annotated[list[str] | None, typer.Option("--map", help="A column's header: score=HEADER. May be repeated.")]
+SingerOption = Annotated[str | None, typer.Option(help="Regular expression on the file name; its group is the singer.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+
+DEMO_CORPUS = "d32149e42e5db63c5b6cf6bdfac43b44.dir"  # DVC's MD5 of the corpus that data.dvc records in this repository
+
+
+def reading_overrides(column_map: list[str] | None, singer_from: str | None) -> list[str]:
+    """The settings that --map and --singer-from stand for. Raises UsageError where --map is not NAME=HEADER."""
+    overrides = []
+    for choice in column_map or []:
+        name, equals, header = choice.partition("=")
+        if not equals or not name.strip() or not header.strip():
+            raise UsageError(f"--map {choice}: expected NAME=HEADER, for instance --map score=Points.")
+        overrides.append(f"data.column_map.{name.strip()}={json.dumps(header.strip(), ensure_ascii=False)}")
+    if singer_from is not None:
+        overrides.append(f"data.singer_from={json.dumps(singer_from, ensure_ascii=False)}")
+    return overrides
+
+
+def require_folder(folder: Path) -> None:
+    """Raise UsageError where there is no such folder."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder. Give the folder that holds the labels table.")
+
+
+def refuse_demo_corpus(folder: Path) -> None:
+    """Raise UsageError where a folder is the demo corpus: synthetic voices among real ones would spoil both."""
+    from audioscore.data.versioning import data_revision
+
+    if data_revision(folder.absolute()) == DEMO_CORPUS:
+        raise UsageError(
+            f"{folder} is the demo corpus, whose voices are synthetic. Name a folder of your own: --data songs."
+        )

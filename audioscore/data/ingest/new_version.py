@@ -1,0 +1,112 @@
+"""From a changed data folder to a version that a run can name: checked, sorted, split, recorded."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audioscore.data.accepted import settings_of, write_accepted
+from audioscore.data.dvc_door import open_repository
+from audioscore.data.ingest.add import incoming_of, sweep
+from audioscore.data.ingest.gather import Stage
+from audioscore.data.repository import Version, commit, pull_missing, record_of
+from audioscore.data.sort import Embed, check_indexes, sort_folder
+from audioscore.data.split import Splits
+from audioscore.data.validation import validate_folder
+from audioscore.data.validation_result import ValidationResult
+from audioscore.errors import DataError, shorten
+
+if TYPE_CHECKING:
+    from audioscore.config import Config
+
+
+UNREADABLE = "expect_table_to_be_readable"  # the gate's only line about a table that cannot be read
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """What a data folder came to: the gate's answer, its splits (None: too little to split), and its DVC record."""
+
+    folder: Path
+    gate: ValidationResult
+    splits: Splits | None
+    version: Version | None
+    unsorted: str = ""  # why there are no splits
+
+    def describe(self) -> list[str]:
+        """Lines for people; what the splits fall short of was logged when they were made."""
+        gate = self.gate
+        lines = [f"folder    {self.folder}: {len(gate.accepted)} clips accepted, {len(gate.rejected)} rejected"]
+        lines += [f"rejected  {one['audio_file']}: {one['reason']}" for one in gate.rejected[:5]]
+        lines += [f"gate      a run on these data would be refused: {reason}" for reason in gate.reasons]
+        if self.splits is None:
+            lines.append(f"splits    none yet: {self.unsorted}")
+        else:
+            told = [f"{name} {count.clips} clips by {count.singers} singers" for name, count in self._counts()]
+            lines.append(f"splits    {', '.join(told)}")
+        if self.version:
+            state = "recorded in" if self.version.changed else "unchanged in"
+            size = f"{self.version.files} files, {self.version.bytes / 1e6:.1f} MB"
+            lines.append(f"version   {self.version.md5} {state} {record_of(self.folder).name}: {size}")
+        return lines
+
+    def _counts(self) -> list[tuple[str, Any]]:
+        return list(self.splits.report.splits.items()) if self.splits else []
+
+    def to_json(self) -> dict[str, Any]:
+        """The `gate`, `splits` and `version` parts of `data add --json`."""
+        version = self.version
+        return {
+            "gate": self.gate.to_json(),
+            "splits": self.splits.report.to_json() if self.splits else None,
+            "version": vars(version) | {"record": str(record_of(self.folder))} if version else None,
+        }
+
+
+def prepare(folder: Path, *, record: bool, say: Callable[[str], object]) -> None:
+    """What must hold before a data folder is changed; its recorded version is pulled where it is not there.
+
+    Raises DataError where its indexes disagree with their scores, or, with `record`, where no DVC repository is
+    around it: it is better to say so before than after.
+    """
+    if record:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with open_repository(folder):
+            pass
+    if record_of(folder).is_file():
+        pull_missing(folder.absolute(), say)
+    if folder.is_dir():
+        check_indexes(folder)
+
+
+def new_version(
+    folder: Path,
+    config: "Config",
+    *,
+    record: bool = True,
+    memory: Path | None = None,
+    embed: Embed | None = None,
+    stage: Stage = lambda name: None,
+) -> NewVersion:
+    """Check a data folder, write its indexes, and record it with DVC unless told otherwise.
+
+    Nothing is written, and no version recorded, that is there already. A folder that the gate would refuse, or that is
+    too small to be split, gets its version all the same: it may be on its way to something better. Raises DataError
+    where it was split before and cannot be now.
+    """
+    with incoming_of(folder), tempfile.TemporaryDirectory() as scratch:
+        sweep(folder)
+        gate = validate_folder(folder, settings=settings_of(config), progress=stage("checking"), memory=memory)
+        if any(line["expectation"] == UNREADABLE for line in gate.expectations):
+            raise DataError(shorten(gate.reasons))
+        write_accepted(gate, Path(scratch))
+        splits, unsorted = None, ""
+        try:
+            splits = sort_folder(folder, Path(scratch), folder, config.split, embed=embed)
+        except DataError as fault:
+            if (folder / "index").is_dir():
+                raise
+            unsorted = str(fault)
+        version = commit(folder) if record else None
+    return NewVersion(folder, gate, splits, version, unsorted)

@@ -1,0 +1,126 @@
+"""Taking recordings out of a data folder, as when a singer withdraws consent.
+
+A process that is killed on the way has forgotten nothing: removing the same recordings again finishes.
+"""
+
+import datetime
+import hashlib
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from audioscore.data.clips import Clip
+from audioscore.data.index import read_index, write_index
+from audioscore.data.ingest.add import incoming_of, sweep
+from audioscore.data.ingest.known import Known, Withdrawn, read_known, write_order, write_withdrawn
+from audioscore.data.ingest.labels_file import read_labels_file, write_labels_file
+from audioscore.data.split import SPLITS
+from audioscore.errors import DataError, UsageError, shorten
+from audioscore.files import sha256_of
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Names of recordings taken out; `kept` are files outside the data folder, which are not ours to delete."""
+
+    names: list[str]
+    kept: list[str]
+
+
+def remove_recordings(
+    folder: Path, names: Sequence[str] = (), *, singers: Sequence[str] = (), today: datetime.date | None = None
+) -> Removed:
+    """Remove recordings by their names in the table (or SHA-256), or all of a singer's.
+
+    Every row with the same content goes too. Their hashes are remembered in withdrawn.json, so that a later delivery
+    does not bring them back unnoticed. Raises DataError, before anything changes, where a name or singer is not there.
+    """
+    if not names and not singers:
+        raise UsageError("nothing to remove: name recordings as the table does, or give --singer.")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Give the data folder that holds the recordings.")
+    day = (today or datetime.date.today()).isoformat()
+    table = read_labels_file(folder)
+    with incoming_of(folder):
+        sweep(folder)
+        known = read_known(folder)
+        chosen = _choose(folder, known, names, singers)
+        gone = {clip.audio_file for clip in chosen}
+        write_withdrawn(folder, known.withdrawn | _withdraw(folder, chosen, day))
+        kept = [name for name in sorted(gone) if not _delete(folder, name)]
+        _leave_indexes(folder, gone)
+        write_order(folder, [[clip for clip in group if clip.audio_file not in gone] for group in known.groups])
+        table.remove({clip.row for clip in known.clips if clip.row and clip.audio_file in gone})
+        write_labels_file(folder, table)
+    return Removed(sorted(gone), kept)
+
+
+def delete_copies(home: Path, contents: Mapping[str, Withdrawn]) -> int:
+    """Delete copies of removed recordings below a home: linked into runs, and their features; returns how many files.
+
+    `contents` are those recordings by their SHA-256, whose sizes tell which files need to be read.
+    """
+    sizes = {one.bytes for one in contents.values()} - {None}
+    deleted = 0
+    for root, _, files in os.walk(home):
+        for path in (Path(root) / name for name in files):
+            if path.is_symlink() or not path.is_file():
+                continue
+            if path.stem in contents or (path.stat().st_size in sizes and sha256_of(path) in contents):
+                path.unlink()
+                deleted += 1
+    return deleted
+
+
+def _choose(folder: Path, known: Known, names: Sequence[str], singers: Sequence[str]) -> list[Clip]:
+    clips = [*known.clips, *(clip for group in known.groups for clip in group)]
+    wanted = {os.path.normpath(name) for name in names} | {name.lower() for name in names}
+    found = {os.path.normpath(clip.audio_file) for clip in clips} | {clip.sha256 for clip in clips}
+    lost = [name for name in names if os.path.normpath(name) not in found and name.lower() not in found]
+    sung = {(clip.singer_id or "").casefold() for clip in clips}
+    lost += [f"singer {singer}" for singer in singers if singer.casefold() not in sung]
+    if lost:
+        raise DataError(
+            f"{len(lost)} of {len(names) + len(singers)} are not in {folder} ({shorten(lost)}): nothing was removed. "
+            f"Name recordings as the table's audio_file does."
+        )
+    voices = {singer.casefold() for singer in singers}
+    chosen = [
+        clip
+        for clip in clips
+        if os.path.normpath(clip.audio_file) in wanted
+        or clip.sha256 in wanted
+        or (clip.singer_id or "").casefold() in voices - {""}
+    ]
+    hashes = {clip.sha256 for clip in chosen} - {None}
+    names_chosen = {clip.audio_file for clip in chosen}
+    return [clip for clip in clips if clip.audio_file in names_chosen or clip.sha256 in hashes]
+
+
+def _withdraw(folder: Path, clips: Sequence[Clip], day: str) -> dict[str, Withdrawn]:
+    """What to remember of recordings, by their SHA-256."""
+    told = {clip.sha256: Withdrawn(day) for clip in clips if clip.sha256}
+    for path in {folder / clip.audio_file for clip in clips}:
+        if path.is_file():
+            with path.open("rb") as handle:
+                md5 = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            told[sha256_of(path)] = Withdrawn(day, md5, path.stat().st_size)
+    return told
+
+
+def _delete(folder: Path, name: str) -> bool:
+    """Delete a recording of the folder; False where it lies elsewhere."""
+    path = folder / name
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
+        return False
+    path.unlink(missing_ok=True)
+    return True
+
+
+def _leave_indexes(folder: Path, gone: Collection[str]) -> None:
+    for split in SPLITS:
+        path = folder / "index" / f"{split}.json"
+        if path.is_file():
+            groups = read_index(path, resort=True)
+            write_index(path, [[clip for clip in group if clip.audio_file not in gone] for group in groups])

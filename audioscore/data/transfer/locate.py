@@ -1,0 +1,159 @@
+"""Where a recording that a table names is: a file that may be read, or a link to download."""
+
+import errno
+import os
+import re
+import stat
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from audioscore.errors import AudioError
+
+Kind = Literal["file", "http", "s3"]
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # two letters at least: C:// is a drive
+DRIVE = re.compile(r"[a-z]:(?=/)", re.IGNORECASE)
+KINDS: dict[str, Kind] = {"http": "http", "https": "http", "s3": "s3"}
+NOT_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
+
+
+@dataclass(frozen=True)
+class Location:
+    """A recording's place: `path` of a file, or `uri` of what must be downloaded (kind http or s3)."""
+
+    kind: Kind
+    path: Path | None = None
+    uri: str | None = None
+
+
+def locate(
+    audio_file: str,
+    root: str | Path,
+    *,
+    absolute_allowed: bool = False,
+    names: Collection[str] | None = None,
+) -> Location:
+    """Find the recording that a table calls `audio_file`.
+
+    `root` is a folder, or `s3://bucket/prefix`. Links (http, https, s3) stand for themselves; `file://` and other
+    schemes are refused: a path is written as a path. Relative names lie under the root and may not leave it, neither
+    by `..` nor by a symbolic link. An absolute path is taken as it is where `absolute_allowed` (the root is the table's
+    own folder); else it must lie in the root, or its longest trailing part that exists there is taken: of
+    /old/disk/songs/audio/x.m4a, first ROOT/old/disk/songs/audio/x.m4a, at last ROOT/x.m4a.
+
+    Names match in either Unicode normal form (macOS decomposes), and with Windows' backslashes. For an `s3://` root,
+    `names` are the keys that lie under it, relative to it: they make missing recordings known before any download, and
+    are needed for absolute paths. Raises AudioError, one sentence, where there is no such regular, readable file.
+    """
+    if "\0" in audio_file or not audio_file.strip():
+        raise AudioError(f"{audio_file!r}: is no file name. Mend the table's audio_file column.")
+    if match := SCHEME.match(audio_file):
+        scheme = match[1].lower()
+        if scheme not in KINDS:
+            raise AudioError(f"{audio_file}: {scheme}:// is not read. Give a path, or an http, https or s3 link.")
+        return Location(KINDS[scheme], uri=scheme + audio_file[len(scheme) :])
+    if isinstance(root, str) and root.lower().startswith("s3://"):
+        return _in_bucket(audio_file, f"s3://{root[5:].rstrip('/')}", names)
+    return Location("file", path=_in_folder(audio_file, Path(root), absolute_allowed))
+
+
+def _in_folder(audio_file: str, root: Path, absolute_allowed: bool) -> Path:
+    try:
+        if absolute_allowed and os.path.isabs(audio_file):
+            path = Path(os.path.normpath(audio_file))
+            found, inside = next(_existing(Path(path.anchor), path.parts[1:]), None), None
+        else:
+            found, inside = next(_candidates(audio_file, root), None), Path(os.path.realpath(root, strict=True))
+        if found is None:
+            raise AudioError(_missing(audio_file, root))
+        _check(found, audio_file, inside)
+    except OSError as fault:
+        raise AudioError(f"{audio_file}: {_why(fault)}.") from fault
+    return found
+
+
+def _candidates(audio_file: str, root: Path) -> Iterator[Path]:
+    """What is there under the root, best match first."""
+    for written in dict.fromkeys((audio_file, audio_file.replace("\\", "/"))):
+        path, whole = os.path.normpath(written), DRIVE.sub("", os.path.normpath(written))
+        if not whole.startswith("/"):
+            if path == ".." or path.startswith("../"):
+                raise AudioError(
+                    f"{audio_file}: leaves {root} by `..`. Name a recording inside it, or another --audio."
+                )
+            yield from _existing(root, path.split("/"))
+            continue
+        if os.path.lexists(path) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+            yield Path(path)
+        parts = whole.strip("/").split("/")
+        for start in range(len(parts)):
+            yield from _existing(root, parts[start:])
+
+
+def _existing(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """`folder/a/b/c` with each part in the normal form that it has on disk; nothing where a part is missing."""
+    path = folder
+    for part in parts:
+        form = next((form for form in _forms(part) if os.path.lexists(path / form)), None)
+        if form is None:
+            try:
+                os.lstat(path / part)
+            except OSError as fault:  # too long a name, or a folder that may not be entered, is not a missing file
+                if fault.errno not in NOT_THERE:
+                    raise
+            return
+        path = path / form
+    yield path
+
+
+def _forms(name: str) -> dict[str, None]:
+    """A name as written, composed and decomposed; each once, in this order."""
+    return dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
+
+
+def _check(path: Path, audio_file: str, inside: Path | None) -> None:
+    end = Path(os.path.realpath(path, strict=True))
+    if inside is not None and not end.is_relative_to(inside):
+        raise AudioError(
+            f"{audio_file}: is a link out of {inside}, to {end}. Put the recording there, or name its folder."
+        )
+    mode = end.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = NOT_FILES.get(stat.S_IFMT(mode), "a device")
+        raise AudioError(f"{audio_file}: is {kind}, not a recording. Name a file.")
+    if not os.access(end, os.R_OK):
+        raise AudioError(f"{audio_file}: may not be read (permission denied). Change its permissions.")
+
+
+def _why(fault: OSError) -> str:
+    if fault.errno == errno.ELOOP:
+        return "its links go round in a circle. Replace them by the recording"
+    if fault.errno in NOT_THERE:
+        return f"{fault.filename} is not there, though a link leads to it. Mend the link"
+    return f"cannot be looked up ({fault.strerror}). Check the name, and the permissions of its folders"
+
+
+def _missing(audio_file: str, root: Path | str) -> str:
+    if audio_file.startswith(("/", "\\")) or DRIVE.match(audio_file.replace("\\", "/")):
+        return f"{audio_file}: no such file, nor under {root}. Name the folder where the recordings lie by --audio."
+    return f"{audio_file}: no such file under {root}. Check the name, or name the recordings' folder by --audio."
+
+
+def _in_bucket(audio_file: str, root: str, names: Collection[str] | None) -> Location:
+    path = os.path.normpath(audio_file.replace("\\", "/"))
+    whole = DRIVE.sub("", path)
+    parts = [part for part in whole.split("/") if part]
+    if parts[:1] == [".."]:
+        raise AudioError(f"{audio_file}: leaves {root} by `..`. Name a recording inside it.")
+    if names is None:
+        if whole.startswith("/"):
+            raise AudioError(f"{audio_file}: is an absolute path, but the recordings are in {root}. Write it relative.")
+        return Location("s3", uri=f"{root}/{path}")
+    for start in range(len(parts) if whole.startswith("/") else 1):
+        for form in _forms("/".join(parts[start:])):
+            if form in names:
+                return Location("s3", uri=f"{root}/{form}")
+    raise AudioError(_missing(audio_file, root))

@@ -1,0 +1,163 @@
+import contextlib
+import json
+import os
+import subprocess
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from audioscore.cli.app import app
+from audioscore.cli.data_options import DEMO_CORPUS
+from audioscore.data.versioning import data_revision, folder_digest
+from audioscore.errors import DataError, GateRefused, UsageError
+from audioscore.files import read_json
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty git and DVC repository as the working folder."""
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    root = tmp_path / "repository"
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of DVC's own, about its pygtrie
+        from dvc.repo import Repo
+
+        with contextlib.closing(Repo.init(str(root))):
+            pass
+        monkeypatch.chdir(root)
+        yield root
+
+
+@pytest.fixture
+def delivery(tiny_corpus: Path, tmp_path: Path) -> Path:
+    """The tiny corpus' labels as an editor would send them: every clip of 16 singers, headers in Chinese."""
+    text = (tiny_corpus / "labels.csv").read_text(encoding="utf-8")
+    path = tmp_path / "八月.csv"
+    path.write_text(text.replace("audio_file,score", "录音,标记分数", 1), encoding="gb18030")
+    return path
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    said = CliRunner().invoke(app, ["data", *arguments], catch_exceptions=False)
+    return said.exit_code, said.stdout
+
+
+def add(delivery: Path, corpus: Path, *options: str) -> tuple[int, str]:
+    return invoke("add", str(delivery), "--audio", str(corpus), "--data", "songs", *options)
+
+
+def test_a_delivery_becomes_a_version(repository: Path, delivery: Path, tiny_corpus: Path) -> None:
+    code, out = add(delivery, tiny_corpus)
+    assert code == 0
+    assert "column    录音 is read as audio_file\n" in out
+    assert "added     48: audio/" in out
+    assert "folder    songs: 48 clips accepted, 0 rejected\n" in out
+    assert data_revision(repository / "songs") == folder_digest(repository / "songs")
+    train, val, test = (read_json(repository / "songs" / "index" / f"{name}.json") for name in ("train", "val", "test"))
+    assert len(train) == len(val) == len(test) == 1
+    assert sum(len(part[0]) for part in (train, val, test)) == 48
+    scores = [clip["score"] for clip in train[0]]
+    assert scores == sorted(scores, reverse=True)
+    before = (repository / "songs.dvc").read_text(), (repository / "songs.dvc").stat().st_mtime_ns
+    code, out = add(delivery, tiny_corpus, "--json")
+    document = json.loads(out)
+    assert (code, document["delivery"]["added"], document["delivery"]["unchanged"]) == (0, [], 48)
+    assert document["version"]["changed"] is False
+    assert before == ((repository / "songs.dvc").read_text(), (repository / "songs.dvc").stat().st_mtime_ns)
+
+
+def test_a_second_batch_moves_nobody(repository: Path, delivery: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    header, *rows = delivery.read_text(encoding="gb18030").splitlines()
+    for name, part in (("first.csv", rows[:24]), ("second.csv", rows[24:])):
+        (tmp_path / name).write_text("\n".join([header, *part]), encoding="gb18030")
+    add(tmp_path / "first.csv", tiny_corpus)
+    before = splits(repository / "songs")
+    code, _ = add(tmp_path / "second.csv", tiny_corpus)
+    after = splits(repository / "songs")
+    assert code == 0
+    assert len(after) == 48
+    assert {name: after[name] for name in before} == before
+
+
+def splits(folder: Path) -> dict[str, str]:
+    indexes = {split: read_json(folder / "index" / f"{split}.json") for split in ("train", "val", "test")}
+    return {clip["audio_file"]: split for split, groups in indexes.items() for clip in groups[0]}
+
+
+def test_some_bad_rows_are_exit_code_3_and_many_are_1(
+    repository: Path, delivery: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    header, *rows = delivery.read_text(encoding="gb18030").splitlines()
+    some = tmp_path / "some.csv"
+    some.write_text("\n".join([header, *rows[:20], "gone.wav,70,,,"]), encoding="gb18030")
+    code, out = add(some, tiny_corpus, "--no-version")
+    assert code == 3
+    assert f"refused   row 21  gone.wav: no such file under {tiny_corpus}" in out
+    assert not (repository / "songs.dvc").exists()
+    many = tmp_path / "many.csv"
+    many.write_text("\n".join([header, *rows[20:24], "gone.wav,70,,,"]), encoding="gb18030")
+    with pytest.raises(GateRefused, match=r"1 of 5 rows cannot be used \(20%\)"):
+        add(many, tiny_corpus, "--no-version")
+
+
+def test_a_dry_run_says_what_would_change(repository: Path, delivery: Path, tiny_corpus: Path) -> None:
+    code, out = add(delivery, tiny_corpus, "--dry-run")
+    assert code == 0
+    assert "added     48: " in out
+    assert out.endswith("dry run   nothing was changed\n")
+    assert not (repository / "songs").exists()
+
+
+def test_status_removal_and_purge(repository: Path, delivery: Path, tiny_corpus: Path) -> None:
+    add(delivery, tiny_corpus)
+    assert "is what songs.dvc records" in invoke("status", "songs")[1]
+    cached = {path for path in (repository / ".dvc" / "cache").rglob("*") if path.is_file()}
+    code, out = invoke("remove", "audio/c000.wav", "--data", "songs", "--purge")
+    assert code == 0
+    assert "removed   1 recordings: audio/c000.wav\n" in out
+    assert "purged    1 objects from DVC, " in out
+    assert not (repository / "songs" / "audio" / "c000.wav").exists()
+    assert "audio/c000.wav" not in splits(repository / "songs")
+    left = {path for path in (repository / ".dvc" / "cache").rglob("*") if path.is_file()}
+    assert len(cached - left) == 1
+    (repository / "songs" / "audio" / "c001.wav").unlink()
+    document = json.loads(invoke("status", "songs", "--json")[1])
+    assert document["clean"] is False
+    with pytest.raises(DataError, match=r"1 of 1 are not in songs \(audio/c000\.wav\): nothing was removed"):
+        invoke("remove", "audio/c000.wav", "--data", "songs")
+
+
+def test_without_a_dvc_repository_nothing_is_begun(
+    tmp_path: Path, delivery: Path, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plain").mkdir()
+    monkeypatch.chdir(tmp_path / "plain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with pytest.raises(DataError, match=r"there is no DVC repository at .*`dvc init`.*--no-version"):
+            add(delivery, tiny_corpus)
+    assert list((tmp_path / "plain").iterdir()) == []
+
+
+def test_the_demo_corpus_is_not_added_to(repository: Path, delivery: Path, tiny_corpus: Path) -> None:
+    assert data_revision(ROOT / "data") == DEMO_CORPUS
+    (repository / "songs.dvc").write_text(f"outs:\n- md5: {DEMO_CORPUS}\n  path: songs\n")
+    with pytest.raises(UsageError, match=r"songs is the demo corpus.*--data songs"):
+        add(delivery, tiny_corpus)
+
+
+def test_an_index_may_be_sorted_by_itself(tmp_path: Path) -> None:
+    index = tmp_path / "train.json"
+    index.write_text('[[{"audio_file": "a", "score": 70,}, {"audio_file": "b", "score": 80},],]')
+    with pytest.raises(DataError, match=r"a \(score 70, position 1\) stands above b \(score 80, position 2\)"):
+        invoke("sort", str(index))
+    assert invoke("sort", str(index), "--resort")[0] == 0
+    assert [entry["audio_file"] for entry in json.loads(index.read_text())[0]] == ["b", "a"]

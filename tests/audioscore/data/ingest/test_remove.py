@@ -1,0 +1,100 @@
+import datetime
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from audioscore.data.ingest.add import Request, add_delivery
+from audioscore.data.ingest.known import Withdrawn, read_withdrawn
+from audioscore.data.ingest.remove import delete_copies, remove_recordings
+from audioscore.data.labels import read_labels
+from audioscore.data.validation_settings import ValidationSettings
+from audioscore.errors import DataError, UsageError
+from audioscore.files import sha256_of
+
+DAY = datetime.date(2026, 1, 31)
+
+
+@pytest.fixture
+def songs(takes: Path, tmp_path: Path) -> Path:
+    rows = "".join(f"t{take}.wav,{60 + take},{'AB'[take % 2]}\n" for take in range(4))
+    (takes / "labels.csv").write_text("audio_file,score,singer_id\n" + rows)
+    (takes / "order.json").write_text('[[{"audio_file": "t4.wav"}, {"audio_file": "t5.wav"}]]')
+    folder = tmp_path / "songs"
+    for name in ("labels.csv", "order.json"):
+        add_delivery(Request(takes / name), folder, ValidationSettings())
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return [clip.audio_file for clip in read_labels(folder / "labels.csv").clips]
+
+
+def test_a_recording_is_taken_out_of_table_folder_and_index(songs: Path, takes: Path) -> None:
+    content = sha256_of(songs / "audio" / "t1.wav")
+    (songs / "index").mkdir()
+    (songs / "index" / "train.json").write_text(
+        '[[{"audio_file": "audio/t1.wav", "score": 61}, {"audio_file": "audio/t0.wav", "score": 60}]]'
+    )
+    removed = remove_recordings(songs, ["audio/t1.wav"], today=DAY)
+    assert removed.names == ["audio/t1.wav"]
+    assert names(songs) == ["audio/t0.wav", "audio/t2.wav", "audio/t3.wav"]
+    assert not (songs / "audio" / "t1.wav").exists()
+    assert (takes / "t1.wav").exists()
+    assert json.loads((songs / "index" / "train.json").read_text()) == [[{"audio_file": "audio/t0.wav", "score": 60.0}]]
+    md5 = hashlib.md5((takes / "t1.wav").read_bytes()).hexdigest()
+    assert read_withdrawn(songs) == {content: Withdrawn("2026-01-31", md5, (takes / "t1.wav").stat().st_size)}
+
+
+def test_it_does_not_come_back_unasked(songs: Path, takes: Path) -> None:
+    remove_recordings(songs, ["audio/t1.wav"], today=DAY)
+    added = add_delivery(Request(takes / "labels.csv"), songs, ValidationSettings(max_rejected_share=0.5))
+    assert [(fault.audio_file, fault.row) for fault in added.refused] == [("t1.wav", 2)]
+    assert "audio/t1.wav" not in names(songs)
+
+
+def test_all_of_a_singer_and_by_content(songs: Path) -> None:
+    assert remove_recordings(songs, singers=["a"]).names == ["audio/t0.wav", "audio/t2.wav"]
+    content = sha256_of(songs / "audio" / "t3.wav")
+    assert remove_recordings(songs, [content.upper()]).names == ["audio/t3.wav"]
+    assert names(songs) == ["audio/t1.wav"]
+
+
+def test_order_forgets_it_too(songs: Path) -> None:
+    remove_recordings(songs, ["audio/t4.wav"])
+    assert not (songs / "audio" / "t4.wav").exists()
+    groups = json.loads((songs / "order.json").read_text())
+    assert [[entry["audio_file"] for entry in group] for group in groups] == [["audio/t5.wav"]]
+
+
+def test_an_unknown_name_stops_everything(songs: Path) -> None:
+    with pytest.raises(DataError, match=r"2 of 3 are not in .*songs \(gone\.wav, singer C\): nothing was removed"):
+        remove_recordings(songs, ["audio/t0.wav", "gone.wav"], singers=["C"])
+    assert len(names(songs)) == 4
+    with pytest.raises(UsageError, match="nothing to remove"):
+        remove_recordings(songs)
+    with pytest.raises(DataError, match="no such folder"):
+        remove_recordings(songs / "gone", ["a"])
+
+
+def test_a_row_whose_file_lies_elsewhere_leaves_the_file(songs: Path, takes: Path) -> None:
+    with (songs / "labels.csv").open("a") as handle:
+        handle.write(f"{takes / 't5.wav'},70,\n")
+    removed = remove_recordings(songs, [str(takes / "t5.wav")])
+    assert removed.kept == [str(takes / "t5.wav")]
+    assert (takes / "t5.wav").exists()
+
+
+def test_copies_are_found_by_content(tmp_path: Path) -> None:
+    content = hashlib.sha256(b"voice").hexdigest()
+    for name in (
+        "runs/r1/data/x.wav",
+        f"features/k/ab/{content}.safetensors",
+        "runs/r1/other.wav",
+        "runs/r1/same_size",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes({"x.wav": b"voice", "same_size": b"VOICE"}.get(Path(name).name, b"else"))
+    assert delete_copies(tmp_path, {content: Withdrawn("2026-01-31", None, 5)}) == 2
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["other.wav", "same_size"]

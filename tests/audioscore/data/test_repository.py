@@ -1,0 +1,322 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from audioscore.data import repository
+from audioscore.data.dvc_door import open_repository
+from audioscore.data.repository import Version, commit, pull, pull_missing, push, record_of
+from audioscore.data.versioning import folder_digest
+from audioscore.errors import DataError
+
+FILES = {"labels.csv": "audio_file,score\naudio/a.wav,80\n", "audio/a.wav": "a" * 100, "audio/\u00e9 b.wav": "b"}
+SIZE = sum(len(text.encode()) for text in FILES.values())
+
+
+def fill(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    quiet = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
+    return subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True, env=os.environ | quiet
+    ).stdout.strip()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return run(folder, "git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments)
+
+
+@pytest.fixture(autouse=True)
+def _own_dvc_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("dvc")))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder in a new git and DVC repository, with a remote `store` beside it."""
+    root = tmp_path / "songs"
+    root.mkdir()
+    git(root, "init", "-q")
+    (root / ".dvc").mkdir()
+    (root / ".dvc" / "config").write_text(
+        f"[core]\n    remote = store\n['remote \"store\"']\n    url = {tmp_path}/store\n"
+    )
+    (root / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
+    fill(root / "data", FILES)
+    return root / "data"
+
+
+def cached(data: Path) -> list[Path]:
+    return [path for path in (data.parent / ".dvc" / "cache").rglob("*") if path.is_file()]
+
+
+# --- commit ---
+
+
+def test_a_commit_is_what_dvc_itself_would_record(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    version = commit(data)
+    assert version == Version(folder_digest(data), 3, SIZE, changed=True)
+    record = record_of(data).read_text(encoding="utf-8")
+    assert yaml.safe_load(record)["outs"] == [
+        {"md5": version.md5, "size": SIZE, "nfiles": 3, "hash": "md5", "path": "data"}
+    ]
+    assert (data.parent / ".gitignore").read_text() == "/data\n"
+    assert capfd.readouterr() == ("", "")  # DVC's hints would spoil a JSON document
+    record_of(data).unlink()
+    with open_repository(data) as dvc:
+        dvc.add([str(data)])  # what `dvc add data` calls
+        assert dvc.status() == {}
+    assert record_of(data).read_text(encoding="utf-8") == record
+
+
+def test_a_second_commit_changes_nothing(data: Path) -> None:
+    first = commit(data)
+    before = {path: path.stat().st_mtime_ns for path in [record_of(data), *cached(data)]}
+    assert len(before) == 5
+    assert commit(data) == Version(first.md5, 3, SIZE, changed=False)
+    assert {path: path.stat().st_mtime_ns for path in [record_of(data), *cached(data)]} == before
+
+
+def test_a_cache_that_lost_content_is_filled_again(data: Path) -> None:
+    commit(data)
+    lost = next(path for path in cached(data) if not path.name.endswith(".dir"))
+    lost.unlink()
+    assert commit(data).changed
+    assert lost.is_file()
+
+
+def test_files_are_never_linked_or_replaced(data: Path) -> None:
+    (data.parent / ".dvc" / "config").write_text("[cache]\n    type = hardlink\n")
+    os.link(data / "audio" / "a.wav", data.parent / "elsewhere.wav")
+    before = {path: (path.stat().st_ino, path.stat().st_mode) for path in data.rglob("*.*")}
+    commit(data)
+    assert {path: (path.stat().st_ino, path.stat().st_mode) for path in data.rglob("*.*")} == before
+    (data / "audio" / "a.wav").write_text("changed", encoding="utf-8")
+    assert "a" * 100 in [path.read_text(encoding="utf-8") for path in cached(data)]
+
+
+def test_an_empty_record_of_a_killed_dvc_is_written_again(data: Path) -> None:
+    version = commit(data)
+    record_of(data).write_text("")
+    assert commit(data) == version
+
+
+@pytest.mark.parametrize(
+    "left", ['{"write": {', '{"write": {"PATH": {"pid": PID, "cmd": "dvc add data"}}, "read": {}}']
+)
+def test_what_a_killed_dvc_left_in_its_list_of_busy_paths_is_no_obstacle(data: Path, left: str) -> None:
+    busy = data.parent / ".dvc" / "tmp" / "rwlock"
+    busy.parent.mkdir()
+    busy.write_text(left.replace("PATH", str(data)).replace("PID", str(os.getppid())))
+    os.utime(busy, (1, 1))  # the number is in use again, by a process that is younger than the list
+    assert commit(data).changed
+
+
+def test_a_path_that_is_busy_names_who_keeps_it(data: Path) -> None:
+    busy = data.parent / ".dvc" / "tmp" / "rwlock"
+    busy.parent.mkdir()
+    entry = {"pid": os.getppid(), "cmd": "dvc repro songs"}
+    busy.write_text(json.dumps({"write": {str(data): entry}, "read": {}}))
+    with pytest.raises(DataError, match=rf"data cannot be recorded \(.*PID {os.getppid()}\): dvc repro songs\)"):
+        commit(data)
+    assert json.loads(busy.read_text())["write"] == {str(data): entry}
+
+
+def test_a_locked_repository_names_the_process(data: Path) -> None:
+    with open_repository(data) as other, other.lock:
+        told = rf"songs: locked by another DVC process \(process {os.getpid()}: .*python.*\)\. Wait"
+        with pytest.raises(DataError, match=told):
+            commit(data)
+    assert not record_of(data).exists()
+
+
+def test_what_cannot_be_recorded_is_told(data: Path, tmp_path: Path) -> None:
+    lonely = tmp_path / "lonely" / "data"
+    fill(lonely, FILES)
+    with pytest.raises(DataError, match=r"lonely/data: there is no DVC repository at .*lonely or above .*--no-version"):
+        commit(lonely)
+    (tmp_path / "lonely" / ".dvc").mkdir()
+    with pytest.raises(DataError, match=r"cannot be opened \(.*lonely is not a git repository\)\. .*core\.no_scm"):
+        commit(lonely)
+    (tmp_path / "lonely" / ".dvc" / "config").write_text("[core]\n    remotes = x\n")
+    with pytest.raises(DataError, match=r"lonely/data: its DVC repository cannot be opened \(.*remotes.*\)\. Mend"):
+        commit(lonely)
+    with pytest.raises(DataError, match="gone: no such folder"):
+        commit(data.parent / "gone")
+    (data.parent / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no files"):
+        commit(data.parent / "empty")
+    commit(data)
+    with pytest.raises(DataError, match=r"data/audio is part of what .*/songs/data\.dvc records"):
+        commit(data / "audio")
+
+
+def test_a_folder_that_git_tracks_is_refused(data: Path) -> None:
+    git(data.parent, "add", "data")
+    with pytest.raises(DataError, match=r"data is tracked by git\. .*git rm -r -q --cached data"):
+        commit(data)
+    assert not record_of(data).exists()
+
+
+def test_files_that_a_dvcignore_leaves_out_are_told(data: Path) -> None:
+    (data.parent / ".dvcignore").write_text("*.csv\n")
+    with pytest.raises(
+        DataError, match=r"DVC recorded \w{32}\.dir, but the folder's files make \w{32}\.dir: .*dvcignore"
+    ):
+        commit(data)
+
+
+KILLED = """
+    import os, signal, sys, time, warnings
+    from pathlib import Path
+    warnings.simplefilter("ignore")
+    import dvc.repo.add, dvc.stage.serialize, dvc.utils.serialize, dvc_data.hashfile.transfer
+    from audioscore.data.repository import commit
+    data, kills = Path(sys.argv[1]), int(sys.argv[2])
+
+    def forked(seconds):
+        child = os.fork()
+        if child == 0:
+            commit(data)
+            os._exit(0)
+        if seconds is not None:
+            time.sleep(seconds)
+            os.kill(child, signal.SIGKILL)
+        started = time.monotonic()
+        _, status = os.waitpid(child, 0)
+        return os.WIFSIGNALED(status), time.monotonic() - started
+
+    (data / "new.wav").write_bytes(b"first")
+    whole = forked(None)[1]
+    killed = 0
+    for kill in range(kills):
+        (data / "new.wav").write_bytes(b"%d" % kill)
+        killed += forked(whole * (kill + 0.5) / kills)[0]
+        listed = sorted(path.name for path in (data / "audio").iterdir())
+        assert listed == [f"{n:03d}.wav" for n in range(100)], listed
+        assert all((data / "audio" / name).read_text() == name * 100 for name in listed)
+    print(killed)
+    commit(data)
+"""
+
+
+def kill_commits(data: Path, kills: int) -> int:
+    """Kill commits of 100 linked recordings, at moments spread over one's duration; returns how many were cut."""
+    shutil.rmtree(data)
+    fill(data.parent / "delivered", {f"{n:03d}.wav": f"{n:03d}.wav" * 100 for n in range(100)})
+    (data / "audio").mkdir(parents=True)
+    for path in (data.parent / "delivered").iterdir():
+        os.link(path, data / "audio" / path.name)
+    killed = run(data.parent, sys.executable, "-c", textwrap.dedent(KILLED), data, str(kills))
+    assert yaml.safe_load(record_of(data).read_text())["outs"][0]["md5"] == folder_digest(data)
+    assert not commit(data).changed
+    return int(killed)
+
+
+@pytest.mark.services
+def test_kills_lose_nothing_and_stop_nothing(data: Path) -> None:
+    assert kill_commits(data, 40) >= 20
+
+
+# --- push and pull ---
+
+
+def test_a_push_sends_what_is_missing_and_a_pull_brings_it_back(data: Path, tmp_path: Path) -> None:
+    version = commit(data)
+    assert push([data]) == 4  # three files and their list
+    assert push([data]) == 0
+    next(path for path in (tmp_path / "store").rglob("*") if path.is_file() and path.suffix != ".dir").unlink()
+    assert push([data], remote="store") == 1
+    shutil.rmtree(data)
+    shutil.rmtree(data.parent / ".dvc" / "cache")
+    assert pull([record_of(data)]) == 3
+    assert folder_digest(data) == version.md5
+
+
+def test_a_pull_never_overwrites_work(data: Path) -> None:
+    commit(data)
+    (data / "labels.csv").write_text("my own", encoding="utf-8")
+    with pytest.raises(DataError, match=r"^data\.dvc: cannot be pulled \(.*labels\.csv.*\)\. Check `dvc remote list`"):
+        pull([record_of(data)])
+    assert (data / "labels.csv").read_text(encoding="utf-8") == "my own"
+
+
+def test_what_cannot_be_pushed_is_told(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=r"data has no version yet \(data\.dvc is missing\)"):
+        push([data])
+    commit(data)
+    with pytest.raises(DataError, match=r"data\.dvc cannot be pushed to remote moon \(.*remote 'moon' doesn't exist"):
+        push([data], remote="moon")
+    lost = next(path for path in cached(data) if not path.name.endswith(".dir"))
+    lost.unlink()
+    told = rf"neither DVC's cache nor the remote holds 1 of its objects \({lost.parent.name}{lost.name}\)"
+    with pytest.raises(DataError, match=told):
+        push([data])
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_store_that_cannot_be_written_is_told(data: Path, tmp_path: Path) -> None:
+    commit(data)
+    (tmp_path / "store").write_text("a file where the remote should be")
+    with pytest.raises(
+        DataError, match=r"data\.dvc cannot be pushed to remote store \(.*(File exists|Not a dir).*\)\. Check"
+    ):
+        push([data])
+
+
+def test_without_a_remote_the_advice_is_dvcs_own(data: Path) -> None:
+    (data.parent / ".dvc" / "config").write_text("")
+    commit(data)
+    with pytest.raises(DataError, match=r"remote \(none is set\) \(.*no remote specified .*dvc remote add -d"):
+        push([data])
+
+
+@pytest.fixture
+def pulled_records(monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
+    """What `pull` was asked for; nothing is pulled."""
+    asked: list[list[Path]] = []
+    monkeypatch.setattr(repository, "pull", asked.append)
+    return asked
+
+
+def test_what_is_missing_is_pulled_by_the_record_above_it(tmp_path: Path, pulled_records: list[list[Path]]) -> None:
+    fill(tmp_path, {"encoders.dvc": "outs: []"})
+    said: list[str] = []
+    pull_missing(tmp_path / "encoders" / "muq-small", said.append)
+    assert pulled_records == [[tmp_path / "encoders.dvc"]]
+    assert said == ["pulling encoders from the DVC remote"]
+    pull_missing(tmp_path / "encoders", said.append)
+    assert len(pulled_records) == 2
+
+
+def test_what_is_there_or_has_no_record_is_not_pulled(
+    tmp_path: Path, pulled_records: list[list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, {"data/labels.csv": ""})
+    (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {folder_digest(tmp_path / 'data')}\n  path: data\n")
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    for path in (tmp_path / "data", tmp_path / "other" / "deep", Path("relative") / "deep"):
+        pull_missing(path, said.append)
+    assert (pulled_records, said) == ([], [])
+    (tmp_path / "data" / "labels.csv").write_text("changed")
+    pull_missing(tmp_path / "data", said.append)
+    assert pulled_records == []
+    assert said == ["note: data is not what data.dvc records; `audioscore data pull` fetches that"]
+
+
+def test_a_record_outside_a_dvc_project_cannot_be_pulled(tmp_path: Path) -> None:
+    fill(tmp_path, {"data.dvc": "outs:\n- md5: 5fd2.dir\n  path: data\n"})
+    with pytest.raises(DataError, match=r"data\.dvc: there is no DVC repository at .* or above it"):
+        pull([tmp_path / "data.dvc"])

@@ -1,0 +1,44 @@
+from audioscore.data.clips import Clip
+from audioscore.data.split_report import LeftOut, report_splits
+
+TARGETS = {"train": 0.6, "val": 0.2, "test": 0.2}
+CLIPS = [Clip(f"{number}.m4a", 50.0 + number, f"s{number}", f"song{number}", "ktv") for number in range(10)]
+EVEN = {clip.audio_file: place for clip, place in zip(CLIPS, ["train"] * 6 + ["val"] * 2 + ["test"] * 2, strict=True)}
+
+
+def test_wanted_and_got_stand_side_by_side() -> None:
+    report = report_splits(CLIPS, EVEN, TARGETS, groups=10, new_groups=10)
+    assert report.warnings == []
+    counts = report.to_json()["splits"]
+    assert [(count["clips"], count["share"], count["wanted"]) for count in counts.values()] == [
+        (6, 0.6, 0.6),
+        (2, 0.2, 0.2),
+        (2, 0.2, 0.2),
+    ]
+    assert (counts["test"]["lowest"], counts["test"]["highest"], counts["test"]["unscored"]) == (58.0, 59.0, 0)
+
+
+def test_a_split_that_is_too_small_is_said() -> None:
+    report = report_splits(CLIPS, EVEN | {"9.m4a": "train"}, TARGETS, groups=10, new_groups=10)
+    assert report.warnings == ["test holds 1 of 10 clips (10%), wanted 20%."]
+
+
+def test_clips_left_out_count_nowhere_and_are_listed() -> None:
+    out = LeftOut("0.m4a", "train", "near-identical to 9.m4a in test")
+    of = {name: place for name, place in EVEN.items() if name != "0.m4a"}
+    report = report_splits(CLIPS, of, TARGETS, groups=10, new_groups=0, left_out=[out])
+    assert sum(count.clips for count in report.splits.values()) == 9
+    assert report.warnings == [
+        (
+            "1 of 10 clips are in no split, since each would link two splits "
+            "(0.m4a left out of train: near-identical to 9.m4a in test)."
+        )
+    ]
+
+
+def test_one_singer_in_two_spellings_counts_once_and_unscored_clips_apart() -> None:
+    clips = [Clip("a", 60.0, "Li"), Clip("b", None, "\uff2c\uff29"), Clip("c", 70.0), Clip("d", 80.0)]
+    of = {"a": "train", "b": "train", "c": "val", "d": "test"}
+    report = report_splits(clips, of, {"train": 0.5, "val": 0.25, "test": 0.25}, groups=3, new_groups=3, heard=1)
+    assert (report.splits["train"].singers, report.splits["train"].unscored, report.unknown_singers) == (1, 1, 2)
+    assert "1 of 4 clips have no singer" in report.warnings[0]

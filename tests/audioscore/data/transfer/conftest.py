@@ -1,0 +1,204 @@
+import http.server
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from audioscore.data.transfer import retry
+
+
+@dataclass
+class Served:
+    """One file of the test's web server, and how the server misbehaves with it."""
+
+    content: bytes = b""
+    kind: str = "audio/mp4"
+    etag: str | None = '"v1"'
+    answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # given first, one a request
+    drops: list[int] = field(default_factory=list)  # after how many bytes of each answer the connection is cut
+    headers: dict[str, str] = field(default_factory=dict)
+    length: int | None = None  # Content-Length, where it is a lie
+    takes_range: bool = True
+    next_version: bytes | None = None  # what the file becomes after the first answer, with ETag "v2"
+    seconds_between: float = 0.0  # between pieces of 1000 bytes
+
+
+class Web:
+    """A web server on loopback; `asked` are (path, Range) in order, `sent` the bytes of bodies sent, by path."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Served] = {}
+        self.asked: list[tuple[str, str | None]] = []
+        self.sent: Counter[str] = Counter()
+        web = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                web.answer(self)
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def serve(self, path: str, content: bytes = b"", **ways: Any) -> str:
+        self.files[path] = Served(content, **ways)
+        return f"{self.url}/{path}"
+
+    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        path = request.path.lstrip("/").partition("?")[0]
+        wanted = request.headers.get("Range")
+        self.asked.append((path, wanted))
+        served = self.files.get(path)
+        if served is None or served.answers:
+            status, headers = (404, {}) if served is None else served.answers.pop(0)
+            self.start(request, status, {"Content-Length": "0"} | headers)
+            return
+        offset = 0
+        same = request.headers.get("If-Range") in (None, served.etag)
+        if wanted and served.takes_range and same:
+            offset = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if offset >= len(served.content):
+                self.start(request, 416, {"Content-Length": "0"})
+                return
+        headers = {"Content-Type": served.kind, **served.headers}
+        if served.etag:
+            headers["ETag"] = served.etag
+        if offset:
+            headers["Content-Range"] = f"bytes {offset}-{len(served.content) - 1}/{len(served.content)}"
+        content = served.content
+        length = len(content) if served.length is None else served.length
+        headers.setdefault("Content-Length", str(length - offset))
+        if served.next_version is not None:
+            served.content, served.etag, served.next_version = served.next_version, '"v2"', None
+        self.start(request, 206 if offset else 200, headers)
+        end = offset + served.drops.pop(0) if served.drops else len(content)
+        self.send(request, path, content[offset:end], served.seconds_between)
+        if end < len(content) or length > len(content):
+            request.close_connection = True
+
+    def start(self, request: http.server.BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.end_headers()
+
+    def send(self, request: http.server.BaseHTTPRequestHandler, path: str, body: bytes, pause: float) -> None:
+        size = 1000 if pause else len(body) or 1
+        for start in range(0, len(body), size):
+            try:
+                request.wfile.write(body[start : start + size])
+            except OSError:
+                request.close_connection = True
+                return
+            self.sent[path] += len(body[start : start + size])
+            time.sleep(pause)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    found = Web()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+class Cut:
+    """A proxy in front of a server: cuts each of the next connections after `cuts.pop(0)` bytes of answers."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.cuts: list[int] = []
+        self.behind = (host, port)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        while True:
+            try:
+                client = self.listener.accept()[0]
+            except OSError:
+                return
+            limit = self.cuts.pop(0) if self.cuts else None
+            threading.Thread(target=self.pass_on, args=(client, limit), daemon=True).start()
+
+    def pass_on(self, client: socket.socket, limit: int | None) -> None:
+        with client, socket.create_connection(self.behind) as server:
+            threading.Thread(target=self.copy, args=(client, server, None), daemon=True).start()
+            self.copy(server, client, limit)
+            for end in (client, server):  # wakes the other direction
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue
+
+    def copy(self, source: socket.socket, target: socket.socket, limit: int | None) -> None:
+        left = limit
+        try:
+            while left != 0 and (block := source.recv(1 << 14 if left is None else min(1 << 14, left))):
+                target.sendall(block)
+                left = None if left is None else left - len(block)
+        except OSError:
+            return
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[tuple[str, int]]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()
+
+
+@pytest.fixture
+def cut(moto_endpoint: tuple[str, int]) -> Iterator[Cut]:
+    found = Cut(*moto_endpoint)
+    yield found
+    found.listener.close()
+
+
+@pytest.fixture(scope="session")
+def moto_bucket(moto_endpoint: tuple[str, int]) -> Any:
+    """The bucket `songs` as its owner sees it; a client of boto3 takes too long to be made for every test."""
+    import boto3
+
+    found = boto3.session.Session("key", "secret", region_name="us-east-1").resource(
+        "s3", endpoint_url="http://{}:{}".format(*moto_endpoint)
+    )
+    return found.create_bucket(Bucket="songs")
+
+
+@pytest.fixture
+def bucket(cut: Cut, moto_bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The bucket `songs`, empty; what the tested code asks for goes through the proxy `cut`."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_ENDPOINT_URL": cut.endpoint,
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield moto_bucket
+    moto_bucket.objects.all().delete()

