@@ -23,6 +23,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
         # mkstemp makes the file private; give it the permissions any other new file would have had.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
+    except OSError as fault:
+        fault.filename = fault.filename or str(target)  # a full disk names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

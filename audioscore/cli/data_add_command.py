@@ -12,8 +12,9 @@ from audioscore.cli.data_options import (
     JsonOption,
     MapOption,
     SingerOption,
-    reading_overrides,
-    refuse_demo_corpus,
+    own_folder,
+    parse_map,
+    require_folder,
 )
 from audioscore.cli.progress import stages
 from audioscore.errors import shorten
@@ -55,32 +56,39 @@ def add(
     """
     from audioscore.config import SMALL, load_config
     from audioscore.data.accepted import settings_of
-    from audioscore.data.ingest.add import Request, add_delivery
+    from audioscore.data.ingest.add import DeliveryRefused, Request, add_delivery
     from audioscore.data.ingest.new_version import prepare
     from audioscore.home import home
 
-    refuse_demo_corpus(folder)
-    settings = load_config(config or SMALL, reading_overrides(column_map, singer_from))
+    folder = own_folder(folder)
+    settings = load_config(config or SMALL)
     prepare(folder, record=not no_version and not dry_run, say=_note)
     request = Request(
         labels=labels,
         audio=audio,
         source=source,
-        column_map=settings.data.column_map,
-        singer_from=settings.data.singer_from,
+        column_map=parse_map(column_map),
+        singer_from=singer_from,
+        own_columns=settings.data.column_map,
+        own_singers=settings.data.singer_from,
         on_conflict=on_conflict,
         resort=resort,
         refetch=refetch,
     )
-    say: Callable[[str], object] = (lambda line: None) if as_json else typer.echo
+    out = _Output(as_json)
     with stages() as stage:
-        added = add_delivery(request, folder, settings_of(settings), memory=home().probes, stage=stage, dry_run=dry_run)
-        _tell(added, say)
-        version = None if dry_run else _settle(folder, settings, record=not no_version, stage=stage)
-    _finish(version, say)
-    if as_json:
-        document: dict[str, Any] = {"delivery": added.to_json(), **(version.to_json() if version else {})}
-        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        try:
+            added = add_delivery(
+                request, folder, settings_of(settings), memory=home().probes, stage=stage, dry_run=dry_run
+            )
+        except DeliveryRefused as refusal:
+            _tell(refusal.added, out)
+            out.end()
+            raise
+        _tell(added, out)
+        if not dry_run:
+            out.finish(_settle(folder, settings, record=not no_version, stage=stage))
+    out.end()
     if added.refused:
         raise typer.Exit(SOME_REFUSED)
 
@@ -107,31 +115,58 @@ def remove(
     from audioscore.data.ingest.new_version import prepare
     from audioscore.data.ingest.remove import remove_recordings
 
-    refuse_demo_corpus(folder)
+    folder = own_folder(folder)
+    require_folder(folder)
     settings = load_config(config or SMALL)
     prepare(folder, record=purge or not no_version, say=_note)
-    say: Callable[[str], object] = (lambda line: None) if as_json else typer.echo
-    document: dict[str, Any] = {}
+    out = _Output(as_json)
     if names or singer or not purge:
-        removed = remove_recordings(folder, names or [], singers=singer or [])
-        say(f"removed   {len(removed.names)} recordings: {shorten(removed.names)}")
+        removed = remove_recordings(
+            folder,
+            names or [],
+            singers=singer or [],
+            own_columns=settings.data.column_map,
+            own_singers=settings.data.singer_from,
+        )
+        out.say(f"removed   {len(removed.names)} recordings: {shorten(removed.names)}")
         if removed.kept:
-            say(f"note      files outside {folder} were left, {len(removed.kept)}: {shorten(removed.kept)}")
-        document = {"removed": removed.names, "kept": removed.kept}
+            out.say(f"note      files outside {folder} were left, {len(removed.kept)}: {shorten(removed.kept)}")
+        out.document |= {"removed": removed.names, "kept": removed.kept}
     with stages() as stage:
-        version = _settle(folder, settings, record=purge or not no_version, stage=stage)
-    _finish(version, say)
-    document |= version.to_json()
+        out.finish(_settle(folder, settings, record=purge or not no_version, stage=stage, removing=True))
     if purge:
-        document["purged"] = _purge(folder, say)
-    if as_json:
-        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        out.document["purged"] = _purge(folder, out.say)
+    out.end()
+
+
+class _Output:
+    """Lines on standard output as the work goes on, or one JSON document at its end."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.document: dict[str, Any] = {}
+
+    def say(self, line: str) -> None:
+        if not self.as_json:
+            typer.echo(line)
+
+    def finish(self, version: "NewVersion") -> None:
+        """Tell of the folder's new version."""
+        self.document |= version.to_json()
+        for line in version.describe():
+            self.say(line)
+
+    def end(self) -> None:
+        """Print the document, if that was asked for."""
+        if self.as_json:
+            typer.echo(json.dumps(self.document, ensure_ascii=False, indent=2))
 
 
 def _purge(folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
     """Take what was removed out of DVC's cache and remotes, and out of earlier runs and the feature store."""
     from dataclasses import asdict
 
+    from audioscore.data.ingest.add import empty, incoming_of
     from audioscore.data.ingest.known import read_withdrawn
     from audioscore.data.ingest.remove import delete_copies
     from audioscore.data.purge import purge
@@ -140,6 +175,11 @@ def _purge(folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
     withdrawn = read_withdrawn(folder)
     purged = purge([one.md5 for one in withdrawn.values() if one.md5], folder)
     copies = delete_copies(home().folder, withdrawn)
+    home().probes.unlink(missing_ok=True)  # it holds what they sounded like; the next check measures anew
+    with incoming_of(folder) as incoming:
+        empty(incoming)
+    if unknown := [content[:12] for content, one in withdrawn.items() if not one.md5]:
+        say(f"note      {len(unknown)} are in no version that is known here, and were not purged: {shorten(unknown)}")
     say(f"purged    {sum(purged.removed.values())} objects from DVC, {copies} copies from {home().folder}")
     for remote, reason in purged.failed.items():
         say(f"note      {remote}: {reason}")
@@ -153,21 +193,24 @@ def _purge(folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
     return {**asdict(purged), "copies": copies}
 
 
-def _settle(folder: Path, settings: "Config", *, record: bool, stage: Any) -> "NewVersion":
+def _settle(folder: Path, settings: "Config", *, record: bool, stage: Any, removing: bool = False) -> "NewVersion":
     from audioscore.data.ingest.new_version import new_version
     from audioscore.encoders.speakers import voice_embedder
     from audioscore.home import home
 
     embed = voice_embedder(settings.encoders.campplus, folder, home().features, stage("hearing voices"))
-    return new_version(folder, settings, record=record, memory=home().probes, embed=embed, stage=stage)
+    return new_version(
+        folder, settings, record=record, removing=removing, memory=home().probes, embed=embed, stage=stage
+    )
 
 
 def _note(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _tell(added: "Added", say: Callable[[str], object]) -> None:
-    plan = added.plan
+def _tell(added: "Added", out: _Output) -> None:
+    plan, say = added.plan, out.say
+    out.document["delivery"] = added.to_json()
     for name, header in added.delivery.columns.items():
         if name != header:
             say(f"column    {header} is read as {name}")
@@ -181,6 +224,8 @@ def _tell(added: "Added", say: Callable[[str], object]) -> None:
         say(f"updated   {update.clip.audio_file}: {told}")
     if len(plan.updated) > 20:
         say(f"updated   and {len(plan.updated) - 20} more")
+    if not plan.changes and not added.refused:
+        say("nothing   new in this delivery")
     if plan.unchanged or plan.repeats:
         say(f"unchanged {plan.unchanged} known recordings, {plan.repeats} repeated rows")
     for fault in added.refused:
@@ -201,8 +246,3 @@ def _before(clip: Any, name: str) -> str:
     from audioscore.data.tables import cell_text
 
     return cell_text(getattr(clip, name, None)) or "(blank)"
-
-
-def _finish(version: "NewVersion | None", say: Callable[[str], object]) -> None:
-    for line in version.describe() if version else []:
-        say(line)

@@ -144,7 +144,7 @@ def _status_lines(found: "FolderStatus") -> list[str]:
 
     record = f"{found.folder}.dvc"
     if found.version is None:
-        return [f"{found.folder}: {found.digest}, not recorded yet: `audioscore data add` or `dvc add` makes a version"]
+        return [f"{found.folder}: {found.digest}, not recorded yet: `dvc add --no-relink {found.folder}`"]
     state = "is what" if found.clean else "differs from what"
     lines = [f"{found.folder}: {found.digest} {state} {record} records"]
     lines += [f"  {line}" for line in describe(found.uncommitted)] if found.uncommitted else []

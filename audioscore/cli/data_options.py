@@ -16,14 +16,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 DEMO_CORPUS = "d32149e42e5db63c5b6cf6bdfac43b44.dir"  # DVC's MD5 of the corpus that data.dvc records in this repository
 
 
-def reading_overrides(column_map: list[str] | None, singer_from: str | None) -> list[str]:
-    """The settings that --map and --singer-from stand for. Raises UsageError where --map is not NAME=HEADER."""
-    overrides = []
-    for choice in column_map or []:
+def parse_map(choices: list[str] | None) -> dict[str, str]:
+    """What --map says: our name -> header. Raises UsageError where it is not NAME=HEADER."""
+    chosen = {}
+    for choice in choices or []:
         name, equals, header = choice.partition("=")
         if not equals or not name.strip() or not header.strip():
             raise UsageError(f"--map {choice}: expected NAME=HEADER, for instance --map score=Points.")
-        overrides.append(f"data.column_map.{name.strip()}={json.dumps(header.strip(), ensure_ascii=False)}")
+        chosen[name.strip()] = header.strip()
+    return chosen
+
+
+def reading_overrides(column_map: list[str] | None, singer_from: str | None) -> list[str]:
+    """The settings that --map and --singer-from stand for. Raises UsageError where --map is not NAME=HEADER."""
+    overrides = [
+        f"data.column_map.{name}={json.dumps(header, ensure_ascii=False)}"
+        for name, header in parse_map(column_map).items()
+    ]
     if singer_from is not None:
         overrides.append(f"data.singer_from={json.dumps(singer_from, ensure_ascii=False)}")
     return overrides
@@ -35,11 +44,17 @@ def require_folder(folder: Path) -> None:
         raise UsageError(f"{folder}: no such folder. Give the folder that holds the labels table.")
 
 
-def refuse_demo_corpus(folder: Path) -> None:
-    """Raise UsageError where a folder is the demo corpus: synthetic voices among real ones would spoil both."""
+def own_folder(folder: Path) -> Path:
+    """The data folder itself where a symbolic link or `.` names it: its version and its lock are beside it.
+
+    Raises UsageError where it is the demo corpus: synthetic voices among real ones would spoil both.
+    """
     from audioscore.data.versioning import data_revision
 
+    if not folder.name or folder.is_symlink():
+        folder = folder.resolve()
     if data_revision(folder.absolute()) == DEMO_CORPUS:
         raise UsageError(
             f"{folder} is the demo corpus, whose voices are synthetic. Name a folder of your own: --data songs."
         )
+    return folder

@@ -156,5 +156,6 @@ def _check_order(path: Path, group: Sequence[Clip], number: int) -> None:
             raise DataError(
                 f"{path.name}, group {number}: {upper.audio_file} (score {upper.score:g}, position {position}) stands "
                 f"above {lower.audio_file} (score {lower.score:g}, position {position + 1}), but an index runs from "
-                f"high to low. Check which is right; --resort sorts it by score."
+                f"high to low. Check which is right; --resort (of `data sort`; of `data add` for a delivery) "
+                f"sorts it by score."
             )

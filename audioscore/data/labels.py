@@ -10,7 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -52,6 +52,7 @@ HEADERS: dict[str, tuple[str, ...]] = {
     "sha256": ("sha256",),
 }
 RATER = re.compile(r"(?:raters?|judge|annotator|评分|打分|评委)(\d+)")
+MOST_RATERS = 99  # a higher number is no place in a list, but a name
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 BLANKS = frozenset({"", "-", "/", "na", "n/a", "nan", "none", "null", "无"})
 ACAPELLA = frozenset({"acapella", "acappella", "清唱"})
@@ -107,8 +108,7 @@ def read_labels(
     faults: list[Fault] = []
     columns: dict[str, str] = {}
     left_out: dict[str, None] = {}
-    mapped = {_key(header) for header in chosen.values()}
-    sheets = read_sheets(path, known=lambda header: _key(header) in MEANING.keys() | mapped)
+    sheets = read_sheets(path, known=meaningful(chosen))
     for sheet, found in _usable_sheets(path, sheets, chosen, faults):
         columns = {name: sheet.headers[position] for name, position in found.items()} | columns
         left_out |= {name: None for place, name in enumerate(sheet.headers) if name and place not in found.values()}
@@ -164,6 +164,12 @@ def _key(header: str) -> str:
 
 
 MEANING = {_key(synonym): name for name, synonyms in HEADERS.items() for synonym in synonyms}
+
+
+def meaningful(chosen: Mapping[str, str]) -> Callable[[str], bool]:
+    """Whether a header means something here, which tells a csv's delimiter; `chosen` maps our names to headers."""
+    known = MEANING.keys() | {_key(header) for header in chosen.values()}
+    return lambda header: _key(header) in known
 
 
 def _singer_pattern(singer_from: str | None) -> re.Pattern[str] | None:
@@ -284,11 +290,13 @@ def mean_rating(raters: Sequence[float | None]) -> float | None:
 
 
 def _raters(values: Mapping[str, str]) -> tuple[float | None, ...] | str:
-    """The raters' scores in the order of their numbers, None for a blank; or what is wrong with one of them."""
-    numbered = sorted((int(name.removeprefix("rater_")), name) for name in values if name.startswith("rater_"))
+    """The raters' scores, each at the place of its column's number, None for a blank; or what is wrong with one."""
+    numbers = sorted(int(name.removeprefix("rater_")) for name in values if name.startswith("rater_"))
+    if numbers and numbers[0] > 0 and numbers[-1] <= MOST_RATERS:
+        numbers = list(range(1, numbers[-1] + 1))  # one who has no column here keeps a place: rater 3 stays rater 3
     scores: list[float | None] = []
-    for _, name in numbered:
-        if values[name].casefold() in BLANKS:
+    for name in [f"rater_{number}" for number in numbers]:
+        if values.get(name, "").casefold() in BLANKS:
             scores.append(None)
             continue
         score = _score(values[name])

@@ -67,7 +67,7 @@ def commit(folder: Path) -> Version:
             record.unlink()  # what a killed `dvc add` leaves behind: it recorded nothing
         if data_revision(folder) == digest and is_cached(repository, digest):
             return Version(digest, len(sizes), sum(sizes), changed=False)
-        with explained(f"{folder} cannot be recorded", "Mend that, and run the command again: no file was changed."):
+        with explained(f"{folder} cannot be recorded", "Mend that, and run the command again."):
             _add(repository, folder, record)
     if (recorded := data_revision(folder)) != digest:
         raise DataError(
@@ -167,7 +167,7 @@ def _push(folder: Path, remote: str | None) -> int:
     record, md5 = record_of(folder), data_revision(Path(os.path.abspath(folder)))
     if md5 is None:
         raise DataError(
-            f"{folder} has no version yet ({record.name} is missing). Record one first: `dvc add {folder}`."
+            f"{folder} has no version yet ({record.name} is missing). Record one: `dvc add --no-relink {folder}`."
         )
     advice = "Check `dvc remote list`, your credentials and AWS_ENDPOINT_URL, and push again: only the rest is sent."
     with open_repository(folder) as repository, locked(repository):
@@ -201,5 +201,5 @@ def _send(repository: "Repo", folder: Path, md5: str, remote: str | None) -> int
 def _missing(folder: Path, objects: list[str]) -> DataError:
     return DataError(
         f"{folder}: its version cannot be pushed whole; neither DVC's cache nor the remote holds {len(objects)} of its "
-        f"objects ({shorten(sorted(objects))}). Record the folder again (`dvc add {folder.name}`)."
+        f"objects ({shorten(sorted(objects))}). Record the folder again: `dvc add --no-relink {folder.name}`."
     )

@@ -137,6 +137,11 @@ def sort_folder(
     clips, relative = read_accepted(validated), read_ordered(validated)
     everyone = list({clip.audio_file: clip for group in (*relative, clips) for clip in group}.values())
     remembered = read_splits(data / SPLITS_FILE).groups if (data / SPLITS_FILE).is_file() else None
+    if remembered is None and target == data and all((data / INDEX / f"{split}.json").is_file() for split in SPLITS):
+        raise DataError(
+            f"{data} holds indexes, but no {SPLITS_FILE}, which remembers what was in test. Restore it from the last "
+            f"version, or delete {INDEX}/ to split afresh, which voids earlier test results."
+        )
     if remembered is None and target != data:
         log.warning("splits: new, and not remembered for later data; `audioscore data sort` remembers them")
     voices = _estimate_voices(everyone, section, embed)

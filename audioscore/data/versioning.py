@@ -88,7 +88,7 @@ def recorded_md5(record: bytes, name: str) -> str:
         outs = yaml.safe_load(record.decode())["outs"]
         return next(str(out["md5"]) for out in outs if out["path"] == name)
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, StopIteration) as fault:
-        raise DataError(f"{name}.dvc records no MD5 for {name}. Write it again with `dvc add`.") from fault
+        raise DataError(f"{name}.dvc records no MD5 for {name}. Write it again: `dvc add {name}`.") from fault
 
 
 def code_revision(root: Path) -> str:

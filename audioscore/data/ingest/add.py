@@ -22,6 +22,7 @@ from audioscore.data.ingest.labels_file import LABELS, read_labels_file, write_l
 from audioscore.data.ingest.plan import Placed, Plan, plan_add
 from audioscore.data.labels import Fault
 from audioscore.data.transfer.download import DISK_FULL
+from audioscore.data.transfer.http import shown_name
 from audioscore.data.validation_settings import ValidationSettings
 from audioscore.errors import DataError, GateRefused, UsageError, shorten
 from audioscore.files import place, sha256_of
@@ -33,13 +34,18 @@ LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, OURS))})\.[a-z0-9_]{{8}}(\.
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be added, and how its table is read. `audio` is where relative names are looked up: a folder or s3://."""
+    """What is to be added, and how its table is read. `audio` is where relative names are looked up: a folder or s3://.
+
+    `own_columns` and `own_singers` are the `column_map` and `singer_from` of the data folder's own table.
+    """
 
     labels: Path
     audio: str | None = None
     source: str | None = None
     column_map: Mapping[str, str] = field(default_factory=dict)
     singer_from: str | None = None
+    own_columns: Mapping[str, str] = field(default_factory=dict)
+    own_singers: str | None = None
     on_conflict: str = "error"
     resort: bool = False
     refetch: bool = False
@@ -57,8 +63,9 @@ class Added:
 
     @property
     def refused(self) -> list[Fault]:
-        """Rows that were not added, and why."""
-        return sorted(self.gathering.refused + self.plan.refused)
+        """Rows that were not added, and why; links without the secrets in them."""
+        refused = sorted(self.gathering.refused + self.plan.refused)
+        return [fault._replace(audio_file=shown_name(fault.audio_file)) for fault in refused]
 
     def to_json(self) -> dict[str, Any]:
         """The `delivery` part of `data add --json`."""
@@ -105,10 +112,12 @@ def add_delivery(
         resort=request.resort,
     )
     root = _root(request)
-    table = read_labels_file(folder)
     with incoming_of(folder) as incoming:
         sweep(folder)
-        known = read_known(folder)
+        if request.refetch:
+            empty(incoming)
+        table = read_labels_file(folder, request.own_columns)
+        known = read_known(folder, table, request.own_singers)
         gathering = gather(
             delivery,
             root,
@@ -141,8 +150,10 @@ def _root(request: Request) -> Path | str:
     """Where relative names are looked up. Raises UsageError where that is no folder."""
     if request.audio is None:
         return request.labels.absolute().parent
-    if "://" in request.audio:
+    if request.audio.lower().startswith("s3://"):
         return request.audio
+    if "://" in request.audio:
+        raise UsageError(f"--audio {request.audio}: only folders and s3:// are looked through. Put links in the table.")
     if not Path(request.audio).is_dir():
         raise UsageError(
             f"--audio {request.audio}: no such folder. Name the folder, or s3://, that holds the recordings."
@@ -151,14 +162,23 @@ def _root(request: Request) -> Path | str:
 
 
 def _check_share(added: Added, most: float) -> None:
-    refused = added.refused
+    refused = added.gathering.refused  # what was removed earlier is no fault of this delivery
     rows = len(added.delivery.faults) + len(every_clip(added.delivery))
     if refused and len(refused) > most * rows:
         told = [f"row {fault.row} ({fault.audio_file}): {fault.reason.rstrip('.')}" for fault in refused]
-        raise GateRefused(
+        raise DeliveryRefused(
+            added,
             f"{len(refused)} of {rows} rows cannot be used ({len(refused) / rows:.0%}), and at most {most:.0%} may be, "
-            f"so nothing was added: {shorten(told, 3)}. Mend them, or raise validation.max_rejected_share."
+            f"so nothing was added: {shorten(told, 3)}. Mend them, or raise validation.max_rejected_share.",
         )
+
+
+class DeliveryRefused(GateRefused):
+    """Too much of a delivery cannot be used; `added` says what would have been done, and every refused row."""
+
+    def __init__(self, added: Added, message: str) -> None:
+        super().__init__(message)
+        self.added = added
 
 
 @contextlib.contextmanager
@@ -169,14 +189,16 @@ def _all_or_nothing(folder: Path, incoming: Path) -> Iterator[list[Path]]:
     """
     made: list[Path] = []
     before = {folder / name: incoming / f"{name}.before" for name in (LABELS, ORDER)}
-    for table, kept in before.items():
-        kept.unlink(missing_ok=True)
-        if table.is_file():
-            place(table, kept)  # a link takes no space, so that a full disk cannot prevent the way back
+    begun = False
     try:
+        for table, kept in before.items():
+            kept.unlink(missing_ok=True)
+            if table.is_file():
+                place(table, kept)  # a link takes no space, so that a full disk cannot prevent the way back
+        begun = True
         yield made
     except BaseException as fault:
-        for table, kept in before.items():
+        for table, kept in before.items() if begun else ():
             if kept.exists():
                 os.replace(kept, table)
             else:
@@ -247,10 +269,10 @@ def incoming_of(folder: Path) -> Iterator[Path]:
             raise _busy(folder, lock) from fault
         if not lock.exists() or lock.stat().st_ino != os.fstat(handle.fileno()).st_ino:
             raise _busy(folder, lock)  # its owner deleted it between our opening and our locking it
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
         try:
+            handle.truncate(0)
+            with contextlib.suppress(OSError):  # a full disk: the number is only told to those who must wait
+                os.write(handle.fileno(), str(os.getpid()).encode())
             yield incoming
         finally:
             lock.unlink(missing_ok=True)

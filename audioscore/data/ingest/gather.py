@@ -13,7 +13,7 @@ from audioscore.data.labels import Fault
 from audioscore.data.probes import Heard, Progress, hear_all
 from audioscore.data.rejections import weigh
 from audioscore.data.transfer.download import Downloaded, download_all
-from audioscore.data.transfer.http import shown
+from audioscore.data.transfer.http import shown, shown_name
 from audioscore.data.transfer.locate import locate
 from audioscore.data.transfer.s3 import connect, list_objects
 from audioscore.data.validation_settings import ValidationSettings
@@ -54,7 +54,11 @@ def gather(
     clips = every_clip(delivery)
     places, links, refused = _locate_all(clips, root, absolute_allowed)
     followed = {} if refetch else known.by_origin
-    reused = {place: followed[link] for place, link in links.items() if link in followed}
+    reused = {
+        place: followed[link]
+        for place, link in links.items()
+        if link in followed and clips[place].sha256 in (None, followed[link].sha256)
+    }
     fetched, unfetched = _fetch({place: link for place, link in links.items() if place not in reused}, incoming, stage)
     refused |= unfetched
     warned: list[Fault] = []
@@ -67,7 +71,7 @@ def gather(
             if place in fetched:
                 path.unlink(missing_ok=True)  # or the next attempt would not fetch it anew
             continue
-        warned += [Fault(clip.row or 0, clip.audio_file, one["reason"]) for one in weighed.warned]
+        warned += [Fault(clip.row or 0, shown_name(clip.audio_file), one["reason"]) for one in weighed.warned]
         usable[place] = Gathered(replace(clip, sha256=heard.sha256, origin=_origin(links.get(place), clip)), path)
     faults = [Fault(clips[place].row or 0, clips[place].audio_file, reason) for place, reason in refused.items()]
     scored = [usable[place] for place in range(len(delivery.clips)) if place in usable]
@@ -127,7 +131,8 @@ def _fetch(links: dict[int, str], incoming: Path, stage: Stage) -> tuple[dict[in
         if isinstance(result, Downloaded):
             fetched[place] = result.path
         else:
-            failed[place] = result.reason.removeprefix(f"{result.uri}: ")
+            name = shown_name(result.uri)  # which the row is listed under
+            failed[place] = result.reason.removeprefix(f"{name}: ").removeprefix(f"{name} ")
     return fetched, failed
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from audioscore.data.clips import Clip
-from audioscore.data.labels import HEADERS, match_columns
+from audioscore.data.labels import HEADERS, match_columns, meaningful, read_labels
 from audioscore.data.tables import cell_text, read_sheets
 from audioscore.errors import DataError, shorten
 from audioscore.files import write_text
@@ -18,10 +18,24 @@ BASE = ("audio_file", "score")
 
 @dataclass
 class LabelsFile:
-    """Cells of labels.csv: its headers, and its rows by their number, counted from 1 below the header."""
+    """Cells of labels.csv: its headers, and its rows by their number, counted from 1 below the header.
+
+    `column_map` maps our names to the headers that the synonyms do not cover.
+    """
 
     headers: list[str] = field(default_factory=lambda: list(BASE))
     rows: dict[int, list[str]] = field(default_factory=dict)
+    column_map: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """The place of each of our names among the headers."""
+        return match_columns(self.headers, self.column_map)
+
+    def column(self, name: str) -> dict[int, str]:
+        """The cells under one of our names, by row; empty where there is none."""
+        place = self.columns.get(name)
+        return {row: line[place] if place is not None and place < len(line) else "" for row, line in self.rows.items()}
 
     def append(self, clip: Clip) -> None:
         """Add a row at the end."""
@@ -31,7 +45,7 @@ class LabelsFile:
 
     def update(self, row: int, cells: Mapping[str, str]) -> None:
         """Set cells of a row by our names; a column that is not there yet is added at the right."""
-        columns = match_columns(self.headers, {})
+        columns = self.columns
         for name, text in cells.items():
             if name not in columns:
                 columns[name] = len(self.headers)
@@ -54,8 +68,10 @@ class LabelsFile:
         return buffer.getvalue()
 
 
-def read_labels_file(folder: Path) -> LabelsFile:
+def read_labels_file(folder: Path, column_map: Mapping[str, str] | None = None) -> LabelsFile:
     """The folder's labels.csv as cells; an empty one where there is none.
+
+    A table that has its scores in rater columns only gets a score column, or the rows that are added would empty it.
 
     Raises DataError where the folder keeps its labels in another form, or some rows cannot be told apart: changing
     such a table could lose what it holds.
@@ -67,16 +83,20 @@ def read_labels_file(folder: Path) -> LabelsFile:
         ):
             raise DataError(
                 f"{folder} keeps its labels in {', '.join(others)}, and only a {LABELS} is changed. "
-                f"Add that table to a new folder: `audioscore data add {others[0]} --data NEW`."
+                f"Add that table to a new folder: `audioscore data add {folder / others[0]} --data NEW`."
             )
         return LabelsFile()
     if not path.read_bytes().strip():
         return LabelsFile()
-    sheet = read_sheets(path)[0]
+    sheet = read_sheets(path, known=meaningful(column_map or {}))[0]
     if sheet.broken:
         told = [f"row {row}: {reason}" for row, reason in sheet.broken]
         raise DataError(f"{path}: {len(told)} rows cannot be told apart ({shorten(told)}). Mend them first.")
-    return LabelsFile(sheet.headers, dict(sheet.rows))
+    table = LabelsFile(sheet.headers, dict(sheet.rows), dict(column_map or {}))
+    if "score" not in table.columns:
+        for clip in read_labels(path, column_map=dict(column_map or {}), keep_repeats=True).clips:
+            table.update(clip.row or 0, {"score": _text(clip.score)})
+    return table
 
 
 def write_labels_file(folder: Path, table: LabelsFile) -> bool:
@@ -102,7 +122,7 @@ def changed_cells(old: Clip, new: Clip) -> dict[str, str]:
 
 
 def _cells(clip: Clip) -> dict[str, str]:
-    cells = {name: _text(getattr(clip, name)) for name in HEADERS}
+    cells = {name: _text(getattr(clip, name)) for name in HEADERS} | {"audio_file": clip.audio_file}
     # A rater who gave no score keeps a column, or those after would move up.
     raters = {f"rater_{number}": _text(score) for number, score in enumerate(clip.raters, 1)}
     return {name: text for name, text in cells.items() if text or name in BASE} | raters

@@ -3,6 +3,7 @@
 A process that is killed on the way has forgotten nothing: removing the same recordings again finishes.
 """
 
+import contextlib
 import datetime
 import hashlib
 import os
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audioscore.data.clips import Clip
+from audioscore.data.history import recorded_files
 from audioscore.data.index import read_index, write_index
 from audioscore.data.ingest.add import incoming_of, sweep
 from audioscore.data.ingest.known import Known, Withdrawn, read_known, write_order, write_withdrawn
 from audioscore.data.ingest.labels_file import read_labels_file, write_labels_file
+from audioscore.data.pseudo_singers import singer_name
 from audioscore.data.split import SPLITS
 from audioscore.errors import DataError, UsageError, shorten
 from audioscore.files import sha256_of
@@ -29,29 +32,37 @@ class Removed:
 
 
 def remove_recordings(
-    folder: Path, names: Sequence[str] = (), *, singers: Sequence[str] = (), today: datetime.date | None = None
+    folder: Path,
+    names: Sequence[str] = (),
+    *,
+    singers: Sequence[str] = (),
+    today: datetime.date | None = None,
+    own_columns: Mapping[str, str] | None = None,
+    own_singers: str | None = None,
 ) -> Removed:
     """Remove recordings by their names in the table (or SHA-256), or all of a singer's.
 
-    Every row with the same content goes too. Their hashes are remembered in withdrawn.json, so that a later delivery
-    does not bring them back unnoticed. Raises DataError, before anything changes, where a name or singer is not there.
+    Every row with the same content goes too, and rows that cannot be used are looked at as well. Their hashes are
+    remembered in withdrawn.json, so that a later delivery does not bring them back unnoticed. `own_columns` and
+    `own_singers` are the folder's `column_map` and `singer_from`. Raises DataError, before anything changes, where a
+    name or singer is not there.
     """
     if not names and not singers:
         raise UsageError("nothing to remove: name recordings as the table does, or give --singer.")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Give the data folder that holds the recordings.")
     day = (today or datetime.date.today()).isoformat()
-    table = read_labels_file(folder)
     with incoming_of(folder):
         sweep(folder)
-        known = read_known(folder)
+        table = read_labels_file(folder, own_columns)
+        known = read_known(folder, table, own_singers)
         chosen = _choose(folder, known, names, singers)
         gone = {clip.audio_file for clip in chosen}
-        write_withdrawn(folder, known.withdrawn | _withdraw(folder, chosen, day))
+        write_withdrawn(folder, known.withdrawn | _withdraw(folder, chosen, day, known.withdrawn))
         kept = [name for name in sorted(gone) if not _delete(folder, name)]
         _leave_indexes(folder, gone)
         write_order(folder, [[clip for clip in group if clip.audio_file not in gone] for group in known.groups])
-        table.remove({clip.row for clip in known.clips if clip.row and clip.audio_file in gone})
+        table.remove({clip.row for clip in known.rows if clip.row and clip.audio_file in gone})
         write_labels_file(folder, table)
     return Removed(sorted(gone), kept)
 
@@ -74,39 +85,50 @@ def delete_copies(home: Path, contents: Mapping[str, Withdrawn]) -> int:
 
 
 def _choose(folder: Path, known: Known, names: Sequence[str], singers: Sequence[str]) -> list[Clip]:
-    clips = [*known.clips, *(clip for group in known.groups for clip in group)]
-    wanted = {os.path.normpath(name) for name in names} | {name.lower() for name in names}
-    found = {os.path.normpath(clip.audio_file) for clip in clips} | {clip.sha256 for clip in clips}
-    lost = [name for name in names if os.path.normpath(name) not in found and name.lower() not in found]
-    sung = {(clip.singer_id or "").casefold() for clip in clips}
-    lost += [f"singer {singer}" for singer in singers if singer.casefold() not in sung]
+    """The named recordings and those singers', with every other row about the same file or content."""
+    clips = [*known.rows, *known.ordered]
+    paths, contents = {os.path.normpath(name) for name in names}, {name.lower() for name in names}
+    voices = {singer_name(singer) for singer in singers}
+    by_path = {os.path.normpath(clip.audio_file) for clip in clips}
+    by_content = {clip.sha256 for clip in clips}
+    sung = {singer_name(clip.singer_id) for clip in clips if clip.singer_id}
+    lost = [name for name in names if os.path.normpath(name) not in by_path and name.lower() not in by_content]
+    lost += [f"singer {singer}" for singer in singers if singer_name(singer) not in sung]
     if lost:
         raise DataError(
             f"{len(lost)} of {len(names) + len(singers)} are not in {folder} ({shorten(lost)}): nothing was removed. "
             f"Name recordings as the table's audio_file does."
         )
-    voices = {singer.casefold() for singer in singers}
     chosen = [
         clip
         for clip in clips
-        if os.path.normpath(clip.audio_file) in wanted
-        or clip.sha256 in wanted
-        or (clip.singer_id or "").casefold() in voices - {""}
+        if os.path.normpath(clip.audio_file) in paths
+        or clip.sha256 in contents
+        or (clip.singer_id and singer_name(clip.singer_id) in voices)
     ]
-    hashes = {clip.sha256 for clip in chosen} - {None}
-    names_chosen = {clip.audio_file for clip in chosen}
-    return [clip for clip in clips if clip.audio_file in names_chosen or clip.sha256 in hashes]
+    same_content = {clip.sha256 for clip in chosen} - {None}
+    same_file = {os.path.normpath(clip.audio_file) for clip in chosen}
+    return [clip for clip in clips if clip.sha256 in same_content or os.path.normpath(clip.audio_file) in same_file]
 
 
-def _withdraw(folder: Path, clips: Sequence[Clip], day: str) -> dict[str, Withdrawn]:
-    """What to remember of recordings, by their SHA-256."""
-    told = {clip.sha256: Withdrawn(day) for clip in clips if clip.sha256}
+def _withdraw(folder: Path, clips: Sequence[Clip], day: str, before: Mapping[str, Withdrawn]) -> dict[str, Withdrawn]:
+    """What to remember of recordings, by their SHA-256; what is remembered already, as after a kill, stays."""
+    is_lost = any(not (folder / clip.audio_file).is_file() for clip in clips)
+    recorded = _recorded(folder) if is_lost else {}
+    told = {clip.sha256: Withdrawn(day, recorded.get(clip.audio_file)) for clip in clips if clip.sha256}
     for path in {folder / clip.audio_file for clip in clips}:
         if path.is_file():
             with path.open("rb") as handle:
                 md5 = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
             told[sha256_of(path)] = Withdrawn(day, md5, path.stat().st_size)
-    return told
+    return {content: one for content, one in told.items() if content not in before or not before[content].md5}
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """DVC's MD5 of the folder's recorded files: those of recordings that are not there any more."""
+    with contextlib.suppress(DataError):  # nothing is recorded, or nowhere to be had: then there is nothing to purge
+        return recorded_files(folder)
+    return {}
 
 
 def _delete(folder: Path, name: str) -> bool:

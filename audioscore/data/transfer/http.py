@@ -91,6 +91,11 @@ def shown(url: str) -> str:
     return SECRET.sub(r"\1...", re.sub(r"^(\w+://)[^/@]*@", r"\1", url))
 
 
+def shown_name(audio_file: str) -> str:
+    """What a table calls a recording, for messages: a link as `shown`, and a path as it is."""
+    return shown(audio_file) if "://" in audio_file else audio_file
+
+
 @contextlib.contextmanager
 def _ask(
     session: "Session", url: str, name: str, offset: int, known: Whole | None, timeouts: tuple[float, float]

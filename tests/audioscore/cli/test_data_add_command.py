@@ -128,9 +128,7 @@ def test_status_removal_and_purge(repository: Path, delivery: Path, tiny_corpus:
     assert "audio/c000.wav" not in splits(repository / "songs")
     left = {path for path in (repository / ".dvc" / "cache").rglob("*") if path.is_file()}
     assert len(cached - left) == 1
-    (repository / "songs" / "audio" / "c001.wav").unlink()
-    document = json.loads(invoke("status", "songs", "--json")[1])
-    assert document["clean"] is False
+    assert json.loads(invoke("status", "songs", "--json")[1])["clean"] is True
     with pytest.raises(DataError, match=r"1 of 1 are not in songs \(audio/c000\.wav\): nothing was removed"):
         invoke("remove", "audio/c000.wav", "--data", "songs")
 
@@ -161,3 +159,52 @@ def test_an_index_may_be_sorted_by_itself(tmp_path: Path) -> None:
         invoke("sort", str(index))
     assert invoke("sort", str(index), "--resort")[0] == 0
     assert [entry["audio_file"] for entry in json.loads(index.read_text())[0]] == ["b", "a"]
+
+
+def test_the_deliverys_headers_are_not_the_folders(
+    repository: Path, delivery: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    text = delivery.read_text(encoding="gb18030").replace("标记分数", "Points", 1)
+    (tmp_path / "points.csv").write_text(text, encoding="utf-8")
+    code, out = add(tmp_path / "points.csv", tiny_corpus, "--map", "score=Points")
+    assert code == 0
+    assert "column    Points is read as score\n" in out
+    assert "version   " in out
+
+
+def test_what_is_not_pulled_is_not_forgotten(repository: Path, delivery: Path, tiny_corpus: Path) -> None:
+    add(delivery, tiny_corpus)
+    (repository / "songs" / "splits.json").unlink()
+    with pytest.raises(
+        DataError, match=r"lacks 1 files of its recorded version \(splits\.json\).*audioscore data pull"
+    ):
+        add(delivery, tiny_corpus)
+    assert invoke("pull", ".")[1] == "songs: up to date, 1 files fetched\n"
+    (repository / "songs" / "audio" / "c001.wav").unlink()
+    one = repository / "one.csv"
+    one.write_text(f"audio_file,score\n{tiny_corpus / 'audio' / 'c000.wav'},70\n")
+    with pytest.raises(DataError, match=r"1 recordings of its recorded version .*\(audio/c001\.wav\)"):
+        invoke("add", str(one), "--data", "songs")
+    assert add(delivery, tiny_corpus)[1].splitlines()[2] == "restored  1: audio/c001.wav"
+
+
+def test_consent_does_not_wait_for_new_singers(repository: Path, delivery: Path, tiny_corpus: Path) -> None:
+    add(delivery, tiny_corpus)
+    index = read_json(repository / "songs" / "index" / "val.json")
+    singers = {clip["singer_id"] for clip in index[0]}
+    options = [option for singer in sorted(singers) for option in ("--singer", singer)]
+    code, out = invoke("remove", "--data", "songs", "--purge", *options)
+    assert code == 0
+    assert "splits    none: no clip is left for val" in out
+    assert f"purged    {len(index[0])} objects from DVC" in out
+    assert invoke("remove", "--data", "songs", "--purge")[0] == 0
+
+
+def test_every_refused_row_is_listed_before_the_refusal(
+    repository: Path, tiny_corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = repository / "bad.csv"
+    bad.write_text("audio_file,score\n" + "".join(f"gone{number}.wav,70\n" for number in range(9)))
+    said = CliRunner().invoke(app, ["data", "add", str(bad), "--data", "songs", "--no-version"])
+    assert isinstance(said.exception, GateRefused)
+    assert said.stdout.count("refused   row") == 9

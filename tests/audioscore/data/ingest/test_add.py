@@ -6,11 +6,10 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from audioscore.data.ingest.add import Added, Request, add_delivery, incoming_of, sweep
-from audioscore.data.ingest.known import read_known
+from audioscore.data.ingest.add import Added, DeliveryRefused, Request, add_delivery, incoming_of, sweep
 from audioscore.data.labels import read_labels
 from audioscore.data.validation_settings import ValidationSettings
-from audioscore.errors import DataError, GateRefused
+from audioscore.errors import DataError, GateRefused, UsageError
 
 SETTINGS = ValidationSettings(max_rejected_share=0.5)
 
@@ -131,7 +130,7 @@ def test_an_index_of_order_alone_is_kept_beside_the_scores(takes: Path, tmp_path
     assert not add(index, tmp_path / "songs", audio=str(takes)).plan.changes
     assert snapshot(tmp_path / "songs") == before
     add(table(takes, "t0.wav,80,,\n"), tmp_path / "songs")
-    assert read_known(tmp_path / "songs").groups == []  # a group of one says nothing
+    assert json.loads((tmp_path / "songs" / "order.json").read_text()) == []  # a group of one says nothing
 
 
 def test_raters_are_kept_and_their_agreement_is_told(takes: Path, tmp_path: Path) -> None:
@@ -163,3 +162,64 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) ->
     sweep(tmp_path)
     assert not any(path.exists() for path in litter)
     assert all(path.exists() for path in kept)
+
+
+def test_a_damaged_file_is_put_back(takes: Path, tmp_path: Path) -> None:
+    labels = table(takes, "t0.wav,80,,\n")
+    add(labels, tmp_path / "songs")
+    before = (tmp_path / "songs" / "labels.csv").read_bytes()
+    (tmp_path / "songs" / "audio" / "t0.wav").write_bytes(b"half a")
+    added = add(labels, tmp_path / "songs")
+    assert [one.clip.audio_file for one in added.plan.restored] == ["audio/t0.wav"]
+    assert (tmp_path / "songs" / "audio" / "t0.wav").read_bytes() == (takes / "t0.wav").read_bytes()
+    assert (tmp_path / "songs" / "labels.csv").read_bytes() == before
+
+
+def test_a_table_of_raters_keeps_its_scores(takes: Path, tmp_path: Path) -> None:
+    songs = tmp_path / "songs"
+    songs.mkdir()
+    (songs / "labels.csv").write_text(f"audio_file,rater_1,rater_2\n{takes / 't0.wav'},80,90\n")
+    add(table(takes, "t1.wav,70,,\n"), songs)
+    assert [clip.score for clip in read_labels(songs / "labels.csv").clips] == [85.0, 70.0]
+
+
+def test_the_folders_own_headers_are_kept_apart_from_the_deliverys(takes: Path, tmp_path: Path) -> None:
+    songs = tmp_path / "songs"
+    songs.mkdir()
+    (songs / "labels.csv").write_text(f"audio_file;Mine;notes, free, text, here\n{takes / 't0.wav'};80;x\n")
+    (takes / "new.csv").write_text("audio_file,Points\nt1.wav,70\n")
+    add(takes / "new.csv", songs, column_map={"score": "Points"}, own_columns={"score": "Mine"})
+    clips = read_labels(songs / "labels.csv", column_map={"score": "Mine"}).clips
+    assert [clip.score for clip in clips] == [80.0, 70.0]
+    assert (songs / "labels.csv").read_text().startswith('audio_file,Mine,"notes, free, text, here",sha256\n')
+
+
+def test_names_in_the_folder_stay_as_they_are(tmp_path: Path, takes: Path) -> None:
+    songs = tmp_path / "songs"
+    (songs / "audio").mkdir(parents=True)
+    shutil.copy(takes / "t0.wav", songs / "audio" / "two  spaces.wav")
+    add(table(songs, "audio/two  spaces.wav,80,,\n", "new.csv"), songs)
+    (clip,) = read_labels(songs / "labels.csv").clips
+    assert (songs / clip.audio_file).is_file()
+    assert clip.audio_file == "audio/two  spaces.wav"
+
+
+def test_order_with_scores_is_refused_before_anything_changes(tmp_path: Path, takes: Path) -> None:
+    songs = tmp_path / "songs"
+    songs.mkdir()
+    (songs / "order.json").write_text('[[{"audio_file": "a", "score": 90, "mine": 1}]]')
+    with pytest.raises(DataError, match=r"order\.json carries 1 scores \(a\)"):
+        add(table(takes, "t0.wav,80,,\n"), songs)
+    assert [path.name for path in songs.iterdir()] == ["order.json"]
+
+
+def test_a_refused_delivery_names_every_bad_row(takes: Path, tmp_path: Path) -> None:
+    rows = "".join(f"gone{number}.wav,80,,\n" for number in range(20))
+    with pytest.raises(DeliveryRefused, match="20 of 20 rows cannot be used") as refusal:
+        add(table(takes, rows), tmp_path / "songs")
+    assert len(refusal.value.added.refused) == 20
+
+
+def test_only_folders_and_s3_are_looked_through(takes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--audio https://host/x: only folders and s3:// are looked through"):
+        add(table(takes, "t0.wav,80,,\n"), tmp_path / "songs", audio="https://host/x")

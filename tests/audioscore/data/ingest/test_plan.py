@@ -41,8 +41,47 @@ def test_known_recordings_are_updated_or_unchanged_whatever_they_are_called(tmp_
 
 def test_a_known_recording_whose_file_is_gone_is_restored(tmp_path: Path) -> None:
     old = Clip("audio/a.wav", 80.0, row=1, sha256="1" * 64)
-    planned = plan(tmp_path, got("a.wav", "1" * 64), known=Known([old]))
+    planned = plan(tmp_path, got("a.wav", "1" * 64), known=Known([old], missing=frozenset({"audio/a.wav"})))
     assert [(one.clip, one.path) for one in planned.restored] == [(old, HERE / "a.wav")]
+    damaged = plan(tmp_path, got("a.wav", "1" * 64), known=Known([old], damaged=frozenset({"audio/a.wav"})))
+    assert [(one.clip, one.path) for one in damaged.restored] == [(old, HERE / "a.wav")]
+
+
+@pytest.mark.parametrize("name", ["/elsewhere/a.wav", "../a.wav"])
+def test_nothing_is_restored_outside_the_folder(tmp_path: Path, name: str) -> None:
+    old = Clip(name, 80.0, row=1, sha256="1" * 64)
+    planned = plan(tmp_path, got("a.wav", "1" * 64), known=Known([old], missing=frozenset({name})))
+    assert planned.restored == []
+
+
+def test_another_take_in_the_place_of_a_known_one_takes_its_row(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "a.wav").write_bytes(b"new take")
+    old = Clip("audio/a.wav", 80.0, row=3, sha256="1" * 64)
+    one = Gathered(Clip("audio/a.wav", 85.0, sha256="2" * 64), tmp_path / "audio" / "a.wav")
+    planned = plan_add([one], [], Known([old], damaged=frozenset({"audio/a.wav"})), tmp_path)
+    assert planned.added == []
+    assert [(update.clip, update.cells) for update in planned.updated] == [(old, {"score": "85", "sha256": "2" * 64})]
+
+
+def test_every_row_of_a_recording_is_updated_and_a_useless_one_mended(tmp_path: Path) -> None:
+    rows = [Clip(name, score, row=row, sha256="1" * 64) for row, (name, score) in enumerate(ROWS, 1)]
+    planned = plan(tmp_path, got("new.wav", "1" * 64, 70.0, singer_id="s1"), known=Known(rows))
+    assert [(update.clip.row, update.cells) for update in planned.updated] == [
+        (1, {"score": "70", "singer_id": "s1"}),
+        (2, {"singer_id": "s1"}),
+        (3, {"score": "70", "singer_id": "s1"}),
+    ]
+
+
+ROWS = [("a.wav", 80.0), ("copy.wav", 70.0), ("a.wav", None)]
+
+
+def test_rows_that_disagree_about_a_singer_say_nothing_of_it(tmp_path: Path) -> None:
+    rows = [got("a.wav", "1" * 64, singer_id="s1"), got("b.wav", "1" * 64, row=2, singer_id="s2", song_id="x")]
+    planned = plan(tmp_path, *rows)
+    assert (planned.added[0].clip.singer_id, planned.added[0].clip.song_id) == (None, "x")
+    assert planned.notes == ["a.wav and b.wav are one recording, of which the rows say different singer_id: left out"]
 
 
 def test_repeats_are_counted_and_conflicts_settled_as_asked(tmp_path: Path) -> None:

@@ -98,3 +98,32 @@ def test_copies_are_found_by_content(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes({"x.wav": b"voice", "same_size": b"VOICE"}.get(Path(name).name, b"else"))
     assert delete_copies(tmp_path, {content: Withdrawn("2026-01-31", None, 5)}) == 2
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["other.wav", "same_size"]
+
+
+def test_only_what_was_named_and_every_row_about_it(songs: Path, takes: Path) -> None:
+    other = songs / "audio" / "T1.wav"
+    other.write_bytes((takes / "t5.wav").read_bytes())
+    with (songs / "labels.csv").open("a") as handle:
+        handle.write("audio/T1.wav,70,C\naudio/t1.wav,,B\n./audio/t1.wav,61,B\n")
+    assert remove_recordings(songs, ["audio/t1.wav"]).names == ["./audio/t1.wav", "audio/t1.wav"]
+    assert other.exists()
+    assert names(songs) == ["audio/t0.wav", "audio/t2.wav", "audio/t3.wav", "audio/T1.wav"]
+    assert "t1.wav" not in (songs / "labels.csv").read_text()
+
+
+def test_rows_without_a_score_are_a_singers_too(songs: Path) -> None:
+    (songs / "audio" / "x.wav").write_bytes(b"of nobody else")
+    with (songs / "labels.csv").open("a") as handle:
+        handle.write("audio/x.wav,,Z\n")
+    assert remove_recordings(songs, singers=["z"]).names == ["audio/x.wav"]
+    assert not (songs / "audio" / "x.wav").exists()
+
+
+def test_removing_again_forgets_nothing(songs: Path) -> None:
+    content = sha256_of(songs / "audio" / "t1.wav")
+    table = (songs / "labels.csv").read_bytes()
+    remove_recordings(songs, ["audio/t1.wav"], today=DAY)
+    remembered = read_withdrawn(songs)[content]
+    (songs / "labels.csv").write_bytes(table)  # as if the process had died before it changed the table
+    remove_recordings(songs, ["audio/t1.wav"])
+    assert read_withdrawn(songs)[content] == remembered

@@ -1,0 +1,275 @@
+"""Whatever can be written into a table or an index is read back as it was, and by plain JSON."""
+
+import csv
+import json
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audioscore.data.clips import Clip
+from audioscore.data.index import read_index, without_trailing_commas, write_index
+from audioscore.data.ingest.known import Withdrawn, read_withdrawn, write_order, write_withdrawn
+from audioscore.data.ingest.labels_file import LabelsFile, read_labels_file, write_labels_file
+from audioscore.data.labels import read_labels, write_labels
+from audioscore.data.sort import check_indexes, sort_index_file, write_sorted
+from audioscore.data.split import assign_splits
+
+quick = settings(max_examples=20, deadline=None)
+
+# Any characters of names: quotes, commas, brackets, Chinese, emoji, marks of direction; no line ends.
+letters = st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("\"',;[]{}\\/ \N{MICROPHONE}录音0")
+words = st.text(letters, min_size=1, max_size=10).map(str.strip).filter(bool)
+scores = st.floats(0, 100) | st.integers(0, 100).map(float)
+dice = st.randoms(use_true_random=True)  # which draws quickly; what it chose is not shrunk
+hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
+
+
+ratings = st.lists(st.none() | scores, max_size=3).filter(lambda given: not given or given[-1] is not None)
+
+
+@st.composite
+def scored_clips(draw: st.DrawFn) -> list[Clip]:
+    """Clips as a table holds them: every field that a table has, and names that are files of their own."""
+    names = draw(st.lists(words, min_size=1, max_size=6))
+    return [
+        Clip(
+            f"audio/{number}-{name.replace('/', '_')}x.wav",
+            draw(scores),
+            singer_id=draw(words),  # without one, an a-cappella recording's singer is its artist
+            song_id=draw(st.none() | words),
+            source=draw(st.sampled_from([None, "ktv", "acapella"])),
+            artist=draw(st.none() | words),
+            raters=tuple(draw(ratings)),
+            origin=draw(st.none() | words.map(lambda word: f"https://host/{word}")),
+            sha256=draw(st.none() | hashes),
+        )
+        for number, name in enumerate(names)
+    ]
+
+
+@st.composite
+def groups_of_clips(draw: st.DrawFn) -> list[list[Clip]]:
+    """Groups of an index: some sorted high to low, some with order alone."""
+    groups: list[list[Clip]] = []
+    for _ in range(draw(st.integers(0, 3))):
+        clips = draw(scored_clips())
+        measured = [replace(clip, row=7, seconds=draw(st.none() | st.floats(0, 1e6)), bytes=12) for clip in clips]
+        if draw(st.booleans()):
+            groups.append(sorted(measured, key=lambda clip: -(clip.score or 0.0)))
+        else:
+            groups.append([replace(clip, score=None) for clip in measured])
+    return groups
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def strictly(path: Path) -> Any:
+    """What plain JSON reads, which has neither NaN nor infinity."""
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is not JSON")
+
+    with path.open(encoding="utf-8") as handle:
+        return json.load(handle, parse_constant=refuse)
+
+
+def with_trailing_commas(dice: random.Random, value: object) -> str:
+    """The value as JSON, with a comma before any closing bracket that something stands before, and space anywhere."""
+
+    def space() -> str:
+        return dice.choice(["", " ", "\n\t"])
+
+    if not isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=dice.random() < 0.5)
+    if isinstance(value, dict):
+        named = [(json.dumps(key), with_trailing_commas(dice, item)) for key, item in value.items()]
+        parts = [f"{key}{space()}:{space()}{item}" for key, item in named]
+    else:
+        parts = [with_trailing_commas(dice, item) for item in value]
+    comma = f",{space()}" if parts and dice.random() < 0.5 else ""
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{start}{space()}{f',{space()}'.join(parts)}{space()}{comma}{end}"
+
+
+# --- tables ---
+
+
+@quick
+@given(scored_clips())
+def test_a_table_is_read_as_it_was_written(clips: list[Clip]) -> None:
+    with folder() as data:
+        write_labels(data / "labels.csv", clips)
+        table = read_labels(data / "labels.csv")
+        write_labels(data / "again.csv", [replace(clip, row=None) for clip in table.clips])
+        assert (data / "again.csv").read_bytes() == (data / "labels.csv").read_bytes()
+    assert table.faults == []
+    assert table.clips == [replace(clip, row=row) for row, clip in enumerate(clips, 1)]
+
+
+@quick
+@given(scored_clips())
+def test_a_new_table_is_read_as_it_was_filled(clips: list[Clip]) -> None:
+    table = LabelsFile()
+    for clip in clips:
+        table.append(clip)
+    with folder() as data:
+        assert write_labels_file(data, table)
+        assert not write_labels_file(data, read_labels_file(data))
+        read = read_labels(data / "labels.csv")
+    assert read.faults == []
+    inner = [replace(clip, singer_id=one_line(clip.singer_id), song_id=one_line(clip.song_id)) for clip in clips]
+    inner = [replace(clip, artist=one_line(clip.artist), origin=one_line(clip.origin)) for clip in inner]
+    expected = [replace(clip, row=row) for row, clip in enumerate(inner, 1)]
+    assert read.clips == expected
+
+
+def one_line(text: str | None) -> str | None:
+    return text and " ".join(text.split())
+
+
+@quick
+@given(scored_clips(), st.data())
+def test_an_edit_keeps_what_is_not_ours(clips: list[Clip], data: st.DataObject) -> None:
+    strange = ["备注", "", "note", "score (old)"]
+    cells = [[data.draw(st.just("") | words) for _ in strange] for _ in clips]
+    changed = data.draw(st.integers(1, len(clips)))
+    with folder() as home:
+        with (home / "labels.csv").open("w", encoding="utf-8", newline="") as handle:
+            rows = [[*before[:2], f"{number}.wav", "80", *before[2:]] for number, before in enumerate(cells)]
+            csv.writer(handle).writerows([[*strange[:2], "录音", "分数", *strange[2:]], *rows])
+        table = read_labels_file(home)
+        table.update(changed, {"score": "81", "singer_id": "001"})
+        table.append(Clip("new.wav", 70.0))
+        write_labels_file(home, table)
+        with (home / "labels.csv").open(encoding="utf-8", newline="") as handle:
+            header, *after = csv.reader(handle)
+        read = read_labels(home / "labels.csv")
+    assert header == [*strange[:2], "录音", "分数", *strange[2:], "singer_id"]
+    assert [[*row[:2], *row[4:6]] for row in after[:-1]] == cells
+    assert after[-1] == ["", "", "new.wav", "70", "", "", ""]
+    assert [clip.score for clip in read.clips] == [
+        81.0 if row == changed else 80.0 for row in range(1, len(clips) + 1)
+    ] + [70.0]
+    assert [clip.singer_id for clip in read.clips].index("001") == changed - 1
+
+
+# --- indexes ---
+
+
+@quick
+@given(groups_of_clips())
+def test_an_index_is_read_as_it_was_written_and_by_plain_json(groups: list[list[Clip]]) -> None:
+    with folder() as data:
+        write_index(data / "train.json", groups)
+        assert read_index(data / "train.json") == groups
+        plain = strictly(data / "train.json")
+    assert [[entry["audio_file"] for entry in group] for group in plain] == [
+        [clip.audio_file for clip in group] for group in groups
+    ]
+    assert [[entry.get("score") for entry in group] for group in plain] == [
+        [clip.score for clip in group] for group in groups
+    ]
+
+
+@quick
+@given(groups_of_clips(), st.data())
+def test_trailing_commas_change_nothing(groups: list[list[Clip]], data: st.DataObject) -> None:
+    with folder() as home:
+        write_index(home / "train.json", groups)
+        value = strictly(home / "train.json")
+        text = with_trailing_commas(data.draw(dice), value)
+        assert json.loads(without_trailing_commas(text)) == value
+        (home / "train.json").write_text(text, encoding=data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])))
+        assert read_index(home / "train.json") == groups
+
+
+@quick
+@given(groups_of_clips(), st.data())
+def test_a_resorted_index_is_plain_json_with_everything_in_it(groups: list[list[Clip]], data: st.DataObject) -> None:
+    with folder() as home:
+        path = home / "train.json"
+        write_index(path, groups)
+        value = [
+            data.draw(st.permutations([entry | {"heard by": data.draw(words)} for entry in group]))
+            if group and "score" in group[0]
+            else group
+            for group in strictly(path)
+        ]
+        path.write_text(with_trailing_commas(data.draw(dice), value), encoding="utf-8")
+        sort_index_file(path, resort=True)
+        found = strictly(path)
+        assert not sort_index_file(path, resort=True)
+        assert not sort_index_file(path)
+    for before, after in zip(value, found, strict=True):
+        if before and "score" in before[0]:
+            assert after == sorted(before, key=lambda entry: -entry["score"])  # stable: equal scores stay in order
+        else:
+            assert after == before
+
+
+@quick
+@given(st.lists(scores, min_size=12, max_size=20), st.lists(words, min_size=20, max_size=20))
+def test_what_sorting_writes_is_plain_json_high_to_low(marks: list[float], names: list[str]) -> None:
+    clips = [
+        Clip(f"{number}{names[number]}", score, f"singer {number % 6}", source="ktv", sha256=f"{number:064x}")
+        for number, score in enumerate(marks)
+    ]
+    with folder() as data:
+        write_sorted(data, clips, assign_splits(clips, val=0.2, test=0.2, seed=1))
+        indexes = [strictly(data / "index" / f"{split}.json") for split in ("train", "val", "test")]
+        remembered = strictly(data / "splits.json")
+        assert len(check_indexes(data)) == 3
+    assert sorted(entry["audio_file"] for (group,) in indexes for entry in group) == sorted(c.audio_file for c in clips)
+    for (group,) in indexes:
+        assert [entry["score"] for entry in group] == sorted((entry["score"] for entry in group), reverse=True)
+    assert remembered
+
+
+# --- what a data folder remembers ---
+
+
+@quick
+@given(groups_of_clips())
+def test_groups_in_order_are_remembered(groups: list[list[Clip]]) -> None:
+    expected = [[replace(clip, score=None, row=None) for clip in group] for group in groups if group]
+    with folder() as data:
+        write_order(data, groups)
+        if expected:
+            assert read_index(data / "order.json") == expected
+            first = (data / "order.json").stat().st_ino
+            write_order(data, groups)
+            assert (data / "order.json").stat().st_ino == first  # it reads so already, and stays the same file
+            assert len(strictly(data / "order.json")) == len(expected)
+        write_order(data, [])
+        assert not expected or read_index(data / "order.json") == []  # a file of the recorded version is not taken away
+
+
+withdrawals = st.builds(
+    Withdrawn,
+    st.dates().map(str),
+    st.none() | st.text("0123456789abcdef", min_size=32, max_size=32),
+    st.none() | st.integers(0),
+)
+
+
+@quick
+@given(st.dictionaries(hashes, withdrawals, max_size=5))
+def test_what_was_withdrawn_is_remembered(withdrawn: dict[str, Withdrawn]) -> None:
+    with folder() as data:
+        write_withdrawn(data, withdrawn)
+        assert read_withdrawn(data) == withdrawn
+        if withdrawn:
+            assert list(strictly(data / "withdrawn.json")) == sorted(withdrawn)
+        else:
+            assert list(data.iterdir()) == []

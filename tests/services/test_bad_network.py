@@ -1,0 +1,325 @@
+"""Servers that drop connections, deny access or answer with a page: said of each row, with exit codes, nothing lost."""
+
+import contextlib
+import http.server
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from audioscore.cli.app import app
+from audioscore.data.audio import encode
+from audioscore.data.labels import read_labels
+from audioscore.data.transfer import retry
+from audioscore.errors import AudioscoreError
+
+pytestmark = pytest.mark.services
+
+GOOD = 12
+PAGE = b"<!doctype html><html><body>Please log in.</body></html>"
+SECRET = "5ecret"
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """As many different voices as there are good rows, and as many again for those that are not."""
+    folder, found = tmp_path_factory.mktemp("recordings"), {}
+    time = np.arange(20_000) / 16_000
+    for number in range(2 * GOOD):
+        pitch = np.interp(time, np.linspace(0, 1.25, 5), np.random.default_rng(number).uniform(120, 420, 5))
+        phase = 2 * np.pi * np.cumsum(pitch) / 16_000
+        wave = 0.1 * sum(np.sin(k * phase) / k for k in range(1, 12))
+        encode(np.asarray(wave, dtype=np.float32), 16_000, folder / f"t{number}.wav", codec="pcm_s16le")
+        found[f"t{number}.wav"] = (folder / f"t{number}.wav").read_bytes()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.chdir(tmp_path)
+
+
+def add(labels: Path, *options: str) -> tuple[int, str, str]:
+    """Exit code, standard output, and the sentence of the error that ended it."""
+    said = CliRunner().invoke(app, ["data", "add", str(labels), "--data", "songs", "--no-version", *options])
+    if isinstance(said.exception, AudioscoreError):
+        return said.exception.exit_code, said.stdout, str(said.exception)
+    assert said.exception is None or isinstance(said.exception, SystemExit), said.exception
+    return said.exit_code, said.stdout, ""
+
+
+def table(folder: Path, links: list[str]) -> Path:
+    rows = [f"{link},{60 + number},s{number}" for number, link in enumerate(links)]
+    (folder / "labels.csv").write_text("\n".join(["audio_file,score,singer_id", *rows]))
+    return folder / "labels.csv"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- a web server ---
+
+
+class Web(http.server.ThreadingHTTPServer):
+    """Serves `files` at /good/, and the same at other paths as badly as these say, until it is `healed`."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files, self.healed, self.asked = files, False, list[str]()
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Web
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        way, name = urlsplit(self.path).path.lstrip("/").split("/")
+        first = self.path not in self.server.asked
+        self.server.asked.append(self.path)
+        content = self.server.files[name]
+        sick = not self.server.healed
+        if sick and way == "silent":  # not one byte of an answer
+            self.close_connection = True
+        elif sick and way in ("denied", "missing", "broken"):
+            self.answer({"denied": 403, "missing": 404, "broken": 500}[way], b"")
+        elif sick and way == "login":
+            self.answer(200, PAGE, kind="text/html; charset=utf-8")
+        elif sick and way == "disguised":  # says that it is audio
+            self.answer(200, PAGE)
+        elif sick and (way == "drops" or (way == "drops-once" and first)):
+            self.answer(200, content[: len(content) // 2], length=len(content))
+            self.close_connection = True
+        elif sick and way == "nothing":
+            self.answer(200, b"")
+        else:
+            self.answer(200, content)
+
+    def answer(self, status: int, content: bytes, *, kind: str = "audio/wav", length: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content) if length is None else length))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(recordings: dict[str, bytes]) -> Iterator[Web]:
+    with Web(recordings) as found:
+        threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield found
+        found.shutdown()
+
+
+WAYS = {
+    "denied": r"access is denied \(403 Forbidden\)\. Check the link, or ask for a new one",
+    "missing": r"there is no such file any more \(404 Not Found\)\. Check the link",
+    "broken": r"the server answers 500 \(Internal Server Error\), in 5 tries \(0 bytes arrived\)\. Try again later",
+    "login": r"answered with a web page \(text/html\), not a recording\. Open the link; it may ask to log in",
+    "disguised": r"answered with a web page \(its text begins with <html\), not a recording\. Open the link",
+    "drops": r"the connection .+, in 5 tries \(\d+ bytes arrived\)\. Try again later",
+    "silent": r"the server cannot be reached \(.+\), in 5 tries \(0 bytes arrived\)\. Try again later",
+    "nothing": r"the file is empty \(0 bytes\)\. Export it again",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_bad_link_among_good_ones(web: Web, tmp_path: Path, way: str) -> None:
+    host = web.url.removeprefix("http://")
+    good = [f"{web.url}/good/t{number}.wav" for number in range(GOOD)]
+    bad = f"http://me:{SECRET}@{host}/{way}/t{GOOD}.wav?id=7&X-Amz-Signature={SECRET}"
+    labels = table(tmp_path, [*good[:5], bad, *good[5:]])
+    code, out, _ = add(labels)
+    assert code == 3
+    (line,) = [line for line in out.splitlines() if line.startswith("refused")]
+    start = f"refused   row 6  http://{host}/{way}/t{GOOD}.wav?id=7&X-Amz-Signature=...: "
+    assert line.startswith(start)
+    assert re.match(WAYS[way], line.removeprefix(start)), line
+    assert SECRET not in out
+    clips = read_labels(tmp_path / "songs" / "labels.csv").clips
+    assert [clip.origin for clip in clips] == good
+    before = {name: content for name, content in tree(tmp_path).items() if name.startswith("songs/audio/")}
+    assert list(before.values()) == [web.files[Path(name).name] for name in before]
+
+    web.healed = True
+    asked = len(web.asked)
+    code, _, _ = add(labels)
+    assert code == 0
+    assert len(web.asked) == asked + 1  # the good ones are not fetched again
+    after = tree(tmp_path / "songs")
+    assert after[f"audio/t{GOOD}.wav"] == web.files[f"t{GOOD}.wav"]
+    assert SECRET.encode() not in b"".join(after.values())
+    assert not (tmp_path / ".songs.incoming").exists()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_too_many_bad_links_stop_everything(web: Web, tmp_path: Path, way: str) -> None:
+    good = [f"{web.url}/good/t{number}.wav" for number in range(4)]
+    bad = [f"{web.url}/{way}/t{number}.wav?token={SECRET}" for number in range(4, 6)]
+    code, out, sentence = add(table(tmp_path, [*good, *bad]))
+    assert (code, out) == (1, "")
+    assert sentence.startswith(
+        "2 of 6 rows cannot be used (33%), and at most 10% may be, so nothing was added: row 5 ("
+    )
+    assert f"{web.url}/{way}/t4.wav?token=..." in sentence
+    assert SECRET not in sentence
+    assert not (tmp_path / "songs").exists()
+    web.healed = True
+    assert add(tmp_path / "labels.csv")[0] == 0
+    assert len(read_labels(tmp_path / "songs" / "labels.csv").clips) == 6
+
+
+def test_a_connection_that_breaks_once_is_no_fault(web: Web, tmp_path: Path) -> None:
+    links = [f"{web.url}/drops-once/t{number}.wav" for number in range(GOOD)]
+    assert add(table(tmp_path, links))[0] == 0
+    assert len(web.asked) == 2 * GOOD
+
+
+def test_a_server_that_is_down(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    code, out, sentence = add(table(tmp_path, [f"http://127.0.0.1:{port}/a.wav", f"http://127.0.0.1:{port}/b.wav"]))
+    assert (code, out) == (1, "")
+    assert "2 of 2 rows cannot be used (100%)" in sentence
+    assert "the server cannot be reached (Connection refused), in 5 tries (0 bytes arrived)" in sentence
+    assert not (tmp_path / "songs").exists()
+
+
+# --- S3 ---
+
+
+class Gate:
+    """A door to a server on loopback; while it is shut, whoever is let in is cut after so many bytes of answers."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.behind = (urlsplit(endpoint).hostname or "", urlsplit(endpoint).port or 0)
+        self.cut_after: int | None = None
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self.pass_on, args=(self.listener.accept()[0],), daemon=True).start()
+
+    def pass_on(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self.behind) as server:
+            threading.Thread(target=self.copy, args=(client, server, False), daemon=True).start()
+            self.copy(server, client, True)
+            for end in (client, server):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def copy(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while block := source.recv(1 << 14):
+                most = self.cut_after if answers else None
+                target.sendall(block if most is None else block[: max(0, most - passed)])
+                passed += len(block)
+                if most is not None and passed >= most:
+                    return
+
+
+@pytest.fixture(scope="module")
+def buckets(s3_server: Any, recordings: dict[str, bytes]) -> list[str]:
+    """The buckets `open` and `closed`, each with every recording below `八月/`."""
+    names = {name.lower(): value for name, value in s3_server.environment.items()}
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=names["aws_endpoint_url"],
+        aws_access_key_id=names["aws_access_key_id"],
+        aws_secret_access_key=names["aws_secret_access_key"],
+        region_name="us-east-1",
+    )
+    with contextlib.closing(client):
+        for bucket in ("open", "closed"):
+            client.create_bucket(Bucket=bucket)
+            for name, content in recordings.items():
+                client.put_object(Bucket=bucket, Key=f"八月/{name}", Body=content)
+        client.put_object(Bucket="open", Key="page.wav", Body=PAGE, ContentType="text/html")
+    return ["open", "closed"]
+
+
+@pytest.fixture
+def stranger(s3_server: Any, buckets: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """The environment of one who may only read the bucket `open`; the server is reached through a gate."""
+    gate = Gate(s3_server.endpoint)
+    for name, value in (s3_server.stranger | {"AWS_ENDPOINT_URL": gate.endpoint}).items():
+        monkeypatch.setenv(name, value)
+    yield gate
+    gate.listener.close()
+
+
+def test_objects_that_are_denied_missing_or_pages(stranger: Gate, tmp_path: Path) -> None:
+    good = [f"s3://open/八月/t{number}.wav" for number in range(GOOD)]
+    (tmp_path / "config.yaml").write_text(
+        "validation: {max_rejected_share: 0.5}\nencoders: {muq: {source: m}, campplus: {source: c}}\n"
+    )
+    bad = {
+        "s3://closed/八月/t0.wav": "access is denied",
+        "s3://open/八月/gone.wav": "there is no such object",
+        "s3://open/page.wav": "cannot be decoded (Invalid data found when processing input)",
+    }
+    code, out, _ = add(table(tmp_path, [*good, *bad]), "--config", "config.yaml")
+    assert code == 3
+    refused = [line for line in out.splitlines() if line.startswith("refused")]
+    for row, (line, (link, said)) in enumerate(zip(refused, bad.items(), strict=True), GOOD + 1):
+        assert line.startswith(f"refused   row {row}  {link}: ")
+        assert said in line
+        assert line.count(link) == 1
+        assert "stranger-secret" not in line
+    assert len(read_labels(tmp_path / "songs" / "labels.csv").clips) == GOOD
+
+
+def test_a_bucket_that_may_not_be_listed(stranger: Gate, tmp_path: Path) -> None:
+    labels = table(tmp_path, [f"t{number}.wav" for number in range(GOOD)])
+    before = tree(tmp_path)
+    code, out, sentence = add(labels, "--audio", "s3://closed/八月")
+    assert (code, out) == (2, "")
+    assert sentence.startswith(f"s3://closed/八月 cannot be fetched from {stranger.endpoint} (")
+    assert "access is denied" in sentence
+    assert tree(tmp_path) == before
+    assert add(labels, "--audio", "s3://open/八月")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("cut_after", "said"),
+    [
+        (0, "cannot be fetched from {endpoint} ("),  # not one byte of an answer
+        (200, "the connection broke, in 5 tries (0 bytes arrived). Try again later"),  # within its headers
+    ],
+)
+def test_an_endpoint_that_drops_every_connection(stranger: Gate, tmp_path: Path, cut_after: int, said: str) -> None:
+    labels = table(tmp_path, [f"s3://open/八月/t{number}.wav" for number in range(3)])
+    stranger.cut_after = cut_after
+    code, out, sentence = add(labels)
+    assert (code, out) == (1, "")
+    assert "3 of 3 rows cannot be used (100%)" in sentence
+    assert f"row 1 (s3://open/八月/t0.wav): {said.format(endpoint=stranger.endpoint)}" in sentence
+    assert sentence.count("s3://open/八月/t0.wav") == 1
+    assert not (tmp_path / "songs").exists()
+    stranger.cut_after = None
+    assert add(labels)[0] == 0
+    assert len(read_labels(tmp_path / "songs" / "labels.csv").clips) == 3
+
+
+def test_an_endpoint_that_cuts_every_answer_brings_it_piece_by_piece(stranger: Gate, tmp_path: Path) -> None:
+    stranger.cut_after = 9_000  # of 40,044 bytes, with headers
+    assert add(table(tmp_path, [f"s3://open/八月/t{number}.wav" for number in range(4)]))[0] == 0
+    assert len(read_labels(tmp_path / "songs" / "labels.csv").clips) == 4
