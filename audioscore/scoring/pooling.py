@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+VARIANCE_FLOOR = 1e-6  # keeps the gradient of a deviation finite for constant channels
+
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     """True where a frame is real.
@@ -26,7 +28,12 @@ def masked_std(values: Tensor, mask: Tensor) -> Tensor:
     weights = mask.to(values.dtype)[..., None]
     centred = (values - masked_mean(values, mask)[:, None]) * weights
     variance = centred.square().sum(1) / weights.sum(1)
-    return (variance + 1e-6).sqrt()  # the floor keeps the gradient finite for constant channels
+    return (variance + VARIANCE_FLOOR).sqrt()
+
+
+def masked_max(values: Tensor, mask: Tensor) -> Tensor:
+    """Largest value of each channel over real frames. Shape: values [B, F, D], mask [B, F] -> [B, D]."""
+    return values.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
 
 
 class AttentionPool(nn.Module):
@@ -40,3 +47,21 @@ class AttentionPool(nn.Module):
         """Shape: values [B, F, D], mask [B, F] -> [B, D]."""
         scores = self.score(values)[..., 0].masked_fill(~mask, float("-inf"))
         return torch.einsum("bf,bfd->bd", scores.softmax(dim=1), values)
+
+
+class AttentiveStatistics(nn.Module):
+    """Mean and deviation over real frames, both weighted by one learned score of each frame.
+
+    Source: Okabe et al. 2018, Attentive Statistics Pooling for Deep Speaker Embedding.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Shape: values [B, F, D], mask [B, F] -> [B, 2 D]."""
+        weights = self.score(values)[..., 0].masked_fill(~mask, float("-inf")).softmax(dim=1)[..., None]
+        mean = (values * weights).sum(1)
+        variance = ((values - mean[:, None]).square() * weights).sum(1)
+        return torch.cat([mean, (variance + VARIANCE_FLOOR).sqrt()], dim=-1)

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from audioscore.scoring.pooling import AttentionPool, frame_mask, masked_mean, masked_std
+from audioscore.scoring.pooling import (
+    AttentionPool,
+    AttentiveStatistics,
+    frame_mask,
+    masked_max,
+    masked_mean,
+    masked_std,
+)
 
 LENGTHS = [3, 7, 1]
 
@@ -26,11 +33,17 @@ def test_mean_and_deviation_are_numpys_over_the_real_frames(frames: torch.Tensor
         np.testing.assert_allclose(deviations[row], np.sqrt(real.var(0) + 1e-6), atol=1e-5)
 
 
+def test_the_maximum_is_numpys_over_the_real_frames_negative_ones_too(frames: torch.Tensor) -> None:
+    largest = masked_max(frames - 10, frame_mask(torch.tensor(LENGTHS), 7)).numpy()
+    for row, length in enumerate(LENGTHS):
+        np.testing.assert_array_equal(largest[row], (frames[row, :length] - 10).numpy().max(0))
+
+
 def test_what_stands_in_the_padding_changes_nothing(frames: torch.Tensor) -> None:
     mask = frame_mask(torch.tensor(LENGTHS), 7)
     pool = AttentionPool(4)
     other = torch.where(mask[..., None], frames, torch.full_like(frames, 1e4))
-    for pooled in (masked_mean, masked_std, pool):
+    for pooled in (masked_mean, masked_std, masked_max, pool, AttentiveStatistics(4, 3)):
         torch.testing.assert_close(pooled(other, mask), pooled(frames, mask), rtol=0, atol=1e-6)
 
 
@@ -44,8 +57,23 @@ def test_attention_is_the_closed_form_softmax_mean(frames: torch.Tensor) -> None
         np.testing.assert_allclose(pooled[row], (weights / weights.sum()) @ real, atol=1e-5)
 
 
+def test_attentive_statistics_are_the_closed_form(frames: torch.Tensor) -> None:
+    pool = AttentiveStatistics(4, 3)
+    pooled = pool(frames, frame_mask(torch.tensor(LENGTHS), 7)).detach().numpy()
+    assert pooled.shape == (3, 8)
+    state = {name: value.double().numpy() for name, value in pool.state_dict().items()}
+    for row, length in enumerate(LENGTHS):
+        real = frames[row, :length].double().numpy()
+        inner = np.tanh(real @ state["score.0.weight"].T + state["score.0.bias"])
+        weights = np.exp(inner @ state["score.2.weight"][0] + state["score.2.bias"])
+        mean = np.average(real, axis=0, weights=weights)
+        variance = np.average((real - mean) ** 2, axis=0, weights=weights)
+        np.testing.assert_allclose(pooled[row], np.concatenate([mean, np.sqrt(variance + 1e-6)]), atol=1e-5)
+
+
 def test_constant_channels_have_a_finite_gradient() -> None:
-    values = torch.ones(2, 5, 3, requires_grad=True)
-    masked_std(values, frame_mask(torch.tensor([5, 2]), 5)).sum().backward()
-    assert values.grad is not None
-    assert torch.isfinite(values.grad).all()
+    for pooled in (masked_std, masked_max, AttentiveStatistics(3, 2)):
+        values = torch.ones(2, 5, 3, requires_grad=True)
+        pooled(values, frame_mask(torch.tensor([5, 2]), 5)).sum().backward()
+        assert values.grad is not None
+        assert torch.isfinite(values.grad).all()

@@ -1,10 +1,29 @@
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
 
-from audioscore.training.losses import pairwise_ranking_loss
+from audioscore.errors import DataError
+from audioscore.training.losses import ABSOLUTE, list_mle, pairwise_logistic, pairwise_ranking_loss, smooth_l1
 from audioscore.training.pairs import ordered_pairs
+
+Loss = Callable[..., Tensor]
+
+
+def logistic(raw: Tensor, scores: Tensor, groups: Tensor | None = None) -> Tensor:
+    return pairwise_logistic(raw, scores, margin_per_point=0.1, order_margin=0.7, groups=groups)
+
+
+def near(raw: Tensor, scores: Tensor, groups: Tensor | None = None) -> Tensor:
+    return smooth_l1(raw, scores, beta=1.0, groups=groups)
+
+
+RANKING = [logistic, list_mle]
 
 
 def test_the_value_is_the_closed_form() -> None:
@@ -45,3 +64,223 @@ def test_descent_on_free_outputs_ends_in_the_order_of_the_scores_and_near_the_ma
         raw = (raw - 0.5 * gradient).detach().requires_grad_()
     assert raw.argsort().tolist() == scores.argsort().tolist()
     assert raw[1] - raw[0] > 3.5
+
+
+def outputs(count: int, seed: int = 0, scale: float = 2.0) -> Tensor:
+    return scale * torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# Main list with a tie; two relative groups, one with a tie; one group of a single clip.
+SCORES = torch.tensor([60.0, 95.0, 80.0, 60.0, 3.0, 2.0, 2.0, 1.0, 0.0, 5.0], dtype=torch.float64)
+GROUPS = torch.tensor([ABSOLUTE] * 4 + [7] * 3 + [2] * 2 + [9])
+
+
+def slow_logistic(raw: list[float], scores: list[float], groups: list[int]) -> float:
+    """Pair by pair, in plain floats."""
+    costs = []
+    for i in range(len(raw)):
+        for j in range(i):
+            if groups[i] != groups[j] or scores[i] == scores[j]:
+                continue
+            up, down = (i, j) if scores[i] > scores[j] else (j, i)
+            margin = 0.1 * (scores[up] - scores[down]) if groups[i] == ABSOLUTE else 0.7
+            costs.append(math.log(1 + math.exp(margin - raw[up] + raw[down])))
+    return sum(costs) / len(costs) if costs else 0.0
+
+
+def slow_list_mle(raw: list[float], scores: list[float], groups: list[int]) -> float:
+    """Choice by choice, in plain floats: the chance of each clip among itself and those below it."""
+    costs = []
+    for i in range(len(raw)):
+        below = [j for j in range(len(raw)) if groups[j] == groups[i] and scores[j] < scores[i]]
+        if below:
+            costs.append(-math.log(math.exp(raw[i]) / (math.exp(raw[i]) + sum(math.exp(raw[j]) for j in below))))
+    return sum(costs) / len(costs) if costs else 0.0
+
+
+@given(
+    st.lists(st.tuples(st.floats(-5, 5), st.integers(50, 56), st.sampled_from([ABSOLUTE, ABSOLUTE, 3, 8])), max_size=12)
+)
+def test_ranking_losses_are_those_of_a_slow_loop(clips: list[tuple[float, int, int]]) -> None:
+    raw, scores, groups = [clip[0] for clip in clips], [float(clip[1]) for clip in clips], [clip[2] for clip in clips]
+    tensors = torch.tensor(raw, dtype=torch.float64), torch.tensor(scores, dtype=torch.float64)
+    for loss, slow in ((logistic, slow_logistic), (list_mle, slow_list_mle)):
+        for names in (groups, [ABSOLUTE] * len(clips)):
+            wanted = slow(raw, scores, names)
+            assert loss(*tensors, groups=torch.tensor(names, dtype=torch.long)).item() == pytest.approx(wanted)
+        assert loss(*tensors).item() == pytest.approx(wanted), "without groups every score is absolute"
+
+
+def test_pairwise_logistic_is_the_ranking_loss_over_the_ordered_pairs() -> None:
+    raw, scores, pairs = outputs(4), SCORES[:4], ordered_pairs(SCORES[:4])
+    wanted = pairwise_ranking_loss(raw[pairs.better], raw[pairs.worse], margin=0.1 * pairs.gap)
+    assert torch.equal(pairwise_logistic(raw, scores, margin_per_point=0.1), wanted)
+
+
+@pytest.mark.parametrize("loss", RANKING)
+def test_every_pair_people_ordered_is_heard_and_no_other(loss: Loss) -> None:
+    raw = outputs(10)
+    # d2 loss / d raw_i d raw_j is what the pair itself adds: terms of one clip, and of other pairs, drop out.
+    curvature = torch.autograd.functional.hessian(lambda values: loss(values, SCORES, groups=GROUPS), raw)
+    assert isinstance(curvature, Tensor)
+    for i in range(10):
+        for j in range(i):
+            same, tied = bool(GROUPS[i] == GROUPS[j]), bool(SCORES[i] == SCORES[j])
+            if same and not tied:
+                assert curvature[i, j] < 0, f"pair {i}, {j}"
+            elif not same:
+                assert curvature[i, j] == 0, f"pair {i}, {j} is of two groups"
+
+
+@pytest.mark.parametrize("loss", RANKING)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_step_on_any_pair_raises_its_better_clip_by_what_it_lowers_the_worse(loss: Loss, grouped: bool) -> None:
+    raw = outputs(10, scale=8.0).float()
+    tried = 0
+    for i in range(10):
+        for j in range(10):
+            if not SCORES[i] > SCORES[j] or (grouped and GROUPS[i] != GROUPS[j]):
+                continue
+            chosen = torch.tensor([i, j])
+            pair = raw[chosen].requires_grad_()
+            loss(pair, SCORES[chosen].float(), groups=GROUPS[chosen] if grouped else None).backward()
+            assert pair.grad is not None
+            assert pair.grad[0] < 0 < pair.grad[1], f"pair {i}, {j}"
+            assert pair.grad[0].item() == pytest.approx(-pair.grad[1].item())
+            tried += 1
+    assert tried == (8 if grouped else 43)
+
+
+@pytest.mark.parametrize("loss", RANKING)
+def test_moving_one_clip_of_a_pair_towards_its_place_always_costs_less(loss: Loss) -> None:
+    """Wherever the outputs are, better up or worse down lowers a batch of two."""
+    scores = torch.tensor([90.0, 60.0])
+    for difference in (-30.0, -3.0, 0.0, 3.0, 30.0):
+        raw = torch.tensor([difference, 0.0], dtype=torch.float64)
+        here = loss(raw, scores).item()
+        assert loss(raw + torch.tensor([0.5, 0.0]), scores).item() < here
+        assert loss(raw + torch.tensor([0.0, -0.5]), scores).item() < here
+
+
+@pytest.mark.parametrize("loss", RANKING)
+def test_descent_puts_every_group_in_order(loss: Loss) -> None:
+    raw = torch.zeros(10, requires_grad=True)
+    for _ in range(400):
+        (gradient,) = torch.autograd.grad(loss(raw, SCORES.float(), groups=GROUPS), raw)
+        raw = (raw - 0.5 * gradient).detach().requires_grad_()
+    for group in (ABSOLUTE, 7, 2):
+        inside = torch.isin(GROUPS, group)
+        better, worse = raw[inside][:, None], raw[inside][None, :]
+        ordered = SCORES[inside][:, None] > SCORES[inside][None, :]
+        assert (better > worse)[ordered].all()
+    assert raw[9] == 0, "a clip that nothing is compared with stays where it was"
+
+
+@pytest.mark.parametrize("loss", RANKING)
+def test_only_differences_of_outputs_count_and_the_order_of_the_batch_does_not(loss: Loss) -> None:
+    raw, value = outputs(10), loss(outputs(10), SCORES, groups=GROUPS)
+    torch.testing.assert_close(loss(raw + 123.0, SCORES, groups=GROUPS), value)
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(loss(raw[order], SCORES[order], groups=GROUPS[order]), value)
+    renamed = torch.where(GROUPS == ABSOLUTE, ABSOLUTE, GROUPS + 100)
+    torch.testing.assert_close(loss(raw, SCORES, groups=renamed), value)
+
+
+@pytest.mark.parametrize("loss", RANKING)
+def test_distances_inside_a_relative_group_mean_nothing(loss: Loss) -> None:
+    raw, groups = outputs(3), torch.tensor([4, 4, 4])
+    near, far = torch.tensor([3.0, 2.0, 1.0]), torch.tensor([99.0, 52.0, 51.0])
+    assert torch.equal(loss(raw, near, groups=groups), loss(raw, far, groups=groups))
+
+
+def test_absolute_margins_grow_with_the_gap_and_order_margins_are_constant() -> None:
+    raw = torch.zeros(2, dtype=torch.float64)
+    for gap in (1.0, 10.0):
+        scores = torch.tensor([60.0 + gap, 60.0])
+        assert logistic(raw, scores).item() == pytest.approx(math.log1p(math.exp(0.1 * gap)))
+        alone = logistic(raw, scores, groups=torch.tensor([5, 5])).item()
+        assert alone == pytest.approx(math.log1p(math.exp(0.7)))
+
+
+def test_list_mle_of_two_clips_is_the_pairwise_loss_without_margin() -> None:
+    raw, scores = torch.tensor([0.3, -1.2]), torch.tensor([70.0, 90.0])
+    assert list_mle(raw, scores).item() == pytest.approx(pairwise_logistic(raw, scores, margin_per_point=0.0).item())
+
+
+def test_list_mle_without_ties_is_the_plackett_luce_likelihood_of_the_order() -> None:
+    raw, scores = outputs(5), torch.tensor([50.0, 90.0, 70.0, 80.0, 60.0])
+    best_first = raw[scores.argsort(descending=True)]
+    likelihood = math.prod((best_first[i].exp() / best_first[i:].exp().sum()).item() for i in range(5))
+    assert list_mle(raw, scores).item() == pytest.approx(-math.log(likelihood) / 4, rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", RANKING)
+@pytest.mark.parametrize(
+    ("scores", "groups"),
+    [([80.0] * 5, None), ([80.0], None), ([], None), ([80.0] * 3, [6, 6, 6]), ([90.0, 80.0, 70.0], [ABSOLUTE, 1, 2])],
+    ids=["all level", "one clip", "no clip", "a level group", "nothing comparable"],
+)
+def test_a_batch_that_orders_nothing_costs_nothing_and_moves_nothing(
+    loss: Loss, scores: list[float], groups: list[int] | None
+) -> None:
+    raw = outputs(len(scores)).float().requires_grad_()
+    value = loss(raw, torch.tensor(scores), groups=None if groups is None else torch.tensor(groups))
+    value.backward()
+    assert value.item() == 0
+    assert raw.grad is not None
+    assert (raw.grad == 0).all()
+
+
+@pytest.mark.parametrize("loss", RANKING)
+def test_outputs_far_apart_stay_finite(loss: Loss) -> None:
+    raw = torch.tensor([-1e4, 1e4, 0.0], requires_grad=True)
+    value = loss(raw, torch.tensor([90.0, 60.0, 70.0]))
+    value.backward()
+    assert raw.grad is not None
+    assert torch.isfinite(value)
+    assert torch.isfinite(raw.grad).all()
+
+
+@pytest.mark.parametrize("loss", [*RANKING, near])
+def test_a_fault_in_the_outputs_is_not_hidden_and_half_precision_is_widened(loss: Loss) -> None:
+    scores = torch.tensor([90.0, 60.0])
+    assert torch.isnan(loss(torch.tensor([float("nan"), 0.0]), scores))
+    half = loss(torch.tensor([1.0, 0.5], dtype=torch.bfloat16), scores)
+    assert half.dtype == torch.float32
+    assert torch.equal(half, loss(torch.tensor([1.0, 0.5]), scores))
+
+
+@pytest.mark.parametrize("loss", [*RANKING, near])
+def test_what_would_broadcast_or_be_skipped_is_refused(loss: Loss) -> None:
+    with pytest.raises(ValueError, match=r"must each be \[B\]; got \(3, 1\), \(3,\)"):
+        loss(torch.zeros(3, 1), torch.zeros(3))
+    with pytest.raises(ValueError, match=r"must each be \[B\]; got \(3,\), \(3,\), \(2,\)"):
+        loss(torch.zeros(3), torch.zeros(3), torch.zeros(2))
+    with pytest.raises(DataError, match="2 of 3 scores of a batch are not finite"):
+        loss(torch.zeros(3), torch.tensor([80.0, float("nan"), float("inf")]))
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_smooth_l1_is_the_closed_form_over_absolute_scores_only(beta: float) -> None:
+    predicted, scores = [60.5, 80.0, 95.0, 1.0], [60.0, 83.0, 95.0, 70.0]
+    costs = [
+        0.5 * gap**2 / beta if gap < beta else gap - 0.5 * beta
+        for gap in (abs(p - s) for p, s in zip(predicted, scores, strict=True))
+    ]
+    tensors = torch.tensor(predicted), torch.tensor(scores, dtype=torch.float64)
+    assert smooth_l1(*tensors, beta=beta).item() == pytest.approx(np.mean(costs))
+    groups = torch.tensor([ABSOLUTE, ABSOLUTE, ABSOLUTE, 4])
+    assert smooth_l1(*tensors, beta=beta, groups=groups).item() == pytest.approx(np.mean(costs[:3]))
+
+
+def test_smooth_l1_pulls_towards_the_score_and_leaves_order_groups_alone() -> None:
+    predicted = torch.tensor([60.0, 90.0, 3.0], requires_grad=True)
+    smooth_l1(predicted, torch.tensor([70.0, 80.0, 1.0]), beta=1.0, groups=torch.tensor([0, 0, 3])).backward()
+    assert predicted.grad is not None
+    assert predicted.grad.tolist() == [-0.5, 0.5, 0.0]
+    predicted.grad = None
+    nothing = smooth_l1(predicted, torch.tensor([2.0, 1.0, 0.0]), beta=1.0, groups=torch.tensor([3, 3, 3]))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert predicted.grad is not None
+    assert predicted.grad.tolist() == [0.0, 0.0, 0.0]

@@ -1,0 +1,66 @@
+"""The SongEval-style head: a feed-forward block, chained self-attention over time, mean and max over real frames."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audioscore.errors import UsageError
+from audioscore.scoring.pooling import frame_mask, masked_max, masked_mean
+
+
+class SelfAttention(nn.Module):
+    """Multi-head scaled dot-product attention of each frame to all real frames of its clip."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.inputs = nn.Linear(dim, 3 * dim)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Shape: values [B, F, D], mask [B, F] -> [B, F, D]."""
+        parts = self.inputs(values).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, F, D / H)
+        query, key, value = parts.unbind(0)
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask[:, None, None], dropout_p=self.dropout if self.training else 0.0
+        )
+        joined: Tensor = self.output(out.transpose(1, 2).flatten(-2))
+        return joined
+
+
+class SongEvalHead(nn.Module):
+    """Frames to one raw output a clip; what a clip is padded with, or beside, never changes its output.
+
+    After SongEval's scorer: Linear-ReLU-Linear, chained multi-head self-attention, time-mean beside time-max, a linear
+    output. Unlike there, padding is left out everywhere, attention is residual with normalised inputs (Xiong et al.
+    2020, On Layer Normalization in the Transformer Architecture), which learns sooner at small learning rates, and
+    mean and max are both of the last layer.
+
+    Source: Yao et al. 2025, SongEval: A Benchmark Dataset for Song Aesthetics Evaluation.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, heads: int = 8, layers: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        if layers < 1 or heads < 1 or dim % heads:
+            raise UsageError(
+                f"head of {dim} channels, {heads} heads, {layers} layers: heads must divide the channels, and there "
+                f"must be one layer at least. Change the width or the number of heads."
+            )
+        self.feed_forward = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(layers))
+        self.attentions = nn.ModuleList(SelfAttention(dim, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(2 * dim, 1)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Shape: frames [B, F, D], lengths [B] of 1 to F real frames -> raw outputs [B]."""
+        mask = frame_mask(lengths, frames.shape[1])
+        # Padding has weight 0 below, which a NaN or infinity in it would survive.
+        values = self.dropout(self.feed_forward(frames.masked_fill(~mask[..., None], 0.0)))
+        for norm, attention in zip(self.norms, self.attentions, strict=True):
+            values = values + self.dropout(attention(norm(values), mask))
+        values = self.norm(values)
+        pooled = torch.cat([masked_mean(values, mask), masked_max(values, mask)], dim=-1)
+        raw: Tensor = self.output(self.dropout(pooled))[:, 0]
+        return raw

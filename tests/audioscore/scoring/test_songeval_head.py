@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from audioscore.errors import UsageError
+from audioscore.scoring.pooling import frame_mask
+from audioscore.scoring.songeval_head import SelfAttention, SongEvalHead
+
+HEADS = 4
+LENGTHS = [3, 40, 1, 17, 40, 8]
+
+
+def random_head(dim: int = 16, *, layers: int = 4, dropout: float = 0.3) -> SongEvalHead:
+    """In eval mode. Its norms are random too: at their initial values a norm too many would not be noticed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        head = SongEvalHead(dim, 32, heads=HEADS, layers=layers, dropout=dropout).eval()
+        for module in head.modules():
+            if isinstance(module, nn.LayerNorm):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.uniform_(module.bias, -0.5, 0.5)
+    return head
+
+
+def clips(dim: int = 16) -> list[Tensor]:
+    chance = torch.Generator().manual_seed(0)
+    return [2 * torch.randn(length, dim, generator=chance) for length in LENGTHS]
+
+
+def padded(parts: list[Tensor], filler: float = 0.0, extra: int = 0) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(part) for part in parts])
+    frames = torch.full((len(parts), int(lengths.max()) + extra, parts[0].shape[1]), filler)
+    for row, part in enumerate(parts):
+        frames[row, : len(part)] = part
+    return frames, lengths
+
+
+def alone(head: SongEvalHead, parts: list[Tensor]) -> Tensor:
+    return torch.cat([head(part[None], torch.tensor([len(part)])) for part in parts])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("filler", [0.0, 1e4, float("nan"), float("inf")])
+@pytest.mark.parametrize("extra", [0, 60])
+def test_a_clip_scores_in_any_batch_what_it_scores_alone(filler: float, extra: int) -> None:
+    head, parts = random_head(), clips()
+    wanted = alone(head, parts)
+    torch.testing.assert_close(head(*padded(parts, filler, extra)), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(head(*padded(parts[::-1], filler, extra)).flip(0), wanted, rtol=0, atol=1e-5)
+    assert wanted.std() > 0.01, "clips that differ get outputs that differ"
+
+
+@torch.inference_mode()
+def test_thirty_seconds_beside_one_pad_as_exactly() -> None:
+    head = random_head(64, layers=4)
+    chance = torch.Generator().manual_seed(3)
+    parts = [10 * torch.randn(length, 64, generator=chance) for length in (750, 25, 300)]
+    torch.testing.assert_close(head(*padded(parts)), alone(head, parts), rtol=0, atol=1e-5)
+
+
+def by_hand(head: SongEvalHead, frames: Tensor) -> float:
+    """The head on one clip in numpy, float64, head by head and without a mask."""
+    state = {name: value.double().numpy() for name, value in head.state_dict().items()}
+
+    def linear(name: str, values: np.ndarray) -> np.ndarray:
+        return np.asarray(values @ state[f"{name}.weight"].T + state[f"{name}.bias"])
+
+    def norm(name: str, values: np.ndarray) -> np.ndarray:
+        scaled = (values - values.mean(-1, keepdims=True)) / np.sqrt(values.var(-1, keepdims=True) + 1e-5)
+        return np.asarray(scaled * state[f"{name}.weight"] + state[f"{name}.bias"])
+
+    values = linear("feed_forward.2", np.maximum(linear("feed_forward.0", frames.double().numpy()), 0))
+    dim = values.shape[1]
+    for layer in range(len(head.attentions)):
+        inputs = linear(f"attentions.{layer}.inputs", norm(f"norms.{layer}", values))
+        query, key, value = (np.split(part, HEADS, axis=1) for part in np.split(inputs, 3, axis=1))
+        joined = []
+        for q, k, v in zip(query, key, value, strict=True):
+            weights = np.exp(q @ k.T / np.sqrt(dim / HEADS))
+            joined.append(weights / weights.sum(1, keepdims=True) @ v)
+        values = values + linear(f"attentions.{layer}.output", np.concatenate(joined, axis=1))
+    values = norm("norm", values)
+    return float(linear("output", np.concatenate([values.mean(0), values.max(0)])).item())
+
+
+@torch.inference_mode()
+def test_the_output_is_the_closed_form() -> None:
+    head, parts = random_head(), clips()
+    np.testing.assert_allclose(head(*padded(parts)), [by_hand(head, part) for part in parts], rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_attention_is_torchs_own_module_with_the_same_weights() -> None:
+    ours = SelfAttention(16, 4, dropout=0.2).eval()
+    judge = nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    judge.load_state_dict(
+        {
+            "in_proj_weight": ours.inputs.weight,
+            "in_proj_bias": ours.inputs.bias,
+            "out_proj.weight": ours.output.weight,
+            "out_proj.bias": ours.output.bias,
+        }
+    )
+    frames, lengths = padded(clips())
+    mask = frame_mask(lengths, frames.shape[1])
+    wanted, _ = judge(frames, frames, frames, key_padding_mask=~mask, need_weights=True)
+    torch.testing.assert_close(ours(frames, mask)[mask], wanted[mask], rtol=0, atol=1e-6)
+
+
+def test_every_parameter_of_every_layer_gets_a_gradient_and_padding_none() -> None:
+    head = random_head(dropout=0.0).train()
+    frames, lengths = padded(clips())
+    frames.requires_grad_()
+    head(frames, lengths).square().sum().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() > 0, name
+    assert frames.grad is not None
+    mask = frame_mask(lengths, frames.shape[1])
+    assert (frames.grad[~mask] == 0).all()
+    assert torch.isfinite(frames.grad).all()
+    assert (frames.grad[mask].abs().amax(-1) > 0).all(), "every real frame is heard"
+
+
+def test_dropout_acts_in_training_only() -> None:
+    head, batch = random_head(), padded(clips())
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        assert torch.equal(head(*batch), head(*batch))
+        head.train()
+        assert not torch.equal(head(*batch), head(*batch))
+
+
+@torch.inference_mode()
+def test_bfloat16_autocast_stays_near_and_a_whole_model_in_double_nearer() -> None:
+    head, batch = random_head(), padded(clips())
+    wanted = head(*batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        near = head(*batch)
+    torch.testing.assert_close(near.float(), wanted, rtol=0, atol=0.05)
+    exact = head.double()(batch[0].double(), batch[1])
+    torch.testing.assert_close(exact.float(), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_quality_that_only_some_frames_show_is_learned() -> None:
+    """The score is the share of frames with a fault, whatever else they hold and however long the clip."""
+    rng = np.random.default_rng(0)
+    parts, scores = [], []
+    for _ in range(40):
+        length, share = int(rng.integers(10, 30)), rng.random()
+        sung = rng.normal(0, 1, (length, 8))
+        sung[: round(share * length), 3] += 3.0
+        parts.append(torch.tensor(rng.permutation(sung)).float())
+        scores.append(round(share * length) / length)
+    frames, lengths = padded(parts)
+    wanted = torch.tensor(scores)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = SongEvalHead(8, 16, heads=2, layers=2)
+    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
+    for _ in range(60):
+        loss = (head(frames[:28], lengths[:28]) - wanted[:28]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        assert np.corrcoef(head(frames[28:], lengths[28:]), wanted[28:])[0, 1] > 0.8
+
+
+@pytest.mark.parametrize(("dim", "heads", "layers"), [(10, 4, 2), (8, 0, 2), (8, 2, 0)])
+def test_sizes_that_do_not_fit_are_refused(dim: int, heads: int, layers: int) -> None:
+    with pytest.raises(UsageError, match=f"head of {dim} channels, {heads} heads, {layers} layers: heads must divide"):
+        SongEvalHead(dim, 16, heads=heads, layers=layers)

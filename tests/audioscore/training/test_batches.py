@@ -1,0 +1,284 @@
+import hashlib
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audioscore.errors import DataError, UsageError
+from audioscore.training.batches import draw_batches
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a labels table, as the sampler sees it."""
+
+    score: float
+    source: str
+    group: int
+    key: str
+
+
+def deal(rows: list[Row], batch_clips: int, seed: int = 1, epoch: int = 0) -> list[list[Row]]:
+    batches = draw_batches(
+        [row.score for row in rows],
+        [row.source for row in rows],
+        [row.group for row in rows],
+        keys=[row.key for row in rows],
+        batch_clips=batch_clips,
+        seed=seed,
+        epoch=epoch,
+    )
+    return [[rows[number] for number in batch] for batch in batches]
+
+
+def key(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def corpus(count: int, share: float = 0.3, seed: int = 0) -> list[Row]:
+    """KTV singing below 85, and a share of a-cappella above."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        ktv = rng.random() >= share
+        score = rng.uniform(50, 85) if ktv else rng.uniform(85, 99)
+        rows.append(Row(round(float(score), 1), "ktv" if ktv else "acapella", 0, key(number)))
+    return rows
+
+
+def order_groups(sizes: list[int], first: int = 10_000) -> list[Row]:
+    return [
+        Row(float(-place), "ktv", number, key(first + 100 * number + place))
+        for number, size in enumerate(sizes, 1)
+        for place in range(size)
+    ]
+
+
+tables = st.lists(
+    st.tuples(st.integers(50, 56), st.sampled_from(["ktv", "acapella", ""]), st.integers(0, 3)), max_size=60
+).map(lambda rows: [Row(float(score), source, group, key(n)) for n, (score, source, group) in enumerate(rows)])
+
+
+@given(tables, st.integers(2, 20), st.integers(-3, 3), st.integers(0, 3))
+@settings(deadline=None)
+def test_every_clip_once_in_batches_of_one_size_give_or_take_one(
+    rows: list[Row], batch_clips: int, seed: int, epoch: int
+) -> None:
+    batches = deal(rows, batch_clips, seed, epoch)
+    assert sorted(row.key for batch in batches for row in batch) == sorted(row.key for row in rows)
+    sizes = [len(batch) for batch in batches]
+    assert len(batches) == -(-len(rows) // batch_clips)
+    assert max(sizes, default=0) <= batch_clips
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+
+
+@given(tables, st.integers(2, 20), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_a_table_in_any_row_order_gives_the_same_batches_in_the_same_order(
+    rows: list[Row], batch_clips: int, chance: random.Random
+) -> None:
+    shuffled = list(rows)
+    chance.shuffle(shuffled)
+    assert deal(shuffled, batch_clips) == deal(rows, batch_clips)
+
+
+def test_what_a_table_calls_its_groups_changes_nothing() -> None:
+    rows = corpus(20) + order_groups([3, 4, 5])
+    names = {0: 0, 1: 99, 2: -4, 3: 1}
+    renamed = [Row(row.score, row.source, names[row.group], row.key) for row in rows]
+    wanted = [[row.key for row in batch] for batch in deal(rows, 8)]
+    assert [[row.key for row in batch] for batch in deal(renamed[::-1], 8)] == wanted
+
+
+def test_one_recording_in_the_main_list_and_in_two_groups_is_dealt_thrice_in_any_row_order() -> None:
+    rows = corpus(9)
+    rows += [Row(2.0, "ktv", 1, rows[0].key), Row(1.0, "ktv", 1, rows[1].key)]
+    rows += [Row(2.0, "ktv", 2, rows[0].key), Row(1.0, "ktv", 2, rows[2].key)]
+    wanted = deal(rows, 5)
+    assert sum(row.key == rows[0].key for batch in wanted for row in batch) == 3
+    for seed in range(20):
+        assert deal([rows[n] for n in np.random.default_rng(seed).permutation(len(rows))], 5) == wanted
+
+
+def test_seed_and_epoch_decide_and_each_changes_the_batches() -> None:
+    rows = corpus(64)
+    assert deal(rows, 16, seed=1, epoch=2) == deal(rows, 16, seed=1, epoch=2)
+    contents = [
+        {frozenset(row.key for row in batch) for batch in deal(rows, 16, seed, epoch)}
+        for seed, epoch in ((1, 0), (1, 1), (2, 0), (2, 1), (-1, 0))
+    ]
+    for first in range(len(contents)):
+        for second in range(first):
+            assert not contents[first] & contents[second]
+
+
+def strata_of(rows: list[Row], quantiles: int) -> list[set[str]]:
+    """Keys of each source's parts, by score."""
+    strata = []
+    for source in {row.source for row in rows}:
+        members = sorted((row for row in rows if row.source == source), key=lambda row: row.score)
+        strata += [{members[n].key for n in part} for part in np.array_split(np.arange(len(members)), quantiles)]
+    return strata
+
+
+def held(batches: list[list[Row]], keys: set[str]) -> list[int]:
+    return [sum(row.key in keys for row in batch) for batch in batches]
+
+
+@given(st.integers(4, 200), st.floats(0, 1), st.integers(4, 40), st.integers(0, 5))
+@settings(deadline=None)
+def test_every_batch_holds_its_share_of_every_source(count: int, share: float, batch_clips: int, seed: int) -> None:
+    rows = corpus(count, share, seed)
+    batches = deal(rows, batch_clips, seed)
+    sources = strata_of(rows, 1)
+    rare = any(len(keys) < 2 * len(batches) for keys in sources)
+    for keys in sources:
+        counts = held(batches, keys)
+        even = [len(keys) // len(batches), -(-len(keys) // len(batches))]
+        if not rare and count >= 4 * len(batches):
+            assert [min(counts), max(counts)] == even
+        elif len(keys) >= 2 * len(batches) and count >= 4 * len(batches):
+            assert even[0] - 1 <= min(counts) <= max(counts) <= even[1] + 1
+
+
+def test_every_batch_holds_its_share_of_every_quantile_of_every_source() -> None:
+    rows = [Row(50 + n / 10, "ktv", 0, key(n)) for n in range(320)]
+    rows += [Row(85 + n / 50, "acapella", 0, key(1000 + n)) for n in range(480)]
+    batches = deal(rows, 40)
+    assert [held(batches, keys) for keys in sorted(strata_of(rows, 4), key=len)] == [[4] * 20] * 4 + [[6] * 20] * 4
+
+
+def test_a_rare_source_comes_in_couples() -> None:
+    rows = corpus(100, share=0.0) + [Row(90.0 + n / 10, "acapella", 0, key(500 + n)) for n in range(6)]
+    met = set()
+    for epoch in range(40):
+        batches = deal(rows, 10, epoch=epoch)
+        assert sorted(held(batches, {row.key for row in rows[100:]})) == [0] * 8 + [2] * 3
+        met |= {frozenset(row.key for row in batch if row.source == "acapella") for batch in batches} - {frozenset()}
+    assert len(met) == 15, "and over the epochs each with each"
+
+
+@pytest.mark.parametrize("batch_clips", [2, 3])
+def test_batches_of_two_or_three_clips_hold_pairs_of_all_kinds(batch_clips: int) -> None:
+    kinds = Counter(
+        "".join(sorted(row.source[0] for row in batch[:2])) for batch in deal(corpus(600, share=0.5), batch_clips)
+    )
+    assert set(kinds) == {"aa", "ak", "kk"}
+    assert kinds["ak"] == pytest.approx(sum(kinds.values()) / 2, rel=0.25)
+
+
+def test_small_and_large_gaps_both_bands_and_both_sources_meet_in_every_batch() -> None:
+    rows = corpus(400, share=0.2)
+    for epoch in range(5):
+        for batch in deal(rows, 32, epoch=epoch):
+            scores = np.array([row.score for row in batch])
+            gaps = np.abs(scores[:, None] - scores[None, :])[np.triu_indices(len(batch), 1)]
+            assert (gaps < 1).any()
+            assert (gaps > 30).any()
+            assert (scores < 60).any()
+            assert (scores > 90).any()
+            assert {row.source for row in batch} == {"ktv", "acapella"}
+
+
+def test_small_gaps_are_as_frequent_as_among_all_pairs() -> None:
+    def share_of_small(batches: list[list[Row]]) -> float:
+        gaps = []
+        for batch in batches:
+            scores = np.array([row.score for row in batch])
+            gaps.append(np.abs(scores[:, None] - scores[None, :])[np.triu_indices(len(batch), 1)])
+        return float((np.concatenate(gaps) < 1).mean())
+
+    rows = corpus(400)
+    drawn = share_of_small([batch for epoch in range(10) for batch in deal(rows, 32, epoch=epoch)])
+    assert drawn == pytest.approx(share_of_small([rows]), rel=0.2)
+
+
+@pytest.mark.parametrize("batch_clips", [2, 4, 8, 12])
+def test_over_the_epochs_every_two_clips_meet(batch_clips: int) -> None:
+    rows = corpus(24)
+    met = {
+        frozenset((first.key, second.key))
+        for epoch in range(200)
+        for batch in deal(rows, batch_clips, epoch=epoch)
+        for first in batch
+        for second in batch
+        if first.key < second.key
+    }
+    assert len(met) == 24 * 23 // 2
+
+
+def parts_of(batches: list[list[Row]]) -> dict[int, list[int]]:
+    """Sizes of the parts that each relative group was dealt in."""
+    parts: dict[int, list[int]] = {}
+    for batch in batches:
+        for group, size in Counter(row.group for row in batch if row.group != 0).items():
+            parts.setdefault(group, []).append(size)
+    return {group: sorted(sizes) for group, sizes in parts.items()}
+
+
+def test_relative_groups_stay_whole_where_a_batch_has_room_and_are_spread_over_the_batches() -> None:
+    sizes = [5, 3, 4, 2, 5]
+    batches = deal(corpus(81) + order_groups(sizes), 20)
+    assert len(batches) == 5
+    assert parts_of(batches) == {group: [size] for group, size in enumerate(sizes, 1)}
+    assert [len({row.group for row in batch} - {0}) for batch in batches] == [1] * 5
+    for batch in batches:
+        assert {row.source for row in batch} == {"ktv", "acapella"}
+        assert np.ptp([row.score for row in batch if row.group == 0]) > 30
+
+
+@pytest.mark.parametrize(
+    ("clips", "sizes", "batch_clips", "wanted"),
+    [
+        (0, [11], 10, {1: [5, 6]}),  # never ten and a clip alone
+        (0, [16], 5, {1: [4, 4, 4, 4]}),
+        (30, [16], 20, {1: [16]}),
+        (6, [6, 6, 6, 6], 10, {1: [6], 2: [6], 3: [6], 4: [3, 3]}),
+        (2, [9, 9], 10, {1: [9], 2: [9]}),
+        (0, [2, 2, 2], 2, {1: [2], 2: [2], 3: [2]}),
+    ],
+)
+def test_a_group_that_fits_nowhere_is_halved(
+    clips: int, sizes: list[int], batch_clips: int, wanted: dict[int, list[int]]
+) -> None:
+    parts = parts_of(deal(corpus(clips) + order_groups(sizes), batch_clips))
+    assert sorted(parts.values()) == sorted(wanted.values())  # which of the equals is split is left to chance
+
+
+def test_the_halves_change_from_epoch_to_epoch() -> None:
+    rows = order_groups([12])
+    halves = {frozenset(row.key for row in deal(rows, 6, epoch=epoch)[0]) for epoch in range(10)}
+    assert len(halves) == 10
+
+
+@given(st.lists(st.integers(1, 9), max_size=8), st.integers(0, 60), st.integers(9, 20), st.integers(0, 5))
+@settings(deadline=None)
+def test_groups_are_split_only_where_the_batches_are_full_of_groups(
+    sizes: list[int], clips: int, batch_clips: int, seed: int
+) -> None:
+    batches = deal(corpus(clips) + order_groups(sizes), batch_clips, seed)
+    parts = parts_of(batches)
+    split = [group for group, sizes in parts.items() if len(sizes) > 1]
+    for group in split:
+        room = [sum(row.group in (0, group) for row in batch) for batch in batches]
+        placed_later = sum(size for other, size in enumerate(sizes, 1) if other != group and size <= sizes[group - 1])
+        assert max(room) < sizes[group - 1] + placed_later
+
+
+def test_nothing_to_deal_and_one_clip() -> None:
+    assert deal([], 8) == []
+    assert deal(corpus(1), 8) == [corpus(1)]
+
+
+def test_bad_input_is_refused() -> None:
+    rows = corpus(4)
+    with pytest.raises(UsageError, match="batch_clips 1: a clip alone has nothing to be ranked against"):
+        deal(rows, 1)
+    with pytest.raises(DataError, match=rf"1 of 5 clips have no finite score \({key(77)[:12]}\)"):
+        deal([*rows, Row(float("nan"), "ktv", 0, key(77))], 2)
+    with pytest.raises(ValueError, match="must be as many; got 2, 1, 2, 2"):
+        draw_batches([1.0, 2.0], ["ktv"], [0, 0], keys=["a", "b"], batch_clips=2, seed=0, epoch=0)
