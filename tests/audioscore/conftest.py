@@ -1,0 +1,128 @@
+"""The predecessor's model at small width, written out slowly, and the folders that it makes: the judge of ours."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Judge:
+    """`muq`: folder of the bare MuQ. `adapters`, `full`: model folders in both variants.
+
+    `tag` and `hidden`: what the whole model gives for a wave [T].
+    """
+
+    muq: Path
+    adapters: Path
+    full: Path
+    head: dict[str, Any]
+    tag: Callable[[Any], float]
+    hidden: Callable[[Any], Any]
+
+
+@pytest.fixture(scope="session")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    """A judge of 32 channels and 8 layers; rank 4, alpha 6."""
+    from audioscore.training.pretrain import muq_config
+
+    config = muq_config(dim=32, depth=8, conv_dim=8, codebook=64)
+    return make_judge(tmp_path_factory.mktemp("predecessor"), config, hidden=48, rank=4, alpha=6)
+
+
+@pytest.fixture
+def judge_of_published_width(tmp_path: Path) -> Judge:
+    """A judge of MuQ large's sizes with random weights; rank 128, alpha 48."""
+    from audioscore.training.pretrain import muq_config
+
+    config = muq_config(dim=1024, depth=12, conv_dim=512, codebook=8192)
+    config["w2v2_config"] |= {"num_attention_heads": 16, "intermediate_size": 4096}
+    return make_judge(tmp_path, config, hidden=4096, rank=128, alpha=48)
+
+
+def make_judge(root: Path, config: dict[str, Any], *, hidden: int, rank: int, alpha: int) -> Judge:
+    """All layers run, adapters wrapped by peft, every matrix product of the head spelled out."""
+    import peft
+    import torch
+    from muq import MuQ
+    from peft.tuners.lora import LoraLayer
+
+    from audioscore.training.pretrain import build_muq, save_muq
+
+    with torch.random.fork_rng(devices=[]):
+        bare = build_muq(config, seed=5)
+        for module in bare.modules():
+            if isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+                torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+        save_muq(bare, config, root / "muq")
+        wrapped = MuQ.from_pretrained(str(root / "muq")).eval()
+        settings = peft.LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=0.0,
+            target_modules=["linear_q", "linear_k", "linear_v", "linear_out"],
+        )
+        peft.inject_adapter_in_model(settings, wrapped, adapter_name="audio_lora")
+        stored: dict[str, torch.Tensor] = {}
+        for name, module in wrapped.named_modules():
+            if isinstance(module, LoraLayer):
+                torch.nn.init.normal_(module.lora_B["audio_lora"].weight, std=0.5 / rank**0.5)
+                stored[f"{name}.audio_lora.lora_A"] = module.lora_A["audio_lora"].weight.detach().clone()
+                stored[f"{name}.audio_lora.lora_B"] = module.lora_B["audio_lora"].weight.detach().clone()
+                stored[f"{name}.audio_lora.scaling"] = torch.tensor(module.scaling["audio_lora"])
+        head = random_head(config["encoder_dim"], hidden)
+    for name, state in (("adapters", stored), ("full", wrapped.state_dict())):
+        (root / name).mkdir()
+        torch.save(head, root / name / "weights.pt")
+        torch.save(state, root / name / "muq_lora.pt")
+        (root / name / "type.txt").write_text("SongEvalGenerator_audio_lora")
+
+    def states(wave: Any) -> torch.Tensor:
+        with torch.inference_mode():
+            state: torch.Tensor = wrapped(torch.as_tensor(wave).view(1, -1)).hidden_states[6][0]
+        return state
+
+    return Judge(
+        root / "muq", root / "adapters", root / "full", head, lambda wave: slow_head(head, states(wave)), states
+    )
+
+
+def random_head(dim: int, hidden: int) -> dict[str, Any]:
+    """Random weights of the head, by the predecessor's names."""
+    import torch
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, columns) * columns**-0.5
+
+    state = {}
+    for layer in range(4):
+        state[f"attn.{layer}.in_proj_weight"] = 2 * matrix(3 * dim, dim)
+        state[f"attn.{layer}.in_proj_bias"] = torch.randn(3 * dim)
+        state[f"attn.{layer}.out_proj.weight"] = matrix(dim, dim)
+        state[f"attn.{layer}.out_proj.bias"] = torch.randn(dim)
+    for name, rows, columns in (("ffd.0", hidden, dim), ("ffd.2", dim, hidden), ("fc", 5, 2 * dim)):
+        state[f"{name}.weight"], state[f"{name}.bias"] = matrix(rows, columns), torch.randn(rows) * 0.1
+    state["fc.weight"] *= 0.1  # keeps the tanh where it still tells tags apart
+    return state
+
+
+def slow_head(state: dict[str, Any], frames: Any) -> float:
+    """The tag of frames [F, D], in float64, one attention head after the other."""
+    import torch
+
+    w = {name: value.double() for name, value in state.items()}
+    x, dim = frames.double(), frames.shape[1]
+    fed = torch.relu(x @ w["ffd.0.weight"].T + w["ffd.0.bias"]) @ w["ffd.2.weight"].T + w["ffd.2.bias"]
+    states, size = fed, dim // 8
+    for layer in range(4):
+        q, k, v = (states @ w[f"attn.{layer}.in_proj_weight"].T + w[f"attn.{layer}.in_proj_bias"]).split(dim, dim=1)
+        heads = []
+        for head in range(8):
+            part = slice(head * size, (head + 1) * size)
+            heads.append(torch.softmax(q[:, part] @ k[:, part].T / size**0.5, dim=1) @ v[:, part])
+        states = torch.cat(heads, dim=1) @ w[f"attn.{layer}.out_proj.weight"].T + w[f"attn.{layer}.out_proj.bias"]
+    pooled = torch.cat([states.mean(0), fed.max(0).values])
+    return float(2 * torch.tanh(pooled @ w["fc.weight"].T + w["fc.bias"])[1] + 3)
