@@ -15,12 +15,23 @@ from audioscore.files import sha256_of
 from audioscore.units import MUQ_FRAME_HZ, MUQ_RATE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 WINDOW_SECONDS = 30.0  # MuQ was trained on 30 s segments; longer recordings are cut into equal windows
 MIN_SAMPLES = MUQ_RATE // 4  # shorter than this leaves too few frames for the convolutions
 SPARE_FRAMES = 8  # windows of one recording differ by a sample, and the convolutions round up
 FILES = ("config.json", "model.safetensors")
+
+
+def window_count(samples: int) -> int:
+    """How many equal windows a wave of so many samples at 24 kHz is cut into.
+
+    >>> window_count(30 * 24_000), window_count(30 * 24_000 + 1), window_count(100 * 24_000)
+    (1, 2, 4)
+    """
+    return -(-samples // int(WINDOW_SECONDS * MUQ_RATE))
 
 
 class MuQEncoder:
@@ -55,15 +66,21 @@ class MuQEncoder:
 
         Shape: wave [T] at 24 kHz, float32 -> [F, dim].
         """
+        return self.by_window(wave, self._window)
+
+    def by_window(self, wave: "Tensor", hear: "Callable[[Tensor], Tensor]") -> "Tensor":
+        """What `hear` makes of each window of a wave, joined in time.
+
+        Shape: wave [T] at 24 kHz -> [F, dim], where `hear` makes [F_i, dim] of a window [T_i].
+        """
         import torch
 
         if wave.ndim != 1 or len(wave) < MIN_SAMPLES:
             raise ModelError(
                 f"MuQ needs a wave [T] of at least {MIN_SAMPLES} samples at 24 kHz; got {list(wave.shape)}."
             )
-        count = -(-len(wave) // int(WINDOW_SECONDS * MUQ_RATE))
         with torch.inference_mode():
-            parts = [self._window(part) for part in torch.tensor_split(wave, count)]
+            parts = [hear(part) for part in torch.tensor_split(wave, window_count(len(wave)))]
         return torch.cat(parts)
 
     def _window(self, wave: "Tensor") -> "Tensor":

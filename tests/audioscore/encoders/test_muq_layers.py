@@ -1,0 +1,321 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from audioscore.encoders import muq
+from audioscore.encoders.adapters import add_lora, merge, tune_layers
+from audioscore.encoders.muq import MIN_SAMPLES, MuQEncoder, load_muq
+from audioscore.encoders.muq_layers import LayerMix, MuQSuffix, prefix_frames, prefix_reference, split_windows
+from audioscore.encoders.reference import EncoderReference
+from audioscore.encoders.store import FeatureStore
+from audioscore.errors import ModelError
+from audioscore.training.pretrain import build_muq, muq_config
+
+DEPTH = 4
+HiddenStates = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+def noise(samples: int, seed: int = 0) -> Tensor:
+    return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(seed))
+
+
+def alone(suffix: nn.Module, frames: Tensor) -> Tensor:
+    """Shape: [F, dim] -> [F, dim]."""
+    made: Tensor = suffix(frames[None], torch.tensor([len(frames)]))[0]
+    return made
+
+
+def padded(clips: list[Tensor], filler: float) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(clip) for clip in clips])
+    return nn.utils.rnn.pad_sequence(clips, batch_first=True, padding_value=filler), lengths
+
+
+def adapt(encoder: MuQEncoder, from_layer: int = 0, dropout: float = 0.0) -> list[nn.Parameter]:
+    """Adapters that do something, and their parameters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        names = add_lora(encoder.module, rank=4, alpha=4, dropout=dropout, from_layer=from_layer)
+        for name, parameter in encoder.module.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.1)
+    parameters = dict(encoder.module.named_parameters())
+    return [parameters[name] for name in names]
+
+
+@pytest.fixture
+def encoder(lively_muq: Path) -> MuQEncoder:
+    return load_muq(str(lively_muq), layer=3)
+
+
+@pytest.fixture(scope="module")
+def full(lively_muq: Path) -> HiddenStates:
+    """Judge: every hidden state of the package's own model, loaded by its own loader."""
+    from muq import MuQ
+
+    model = MuQ.from_pretrained(str(lively_muq)).eval()
+
+    def hidden_states(wave: Tensor) -> tuple[Tensor, ...]:
+        with torch.inference_mode():
+            return tuple(state[0] for state in model(wave[None]).hidden_states)
+
+    return hidden_states
+
+
+@pytest.mark.parametrize(("layer", "cut"), [(1, 0), (3, 0), (3, 1), (3, 2), (DEPTH, 0), (DEPTH, 3)])
+def test_prefix_and_suffix_are_the_full_model_bit_for_bit(
+    lively_muq: Path, full: HiddenStates, layer: int, cut: int
+) -> None:
+    encoder, wave = load_muq(str(lively_muq), layer=layer), noise(40_000)
+    frames, states = prefix_frames(encoder, wave, cut), full(wave)
+    assert torch.equal(frames, states[cut])
+    suffix = MuQSuffix(encoder, cut)
+    made = suffix.hidden_states(frames[None], torch.tensor([len(frames)]))
+    assert len(made) == 1 + layer - cut
+    assert all(torch.equal(state[0], states[cut + place]) for place, state in enumerate(made))
+    assert torch.equal(alone(suffix, frames), encoder.frames(wave))
+
+
+@pytest.mark.parametrize("filler", [0.0, 7.0, float("nan")])
+@pytest.mark.parametrize(("layer", "cut"), [(3, 1), (DEPTH, 0)])
+def test_each_clip_of_a_mixed_batch_gets_what_it_gets_alone(
+    lively_muq: Path, layer: int, cut: int, filler: float
+) -> None:
+    encoder = load_muq(str(lively_muq), layer=layer)
+    adapt(encoder, cut)
+    suffix = MuQSuffix(encoder, cut)
+    # Shorter and longer than the convolution's reach of 31 frames, and one of a single frame.
+    clips = [prefix_frames(encoder, noise(samples, seed=samples), cut) for samples in (9_000, 60_000, 24_000, 30_000)]
+    clips.append(clips[0][:1])
+    batch, lengths = padded(clips, filler)
+    with torch.no_grad():
+        made = suffix(batch, lengths)
+        for clip, together, length in zip(clips, made, lengths, strict=True):
+            assert torch.allclose(together[:length], alone(suffix, clip), rtol=0, atol=1e-5)
+            assert torch.equal(together[length:], torch.zeros_like(together[length:]))
+
+
+def test_unmasked_padding_would_have_been_noticed(encoder: MuQEncoder) -> None:
+    suffix = MuQSuffix(encoder, 1)
+    clip = prefix_frames(encoder, noise(24_000), 1)
+    longer = torch.cat([clip, torch.zeros(10, encoder.dim)])
+    assert not torch.allclose(alone(suffix, longer)[: len(clip)], alone(suffix, clip), rtol=0, atol=1e-2)
+
+
+def test_padding_has_no_gradient_and_each_clip_the_one_it_has_alone(encoder: MuQEncoder) -> None:
+    parameters = adapt(encoder, 1)
+    suffix = MuQSuffix(encoder, 1)
+    clips = [prefix_frames(encoder, noise(samples), 1) for samples in (12_000, 36_000)]
+    batch, lengths = padded(clips, 3.0)
+    batch.requires_grad_()
+    together = torch.autograd.grad(suffix(batch, lengths).square().sum(), [batch, *parameters])
+    apart = [torch.autograd.grad(alone(suffix, clip).square().sum(), parameters) for clip in clips]
+    assert torch.equal(together[0][0, len(clips[0]) :], torch.zeros(len(clips[1]) - len(clips[0]), encoder.dim))
+    for gradient, *parts in zip(together[1:], *apart, strict=True):
+        assert torch.allclose(gradient, sum(parts, torch.zeros(())), rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointing_gives_the_same_gradients(encoder: MuQEncoder, dropout: float) -> None:
+    parameters = adapt(encoder, 1, dropout)
+    clips = [prefix_frames(encoder, noise(samples), 1) for samples in (12_000, 24_000)]
+    batch, lengths = padded(clips, 0.0)
+    gradients = []
+    for checkpointing in (False, True):
+        suffix = MuQSuffix(encoder, 1, checkpointing=checkpointing).train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(8)
+            loss = suffix(batch, lengths).square().mean()
+            gradients.append((loss.detach(), *torch.autograd.grad(loss, parameters)))
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+def test_checkpointing_remembers_less(encoder: MuQEncoder) -> None:
+    adapt(encoder, 0)
+    frames, lengths = prefix_frames(encoder, noise(48_000), 0)[None], torch.tensor([50])
+    bytes_kept = []
+    for checkpointing in (False, True):
+        kept: dict[int, int] = {}
+        suffix = MuQSuffix(encoder, 0, checkpointing=checkpointing)
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            suffix(frames, lengths)
+        bytes_kept.append(sum(kept.values()))
+    assert bytes_kept[1] < bytes_kept[0] / 4
+
+
+def test_what_is_trained_has_muqs_names_and_nothing_else_moves(encoder: MuQEncoder) -> None:
+    names = add_lora(encoder.module, rank=4, alpha=4, from_layer=1)
+    suffix = MuQSuffix(encoder, 1).train()
+    trained = {name: parameter for name, parameter in suffix.named_parameters() if parameter.requires_grad}
+    assert {f"model.conformer.{name}" for name in trained} == set(names)
+    frames = prefix_frames(encoder, noise(24_000), 1)
+    before = {name: value.clone() for name, value in encoder.module.state_dict().items()}
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        alone(suffix, frames)[:, 0].square().mean().backward()
+        optimizer.step()
+    after = encoder.module.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == set(names)
+    assert torch.equal(prefix_frames(encoder, noise(24_000), 1), frames), "the prefix stays what was cached"
+    assert torch.equal(alone(suffix, frames), encoder.frames(noise(24_000))), "the encoder scores with what was trained"
+
+
+def test_merged_adapters_are_in_the_suffix_too(encoder: MuQEncoder) -> None:
+    adapt(encoder, 1)
+    suffix, frames = MuQSuffix(encoder, 1), prefix_frames(encoder, noise(24_000), 1)
+    before = alone(suffix, frames).detach()
+    merge(encoder.module)
+    assert (alone(suffix, frames) - before).norm() < 1e-6 * before.norm()
+    assert not any("lora" in name for name, _ in suffix.named_parameters())
+
+
+def test_whole_layers_can_be_tuned(encoder: MuQEncoder) -> None:
+    names = tune_layers(encoder.module, from_layer=2)
+    suffix = MuQSuffix(encoder, 2).train()
+    frames = prefix_frames(encoder, noise(24_000), 2)
+    alone(suffix, frames)[:, 0].square().mean().backward()
+    moved = {f"model.conformer.{name}" for name, part in suffix.named_parameters() if part.grad is not None}
+    assert moved == set(names)
+
+
+def test_bfloat16_autocast_stays_near_and_masks_as_well(encoder: MuQEncoder) -> None:
+    suffix = MuQSuffix(encoder, 0)
+    clips = [prefix_frames(encoder, noise(samples), 0) for samples in (12_000, 36_000)]
+    batch, lengths = padded(clips, 5.0)
+    with torch.no_grad():
+        exact = [alone(suffix, clip) for clip in clips]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            made = suffix(batch, lengths)
+    for clip, together in zip(exact, made, strict=True):
+        assert (together[: len(clip)] - clip).norm() < 0.05 * clip.norm()
+
+
+def test_prefix_frames_are_kept_under_the_layer_they_are_of(
+    lively_muq: Path, encoder: MuQEncoder, tmp_path: Path
+) -> None:
+    store, clip, wave = FeatureStore(tmp_path), "ab" * 32, noise(24_000)
+    for cut in (0, 1, 2):
+        store.put(prefix_reference(encoder.reference, cut), clip, prefix_frames(encoder, wave, cut))
+    for cut in (0, 1, 2):
+        assert torch.equal(store.get(prefix_reference(encoder.reference, cut), clip), prefix_frames(encoder, wave, cut))
+    shallow = load_muq(str(lively_muq), layer=2)
+    assert prefix_reference(encoder.reference, 2) == shallow.reference
+    assert torch.equal(store.get(shallow.reference, clip), shallow.frames(wave))
+    assert prefix_reference(encoder.reference, 0).key.endswith("-l0-e1")
+
+
+@pytest.mark.parametrize("samples", [48_000, 48_001, 48_479, 48_480, 48_961, 96_001, 130_001, 191_999, 193_438])
+def test_a_long_recording_is_taken_apart_into_the_windows_it_was_heard_in(
+    encoder: MuQEncoder, monkeypatch: pytest.MonkeyPatch, samples: int
+) -> None:
+    monkeypatch.setattr(muq, "WINDOW_SECONDS", 2.0)
+    wave = noise(samples)
+    windows = torch.tensor_split(wave, -(-samples // 48_000))
+    parts = split_windows(prefix_frames(encoder, wave, 1), samples)
+    assert len(parts) == len(windows)
+    assert all(
+        torch.equal(part, prefix_frames(encoder, window, 1)) for part, window in zip(parts, windows, strict=True)
+    )
+    suffix = MuQSuffix(encoder, 1)
+    with torch.no_grad():
+        assert torch.equal(torch.cat([alone(suffix, part) for part in parts]), encoder.frames(wave))
+
+
+def test_taking_apart_holds_for_every_length() -> None:
+    """By arithmetic: n samples make ceil(floor(n / 240) / 4) frames, and windows differ by one sample at most."""
+
+    def frames(samples: int) -> int:
+        return -(-(samples // 240) // 4)
+
+    for samples in range(720_000 - 2_000, 12 * 720_000, 997):
+        windows = [
+            len(part) for part in torch.tensor_split(torch.empty(samples, device="meta"), muq.window_count(samples))
+        ]
+        wanted = [frames(window) for window in windows]
+        joined = torch.empty(sum(wanted), 1, device="meta")
+        assert [len(part) for part in split_windows(joined, samples)] == wanted, samples
+
+
+def test_a_mix_starts_even_learns_every_weight_and_can_choose_one() -> None:
+    states = [noise(12, seed).reshape(1, 4, 3) for seed in range(5)]
+    mix = LayerMix(5)
+    assert torch.allclose(mix(states), torch.stack(states).mean(dim=0), atol=1e-7)
+    mix(states).square().sum().backward()
+    assert mix.logits.grad is not None
+    assert (mix.logits.grad.abs() > 1e-6).all()
+    with torch.no_grad():
+        mix.logits[3] = 100.0
+    assert torch.allclose(mix(states), states[3], atol=1e-7)
+    with pytest.raises(ValueError, match=r"^this mix is of 5 hidden states; got 4$"):
+        mix(states[:4])
+
+
+def test_a_mix_of_the_suffixs_states(encoder: MuQEncoder) -> None:
+    adapt(encoder, 1)
+    suffix = MuQSuffix(encoder, 1)
+    clips = [prefix_frames(encoder, noise(samples), 1) for samples in (12_000, 36_000)]
+    states = suffix.hidden_states(*padded(clips, 9.0))
+    mixed = LayerMix(3)(states)
+    assert mixed.shape == (2, len(clips[1]), encoder.dim)
+    assert torch.equal(mixed[0, len(clips[0]) :], torch.zeros(len(clips[1]) - len(clips[0]), encoder.dim))
+    assert torch.allclose(mixed[0, : len(clips[0])], sum(state[0, : len(clips[0])] for state in states) / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize("cut", [-1, 3])
+def test_a_cut_where_there_is_no_layer_is_refused(encoder: MuQEncoder, cut: int) -> None:
+    for make in (lambda: MuQSuffix(encoder, cut), lambda: prefix_frames(encoder, noise(24_000), cut)):
+        with pytest.raises(ModelError, match=rf"^MuQ cut at layer {cut}: .* are 0 to 2\. Choose one of these\.$"):
+            make()
+
+
+def test_what_cannot_be_heard_is_refused(encoder: MuQEncoder) -> None:
+    suffix = MuQSuffix(encoder, 1)
+    with pytest.raises(ModelError, match=r"at most 758 frames at once; got 759\. Give it the windows that split"):
+        alone(suffix, torch.zeros(759, encoder.dim))
+    with pytest.raises(ModelError, match=r"at least 6000 samples at 24 kHz; got \[5999\]\.$"):
+        prefix_frames(encoder, torch.zeros(MIN_SAMPLES - 1), 1)
+    frames = torch.zeros(2, 5, encoder.dim)
+    for lengths, shown in (([5, 6], "2 from 5 to 6"), ([0, 5], "2 from 0 to 5"), ([5], "1 from 5 to 5")):
+        with pytest.raises(ValueError, match=rf"^2 clips padded to 5 frames need .* from 1 to 5; got {shown}$"):
+            suffix(frames, torch.tensor(lengths))
+
+
+def test_positions_other_than_the_published_are_refused(encoder: MuQEncoder) -> None:
+    encoder.module.model.conformer.config.position_embeddings_type = "relative"
+    with pytest.raises(ModelError, match=r"^MuQ with relative positions cannot be trained\. Use one with rotary"):
+        MuQSuffix(encoder, 0)
+
+
+@pytest.mark.services
+def test_at_the_published_size_too_bit_for_bit(tmp_path: Path) -> None:
+    """333 million parameters, 12 layers of 1,024: about 2 GB of memory."""
+    config = muq_config(dim=1024, depth=12, conv_dim=512, codebook=8192)
+    config["w2v2_config"] |= {"num_attention_heads": 16, "intermediate_size": 4096}
+    with torch.random.fork_rng(devices=[]):
+        model = build_muq(config, seed=5).eval()
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm | nn.BatchNorm1d | nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.uniform_(module.bias, -0.5, 0.5)
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                nn.init.uniform_(module.running_mean, -0.2, 0.2)
+                nn.init.uniform_(module.running_var, 0.5, 2.0)
+    wave = noise(48_000)
+    with torch.inference_mode():
+        states = [state[0].clone() for state in model(wave[None]).hidden_states]
+    encoder = MuQEncoder(model, 6, EncoderReference("muq", None, None, "ab" * 32, 6), tmp_path)
+    assert torch.equal(encoder.frames(wave), states[6])
+    for cut in (0, 3):
+        frames = prefix_frames(encoder, wave, cut)
+        assert torch.equal(frames, states[cut])
+        with torch.no_grad():
+            assert torch.equal(alone(MuQSuffix(encoder, cut), frames), states[6])
