@@ -15,7 +15,11 @@ from typing import Any
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary file beside `target` that takes its place when the block ends well, and vanishes otherwise."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+    except OSError as fault:
+        fault.filename = str(target)  # nobody knows the temporary name
+        raise
     os.close(handle)
     temporary = Path(name)
     try:

@@ -31,7 +31,9 @@ NoVersionOption = Annotated[bool, typer.Option("--no-version", help="Record no D
 
 
 def add(
-    labels: Annotated[Path, typer.Argument(help="Labels: csv, tsv, xlsx (every sheet), jsonl, or a JSON index.")],
+    labels: Annotated[
+        Path, typer.Argument(readable=False, help="Labels: csv, tsv, xlsx (every sheet), jsonl, or a JSON index.")
+    ],
     folder: FolderOption = Path("data"),
     audio: Annotated[
         str | None,
@@ -62,7 +64,7 @@ def add(
 
     folder = own_folder(folder)
     settings = load_config(config or SMALL)
-    prepare(folder, record=not no_version and not dry_run, say=_note)
+    prepare(folder, record=not no_version, say=_note)
     request = Request(
         labels=labels,
         audio=audio,
@@ -84,6 +86,9 @@ def add(
         except DeliveryRefused as refusal:
             _tell(refusal.added, out)
             out.end()
+            raise
+        except KeyboardInterrupt:
+            _note("interrupted: run the same command again; what has arrived is kept")
             raise
         _tell(added, out)
         if not dry_run:

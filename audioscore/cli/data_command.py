@@ -150,7 +150,8 @@ def _status_lines(found: "FolderStatus") -> list[str]:
     lines += [f"  {line}" for line in describe(found.uncommitted)] if found.uncommitted else []
     lines += [f"  other files: {line}" for line in _other_lines(found.other_files)]
     if found.since is not None:
-        told = [*(describe(found.committed) if found.committed else []), *_other_lines(found.other_committed)]
+        told = describe(found.committed) if found.committed else []
+        told += [f"other files: {line}" for line in _other_lines(found.other_committed)]
         lines.append(
             f"{record} since {found.since}: {'unchanged' if found.version == found.version_since else 'changed'}"
         )

@@ -16,6 +16,7 @@ from audioscore.files import write_text
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
+LONGEST = 300  # characters of somebody else's message
 LIBRARIES = ("dvc", "dvc_data", "dvc_objects")  # whose log holds the reason where their exception is only a count
 
 
@@ -79,9 +80,9 @@ def _overheard() -> Iterator[list[BaseException]]:
 
 
 def _reason(fault: BaseException) -> str:
-    """The first paragraph of what an exception says, on one line."""
-    told = str(fault).strip().split("\n\n")[0]
-    return " ".join(told.split()).rstrip(".") or type(fault).__name__
+    """The first paragraph of what an exception says, on one line, and no more of it than one can read."""
+    told = " ".join(str(fault).strip().split("\n\n")[0].split()).rstrip(".")
+    return (told if len(told) <= LONGEST else f"{told[:LONGEST]} ...") or type(fault).__name__
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audioscore.data.dvc_door import explained, locked, mend_rwlock, open_repository
-from audioscore.data.versioning import data_files, data_revision, folder_digest
+from audioscore.data.versioning import data_files, data_revision, folder_digest, recorded_md5
 from audioscore.errors import DataError, shorten
 from audioscore.files import write_text
 
@@ -90,13 +90,22 @@ def push(folders: Sequence[Path], remote: str | None = None) -> int:
 def pull(records: Sequence[Path], remote: str | None = None) -> int:
     """Pull what `.dvc` files record into the working tree; returns how many files that put in place.
 
-    Files that differ from the record are never overwritten. Raises DataError where the remote lacks something or a
-    local change is in the way.
+    Files that differ from the record are never overwritten, and nothing is touched before all of a version is at hand:
+    DVC itself takes a folder away before it notices that it cannot put the new one there. Raises DataError where the
+    remote lacks something or a local change is in the way.
     """
     names = ", ".join(record.name for record in records)
-    advice = "Check `dvc remote list`, and keep or remove local changes first."
+    advice = (
+        "Check `dvc remote list`, that the version was pushed where it was made (`audioscore data push`), and keep or "
+        "remove local changes first."
+    )
     with explained(f"{names}: cannot be pulled", advice), open_repository(records[0]) as repository:
         targets = [os.path.abspath(record) for record in records]
+        repository.fetch(targets=targets, remote=remote)
+        for record in records:
+            md5 = recorded_md5(record.read_bytes(), record.stem)
+            if md5.endswith(".dir") and not is_cached(repository, md5):
+                raise OSError(f"version {md5} is not whole on the remote")
         stats = repository.pull(targets=targets, remote=remote)["stats"]
     return int(stats["added"]) + int(stats["modified"])
 

@@ -178,9 +178,10 @@ def _add_to_report(splits: Splits, voices: PseudoSingers | None, relative: Seque
         ]
         kept = sum(size for sizes in parts for size in sizes if size > 1)
         alone = sum(size for sizes in parts for size in sizes if size == 1)
+        lonely = f" {alone} more are alone in their split, with nothing to compare, and left out." if alone else ""
         warnings.append(
-            f"{kept} clips of {len(relative)} groups carry order but no scores: no plan learns from them yet, and no "
-            f"figure counts them. {alone} more are alone in their split, with nothing to compare, and left out."
+            f"{kept} clips in groups ({len(relative)}) carry order but no scores: no plan learns from them yet, and no "
+            f"figure counts them.{lonely}"
         )
     report = replace(
         splits.report, warnings=[*splits.report.warnings, *warnings], pseudo_singers=voices.of if voices else {}

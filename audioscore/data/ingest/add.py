@@ -29,6 +29,7 @@ from audioscore.files import place, sha256_of
 
 OURS = (LABELS, ORDER, WITHDRAWN, "splits.json", "split_report.json", "train.json", "val.json", "test.json")
 COPY = "copy"  # in the folder of arrivals: the recording that is being brought in
+IGNORED = ".gitignore"  # what has half arrived is nobody's to commit
 LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, OURS))})\.[a-z0-9_]{{8}}(\.\w+)?")
 
 
@@ -273,11 +274,12 @@ def incoming_of(folder: Path) -> Iterator[Path]:
             handle.truncate(0)
             with contextlib.suppress(OSError):  # a full disk: the number is only told to those who must wait
                 os.write(handle.fileno(), str(os.getpid()).encode())
+                (incoming / IGNORED).write_text("*\n", encoding="utf-8")
             yield incoming
         finally:
             lock.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: what it holds is wanted by the next attempt
-                incoming.rmdir()
+            if os.listdir(incoming) in ([], [IGNORED]):  # else what it holds is wanted by the next attempt
+                shutil.rmtree(incoming)
 
 
 def _busy(folder: Path, lock: Path) -> DataError:

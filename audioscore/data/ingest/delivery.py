@@ -41,9 +41,11 @@ def read_delivery(
     order than high to low, which is otherwise refused. Raises DataError where the file cannot be read, and where it
     holds no recording at all; UsageError for a wrong `column_map` or `singer_from`.
     """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Give a table ({', '.join(SUFFIXES)}) or an index (.json).")
     if path.suffix.lower() == ".json":
         delivery = _from_index(path, source, resort)
-    elif path.suffix.lower() in SUFFIXES or not path.is_file():
+    elif path.suffix.lower() in SUFFIXES:
         chosen = dict(column_map) if column_map else None
         table = read_labels(path, column_map=chosen, singer_from=singer_from, source=source, keep_repeats=True)
         delivery = Delivery(path, table.clips, [], table.columns, table.left_out, table.faults)

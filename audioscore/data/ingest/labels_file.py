@@ -8,11 +8,12 @@ from pathlib import Path
 
 from audioscore.data.clips import Clip
 from audioscore.data.labels import HEADERS, match_columns, meaningful, read_labels
-from audioscore.data.tables import cell_text, read_sheets
+from audioscore.data.tables import SUFFIXES, cell_text, read_sheets
 from audioscore.errors import DataError, shorten
 from audioscore.files import write_text
 
 LABELS = "labels.csv"
+TABLES = tuple(f"labels{suffix}" for suffix in SUFFIXES)  # a folder has one of these
 BASE = ("audio_file", "score")
 
 
@@ -77,16 +78,12 @@ def read_labels_file(folder: Path, column_map: Mapping[str, str] | None = None) 
     such a table could lose what it holds.
     """
     path = folder / LABELS
-    if not path.is_file():
-        if others := sorted(
-            other.name for other in folder.glob("labels.*") if other.suffix in {".tsv", ".xlsx", ".jsonl"}
-        ):
-            raise DataError(
-                f"{folder} keeps its labels in {', '.join(others)}, and only a {LABELS} is changed. "
-                f"Add that table to a new folder: `audioscore data add {folder / others[0]} --data NEW`."
-            )
-        return LabelsFile()
-    if not path.read_bytes().strip():
+    if others := sorted(name for name in TABLES if name != LABELS and (folder / name).is_file()):
+        raise DataError(
+            f"{folder} keeps labels in {', '.join(others)}, and only a {LABELS} is changed. Move that table out of the "
+            f"folder, and add it: `audioscore data add {others[0]} --audio {folder} --data {folder}`."
+        )
+    if not path.is_file() or not path.read_bytes().strip():
         return LabelsFile()
     sheet = read_sheets(path, known=meaningful(column_map or {}))[0]
     if sheet.broken:

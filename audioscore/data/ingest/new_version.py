@@ -56,7 +56,10 @@ class NewVersion:
         if self.version:
             state = "recorded in" if self.version.changed else "unchanged in"
             size = f"{self.version.files} files, {self.version.bytes / 1e6:.1f} MB"
-            lines.append(f"version   {self.version.md5} {state} {record_of(self.folder).name}: {size}")
+            record = record_of(self.folder).name
+            lines.append(f"version   {self.version.md5} {state} {record}: {size}")
+            if self.version.changed:
+                lines.append(f"next      git add {record} .gitignore; git commit; audioscore data push {self.folder}")
         return lines
 
     def _counts(self) -> list[tuple[str, Any]]:
@@ -83,7 +86,7 @@ def prepare(folder: Path, *, record: bool, say: Callable[[str], object]) -> None
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         with open_repository(folder):
             pass
-    if record_of(folder).is_file():
+    if record_of(folder).is_file() and not folder.exists():
         pull_missing(folder.absolute(), say)
     if folder.is_dir():
         if lost := sorted(name for name in _unpulled(folder) if name in TABLES):

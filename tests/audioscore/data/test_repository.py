@@ -320,3 +320,20 @@ def test_a_record_outside_a_dvc_project_cannot_be_pulled(tmp_path: Path) -> None
     fill(tmp_path, {"data.dvc": "outs:\n- md5: 5fd2.dir\n  path: data\n"})
     with pytest.raises(DataError, match=r"data\.dvc: there is no DVC repository at .* or above it"):
         pull([tmp_path / "data.dvc"])
+
+
+def test_a_version_that_was_never_pushed_leaves_the_folder_alone(data: Path) -> None:
+    commit(data)
+    push([data])
+    record, older = record_of(data), record_of(data).read_text()
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    (data / "new.txt").write_text("new")
+    commit(data)
+    newer = record.read_text()
+    (data / "new.txt").unlink()
+    record.write_text(older)
+    shutil.rmtree(data.parent / ".dvc" / "cache")
+    record.write_text(newer)  # as after a `git pull` where the cache never held it
+    with pytest.raises(DataError, match=r"cannot be pulled .*the version was pushed where it was made"):
+        pull([record])
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before

@@ -69,7 +69,7 @@ def test_what_is_no_delivery_is_refused(tmp_path: Path, name: str, text: str, me
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.csv: no such table"):
+    with pytest.raises(DataError, match=r"gone\.csv: no such file\. Give a table \(\.csv, .*\) or an index \(\.json\)"):
         read_delivery(tmp_path / "gone.csv")
-    with pytest.raises(DataError, match=r"gone\.json: no such index"):
+    with pytest.raises(DataError, match=r"gone\.json: no such file"):
         read_delivery(tmp_path / "gone.json")

@@ -37,8 +37,12 @@ def test_a_new_table_and_what_reads_it(tmp_path: Path) -> None:
 
 def test_tables_that_cannot_be_changed_safely_are_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.tsv").write_text("audio_file\tscore\n")
-    with pytest.raises(DataError, match=r"keeps its labels in labels\.tsv, and only a labels\.csv is changed"):
+    with pytest.raises(DataError, match=r"keeps labels in labels\.tsv, and only a labels\.csv is changed"):
         read_labels_file(tmp_path)
+    (tmp_path / "labels.csv").write_text("audio_file,score\n")
+    with pytest.raises(DataError, match=r"keeps labels in labels\.tsv"):
+        read_labels_file(tmp_path)
+    (tmp_path / "labels.tsv").unlink()
     (tmp_path / "labels.csv").write_text('audio_file,score\na.wav,"80\nb.wav,70\nc.wav,60"\n')
     with pytest.raises(DataError, match="1 rows cannot be told apart"):
         read_labels_file(tmp_path)
