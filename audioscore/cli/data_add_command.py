@@ -84,7 +84,8 @@ def add(
                 request, folder, settings_of(settings), memory=home().probes, stage=stage, dry_run=dry_run
             )
         except DeliveryRefused as refusal:
-            _tell(refusal.added, out)
+            out.document["delivery"] = refusal.added.to_json()
+            _tell_refused(refusal.added, out.say)
             out.end()
             raise
         except KeyboardInterrupt:
@@ -233,8 +234,7 @@ def _tell(added: "Added", out: _Output) -> None:
         say("nothing   new in this delivery")
     if plan.unchanged or plan.repeats:
         say(f"unchanged {plan.unchanged} known recordings, {plan.repeats} repeated rows")
-    for fault in added.refused:
-        say(f"refused   row {fault.row}  {fault.audio_file}: {fault.reason}")
+    _tell_refused(added, say)
     for fault in added.gathering.warned:
         say(f"warning   row {fault.row}  {fault.audio_file}: {fault.reason}")
     for note in plan.notes:
@@ -245,6 +245,11 @@ def _tell(added: "Added", out: _Output) -> None:
         say(f"raters    {describe_agreement(added.agreement)}")
     if added.dry_run:
         say("dry run   nothing was changed")
+
+
+def _tell_refused(added: "Added", say: Callable[[str], object]) -> None:
+    for fault in added.refused:
+        say(f"refused   row {fault.row}  {fault.audio_file}: {fault.reason}")
 
 
 def _before(clip: Any, name: str) -> str:

@@ -22,7 +22,6 @@ from audioscore.data.ingest.labels_file import LABELS, read_labels_file, write_l
 from audioscore.data.ingest.plan import Placed, Plan, plan_add
 from audioscore.data.labels import Fault
 from audioscore.data.transfer.download import DISK_FULL
-from audioscore.data.transfer.http import shown_name
 from audioscore.data.validation_settings import ValidationSettings
 from audioscore.errors import DataError, GateRefused, UsageError, shorten
 from audioscore.files import place, sha256_of
@@ -65,8 +64,7 @@ class Added:
     @property
     def refused(self) -> list[Fault]:
         """Rows that were not added, and why; links without the secrets in them."""
-        refused = sorted(self.gathering.refused + self.plan.refused)
-        return [fault._replace(audio_file=shown_name(fault.audio_file)) for fault in refused]
+        return sorted(self.gathering.refused + self.plan.refused)
 
     def to_json(self) -> dict[str, Any]:
         """The `delivery` part of `data add --json`."""

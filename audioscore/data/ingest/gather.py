@@ -74,9 +74,10 @@ def gather(
         warned += [Fault(clip.row or 0, shown_name(clip.audio_file), one["reason"]) for one in weighed.warned]
         usable[place] = Gathered(replace(clip, sha256=heard.sha256, origin=_origin(links.get(place), clip)), path)
     faults = [Fault(clips[place].row or 0, clips[place].audio_file, reason) for place, reason in refused.items()]
+    faults = [fault._replace(audio_file=shown_name(fault.audio_file)) for fault in delivery.faults + faults]
     scored = [usable[place] for place in range(len(delivery.clips)) if place in usable]
     groups = _in_groups(delivery, usable)
-    return Gathering(scored, groups, sorted(delivery.faults + faults), sorted(warned), len(set(fetched.values())))
+    return Gathering(scored, groups, sorted(faults), sorted(warned), len(set(fetched.values())))
 
 
 def every_clip(delivery: Delivery) -> list[Clip]:

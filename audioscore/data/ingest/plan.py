@@ -117,7 +117,7 @@ def _all(scored: Sequence[Gathered], groups: Sequence[Sequence[Gathered]]) -> li
 def _withdrawn(one: Gathered, known: Known) -> Fault:
     day = known.withdrawn[one.clip.sha256 or ""].removed
     reason = f"was removed on {day}, and is not taken back; delete its entry in withdrawn.json if it may be"
-    return Fault(one.clip.row or 0, one.clip.audio_file, reason)
+    return Fault(one.clip.row or 0, shown_name(one.clip.audio_file), reason)
 
 
 class _Names:

@@ -339,9 +339,9 @@ def test_a_table_or_folder_that_is_not_there(run: Run, delivered: Path, tmp_path
     os.mkfifo(tmp_path / "pipe.csv")
     labels = table(delivered / "labels.csv", [("good.wav", "80", "s1")])
     for arguments, said in [
-        (("gone.csv",), "gone.csv: no such table."),
-        (("pipe.csv",), "pipe.csv: no such table."),  # a pipe would be waited for
-        (("/dev/zero",), "/dev/zero: no such table."),
+        (("gone.csv",), "gone.csv: no such file."),
+        (("pipe.csv",), "pipe.csv: no such file."),  # a pipe would be waited for
+        (("/dev/zero",), "/dev/zero: no such file."),
         ((labels, "--audio", "nowhere"), "--audio nowhere: no such folder. Name the folder, or s3://,"),
         ((labels, "--audio", "s3://"), "s3:// names no bucket."),
         ((labels, "--on-conflict", "worst"), "--on-conflict worst: expected one of error, mean, newest."),
