@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from audioscore.cli import config_command, data_command, data_options, doctor_command, models_command, score_command
+from audioscore.cli import (
+    config_command,
+    data_command,
+    data_options,
+    doctor_command,
+    encoders_command,
+    models_command,
+    score_command,
+)
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, describe_os_error
 
 app = typer.Typer(
@@ -21,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(data_command.app, name="data")
 app.add_typer(config_command.app, name="config")
+app.add_typer(encoders_command.app, name="encoders")
 app.command("doctor")(doctor_command.doctor)
 app.command("score")(score_command.score)
 app.command("models")(models_command.models)
