@@ -1,0 +1,225 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from audioscore.errors import DataError
+from audioscore.evaluation.metrics import spearman
+from audioscore.evaluation.speaker_probe import speaker_probe
+from audioscore.training.adversary import (
+    GradientReversal,
+    SpeakerAdversary,
+    adversary_loss,
+    ramp,
+    reverse_gradient,
+)
+from audioscore.training.losses import pairwise_logistic
+
+SINGERS, CLIPS = 8, 240
+
+
+def chance(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 5.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_features_pass_and_their_gradient_comes_back_times_minus_weight(weight: float, dtype: torch.dtype) -> None:
+    features = torch.randn(3, 4, generator=chance()).to(dtype).requires_grad_()
+    upstream = torch.randn(3, 4, generator=chance(1)).to(dtype)
+    passed = reverse_gradient(features, weight)
+    assert torch.equal(passed, features)
+    passed.backward(upstream)
+    assert features.grad is not None
+    assert torch.equal(features.grad, -weight * upstream)
+
+
+def test_two_reversals_undo_each_other() -> None:
+    features = torch.ones(2, requires_grad=True)
+    GradientReversal.apply(GradientReversal.apply(features, 2.0), 3.0).sum().backward()
+    assert torch.equal(features.grad, torch.full((2,), 6.0))
+
+
+def test_only_the_features_gradient_is_turned_and_exactly_once() -> None:
+    """Against the same loss without a reversal: the discriminator's gradient is that, the features' its opposite."""
+    torch.manual_seed(3)
+    adversary = SpeakerAdversary(6, 8, 5)
+    features = torch.randn(7, 6, generator=chance()).requires_grad_()
+    targets = torch.randn(7, 5, generator=chance(1)).requires_grad_()
+    adversary_loss(adversary, features, targets, weight=0.25).backward()
+    turned = [parameter.grad.clone() for parameter in adversary.parameters() if parameter.grad is not None]
+    straight = features.detach().clone().requires_grad_()
+    adversary.zero_grad()
+    predicted = adversary.discriminator(straight)
+    (1 - nn.functional.cosine_similarity(predicted, targets.detach())).mean().backward()
+    for one, parameter in zip(turned, adversary.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad)
+        assert one.abs().sum() > 0
+    assert features.grad is not None
+    assert straight.grad is not None
+    torch.testing.assert_close(features.grad, -0.25 * straight.grad)
+    assert straight.grad.abs().sum() > 0
+    assert targets.grad is None, "targets are not trained"
+
+
+def test_a_step_teaches_the_discriminator_and_makes_the_features_harder_to_read() -> None:
+    torch.manual_seed(4)
+    adversary = SpeakerAdversary(6, 16, 5)
+    features = torch.randn(32, 6, generator=chance()).requires_grad_()
+    targets = torch.randn(32, 5, generator=chance(1))
+    before = adversary_loss(adversary, features, targets, weight=1.0)
+    before.backward()
+    with torch.no_grad():
+        moved = features - 0.1 * features.grad
+        assert adversary_loss(adversary, moved, targets, weight=1.0) > before
+        for parameter in adversary.parameters():
+            parameter -= 0.1 * parameter.grad
+        assert adversary_loss(adversary, features, targets, weight=1.0) < before
+
+
+def test_without_weight_the_features_learn_nothing_and_the_discriminator_learns_all_the_same() -> None:
+    adversary = SpeakerAdversary(3, 4, 2)
+    features = torch.randn(5, 3, generator=chance()).requires_grad_()
+    adversary_loss(adversary, features, torch.randn(5, 2, generator=chance(1)), weight=0.0).backward()
+    assert features.grad is not None
+    assert not features.grad.any()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in adversary.parameters())
+
+
+def echo(prediction: Tensor) -> SpeakerAdversary:
+    """An adversary that predicts its features."""
+    adversary = SpeakerAdversary(prediction.shape[1], 1, prediction.shape[1])
+    adversary.discriminator = nn.Sequential(nn.Identity())
+    return adversary
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted"), [([3.0, 4.0], 0.0), ([-6.0, -8.0], 2.0), ([-4.0, 3.0], 1.0), ([5.0, 0.0], 0.4)]
+)
+def test_the_loss_is_one_less_the_cosine(target: list[float], wanted: float) -> None:
+    prediction = torch.tensor([[0.6, 0.8]])
+    assert adversary_loss(echo(prediction), prediction, torch.tensor([target]), weight=1.0).item() == pytest.approx(
+        wanted, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e18])
+def test_the_loss_is_bounded_however_large_the_features_grow(size: float) -> None:
+    torch.manual_seed(0)
+    adversary = SpeakerAdversary(4, 8, 3)
+    features = size * torch.randn(50, 4, generator=chance())
+    loss = adversary_loss(adversary, features, torch.randn(50, 3, generator=chance(1)), weight=1.0).item()
+    assert 0.0 <= loss <= 2.0
+
+
+def test_targets_are_told_apart_by_what_they_do_not_share() -> None:
+    """Two voices near each other: as they are, one constant predicts both; centred, none does."""
+    targets = torch.tensor([[1.0, 0.1], [1.0, -0.1]]).repeat(4, 1)
+    constant = torch.tensor([[1.0, 0.0]]).repeat(8, 1)
+    adversary = echo(constant)
+    assert adversary_loss(adversary, constant, targets, weight=1.0) < 0.01
+    adversary.fit_targets(targets)
+    assert adversary_loss(adversary, constant, targets, weight=1.0).item() == pytest.approx(1.0)
+
+
+def test_the_loss_of_bfloat16_features_is_float32() -> None:
+    adversary = SpeakerAdversary(4, 8, 3).bfloat16()
+    features = torch.randn(5, 4, generator=chance()).bfloat16().requires_grad_()
+    loss = adversary_loss(adversary, features, torch.randn(5, 3, generator=chance(1)), weight=1.0)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert features.grad is not None
+    assert features.grad.dtype == torch.bfloat16
+
+
+def test_the_targets_statistics_travel_with_the_weights() -> None:
+    one, other = SpeakerAdversary(4, 8, 3), SpeakerAdversary(4, 8, 3)
+    targets = torch.randn(20, 3, generator=chance())
+    one.fit_targets(targets)
+    other.load_state_dict(one.state_dict())
+    features = torch.randn(20, 4, generator=chance(1))
+    assert torch.equal(
+        adversary_loss(one, features, targets, weight=1.0), adversary_loss(other, features, targets, weight=1.0)
+    )
+
+
+def test_the_ramp_is_ganins() -> None:
+    for step in range(0, 101, 10):
+        assert ramp(step, 100) == pytest.approx(2 / (1 + math.exp(-10 * step / 100)) - 1, abs=1e-12)
+    values = [ramp(step, 50) for step in range(51)]
+    assert values == sorted(values)
+    assert values[0] == 0.0
+    assert ramp(10**9, 50) == ramp(50, 50) < 1.0
+
+
+@pytest.mark.parametrize(("step", "steps"), [(-1, 10), (0, 0), (3, -2)])
+def test_a_ramp_without_steps_is_refused(step: int, steps: int) -> None:
+    with pytest.raises(ValueError, match=f"got step {step} of {steps}$"):
+        ramp(step, steps)
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.inf, math.nan])
+def test_a_weight_that_would_turn_the_sign_again_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=f"must be 0 or more; got {weight}$"):
+        reverse_gradient(torch.zeros(2), weight)
+
+
+def test_targets_that_are_not_finite_are_refused() -> None:
+    adversary, targets = SpeakerAdversary(2, 2, 2), torch.zeros(4, 2)
+    targets[1, 0], targets[3, 1] = math.nan, math.inf
+    for call in (
+        lambda: adversary_loss(adversary, torch.zeros(4, 2), targets, weight=1.0),
+        lambda: adversary.fit_targets(targets),
+    ):
+        with pytest.raises(DataError, match=r"^2 of 4 speaker targets are not finite\. Leave these clips out\.$"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("features", "targets"), [((3, 2), (4, 2)), ((3,), (3, 2)), ((0, 2), (0, 2)), ((3, 2), (3, 1))]
+)
+def test_shapes_that_would_broadcast_are_refused(features: tuple[int, ...], targets: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        adversary_loss(SpeakerAdversary(2, 2, 2), torch.zeros(features), torch.zeros(targets), weight=1.0)
+
+
+def train(weight: float, seed: int) -> tuple[float, float, float]:
+    """Clips that are quality, a voice and noise, mixed; six channels learn to rank them, with an adversary.
+
+    Returns what the probe reads of the singer in the clips before, in the channels after, and Spearman.
+    """
+    draw = chance(seed)
+    voices = nn.functional.normalize(torch.randn(SINGERS, 4, generator=draw), dim=1)
+    mix = torch.linalg.qr(torch.randn(12, 12, generator=draw))[0]
+    who, quality = torch.arange(CLIPS) % SINGERS, torch.randn(CLIPS, generator=draw)
+    noise = 0.3 * torch.randn(CLIPS, 7, generator=draw)
+    clips = torch.cat([quality[:, None], 2 * voices[who], noise], dim=1) @ mix
+    torch.manual_seed(seed)
+    encoder, head, adversary = nn.Linear(12, 6), nn.Linear(6, 1), SpeakerAdversary(6, 32, 4)
+    adversary.fit_targets(voices[who])
+    groups = [{"params": [*encoder.parameters(), *head.parameters()], "lr": 3e-3}, {"params": adversary.parameters()}]
+    optimizer = torch.optim.Adam(groups, lr=1e-2, betas=(0.0, 0.9))  # momentum would make the two circle each other
+    names = [f"singer{int(one)}" for one in who]
+    before = speaker_probe(encoder(clips).detach().numpy(), names, folds=4)
+    for step in range(200):
+        features = encoder(clips)
+        loss = pairwise_logistic(head(features)[:, 0], quality, margin_per_point=0.5)
+        loss = loss + adversary_loss(adversary, features, voices[who], weight=weight * ramp(step, 200))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    features = encoder(clips).detach()
+    ranked = spearman(quality.numpy(), head(features)[:, 0].detach().numpy())
+    return before, speaker_probe(features.numpy(), names, folds=4), ranked
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_adversary_hides_the_singer_from_an_independent_probe_and_the_ranking_holds(seed: int) -> None:
+    before, after, ranked = train(1.0, seed)
+    assert before > 0.7
+    assert after < 0.5, "chance is 0.125"
+    assert ranked > 0.97
+    _, without, ranked_without = train(0.0, seed)
+    assert without > before - 0.1, "without reversal the discriminator only listens"
+    assert ranked_without > 0.97
