@@ -84,7 +84,8 @@ def add(
                 request, folder, settings_of(settings), memory=home().probes, stage=stage, dry_run=dry_run
             )
         except DeliveryRefused as refusal:
-            out.document["delivery"] = refusal.added.to_json()
+            nothing: dict[str, Any] = {"added": [], "updated": [], "restored": [], "ordered": []}
+            out.document |= {"delivery": refusal.added.to_json() | nothing, "error": str(refusal)}
             _tell_refused(refusal.added, out.say)
             out.end()
             raise

@@ -208,3 +208,7 @@ def test_every_refused_row_is_listed_before_the_refusal(
     said = CliRunner().invoke(app, ["data", "add", str(bad), "--data", "songs", "--no-version"])
     assert isinstance(said.exception, GateRefused)
     assert said.stdout.count("refused   row") == 9
+    as_json = CliRunner().invoke(app, ["data", "add", str(bad), "--data", "songs", "--no-version", "--json"])
+    document = json.loads(as_json.stdout)
+    assert (len(document["delivery"]["refused"]), document["delivery"]["added"]) == (9, [])
+    assert "9 of 9 rows cannot be used" in document["error"]

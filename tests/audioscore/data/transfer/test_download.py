@@ -17,9 +17,12 @@ from audioscore.data.transfer.s3 import UNREACHABLE
 from audioscore.errors import DataError
 
 BODY = random.Random(3).randbytes(200_000)
+# Whoever runs the tests in the background may have them ignore interrupts, and what they start inherits that.
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from audioscore.data.transfer.download import download_all
 print(download_all(sys.argv[2:], Path(sys.argv[1]), bytes_progress=lambda size: print(size, flush=True)))
 """
