@@ -18,7 +18,7 @@ demo: .venv/.runtime ## set up, then the whole pipeline on the demo corpus
 test: .venv/.dev ## set up, then every test, doctests included
 	$(BIN)/python -m pytest
 
-test-services: .venv/.dev ## set up, then the tests that start servers or take minutes
+test-services: .venv/.services ## set up, then the tests that start servers or take minutes
 	$(BIN)/python -m pytest -m services
 
 check: .venv/.dev ## set up, then lint, format, types, and who may import whom
@@ -45,6 +45,7 @@ pins: .venv/.bootstrap ## resolve the requirements again, with hashes
 	$(PIN) --upgrade requirements/bootstrap.in -o requirements/bootstrap.txt
 	$(PIN) --upgrade pyproject.toml -o requirements.txt
 	$(PIN) --upgrade pyproject.toml --extra dev -c requirements.txt -o requirements/dev.txt
+	$(PIN) --upgrade --no-deps requirements/services.in -o requirements/services.txt
 
 clean: ## remove what runs and tests leave behind; .venv stays
 	rm -rf .audioscore .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
@@ -58,6 +59,10 @@ clean: ## remove what runs and tests leave behind; .venv stays
 .venv/.runtime: .venv/.bootstrap requirements.txt pyproject.toml
 	$(INSTALL) --require-hashes -r requirements.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/.services: .venv/.dev requirements/services.txt
+	$(INSTALL) --no-deps --require-hashes -r requirements/services.txt
 	touch $@
 
 .venv/.dev: .venv/.runtime requirements/dev.txt

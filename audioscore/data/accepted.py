@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audioscore.data.clips import Clip
-from audioscore.data.index import read_index, write_index
+from audioscore.data.index import ORDER, read_index, write_index
 from audioscore.data.probes import ProbeLimits, Progress
 from audioscore.data.rejections import Rejection
-from audioscore.data.validation import ORDER, validate_folder
+from audioscore.data.validation import validate_folder
 from audioscore.data.validation_result import ValidationResult
 from audioscore.data.validation_settings import ValidationSettings
 from audioscore.errors import DataError, GateRefused, shorten

@@ -24,6 +24,7 @@ STRING_OR_TRAILING_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[\]}])', re.DOT
 TEXTS = ("audio_file", "singer_id", "song_id", "source", "artist", "origin", "sha256")
 COUNTS = ("row", "bytes")
 NUMBERS = ("score", "seconds", "level_db")
+ORDER = "order.json"  # an index beside the labels table: groups of recordings that have an order and no scores
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
 
 

@@ -4,8 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from audioscore.data.index import read_index
-
-INDEXES = ("train", "val", "test")
+from audioscore.data.split import SPLITS
 
 
 def last_scores(folder: Path) -> dict[str, list[float]]:
@@ -14,7 +13,7 @@ def last_scores(folder: Path) -> dict[str, list[float]]:
     Raises DataError where an index is there and cannot be read.
     """
     scores: dict[str, list[float]] = defaultdict(list)
-    for name in INDEXES:
+    for name in SPLITS:
         path = folder / "index" / f"{name}.json"
         for group in read_index(path) if path.is_file() else []:
             for clip in group:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from audioscore.data.clips import Clip
 from audioscore.data.expectations import ExpectationResult, TableCheck, check_table
-from audioscore.data.index import read_index
+from audioscore.data.index import ORDER, read_index
 from audioscore.data.labels import LabelsTable, find_labels, read_labels
 from audioscore.data.last_version import last_scores
 from audioscore.data.lookalikes import find_near_duplicates, linked_pairs
@@ -31,8 +31,6 @@ from audioscore.errors import DataError, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ORDER = "order.json"  # beside the labels table: groups of recordings that have an order and no scores
 
 
 def validate_folder(

@@ -4,6 +4,7 @@ Run as a program: UNDISTURBED KILLED LABELS KILLS SEED. Everything is imported o
 so that the kills fall into the work and not into the imports.
 """
 
+import importlib
 import os
 import random
 import shutil
@@ -11,6 +12,11 @@ import signal
 import sys
 import time
 from pathlib import Path
+
+IMPORTED = (
+    *("great_expectations", "pandas", "audioscore.data.ingest.new_version", "audioscore.data.validation_report"),
+    "audioscore.encoders.speakers",
+)
 
 
 def attempt(repository: Path, labels: Path) -> int:
@@ -39,13 +45,8 @@ def main() -> None:
     """Kill as often as asked; a delivery that was added in spite of it is taken out again, for the next kills."""
     undisturbed, killed, labels = map(Path, sys.argv[1:4])
     kills, seed = map(int, sys.argv[4:6])
-    import great_expectations  # noqa: F401
-    import pandas  # noqa: F401
-
-    import audioscore.data.ingest.new_version
-    import audioscore.data.validation_report
-    import audioscore.encoders.speakers  # noqa: F401
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     started = time.monotonic()
     codes = [end_of(attempt(undisturbed, labels))]
     longest = time.monotonic() - started

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from audioscore.data.agreement import Agreement, rater_agreement
+from audioscore.data.index import ORDER
 from audioscore.data.ingest.delivery import Delivery, read_delivery
 from audioscore.data.ingest.gather import Gathering, Stage, every_clip, gather
-from audioscore.data.ingest.known import ORDER, WITHDRAWN, read_known, write_order
+from audioscore.data.ingest.known import WITHDRAWN, read_known, write_order
 from audioscore.data.ingest.labels_file import LABELS, read_labels_file, write_labels_file
 from audioscore.data.ingest.plan import Placed, Plan, plan_add
 from audioscore.data.labels import Fault

@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from audioscore.data.clips import Clip
-from audioscore.data.index import read_index, write_index
+from audioscore.data.index import ORDER, read_index, write_index
 from audioscore.data.ingest.labels_file import LABELS, LabelsFile
 from audioscore.data.labels import read_labels
 from audioscore.errors import DataError, shorten
 from audioscore.files import read_json, sha256_of, write_json
 
-ORDER = "order.json"  # groups of recordings without scores, each high to low
 WITHDRAWN = "withdrawn.json"  # removed recordings by content: none of them is added again unasked
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from audioscore.data.accepted import settings_of, write_accepted
 from audioscore.data.dvc_door import open_repository
 from audioscore.data.history import recorded_files
+from audioscore.data.index import ORDER
 from audioscore.data.ingest.add import incoming_of, sweep
 from audioscore.data.ingest.gather import Stage
-from audioscore.data.ingest.known import ORDER, WITHDRAWN
+from audioscore.data.ingest.known import WITHDRAWN
 from audioscore.data.ingest.labels_file import LABELS
 from audioscore.data.repository import Version, commit, pull_missing, record_of
 from audioscore.data.sort import SPLITS_FILE, Embed, check_indexes, sort_folder

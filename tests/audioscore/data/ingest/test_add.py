@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import openpyxl
 import pytest
@@ -14,8 +15,8 @@ from audioscore.errors import DataError, GateRefused, UsageError
 SETTINGS = ValidationSettings(max_rejected_share=0.5)
 
 
-def add(labels: Path, folder: Path, *, dry_run: bool = False, **more: object) -> Added:
-    return add_delivery(Request(labels, **more), folder, SETTINGS, dry_run=dry_run)  # type: ignore[arg-type]
+def add(labels: Path, folder: Path, *, dry_run: bool = False, **more: Any) -> Added:
+    return add_delivery(Request(labels, **more), folder, SETTINGS, dry_run=dry_run)
 
 
 def table(folder: Path, rows: str, name: str = "labels.csv") -> Path:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ def got(name: str, content: str, score: float | None = 80.0, row: int = 1, **mor
     return Gathered(Clip(name, score, row=row, sha256=content, **more), HERE / name)
 
 
-def plan(tmp_path: Path, *scored: Gathered, known: Known | None = None, **more: object) -> Plan:
-    return plan_add(scored, [], known or Known(), tmp_path, **more)  # type: ignore[arg-type]
+def plan(tmp_path: Path, *scored: Gathered, known: Known | None = None, **more: Any) -> Plan:
+    return plan_add(scored, [], known or Known(), tmp_path, **more)
 
 
 def test_new_recordings_get_names_of_their_own(tmp_path: Path) -> None:
