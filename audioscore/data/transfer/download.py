@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from audioscore.data.transfer.http import download_http, new_session, shown
-from audioscore.data.transfer.partial import LARGEST, still_missing
+from audioscore.data.transfer.partial import LARGEST, discard, partial_of, still_missing
 from audioscore.data.transfer.pool import Hooks, run_all
 from audioscore.data.transfer.retry import Unreachable
 from audioscore.data.transfer.s3 import connect, download_object, split_uri
@@ -119,7 +119,7 @@ class _Sources:
         self._silent[server] = 0
 
     def _fetch(self, uri: str, target: Path, hooks: Hooks) -> None:
-        partial = target.with_name(f"{target.name}.part")
+        partial = partial_of(target)
         if uri.startswith("s3://"):
             with self._lock:
                 self._client = self._client or connect(2 * self.workers)
@@ -152,7 +152,9 @@ class _Sources:
 def _download(uri: str, target: Path, sources: _Sources, hooks: Hooks) -> Downloaded | Fault:
     try:
         reused = target.is_file()
-        if not reused:
+        if reused:
+            discard(partial_of(target))  # a kill right after the file was whole leaves the note of its beginning
+        else:
             sources.download(uri, target, hooks)
         return Downloaded(uri, target, target.stat().st_size, reused)
     except AudioscoreError as fault:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from audioscore.data.transfer.retry import TryAgain, persist
 from audioscore.errors import AudioError
-from audioscore.files import read_json, write_json
+from audioscore.files import read_json
 
 LARGEST = 2 << 30  # bytes: an hour of 24-bit stereo at 96 kHz is 2.07e9
 CHUNK = 1 << 16  # bytes read at once
@@ -106,6 +106,11 @@ def resume_point(partial: Path, uri: str) -> tuple[int, Whole | None]:
     return (size, whole) if usable and size and size <= (whole.size or size) else (0, None)
 
 
+def partial_of(target: Path) -> Path:
+    """Where a file's beginning lies while it arrives."""
+    return target.with_name(f"{target.name}.part")
+
+
 def still_missing(folder: Path) -> int:
     """Bytes that the partial files below a folder lack, as far as servers said how long they are."""
     lacking = 0
@@ -135,9 +140,9 @@ def _size(partial: Path) -> int:
 def _append(name: str, partial: Path, answer: Answer, limit: int, progress: Callable[[int], object]) -> None:
     if answer.offset == 0:
         # In this order, a kill between the two leaves an empty beginning, never the bytes of one file with the note
-        # of another.
+        # of another. The note is written in place: cut short it is no JSON and not used, and no temporary file is left.
         partial.write_bytes(b"")
-        write_json(_note(partial), asdict(answer.whole))
+        _note(partial).write_text(json.dumps(asdict(answer.whole)), encoding="utf-8")
     total = answer.offset
     with partial.open("ab", buffering=0) as handle:  # unbuffered: what was received is there after a kill
         for chunk in answer.chunks:

@@ -179,3 +179,15 @@ def test_an_interrupt_does_not_wait_for_a_server_that_hangs(web: Any, tmp_path: 
     _, said = process.communicate(timeout=20)  # where the server takes 60 s
     assert "KeyboardInterrupt" in said
     assert next(tmp_path.glob("*.part")).stat().st_size == 1000
+
+
+def test_what_a_kill_left_beside_a_whole_file_is_cleared(web: Any, tmp_path: Path) -> None:
+    """Killed after the file had its name, before the note of its beginning was removed."""
+    link = web.serve("a.m4a", BODY)
+    target = file_of(link, tmp_path)
+    target.write_bytes(BODY)
+    (tmp_path / f"{target.name}.part.json").write_text("{}")
+    (found,) = download_all([link], tmp_path)
+    assert isinstance(found, Downloaded)
+    assert found.reused
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
