@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from audioscore.errors import UsageError, shorten
 
@@ -17,7 +17,7 @@ SMALL = CONFIGS / "small.yaml"  # what `run` uses unless told otherwise: encoder
 DEMO = CONFIGS / "demo.yaml"
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Plan = Literal["baseline", "hybrid", "campplus_only"]
+Plan = Literal["baseline", "hybrid", "campplus_only", "muq_frozen"]
 # YAML reads a bare `off` as false.
 Severity = Annotated[
     Literal["error", "warning", "off"], BeforeValidator(lambda value: "off" if value is False else value)
@@ -85,31 +85,96 @@ class EncoderSection(Section):
     source: str
     revision: str | None = None
     layer: int | None = Field(None, ge=1)  # MuQ only: which hidden state is read
+    # What its weights must have, as `encoders pull` prints it.
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$", to_lower=True)] | None = None
 
 
 class EncodersSection(Section):
     muq: EncoderSection
     campplus: EncoderSection
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # on a GPU; a CPU always computes in fp32
+
+
+class LoraSection(Section):
+    rank: int = Field(128, ge=1)
+    alpha: int = Field(48, ge=1)  # adapters count by alpha / rank
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class AdversarySection(Section):
+    """Unlearn who sings: a discriminator guesses the speaker's embedding, and its gradient is reversed."""
+
+    weight: float = Field(0.0, ge=0)  # of the reversed gradient once the ramp is over; 0 trains no adversary
+    target: Literal["campplus", "ge2e", "samoye"] = "campplus"
+    source: str | None = None  # ge2e: pretrained.pt of Resemblyzer; samoye: folder of best_model.pth.tar, config.json
+    hidden: int = Field(256, ge=1)
+
+    @model_validator(mode="after")
+    def _source_where_needed(self) -> "AdversarySection":
+        if self.weight > 0 and self.target != "campplus" and self.source is None:
+            raise ValueError(f"target {self.target} needs source: where its weights lie")
+        return self
 
 
 class TrainingSection(Section):
-    plans: list[Plan] = ["baseline", "hybrid", "campplus_only"]
+    """How plans are trained. Controls are trained beside A and B with the encoders frozen and a light head."""
+
+    plans: list[Plan] = ["baseline", "hybrid", "campplus_only", "muq_frozen"]
     seeds: list[int] = Field([1, 2, 3], min_length=1)
-    epochs: int = Field(60, ge=1)
-    patience: int = Field(12, ge=1)  # epochs without a better validation figure before training stops
-    batch_clips: int = Field(32, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    dropout: Share = 0.2
+    init: str = Field("scratch", pattern="^(scratch|warm:.+)$")  # warm:FOLDER of a scorer, or of the predecessor
+    # The network.
+    head: Literal["light", "songeval", "predecessor"] = "light"
+    fusion: Literal["frames", "pooled"] = "frames"  # where the timbre joins: at every frame, or after pooling
+    layers: Literal["last", "mix"] = "last"  # read encoders.muq.layer alone, or a learned mix up to it
     width: int = Field(64, ge=1)  # channels each branch is projected to
     hidden: int = Field(64, ge=1)
+    attention_heads: int = Field(8, ge=1)  # of the SongEval-style head
+    attention_layers: int = Field(4, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    # What of MuQ is trained beside the head.
+    tuning: Literal["frozen", "lora", "full"] = "frozen"
+    tune_from: int = Field(0, ge=0)  # first layer that is tuned; what is below it is heard once and kept
+    lora: LoraSection = LoraSection()
+    gradient_checkpointing: bool = False  # less memory, a second forward pass
+    # What is minimised.
+    loss: Literal["pairwise", "list_mle"] = "pairwise"
     margin_per_point: float = Field(0.1, ge=0)  # wanted difference of raw scores per point of human score
+    order_margin: float = Field(0.5, ge=0)  # the same between two clips of an order without scores
+    absolute_weight: float = Field(0.0, ge=0)  # of the SmoothL1 term on absolute scores, beside the ranking loss
+    absolute_beta: float = Field(2.0, gt=0)  # points up to which that term is quadratic
+    adversary: AdversarySection = AdversarySection()
+    # How.
+    epochs: int = Field(60, ge=1)
+    patience: int = Field(12, ge=1)  # epochs without a better validation figure before training stops
+    batch_clips: int = Field(32, ge=2)  # clips whose pairs are compared, over all processes
+    micro_clips: int | None = Field(None, ge=1)  # clips in memory at once; all pairs of the batch are compared still
+    learning_rate: float = Field(1e-3, gt=0)
+    encoder_learning_rate: float = Field(1e-4, gt=0)  # of what is tuned of MuQ
+    weight_decay: float = Field(0.05, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_share: Share = 0.0  # of all steps, in which the rate rises from 0
+    clip_norm: float = Field(1.0, gt=0)  # gradients are scaled down to this length
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # on a GPU; a CPU always computes in fp32
+    processes: int = Field(1, ge=1)  # one a GPU; more than one are started by torchrun
+    checkpoint_steps: int = Field(200, ge=1)  # steps between checkpoints, which are also written after each epoch
+    save: Literal["adapters", "full"] = "adapters"  # full embeds the whole encoders in every scorer
 
     @model_validator(mode="after")
     def _both_plans(self) -> "TrainingSection":
         if not {"baseline", "hybrid"} <= set(self.plans) or len(set(self.plans)) != len(self.plans):
             raise ValueError(f"plans must hold baseline and hybrid, each plan once; got {self.plans}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be different; got {self.seeds}")
+        if self.absolute_weight > 0 and self.margin_per_point == 0:
+            raise ValueError("absolute_weight needs margin_per_point above 0: it says what a point is in raw units")
+        if self.head == "predecessor" and self.fusion != "frames":
+            raise ValueError("head predecessor hears MuQ alone: fusion does not apply to it")
         return self
+
+    @property
+    def prefix_layer(self) -> int | None:
+        """The hidden state of MuQ that what is trained of it starts from; None where nothing above it is."""
+        return self.tune_from if self.tuning != "frozen" or self.layers == "mix" else None
 
 
 class EvaluationSection(Section):
@@ -189,6 +254,9 @@ def _resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
     data = values.get("data")
     if isinstance(data, dict) and isinstance(data.get("uri"), str) and data["uri"].startswith("."):
         values = {**values, "data": {**data, "uri": str((base / data["uri"]).resolve())}}
+    training = values.get("training")
+    if isinstance(training, dict):
+        values = {**values, "training": _resolve_training(training, base)}
     encoders = values.get("encoders")
     if not isinstance(encoders, dict):
         return values
@@ -199,6 +267,16 @@ def _resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
             section = {**section, "source": str((base / source).resolve())}
         resolved[name] = section
     return {**values, "encoders": resolved}
+
+
+def _resolve_training(training: dict[str, Any], base: Path) -> dict[str, Any]:
+    """`init: warm:./folder`, and where an adversary's weights lie."""
+    init, adversary = training.get("init"), training.get("adversary")
+    if isinstance(init, str) and init.startswith("warm:."):
+        training = {**training, "init": f"warm:{(base / init.removeprefix('warm:')).resolve()}"}
+    if isinstance(adversary, dict) and str(adversary.get("source")).startswith("."):
+        training = {**training, "adversary": {**adversary, "source": str((base / adversary["source"]).resolve())}}
+    return training
 
 
 def _shipped() -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from audioscore.data.sort import read_split
-from audioscore.encoders.extract import features_of, read_extraction
+from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.store import FeatureStore
+from audioscore.encoders.stored import StoredFeatures
 from audioscore.evaluation.metrics import spearman, within_source_spearman
 from audioscore.files import read_json
 from audioscore.scoring.scorer import BRANCHES, CANDIDATES
@@ -31,7 +32,7 @@ def main(run: Path) -> None:
     print(f"{'plan':<10} {'ridge':>7} {'trained':>8}   {'ridge within source':>19} {'trained':>8}")
     for plan in CANDIDATES:
         pooled = {
-            name: np.stack([pool(clip) for clip in features_of(clips, extraction.encoders, BRANCHES[plan], store)])
+            name: np.stack([pool(clip) for clip in StoredFeatures(clips, extraction.encoders, BRANCHES[plan], store)])
             for name, clips in splits.items()
         }
         scores = {name: np.array([clip.score for clip in clips]) for name, clips in splits.items()}

@@ -21,6 +21,7 @@ def extract_features(
     from audioscore.config import parse_config
     from audioscore.encoders.extract import extract_folder
 
+    config = parse_config(settings)
     extract_folder(
-        Path(data.path), Path(index.path), Path(features.path), Path(feature_store), parse_config(settings).encoders
+        Path(data.path), Path(index.path), Path(features.path), Path(feature_store), config.encoders, config.training
     )

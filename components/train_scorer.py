@@ -20,15 +20,15 @@ def train_scorer(
 
     from audioscore.config import parse_config
     from audioscore.scoring.scorer import plan_named
-    from audioscore.training.train import train_plan
+    from audioscore.training.launch import launch_plan
 
-    trained = train_plan(
+    trained = launch_plan(
         plan_named(plan),
         Path(index.path),
         Path(features.path),
         Path(model.path),
-        parse_config(settings).training,
+        parse_config(settings),
         data_digest=index.metadata["data_digest"],  # KFP's local runner gives a loop's steps a wrong parameter
         code_revision=code_rev,
     )
-    model.metadata.update(plan=plan, seed=trained.representative, parameters=trained.parameters)
+    model.metadata.update(plan=plan, seed=trained.representative, parameters=trained.chosen.parameters)

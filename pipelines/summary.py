@@ -32,12 +32,15 @@ def print_summary(result: Mapping[str, Any], config: "Config", place: Home, seco
         highlight=False,
     )
     console.print(figures_table(result))
+    for line in speaker_lines(result):
+        console.print(line, style="dim", highlight=False, soft_wrap=True)
     console.print()
     console.print(controls_table(result), style="dim")
     console.print()
     comparison = result["comparison"]
     console.print(
-        f"B - A: {_figure(comparison, 'delta', signed=True)} Spearman on the same clips. "
+        f"B - A: {_figure(comparison, 'delta', signed=True)} Spearman on the same clips, "
+        f"{_figure(comparison.get('within_source'), 'delta', signed=True)} within source. "
         f"Winner on validation: {result['winner']}.",
         highlight=False,
     )
@@ -68,6 +71,16 @@ def figures_table(result: Mapping[str, Any]) -> Table:
     for name, title in FIGURES.items():
         table.add_row(title, *(_figure(figures.get(name)) for figures in result["plans"].values()))
     return table
+
+
+def speaker_lines(result: Mapping[str, Any]) -> list[str]:
+    """How far each plan's training has hidden who sings, from the singers of the validation clips."""
+    return [
+        f"{plan}: of {probe['after']:.0%} of the validation clips a probe can name the singer after training, of "
+        f"{probe['before']:.0%} before (chance {probe['chance']:.0%})"
+        for plan, figures in result["plans"].items()
+        if (probe := figures.get("speaker_probe")) is not None
+    ]
 
 
 def controls_table(result: Mapping[str, Any]) -> Table:

@@ -11,12 +11,14 @@ import typer
 
 from audioscore.cli import (
     config_command,
+    convert_command,
     data_command,
     data_options,
     doctor_command,
     encoders_command,
     models_command,
     score_command,
+    train_command,
 )
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, describe_os_error
 
@@ -32,7 +34,9 @@ app.add_typer(config_command.app, name="config")
 app.add_typer(encoders_command.app, name="encoders")
 app.command("doctor")(doctor_command.doctor)
 app.command("score")(score_command.score)
+app.command("train")(train_command.train)
 app.command("models")(models_command.models)
+app.command("convert")(convert_command.convert)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one setting: a.b=value. May be repeated.")]

@@ -90,8 +90,9 @@ def check_home() -> list[Finding]:
 
 
 def check_encoders() -> list[Finding]:
-    """Whether the default configuration's encoders are there."""
+    """Whether the default configuration's encoders are there, and whether the published ones are."""
     from audioscore.config import SMALL, load_config
+    from audioscore.encoders.pull import PUBLISHED, is_cached
     from audioscore.encoders.reference import is_folder
 
     encoders = load_config(SMALL).encoders
@@ -99,7 +100,12 @@ def check_encoders() -> list[Finding]:
     for name, source in (("encoder muq", encoders.muq.source), ("encoder campplus", encoders.campplus.source)):
         needed = "config.json" if name == "encoder muq" else "configuration.json"
         here = not is_folder(source) or (Path(source) / needed).is_file()
-        findings.append(Finding(name, here, source, "" if here else "Run `audioscore data pull` in the repository."))
+        remedy = "Run `audioscore data pull` in the repository; `audioscore encoders pull` fetches the published ones."
+        findings.append(Finding(name, here, source, "" if here else remedy))
+    for kind, source in PUBLISHED.items():
+        here = is_cached(kind, source)
+        remedy = "" if here else "Run `audioscore encoders pull` before a configuration names it."
+        findings.append(Finding(f"published {kind}", True, source if here else f"{source}, not in the cache", remedy))
     return findings
 
 

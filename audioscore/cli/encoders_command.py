@@ -76,8 +76,8 @@ def _wanted(config: Path | None, only: str | None) -> dict["Kind", dict[str, Any
         encoders = load_config(config).encoders
         muq, campplus = encoders.muq, encoders.campplus
         wanted = {
-            "muq": {"source": muq.source, "revision": muq.revision, "layer": muq.layer},
-            "campplus": {"source": campplus.source, "revision": campplus.revision},
+            "muq": {"source": muq.source, "revision": muq.revision, "layer": muq.layer, "sha256": muq.sha256},
+            "campplus": {"source": campplus.source, "revision": campplus.revision, "sha256": campplus.sha256},
         }
     return {kind: section for kind, section in wanted.items() if only in (None, kind)}
 

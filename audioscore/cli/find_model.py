@@ -31,6 +31,11 @@ def find_model(model: str | None) -> tuple[str, Path]:
         return _registered(model)
     if not Path(model).is_dir():
         raise UsageError(f"--model {model}: no such folder. Give a scorer folder, or models:/NAME@ALIAS.")
+    if (Path(model) / "type.txt").is_file():
+        raise UsageError(
+            f"--model {model}: is a predecessor's folder. Make a scorer of it by `audioscore convert {model} NEW`, "
+            "with --data to have a scale, and score with NEW."
+        )
     return model, Path(model)
 
 

@@ -59,6 +59,14 @@ class Recording:
 
         return np.ascontiguousarray(soxr.resample(self.wave, self.rate, rate, quality=quality), dtype=np.float32)
 
+    def rounded_up(self, rate: int) -> Wave:
+        """The wave at another rate as librosa gives it: its length rounded up, with a zero where soxr gives none.
+
+        Shape: [T] at `self.rate` -> [ceil(T * (rate / self.rate))], the quotient rounded as floats are.
+        """
+        wave, length = self.at(rate), math.ceil(len(self.wave) * (rate / self.rate))
+        return np.pad(wave[:length], (0, max(0, length - len(wave))))
+
 
 def decode(source: str | Path | bytes, *, max_seconds: float = MAX_SECONDS) -> Recording:
     """Decode a file, or a file's bytes, to the end.

@@ -180,7 +180,7 @@ def _add_to_report(splits: Splits, voices: PseudoSingers | None, relative: Seque
         alone = sum(size for sizes in parts for size in sizes if size == 1)
         lonely = f" {alone} more are alone in their split, with nothing to compare, and left out." if alone else ""
         warnings.append(
-            f"{kept} clips in groups ({len(relative)}) carry order but no scores: no plan learns from them yet, and no "
+            f"{kept} clips in groups ({len(relative)}) carry order but no scores: they are learned from, and no "
             f"figure counts them.{lonely}"
         )
     report = replace(

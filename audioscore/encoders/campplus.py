@@ -7,15 +7,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audioscore.encoders.reference import EncoderReference, is_folder
-from audioscore.errors import ModelError
-from audioscore.files import read_json, sha256_of
+from audioscore.encoders.precision import Precision, as_fp32, computing_in, precision_on
+from audioscore.encoders.reference import WINDOW_SECONDS, EncoderReference, check_pin, is_folder
+from audioscore.errors import ModelError, shorten
+from audioscore.files import atomic_path, read_json, sha256_of
 from audioscore.units import CAMPPLUS_MELS, CAMPPLUS_RATE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WINDOW_SECONDS = 30.0  # bounds memory; embeddings of equal windows are averaged
+CONFIGURATION = "configuration.json"
 MIN_SAMPLES = CAMPPLUS_RATE // 4
 
 
@@ -42,7 +43,7 @@ class CampplusEncoder:
         self.module = module.eval().requires_grad_(False).to(device)
 
     def embedding(self, wave: "Tensor") -> "Tensor":
-        """Voice-timbre embedding.
+        """Voice-timbre embedding; that of a long recording is the mean of its equal windows', which bounds memory.
 
         Shape: wave [T] at 16 kHz, float32 -> [dim].
         """
@@ -53,35 +54,63 @@ class CampplusEncoder:
                 f"CAM++ needs a wave [T] of at least {MIN_SAMPLES} samples at 16 kHz; got {list(wave.shape)}."
             )
         count = -(-len(wave) // int(WINDOW_SECONDS * CAMPPLUS_RATE))
+        precision = self.reference.precision
+        parts: list[Tensor] = []
         with torch.inference_mode():
-            parts = [
-                self.module(fbank(part)[None].to(self.device))[0].cpu() for part in torch.tensor_split(wave, count)
-            ]
-        return torch.stack(parts).mean(dim=0)
+            for part in torch.tensor_split(wave, count):
+                features = fbank(part)[None].to(self.device)
+                with computing_in(precision, self.device):
+                    parts.append(self.module(features)[0].cpu())
+        return as_fp32(torch.stack(parts), precision).mean(dim=0)
 
     def save(self, target: Path) -> None:
         """Copy the snapshot's configuration and weights for a scorer that embeds it."""
         target.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.folder / "configuration.json", target / "configuration.json")
-        weights = _weights_file(self.folder)
-        shutil.copyfile(weights, target / weights.name)
+        for source in encoder_files(self.folder):
+            with atomic_path(target / source.name) as temporary:  # scorers may be linked to what is there
+                shutil.copyfile(source, temporary)
 
 
-def load_campplus(source: str, *, revision: str | None = None, device: str = "cpu") -> CampplusEncoder:
+def encoder_files(folder: Path) -> list[Path]:
+    """All of a folder that is the encoder; a hub's snapshot holds more."""
+    return [folder / CONFIGURATION, _weights_file(folder)]
+
+
+def load_campplus(
+    source: str,
+    *,
+    revision: str | None = None,
+    sha256: str | None = None,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+) -> CampplusEncoder:
     """Load CAM++ from a ModelScope id or a snapshot folder (configuration.json beside its weights).
 
-    Sizes are read from the weights, so every published dimension (192, 512) and every small one loads.
-    Raises ModelError where the folder is incomplete, a weight is missing, or the hub cannot be reached.
+    Sizes are read from the weights, so every published dimension (192, 512) and every small one loads. `sha256` is the
+    weights' that is expected; `precision` is for GPUs, see `precision`.
+    Raises ModelError where the folder is incomplete, a weight is missing, the hub cannot be reached, or the hash is
+    another; UsageError for a precision that cannot be.
     """
+    used = precision_on(device, precision)
     folder = _folder_of(source, revision)
-    if not (folder / "configuration.json").is_file():
-        raise ModelError(f"{source}: not a CAM++ snapshot, configuration.json missing. {_how_to_get(source)}")
+    if not (folder / CONFIGURATION).is_file():
+        raise ModelError(f"{source}: not a CAM++ snapshot, {CONFIGURATION} missing. {_how_to_get(source)}")
     weights = _weights_file(folder)
+    found = sha256_of(weights)
+    check_pin(source, found, sha256)
+    module, dim = _read(weights, source)
+    own = None if is_folder(source) else source
+    return CampplusEncoder(
+        module, dim, EncoderReference("campplus", own, revision, found, precision=used), folder, device
+    )
+
+
+def _read(weights: Path, source: str) -> tuple[Any, int]:
+    """The network in a file and its embedding size; ModelError where it holds something else."""
     import torch
 
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        module, dim = build_campplus(state)
+        return build_campplus(torch.load(weights, map_location="cpu", weights_only=True))
     except (RuntimeError, LookupError, OSError, ValueError, EOFError, TypeError, AttributeError) as fault:
         reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0][:200]
         raise ModelError(f"{source}: {weights.name} does not hold CAM++ weights ({reason}).") from fault
@@ -89,8 +118,6 @@ def load_campplus(source: str, *, revision: str | None = None, device: str = "cp
         if type(fault).__name__ != "UnpicklingError":
             raise
         raise ModelError(f"{source}: {weights.name} is not a weights-only checkpoint, and is not opened.") from fault
-    own = None if is_folder(source) else source
-    return CampplusEncoder(module, dim, EncoderReference("campplus", own, revision, sha256_of(weights)), folder, device)
 
 
 def build_campplus(state: dict[str, Any]) -> tuple[Any, int]:
@@ -118,14 +145,29 @@ def build_campplus(state: dict[str, Any]) -> tuple[Any, int]:
     return module, dim
 
 
-def _weights_file(folder: Path) -> Path:
+def missing_files(folder: Path) -> list[str]:
+    """What a snapshot lacks, as one does whose download was cut off; what is wrong with a file, loading says."""
+    if not (folder / CONFIGURATION).is_file():
+        return [CONFIGURATION]
+    try:
+        name = _weights_name(folder)
+    except ModelError:
+        return []
+    return [] if (folder / name).is_file() else [name]
+
+
+def _weights_name(folder: Path) -> str:
     """The checkpoint that configuration.json names."""
     try:
-        name = read_json(folder / "configuration.json")["model"]["pretrained_model"]
+        return str(read_json(folder / CONFIGURATION)["model"]["pretrained_model"])
     except (ValueError, LookupError, TypeError) as fault:
-        raise ModelError(f"{folder.name}: configuration.json names no weights under model.pretrained_model.") from fault
-    if not isinstance(name, str) or "/" in name or not (folder / name).is_file():
-        raise ModelError(f"{folder.name}: configuration.json names the weights {name!r}, which are not in the folder.")
+        raise ModelError(f"{folder.name}: {CONFIGURATION} names no weights under model.pretrained_model.") from fault
+
+
+def _weights_file(folder: Path) -> Path:
+    name = _weights_name(folder)
+    if "/" in name or not (folder / name).is_file():
+        raise ModelError(f"{folder.name}: {CONFIGURATION} names the weights {name!r}, which are not in the folder.")
     return folder / name
 
 
@@ -137,17 +179,29 @@ def _folder_of(source: str, revision: str | None) -> Path:
     with quiet_imports():
         from modelscope.hub.snapshot_download import snapshot_download
 
+    partial = ""
     try:
-        return Path(snapshot_download(source, revision=revision, local_files_only=True))
+        folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
     except Exception:  # not in the cache; modelscope's error classes differ between its versions
         pass
+    else:
+        # The cache answers with whatever lies there, a download that was cut off included.
+        if not (missing := missing_files(folder)):
+            return folder
+        partial = f"only part of it is in the cache, {shorten(missing)} missing, and it "
     try:
-        return Path(snapshot_download(source, revision=revision))
+        folder = Path(snapshot_download(source, revision=revision))
     except Exception as fault:
-        raise ModelError(f"{source}: cannot be fetched from ModelScope. {_how_to_get(source)}") from fault
+        raise ModelError(f"{source}: {partial}cannot be fetched from ModelScope. {_how_to_get(source)}") from fault
+    if missing := missing_files(folder):
+        raise ModelError(f"{source}: ModelScope's copy lacks {shorten(missing)}. Check its id and its revision.")
+    return folder
 
 
 def _how_to_get(source: str) -> str:
     if is_folder(source):
         return "Give a ModelScope snapshot folder; for the shipped encoders run `audioscore data pull`."
-    return "Go online once, or give encoders.campplus.source a snapshot folder."
+    return (
+        "Run `audioscore encoders pull` where ModelScope can be reached, or give encoders.campplus.source a snapshot "
+        "folder."
+    )

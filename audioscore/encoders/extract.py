@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,29 +14,34 @@ from typing import TYPE_CHECKING
 
 from audioscore.data.audio import Recording, decode
 from audioscore.data.clips import Clip
-from audioscore.data.sort import read_split
+from audioscore.data.sort import read_relative, read_split
 from audioscore.data.split import SPLITS
 from audioscore.encoders.campplus import CampplusEncoder, load_campplus
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.threads import one_torch_thread
-from audioscore.errors import DataError, ModelError
+from audioscore.errors import AudioError, DataError, ModelError
 from audioscore.files import read_json, sha256_of, write_json
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from audioscore.config import EncodersSection
+    from audioscore.config import EncodersSection, TrainingSection
+    from audioscore.encoders.speaker_targets import SpeakerTarget
 
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 2.0
 AHEAD = 2  # recordings in hand for each thread: enough to keep it fed, few enough to bound memory
 
-Encoders = Mapping[Kind, MuQEncoder | CampplusEncoder]
-Features = Mapping[Kind, "Tensor"]
+Encoder = MuQEncoder | CampplusEncoder
+Encoders = Mapping[Kind, Encoder]
+# By what heard them: "muq" [F, D], "campplus" [E]; where more layers of MuQ will hear its frames, also WINDOWS, a
+# number: in how many windows the recording was heard.
+Features = Mapping[str, "Tensor"]
+WINDOWS = "windows"
 
 
 @dataclass(frozen=True)
@@ -48,31 +54,88 @@ class Extraction:
     reused: int
     computed: int
     seconds: float
+    speaker: EncoderReference | None = None  # what an adversary is to guess, where it is none of the encoders
 
 
 def load_encoders(section: "EncodersSection", device: str = "cpu") -> Encoders:
     """Both encoders of a configuration."""
     muq, campplus = section.muq, section.campplus
     return {
-        "muq": load_muq(muq.source, layer=muq.layer or 6, revision=muq.revision, device=device),
-        "campplus": load_campplus(campplus.source, revision=campplus.revision, device=device),
+        "muq": load_muq(
+            muq.source,
+            layer=muq.layer or 6,
+            revision=muq.revision,
+            sha256=muq.sha256,
+            device=device,
+            precision=section.precision,
+        ),
+        "campplus": load_campplus(
+            campplus.source,
+            revision=campplus.revision,
+            sha256=campplus.sha256,
+            device=device,
+            precision=section.precision,
+        ),
     }
 
 
-def encode_recording(recording: Recording, encoders: Encoders) -> Features:
-    """Hear a recording with the given encoders.
+def load_speaker(target: str, source: str, device: str = "cpu") -> "SpeakerTarget":
+    """The speaker encoder that an adversary is to guess: ge2e from Resemblyzer's file, samoye from its folder."""
+    if target == "ge2e":
+        from audioscore.encoders.ge2e import load_ge2e
+
+        return load_ge2e(Path(source), device=device)
+    from audioscore.encoders.samoye import load_samoye
+
+    return load_samoye(Path(source), device=device)
+
+
+def encode_recording(recording: Recording, encoders: Encoders, prefix_layer: int | None = None) -> Features:
+    """Hear a recording with the given encoders; with `prefix_layer`, MuQ gives that hidden state in place of its own.
 
     Shape: "muq" -> frames [F, D], "campplus" -> embedding [E].
     """
-    return {kind: _hear(recording, encoder) for kind, encoder in encoders.items()}
-
-
-def _hear(recording: Recording, encoder: MuQEncoder | CampplusEncoder) -> "Tensor":
     import torch
 
-    if isinstance(encoder, MuQEncoder):
-        return encoder.frames(torch.from_numpy(recording.at(MUQ_RATE)))
-    return encoder.embedding(torch.from_numpy(recording.at(CAMPPLUS_RATE)))
+    heard: dict[str, Tensor] = {}
+    for kind, encoder in encoders.items():
+        part = Part(encoder, prefix_layer if kind == "muq" else None)
+        heard[kind], windows = part.hear(recording)
+        if part.from_layer is not None:
+            heard[WINDOWS] = torch.tensor(windows)
+    return heard
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing to hear of a recording: what an encoder gives, or a hidden state of MuQ below it."""
+
+    encoder: "Encoder | SpeakerTarget"
+    from_layer: int | None = None
+
+    @property
+    def reference(self) -> EncoderReference:
+        """What the store keeps it under."""
+        if self.from_layer is None:
+            return self.encoder.reference
+        from audioscore.encoders.muq_layers import prefix_reference
+
+        return prefix_reference(self.encoder.reference, self.from_layer)
+
+    def hear(self, recording: Recording) -> "tuple[Tensor, int]":
+        """The feature, and in how many windows MuQ heard it (1 for others)."""
+        import torch
+
+        if not isinstance(self.encoder, MuQEncoder):
+            return self.encoder.embedding(torch.from_numpy(recording.at(CAMPPLUS_RATE))), 1
+        # Whole recordings are heard for models that came before, which took librosa's word for their length.
+        heard = recording.at(MUQ_RATE) if self.encoder.window is not None else recording.rounded_up(MUQ_RATE)
+        wave = torch.from_numpy(heard)
+        if self.from_layer is None:
+            return self.encoder.frames(wave), self.encoder.windows(len(wave))
+        from audioscore.encoders.muq_layers import prefix_frames
+
+        return prefix_frames(self.encoder, wave, self.from_layer), self.encoder.windows(len(wave))
 
 
 def extract_features(
@@ -81,24 +144,34 @@ def extract_features(
     encoders: Encoders,
     store: FeatureStore,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    prefix_layer: int | None = None,
+    speaker: "SpeakerTarget | None" = None,
 ) -> Extraction:
     """Put every clip's features into the store; what is already there is not computed again.
 
-    Clips need their sha256 (validation fills it). Raises DataError where a recording changed since it was validated.
+    With `prefix_layer`, also that hidden state of MuQ, which training goes on from; with `speaker`, also what an
+    adversary is to guess. Clips need their sha256 (validation fills it). Raises DataError where a recording changed
+    since it was validated.
     """
     started, computed, shown = time.monotonic(), 0, 0.0
-    todo: list[tuple[Clip, list[Kind]]] = []
-    for clip in clips:
+    parts = [Part(encoder) for encoder in encoders.values()]
+    if prefix_layer is not None:
+        parts.append(Part(encoders["muq"], prefix_layer))
+    if speaker is not None:
+        parts.append(Part(speaker))
+    distinct = {clip.sha256: clip for clip in clips}  # a recording may be in the list and in an order
+    todo: list[tuple[Clip, list[Part]]] = []
+    for clip in distinct.values():
         if clip.sha256 is None:
             raise DataError(f"{clip.audio_file}: has no sha256. Validate the data before extracting features.")
-        missing = [kind for kind, encoder in encoders.items() if not store.has(encoder.reference, clip.sha256)]
-        if missing:
+        if missing := [part for part in parts if not store.has(part.reference, clip.sha256)]:
             todo.append((clip, missing))
-    reused = len(clips) - len(todo)
-    log.info("features: %d of %d clips reused from the store, %d to extract", reused, len(clips), len(todo))
-    for clip, heard in _extracted(todo, folder, encoders):
-        for kind, feature in heard.items():
-            store.put(encoders[kind].reference, str(clip.sha256), feature)
+    reused = len(distinct) - len(todo)
+    log.info("features: %d of %d clips reused from the store, %d to extract", reused, len(distinct), len(todo))
+    for clip, heard in _extracted(todo, folder):
+        for part, (feature, windows) in heard:
+            store.put(part.reference, str(clip.sha256), feature, windows)
         computed += 1
         if progress is not None:
             progress(computed, len(todo))
@@ -106,25 +179,32 @@ def extract_features(
             shown = time.monotonic()
             log.info("extracted %d of %d clips", computed, len(todo))
     references: dict[Kind, EncoderReference] = {kind: encoder.reference for kind, encoder in encoders.items()}
-    return Extraction(store.root, references, len(clips), reused, computed, time.monotonic() - started)
+    return Extraction(
+        store.root, references, len(distinct), reused, computed, time.monotonic() - started,
+        None if speaker is None else speaker.reference,
+    )  # fmt: skip
 
 
-def _extracted(
-    todo: Sequence[tuple[Clip, list[Kind]]], folder: Path, encoders: Encoders
-) -> Iterator[tuple[Clip, Features]]:
+Heard = list[tuple[Part, "tuple[Tensor, int]"]]
+
+
+def _extracted(todo: Sequence[tuple[Clip, list[Part]]], folder: Path) -> Iterator[tuple[Clip, Heard]]:
     """Decode and hear clips side by side, one thread a core, in order, at most AHEAD a thread in memory."""
 
-    def extract(clip: Clip, missing: list[Kind]) -> Features:
+    def extract(clip: Clip, missing: list[Part]) -> Heard:
         path = folder / clip.audio_file
         recording = decode(path)
         if sha256_of(path) != clip.sha256:
             raise DataError(f"{clip.audio_file}: changed since it was validated. Validate the data again.")
-        return {kind: _hear(recording, encoders[kind]) for kind in missing}
+        try:
+            return [(part, part.hear(recording)) for part in missing]
+        except (AudioError, ModelError) as fault:
+            raise type(fault)(f"{clip.audio_file}: {fault}") from fault
 
-    workers = os.cpu_count() or 1
+    workers = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     with one_torch_thread(), ThreadPoolExecutor(max_workers=workers) as pool:
         waiting = iter(todo)
-        queue: deque[tuple[Clip, Future[Features]]] = deque(
+        queue: deque[tuple[Clip, Future[Heard]]] = deque(
             (clip, pool.submit(extract, clip, missing)) for clip, missing in islice(waiting, AHEAD * workers)
         )
         while queue:
@@ -134,14 +214,18 @@ def _extracted(
             yield clip, heard
 
 
-def write_extraction(extraction: Extraction, encoders: Encoders, folder: Path) -> None:
-    """Describe an extraction for the steps that follow, with the encoders that no hub holds beside it."""
+def write_extraction(extraction: Extraction, encoders: Encoders, folder: Path, *, embed: bool = False) -> None:
+    """Describe an extraction for the steps that follow, with the encoders that no hub holds, or all, beside it."""
     for kind, encoder in encoders.items():
-        if encoder.reference.id is None:
+        if embed or encoder.reference.id is None:
             encoder.save(folder / "encoders" / kind)
+        else:
+            shutil.rmtree(folder / "encoders" / kind, ignore_errors=True)  # of an earlier extraction, with another one
     described = {kind: reference.to_json() for kind, reference in extraction.encoders.items()}
+    speaker = None if extraction.speaker is None else extraction.speaker.to_json()
     write_json(
-        folder / "extraction.json", {**asdict(extraction), "store": str(extraction.store), "encoders": described}
+        folder / "extraction.json",
+        {**asdict(extraction), "store": str(extraction.store), "encoders": described, "speaker": speaker},
     )
 
 
@@ -152,25 +236,52 @@ def read_extraction(folder: Path) -> Extraction:
         raise ModelError(f"{folder}: holds no extraction.json; feature extraction did not finish. Run it again.")
     value = read_json(source)
     encoders = {kind: EncoderReference(**reference) for kind, reference in value.pop("encoders").items()}
-    return Extraction(**{**value, "store": Path(value["store"]), "encoders": encoders})
-
-
-def features_of(
-    clips: Sequence[Clip], references: Mapping[Kind, EncoderReference], kinds: Sequence[Kind], store: FeatureStore
-) -> list[Features]:
-    """Features of many clips from the store, in the clips' order."""
-    for kind in kinds:
-        if kind not in references:
-            raise ModelError(f"no {kind} features were extracted; there are {sorted(references)}.")
-    return [{kind: store.get(references[kind], str(clip.sha256)) for kind in kinds} for clip in clips]
+    speaker = value.pop("speaker", None)
+    return Extraction(
+        **{**value, "store": Path(value["store"]), "encoders": encoders},
+        speaker=None if speaker is None else EncoderReference(**speaker),
+    )
 
 
 def extract_folder(
-    data: Path, index: Path, target: Path, store: Path, section: "EncodersSection", device: str = "cpu"
+    data: Path,
+    index: Path,
+    target: Path,
+    store: Path,
+    section: "EncodersSection",
+    training: "TrainingSection | None" = None,
+    device: str = "auto",
+    share: tuple[int, int] = (0, 1),
 ) -> Extraction:
-    """Extract every clip of an index with a configuration's encoders, and describe the result under `target`."""
+    """Extract every clip of an index, also those that only an order names, with a configuration's encoders.
+
+    What `training` needs beside their outputs is extracted too. The result is described under `target`. `share` (i, n)
+    hears every n-th clip from the i-th on, and only the first describes: n processes together extract the whole.
+    """
+    device = choose_device(device)
     clips = [clip for split in SPLITS for clip in read_split(index, split)]
+    clips += [clip for split in SPLITS for group in read_relative(index, split) for clip in group]
     encoders = load_encoders(section, device)
-    extraction = extract_features(clips, data, encoders, FeatureStore(store))
-    write_extraction(extraction, encoders, target)
+    speaker, prefix = None, None
+    if training is not None:
+        prefix = training.prefix_layer
+        if training.adversary.weight > 0 and training.adversary.target != "campplus":
+            speaker = load_speaker(training.adversary.target, str(training.adversary.source), device)
+    which, count = share
+    mine = sorted(clips, key=lambda clip: str(clip.sha256))[which::count]
+    extraction = extract_features(mine, data, encoders, FeatureStore(store), prefix_layer=prefix, speaker=speaker)
+    if which == 0:
+        embed = training is not None and training.save == "full"
+        write_extraction(extraction, encoders, target, embed=embed)
     return extraction
+
+
+def choose_device(device: str) -> str:
+    """The device a name stands for: "auto" is a GPU where there is one."""
+    if device not in ("auto", "cuda"):
+        return device
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{torch.cuda.current_device()}"  # by number: a thread that is started has a current one of its own

@@ -52,7 +52,7 @@ def load_ge2e(source: Path, *, device: str = "cpu") -> SpeakerTarget:
             {"lstm": nn.LSTM(bands, hidden, layers, batch_first=True), "linear": nn.Linear(hidden, dim)}
         )
     fill(module, state, source)
-    return SpeakerTarget(module, dim, (source,), _listen, device)
+    return SpeakerTarget(module, dim, "ge2e", (source,), _listen, device)
 
 
 def partials(samples: int) -> list[int]:

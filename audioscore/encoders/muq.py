@@ -4,14 +4,19 @@ Source: MuQ, arXiv 2501.01108; package `muq`. Weights OpenMuQ/MuQ-large-msd-iter
 """
 
 import contextlib
+import copy
 import io
+import math
+import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audioscore.encoders.reference import EncoderReference, is_folder
-from audioscore.errors import ModelError
-from audioscore.files import sha256_of
+from audioscore.encoders.precision import Precision, as_fp32, computing_in, precision_on
+from audioscore.encoders.reference import WINDOW_SECONDS, EncoderReference, check_pin, is_folder
+from audioscore.errors import ModelError, UsageError
+from audioscore.files import atomic_path, sha256_of
 from audioscore.units import MUQ_FRAME_HZ, MUQ_RATE
 
 if TYPE_CHECKING:
@@ -19,25 +24,29 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-WINDOW_SECONDS = 30.0  # MuQ was trained on 30 s segments; longer recordings are cut into equal windows
 MIN_SAMPLES = MUQ_RATE // 4  # shorter than this leaves too few frames for the convolutions
+MIN_WINDOW_SECONDS = 2 * MIN_SAMPLES / MUQ_RATE  # equal windows of a recording may be half as long as the longest
 SPARE_FRAMES = 8  # windows of one recording differ by a sample, and the convolutions round up
 FILES = ("config.json", "model.safetensors")
+COMMIT = re.compile("[0-9a-f]{40}")  # of a hub: what it names never changes
 
 
-def window_count(samples: int) -> int:
-    """How many equal windows a wave of so many samples at 24 kHz is cut into.
+def window_count(samples: int, window: float | None = WINDOW_SECONDS) -> int:
+    """How many equal windows of at most so many seconds a wave at 24 kHz is cut into; None: it is heard whole.
 
     >>> window_count(30 * 24_000), window_count(30 * 24_000 + 1), window_count(100 * 24_000)
     (1, 2, 4)
+    >>> window_count(100 * 24_000, 20.0), window_count(100 * 24_000, None)
+    (5, 1)
     """
-    return -(-samples // int(WINDOW_SECONDS * MUQ_RATE))
+    return 1 if window is None else -(-samples // int(window * MUQ_RATE))
 
 
 class MuQEncoder:
     """A frozen MuQ up to one layer.
 
-    `frames` and the loading below are the only ways in; the module is in eval mode and has no gradients.
+    `frames` and the loading below are the only ways in; the module is in eval mode and has no gradients. Its window
+    and its precision are the reference's.
     """
 
     def __init__(self, model: Any, layer: int, reference: EncoderReference, folder: Path, device: str = "cpu") -> None:
@@ -53,20 +62,26 @@ class MuQEncoder:
             conformer.layers = conformer.layers[:layer]
             conformer.layer_norm = nn.Identity()
         if conformer.embed_positions is not None:
-            _fix_positions(conformer, int(model.config.encoder_dim))
+            _fix_positions(conformer, int(model.config.encoder_dim), reference.window)
+        model.model.preprocessing = partial(_in_fp32, model.model.preprocessing)
         self.dim = int(model.config.encoder_dim)
         self.layer = layer
+        self.window = reference.window  # seconds; None: whole recordings
         self.reference = reference
         self.folder = folder
         self.device = device
         self.module = model.eval().requires_grad_(False).to(device)
 
     def frames(self, wave: "Tensor") -> "Tensor":
-        """Hidden state of the layer, 25 frames a second, windows of at most 30 s joined in time.
+        """Hidden state of the layer, 25 frames a second, windows (of at most 30 s unless loaded otherwise) joined.
 
         Shape: wave [T] at 24 kHz, float32 -> [F, dim].
         """
         return self.by_window(wave, self._window)
+
+    def windows(self, samples: int) -> int:
+        """How many windows a wave of so many samples at 24 kHz is heard in."""
+        return window_count(samples, self.window)
 
     def by_window(self, wave: "Tensor", hear: "Callable[[Tensor], Tensor]") -> "Tensor":
         """What `hear` makes of each window of a wave, joined in time.
@@ -79,9 +94,11 @@ class MuQEncoder:
             raise ModelError(
                 f"MuQ needs a wave [T] of at least {MIN_SAMPLES} samples at 24 kHz; got {list(wave.shape)}."
             )
-        with torch.inference_mode():
-            parts = [hear(part) for part in torch.tensor_split(wave, window_count(len(wave)))]
-        return torch.cat(parts)
+        precision = self.reference.precision
+        with torch.inference_mode(), computing_in(precision, self.device):
+            parts = [hear(part) for part in torch.tensor_split(wave, self.windows(len(wave)))]
+        # Outside the block: what inference mode makes cannot be trained on.
+        return as_fp32(torch.cat(parts), precision)
 
     def _window(self, wave: "Tensor") -> "Tensor":
         # One window at a time and never padded: MuQ's convolutions are unmasked, so padding would change the frames.
@@ -91,46 +108,100 @@ class MuQEncoder:
     def save(self, target: Path) -> None:
         """Copy the whole encoder, in the published layout, for a scorer that embeds it."""
         target.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            shutil.copyfile(self.folder / name, target / name)
+        for source in encoder_files(self.folder):
+            with atomic_path(target / source.name) as temporary:  # scorers may be linked to what is there
+                shutil.copyfile(source, temporary)
 
 
-def _fix_positions(conformer: Any, dim: int) -> None:
-    """Compute the position table once, for the longest window; each clip uses as much of its start as it needs.
+def encoder_files(folder: Path) -> list[Path]:
+    """All of a folder that is the encoder; a hub's snapshot holds more."""
+    return [folder / name for name in FILES]
 
-    The network's own cache of it holds the last clip's length, and threads that hear clips side by side would
-    overwrite it for each other.
+
+def _in_fp32(preprocessing: "Callable[..., dict[str, Tensor]]", waves: "Tensor", **settings: Any) -> Any:
+    """The spectrogram as ever, whatever the rest is computed in: fp16 holds no power above 65 504, a loud wave's is.
+
+    Shape: waves [B, T] -> as `preprocessing` gives them.
     """
     import torch
 
-    frames = int(WINDOW_SECONDS * MUQ_FRAME_HZ) + SPARE_FRAMES
+    with torch.autocast(waves.device.type, enabled=False):
+        return preprocessing(waves, **settings)
+
+
+def _fix_positions(conformer: Any, dim: int, window: float | None) -> None:
+    """Compute the position table once, for the longest window; each clip uses as much of its start as it needs.
+
+    The network's own cache of it holds the last clip's length, and threads that hear clips side by side would
+    overwrite it for each other. Without windows there is no longest: each pass computes its own.
+    """
+    import torch
+
+    positions = conformer.embed_positions
+    if window is None:
+        positions.forward = partial(_positions_of, positions)
+        return
+    frames = int(window * MUQ_FRAME_HZ) + SPARE_FRAMES
     with torch.inference_mode(False), torch.no_grad():
-        table = conformer.embed_positions(torch.zeros(1, frames, dim))
-    conformer.embed_positions.forward = lambda states: table.to(states)
+        table = positions(torch.zeros(1, frames, dim))
+    positions.forward = lambda states: table.to(states)
 
 
-def load_muq(source: str, *, layer: int, revision: str | None = None, device: str = "cpu") -> MuQEncoder:
+def _positions_of(positions: Any, states: "Tensor") -> "Tensor":
+    """Positions for the frames at hand, on a copy: the class keeps its last table on itself, where threads meet.
+
+    Shape: states [B, F, dim] -> [2, F, 1, 1, head].
+    """
+    table: Tensor = type(positions).forward(copy.copy(positions), states)
+    return table.to(states)
+
+
+def load_muq(
+    source: str,
+    *,
+    layer: int,
+    revision: str | None = None,
+    sha256: str | None = None,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    window_seconds: float | None = WINDOW_SECONDS,
+) -> MuQEncoder:
     """Load MuQ from a hub id or a folder with config.json and model.safetensors.
 
-    Raises ModelError where the folder is incomplete, a weight is missing, or the hub cannot be reached.
+    `sha256` is the reference's that is expected. `precision` is for GPUs, see `precision`. `window_seconds` None hears
+    recordings whole, in memory that grows with the square of their length.
+    Raises ModelError where the folder is incomplete, a weight is missing, the hub cannot be reached, or the hash is
+    another; UsageError for a window or a precision that cannot be.
     """
+    if window_seconds is not None and not (math.isfinite(window_seconds) and window_seconds >= MIN_WINDOW_SECONDS):
+        raise UsageError(
+            f"windows of {window_seconds} s: MuQ needs at least {MIN_WINDOW_SECONDS:g}. Give more, or null for none."
+        )
+    used = precision_on(device, precision)
     folder = _folder_of(source, revision)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ModelError(f"{source}: not a MuQ folder, {' and '.join(missing)} missing. {_how_to_get(source)}")
+    found = sha256_of(*(folder / name for name in FILES))
+    check_pin(source, found, sha256)
+    model = _read_whole(folder, source)
+    own = None if is_folder(source) else source
+    reference = EncoderReference("muq", own, revision, found, layer, used, window_seconds)
+    return MuQEncoder(model, layer, reference, folder, device)
+
+
+def _read_whole(folder: Path, source: str) -> Any:
+    """The network in the folder; ModelError where its files are damaged or do not fit each other."""
     from safetensors import SafetensorError
 
     try:
-        model = _read(folder)
+        return _read(folder)
     except SafetensorError as fault:
         raise ModelError(
             f"{source}: model.safetensors is damaged ({_first_line(fault)}). {_how_to_get(source)}"
         ) from fault
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, AssertionError, ArithmeticError) as fault:
         raise ModelError(f"{source}: MuQ's weights do not fit its config.json ({_first_line(fault)}).") from fault
-    own = None if is_folder(source) else source
-    reference = EncoderReference("muq", own, revision, sha256_of(*(folder / name for name in FILES)), layer)
-    return MuQEncoder(model, layer, reference, folder, device)
 
 
 def _read(folder: Path) -> Any:
@@ -158,12 +229,18 @@ def _read(folder: Path) -> Any:
 def _folder_of(source: str, revision: str | None) -> Path:
     if is_folder(source):
         return Path(source).expanduser()
+    from httpx import HTTPError  # the client's own library, whose errors it lets through
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
+    if revision is not None and COMMIT.fullmatch(revision):  # it cannot have moved: what is cached is it
+        with contextlib.suppress(LocalEntryNotFoundError, HTTPError, OSError, ValueError):
+            cached = Path(snapshot_download(source, revision=revision, local_files_only=True))
+            if all((cached / name).is_file() for name in FILES):
+                return cached
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as fault:
+    except (LocalEntryNotFoundError, HTTPError, OSError, ValueError) as fault:
         raise ModelError(f"{source}: cannot be fetched ({_first_line(fault)}). {_how_to_get(source)}") from fault
 
 
@@ -172,7 +249,10 @@ def _how_to_get(source: str) -> str:
         return (
             "Give a folder with config.json and model.safetensors; for the shipped encoders run `audioscore data pull`."
         )
-    return "Go online once, or give encoders.muq.source a folder with config.json and model.safetensors."
+    return (
+        "Run `audioscore encoders pull` where Hugging Face can be reached, or give encoders.muq.source a folder with "
+        "config.json and model.safetensors."
+    )
 
 
 def _first_line(fault: Exception) -> str:

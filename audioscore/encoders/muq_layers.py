@@ -4,6 +4,7 @@ Layers count from 0. The prefix from layer j is the convolutional front-end and 
 hidden state j. The suffix is layer j up to the last one kept; what it makes of that is the encoder's own output.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from audioscore.encoders.muq import window_count
-from audioscore.encoders.reference import EncoderReference
+from audioscore.encoders.reference import WINDOW_SECONDS, EncoderReference
 from audioscore.errors import ModelError
 
 if TYPE_CHECKING:
@@ -43,14 +44,15 @@ def prefix_reference(reference: EncoderReference, from_layer: int) -> EncoderRef
     return replace(reference, layer=from_layer)
 
 
-def split_windows(frames: Tensor, samples: int) -> tuple[Tensor, ...]:
+def split_windows(frames: Tensor, samples: int, window: float | None = WINDOW_SECONDS) -> tuple[Tensor, ...]:
     """The windows in which a recording of so many samples at 24 kHz was heard; no layer hears beyond its window.
 
-    Each window's samples decide its frames, and differ by one at most, the longer ones first: so do the frames.
+    `window` is the encoder's (`MuQEncoder.window`). Each window's samples decide its frames, and differ by one at most,
+    the longer ones first: so do the frames.
 
-    Shape: frames [F, dim] of a recording -> window_count(samples) times [F_i, dim], F_i together F.
+    Shape: frames [F, dim] of a recording -> window_count(samples, window) times [F_i, dim], F_i together F.
     """
-    return torch.tensor_split(frames, window_count(samples))
+    return torch.tensor_split(frames, window_count(samples, window))
 
 
 class MuQSuffix(nn.Module):
@@ -75,8 +77,11 @@ class MuQSuffix(nn.Module):
         self.layers = nn.ModuleDict({str(index): conformer.layers[index] for index in range(from_layer, encoder.layer)})
         self.norm = conformer.layer_norm  # nothing, unless the model's own last layer is the one that is read
         self.checkpointing = checkpointing
-        self.positions: Tensor
-        table = conformer.embed_positions(torch.zeros(1, 1, encoder.dim, device=next(self.parameters()).device))
+        self._positions_of: Callable[[Tensor], Tensor] = conformer.embed_positions.forward
+        self.positions: Tensor | None
+        nothing = torch.zeros(1, 1, encoder.dim, device=next(self.parameters()).device)
+        # Of an encoder that hears recordings whole there is no longest one: each pass computes its own.
+        table = None if encoder.window is None else self._positions_of(nothing)
         self.register_buffer("positions", table, persistent=False)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
@@ -87,23 +92,30 @@ class MuQSuffix(nn.Module):
 
         Shape: frames [B, F, dim], lengths [B] -> 1 + layers times [B, F, dim], zero beyond each clip's length.
         """
+        positions = self._positions_for(frames)
+        real = _real_frames(lengths, frames)
+        states = [_silence(frames, real)]
+        for layer in self.layers.values():
+            states.append(_silence(self._through(layer, states[-1], positions, real), real))
+        states[-1] = _silence(self.norm(states[-1]), real)
+        return states
+
+    def _positions_for(self, frames: Tensor) -> Tensor:
+        """Shape: frames [B, F, dim] -> [2, >= F, 1, 1, head]."""
+        if self.positions is None:
+            return self._positions_of(frames)
         if frames.shape[1] > self.positions.shape[1]:
             raise ModelError(
                 f"MuQ hears at most {self.positions.shape[1]} frames at once; got {frames.shape[1]}. Give it the "
                 "windows that split_windows makes of a recording."
             )
-        real = _real_frames(lengths, frames)
-        states = [_silence(frames, real)]
-        for layer in self.layers.values():
-            states.append(_silence(self._through(layer, states[-1], real), real))
-        states[-1] = _silence(self.norm(states[-1]), real)
-        return states
+        return self.positions
 
-    def _through(self, layer: nn.Module, states: Tensor, real: Tensor | None) -> Tensor:
+    def _through(self, layer: nn.Module, states: Tensor, positions: Tensor, real: Tensor | None) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            made: Tensor = checkpoint(_conformer_layer, layer, states, self.positions, real, use_reentrant=False)
+            made: Tensor = checkpoint(_conformer_layer, layer, states, positions, real, use_reentrant=False)
             return made
-        return _conformer_layer(layer, states, self.positions, real)
+        return _conformer_layer(layer, states, positions, real)
 
 
 class LayerMix(nn.Module):

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from audioscore.encoders.campplus import load_campplus
+from audioscore.encoders.campplus import load_campplus, missing_files
+from audioscore.encoders.muq import COMMIT, load_muq
 from audioscore.encoders.muq import FILES as MUQ_FILES
-from audioscore.encoders.muq import load_muq
 from audioscore.encoders.quiet import quiet_imports
 from audioscore.encoders.reference import EncoderReference, Kind, is_folder
 from audioscore.errors import ModelError
@@ -27,7 +27,6 @@ PUBLISHED: dict[Kind, str] = {
 }
 HUBS: dict[Kind, str] = {"muq": "Hugging Face", "campplus": "ModelScope"}
 DEFAULT_LAYER = 6
-COMMIT = re.compile(r"[0-9a-f]{40}")
 LFS_BLOB = re.compile(r"[0-9a-f]{64}")  # Hugging Face's cache names a large file by its published SHA-256
 MAIN, BRANCH = "main", "master"  # what Hugging Face and ModelScope give to those who name no revision
 TAGS_NAMED = 5
@@ -79,14 +78,10 @@ def pull_encoder(
         folder = Path(source).expanduser().resolve()
         got: str | None = None
         notes: tuple[str, ...] = ()
-        reference = _load(kind, source, folder, layer)
+        reference = _load(kind, source, folder, layer, sha256)
     else:
         folder, got, notes = _fetch(kind, source, revision)
-        reference = replace(_load(kind, source, folder, layer), id=source, revision=got)
-    if sha256 is not None and reference.sha256 != sha256:
-        raise ModelError(
-            f"{source}: SHA-256 {reference.sha256}, but {sha256} is pinned. Correct the pin, or get the pinned weights."
-        )
+        reference = replace(_load(kind, source, folder, layer, sha256), id=source, revision=got)
     files = tuple(
         PulledFile(name, (folder / name).stat().st_size, sha256_of(folder / name)) for name in _names(kind, folder)
     )
@@ -94,12 +89,12 @@ def pull_encoder(
     return Pulled(kind, source, *about, files, notes)
 
 
-def _load(kind: Kind, source: str, folder: Path, layer: int | None) -> EncoderReference:
+def _load(kind: Kind, source: str, folder: Path, layer: int | None, sha256: str | None) -> EncoderReference:
     """The reference of what the folder holds, once that has loaded strictly."""
     try:
         if kind == "muq":
-            return load_muq(str(folder), layer=layer or DEFAULT_LAYER).reference
-        return load_campplus(str(folder)).reference
+            return load_muq(str(folder), layer=layer or DEFAULT_LAYER, sha256=sha256).reference
+        return load_campplus(str(folder), sha256=sha256).reference
     except ModelError as fault:
         if is_folder(source):
             raise
@@ -256,26 +251,30 @@ def _names(kind: Kind, folder: Path) -> tuple[str, ...]:
 
 
 def _missing(kind: Kind, folder: Path) -> list[str]:
-    if kind == "campplus" and not (folder / "configuration.json").is_file():
-        return ["configuration.json"]
-    try:
-        names = _names(kind, folder)
-    except (ValueError, LookupError, TypeError):
-        return []  # not for want of a file: loading says what is wrong with it
-    return [name for name in names if not (folder / str(name)).is_file()]
+    return (
+        missing_files(folder) if kind == "campplus" else [name for name in MUQ_FILES if not (folder / name).is_file()]
+    )
+
+
+def cache_of(kind: Kind, source: str) -> Path:
+    """The folder in which its hub's client keeps an encoder."""
+    if kind == "muq":
+        return _hugging_face_cache(source)
+    home = Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
+    return home / "models" / source.replace("/", "--")
+
+
+def is_cached(kind: Kind, source: str) -> bool:
+    """Whether some revision of an encoder is in its cache, no file missing; it is not loaded, and no hub is asked."""
+    return any(not _missing(kind, folder) for folder in (cache_of(kind, source) / "snapshots").glob("*"))
 
 
 def how_to_go_offline(kind: Kind, source: str) -> str:
     """One sentence: how to bring an encoder to a machine without network."""
-    if kind == "muq":
-        cache, files = _hugging_face_cache(source), " and ".join(MUQ_FILES)
-    else:
-        home = Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
-        cache = home / "models" / source.replace("/", "--")
-        files = "configuration.json and the weights it names"
+    files = " and ".join(MUQ_FILES) if kind == "muq" else "configuration.json and the weights it names"
     return (
-        f"Offline, pull it on another machine and copy that machine's cache folder to {cache}, or copy a folder with "
-        f"{files} and give its path as encoders.{kind}.source."
+        f"Offline, pull it on another machine and copy that machine's cache folder to {cache_of(kind, source)}, or "
+        f"copy a folder with {files} and give its path as encoders.{kind}.source."
     )
 
 

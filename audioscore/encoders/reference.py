@@ -4,7 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["muq", "campplus"]
+from audioscore.encoders.precision import Precision
+from audioscore.errors import ModelError
+
+Kind = Literal["muq", "campplus", "ge2e", "samoye"]  # the last two only ever tell an adversary who sings
 
 # The licence of the weights decides what may be done with a scorer made from them.
 WEIGHT_LICENCES = {
@@ -16,6 +19,7 @@ OWN_WEIGHTS = {
     "78803453800d02ab4e29a8e3c541d393c5e1f5d8f27e44932a057ee71e589293": "Apache-2.0",
     "897393d4825306e820c1913eb346e99f9f983a3cd53bd1ab90f9023633374d57": "Apache-2.0",
 }
+WINDOW_SECONDS = 30.0  # heard at once, as MuQ was trained; longer recordings are cut into equal windows
 EXTRACTION = 1  # raised when decoding, resampling or windowing changes what an encoder gives for the same recording
 
 
@@ -24,6 +28,8 @@ class EncoderReference:
     """`id` is None for weights that no hub holds; they are then embedded in every scorer made from them.
 
     `sha256` is of the weights, for MuQ of config.json and the weights after one another: both decide its frames.
+    `precision` is what was computed in, not what was asked for; `window` is in seconds, None where recordings are heard
+    whole. What was written before there were these two has their defaults.
     """
 
     kind: Kind
@@ -31,6 +37,8 @@ class EncoderReference:
     revision: str | None
     sha256: str
     layer: int | None = None
+    precision: Precision = "fp32"
+    window: float | None = WINDOW_SECONDS
 
     @property
     def key(self) -> str:
@@ -38,11 +46,16 @@ class EncoderReference:
 
         >>> EncoderReference("muq", None, None, "ab" * 32, 3).key
         'muq-abababababababab-l3-e1'
+        >>> EncoderReference("muq", None, None, "ab" * 32, 3, "bf16", None).key
+        'muq-abababababababab-l3-e1-bf16-whole'
         """
+        # What is usual adds nothing, so that what was kept before there was a choice is still found.
         return (
             f"{self.kind}-{self.sha256[:16]}"
             + (f"-l{self.layer}" if self.layer is not None else "")
             + f"-e{EXTRACTION}"
+            + (f"-{self.precision}" if self.precision != "fp32" else "")
+            + ("-whole" if self.window is None else f"-w{self.window:g}" if self.window != WINDOW_SECONDS else "")
         )
 
     @property
@@ -52,6 +65,14 @@ class EncoderReference:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def check_pin(source: str, found: str, pinned: str | None) -> None:
+    """Raise ModelError where a SHA-256 is pinned and another was found."""
+    if pinned is not None and found != pinned.lower():
+        raise ModelError(
+            f"{source}: SHA-256 {found}, but {pinned} is pinned. Correct the pin, or get the pinned weights."
+        )
 
 
 def is_folder(source: str) -> bool:

@@ -80,7 +80,7 @@ def load_samoye(folder: Path, *, device: str = "cpu") -> SpeakerTarget:
     hearing = read_hearing(config)
     if hearing.bands.count != bands.shape[1]:
         raise ModelError(f"{config}: num_mels {hearing.bands.count}, but the weights hear {bands.shape[1]} bands.")
-    return SpeakerTarget(module, int(sizes[-1][0]), (config, source), partial(_listen, hearing), device)
+    return SpeakerTarget(module, int(sizes[-1][0]), "samoye", (config, source), partial(_listen, hearing), device)
 
 
 def read_hearing(source: Path) -> Hearing:

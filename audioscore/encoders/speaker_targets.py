@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.errors import AudioError, ModelError, shorten
 from audioscore.files import sha256_of
 from audioscore.units import CAMPPLUS_RATE
@@ -22,20 +23,21 @@ MIN_SAMPLES = SPEAKER_RATE // 4
 class SpeakerTarget:
     """A frozen speaker encoder: `listen(module, wave)` gives a voice as [dim], of any length but zero.
 
-    `sha256` is of `files` after one another, all that decide its embeddings.
+    Its reference's hash is of `files` after one another, all that decide its embeddings.
     """
 
     def __init__(
         self,
         module: "nn.Module",
         dim: int,
+        kind: Kind,
         files: tuple[Path, ...],
         listen: "Callable[[nn.Module, Tensor], Tensor]",
         device: str = "cpu",
     ) -> None:
         self.module = module.eval().requires_grad_(False).to(device)
         self.dim = dim
-        self.sha256 = sha256_of(*files)
+        self.reference = EncoderReference(kind, None, None, sha256_of(*files))
         self._listen = listen
 
     def embedding(self, wave: "Tensor") -> "Tensor":

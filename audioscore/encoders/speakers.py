@@ -41,7 +41,7 @@ def voice_embedder(
     """
 
     def embed(clips: Sequence[Clip]) -> NDArray[np.float32]:
-        encoder = load_campplus(section.source, revision=section.revision)
+        encoder = load_campplus(section.source, revision=section.revision, sha256=section.sha256)
         return embed_voices(clips, folder, encoder, FeatureStore(store), progress)
 
     return embed

@@ -15,7 +15,7 @@ from audioscore.files import atomic_path
 if TYPE_CHECKING:
     from torch import Tensor
 
-NAME = "feature"
+NAME, WINDOWS = "feature", "windows"
 
 
 class FeatureStore:
@@ -30,13 +30,16 @@ class FeatureStore:
     def has(self, encoder: EncoderReference, sha256: str) -> bool:
         return self.path(encoder, sha256).is_file()
 
-    def put(self, encoder: EncoderReference, sha256: str, feature: "Tensor") -> None:
-        """Write one feature, float32, atomically: a killed run leaves no half file behind."""
+    def put(self, encoder: EncoderReference, sha256: str, feature: "Tensor", windows: int = 1) -> None:
+        """Write one feature, float32, atomically: a killed run leaves no half file behind.
+
+        `windows`: how many the recording was heard in, for `muq_layers.split_windows` and for whoever asks later.
+        """
         from safetensors.torch import save_file
 
         target = self.path(encoder, sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
-        about = {"encoder": json.dumps(encoder.to_json(), sort_keys=True)}
+        about = {"encoder": json.dumps(encoder.to_json(), sort_keys=True), WINDOWS: str(windows)}
         with atomic_path(target) as temporary:
             save_file({NAME: feature.float().contiguous()}, temporary, metadata=about)
 
@@ -48,13 +51,38 @@ class FeatureStore:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        source = self._source(encoder, sha256)
+        try:
+            feature: Tensor = load_file(source)[NAME]
+        except (SafetensorError, KeyError, OSError) as fault:
+            raise _damaged(source, fault) from fault
+        return feature
+
+    def windows(self, encoder: EncoderReference, sha256: str) -> int:
+        """How many windows a recording was heard in, from the file's header alone; 1 where an older file does not say.
+
+        Raises ModelError as `get` does.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        source = self._source(encoder, sha256)
+        try:
+            with safe_open(source, framework="pt") as handle:
+                count = int((handle.metadata() or {}).get(WINDOWS, "1"))
+            if count < 1:
+                raise ValueError(f"{count} windows")
+        except (SafetensorError, ValueError, OSError) as fault:
+            raise _damaged(source, fault) from fault
+        return count
+
+    def _source(self, encoder: EncoderReference, sha256: str) -> Path:
         source = self.path(encoder, sha256)
         if not source.is_file():
             raise ModelError(
                 f"feature {encoder.key} of recording {sha256[:12]} is not in {self.root}. Extract features first."
             )
-        try:
-            feature: Tensor = load_file(source)[NAME]
-        except (SafetensorError, KeyError, OSError) as fault:
-            raise ModelError(f"{source} is damaged ({fault}). Delete it; the next run extracts it again.") from fault
-        return feature
+        return source
+
+
+def _damaged(source: Path, fault: Exception) -> ModelError:
+    return ModelError(f"{source} is damaged ({fault}). Delete it; the next run extracts it again.")

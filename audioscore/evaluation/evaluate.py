@@ -261,8 +261,11 @@ def _control(name: str, values: Mapping[str, float], test: HeldOut, warnings: li
     }
 
 
-def _comparison(runs: Runs, representative: Mapping[str, int], test: HeldOut) -> dict[str, float | None] | None:
-    """Spearman(hybrid) - Spearman(baseline) on the same clips; None unless both plans were evaluated."""
+def _comparison(runs: Runs, representative: Mapping[str, int], test: HeldOut) -> dict[str, Any] | None:
+    """Spearman(hybrid) - Spearman(baseline) on the same clips, overall and, nested, `within_source`.
+
+    Overall, the recording domain hides what the voice adds. None unless both plans were evaluated.
+    """
     if BASELINE not in representative or HYBRID not in representative:
         return None
 
@@ -270,7 +273,8 @@ def _comparison(runs: Runs, representative: Mapping[str, int], test: HeldOut) ->
         clips = runs[plan, representative[plan]]["test"]
         return [clips[key].predicted for key in test.keys]
 
-    difference = paired_difference(
-        spearman, test.scores, predicted(HYBRID), predicted(BASELINE), test.counts, test.confidence
-    )
-    return difference.as_dict("delta")
+    def difference(metric: Metric) -> dict[str, float | None]:
+        first, second = predicted(HYBRID), predicted(BASELINE)
+        return paired_difference(metric, test.scores, first, second, test.counts, test.confidence).as_dict("delta")
+
+    return {**difference(spearman), "within_source": difference(within_sources(test.sources))}

@@ -1,23 +1,24 @@
 """From trained plans to the predictions table and every figure computed from it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audioscore.data.clips import Clip
 from audioscore.data.sort import read_split
-from audioscore.encoders.extract import Features, features_of, read_extraction
+from audioscore.encoders.extract import Features, choose_device, read_extraction
 from audioscore.encoders.store import FeatureStore
+from audioscore.encoders.stored import StoredFeatures
 from audioscore.errors import DataError
 from audioscore.evaluation.controls import measured_controls
 from audioscore.evaluation.evaluate import evaluate
 from audioscore.evaluation.predictions import SPLITS, Prediction, read_predictions, write_predictions
 from audioscore.files import read_json, write_json
-from audioscore.scoring.checkpoint import load_head, read_description
-from audioscore.scoring.head import raw_outputs
+from audioscore.scoring.checkpoint import load_network, read_description
+from audioscore.scoring.network import raw_outputs
 from audioscore.scoring.scorer import BRANCHES
-from audioscore.scoring.trained import TrainedPlan, read_trained
+from audioscore.scoring.trained import Outcome, TrainedPlan, read_trained
 
 if TYPE_CHECKING:
     from audioscore.config import EvaluationSection
@@ -55,7 +56,8 @@ def evaluate_plans(
     predictions: list[Prediction] = []
     for trained in plans:
         for split, clips in splits.items():
-            features = features_of(clips, extraction.encoders, BRANCHES[trained.plan], store)
+            layer = read_description(trained.scorer_folder()).prefix_layer
+            features = StoredFeatures(clips, extraction.encoders, BRANCHES[trained.plan], store, prefix_layer=layer)
             for seed in trained.validation:
                 predictions += predict_clips(trained, seed, split, clips, features)
     figures = evaluate(
@@ -66,6 +68,8 @@ def evaluate_plans(
         confidence=settings.confidence,
         seed=settings.seed,
     )
+    for trained in plans:
+        figures["plans"][trained.plan]["speaker_probe"] = speaker_figures(trained.chosen)
     write_predictions(target / PREDICTIONS, predictions)
     write_json(target / EVALUATION, figures)
     return Evaluation(predictions, figures)
@@ -82,7 +86,8 @@ def predict_clips(
     """One row a clip, by the scorer of one seed."""
     folder = trained.scorer_folder(seed)
     description = read_description(folder)
-    raw = raw_outputs(load_head(folder, description), features)
+    device = choose_device("auto")
+    raw = raw_outputs(load_network(folder, description, device), features, device)
     predicted = description.calibration.apply(raw)
     low, high = description.calibration.interval(predicted)
     return [
@@ -103,6 +108,11 @@ def predict_clips(
         )
         for place, clip in enumerate(clips)
     ]
+
+
+def speaker_figures(outcome: Outcome) -> dict[str, float] | None:
+    """What the speaker probe found before and after training, beside chance; None where too few singers are known."""
+    return None if outcome.speakers is None else {**asdict(outcome.speakers), "chance": 1 / outcome.speakers.singers}
 
 
 def validation_by_plan(plans: Sequence[TrainedPlan], candidates: Sequence[str]) -> Mapping[str, list[float]]:

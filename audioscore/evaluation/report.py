@@ -162,7 +162,8 @@ def _comparison_text(comparison: Mapping[str, Any] | None) -> str:
     else:
         verdict = "The test clips do not show which plan ranks better: the interval holds zero"
     difference = _with_interval(comparison, name="delta", sign="+")
-    return _paragraph(f"{verdict}. Spearman of B minus A, on the same clips: {difference}.")
+    within = _with_interval(comparison["within_source"], name="delta", sign="+") or "undefined"
+    return _paragraph(f"{verdict}. Spearman of B minus A, on the same clips: {difference}; within source: {within}.")
 
 
 def _agreement(rows: Mapping[str, Sequence[Prediction]]) -> str:
@@ -266,7 +267,7 @@ def _training(plans: Mapping[str, Any], curves: Curves, palette: Mapping[str, st
         for plan, figures in plans.items()
         for entry in figures["per_seed"]
     ]
-    spread = table(["", "seed", "validation Spearman", "test Spearman"], seeds)
+    spread = table(["", "seed", "validation Spearman", "test Spearman"], seeds) + _speakers(plans)
     if not runs:
         return _paragraph("No training curves were given.") + spread
     loss, ranks = (plots.training_curve(runs, chosen, key, palette) for key in plots.EPOCH_KEYS)
@@ -281,6 +282,22 @@ def _training(plans: Mapping[str, Any], curves: Curves, palette: Mapping[str, st
         "A thin line is a seed, the thick one the seed shown in this report; the ring marks its best validation epoch."
     )
     return _plan_legend(palette) + figures + _paragraph(how, "soft") + spread
+
+
+def _speakers(plans: Mapping[str, Any]) -> str:
+    """How well an independent probe names singers by what each plan knows of a clip, before and after training."""
+    rows = [
+        [_title(plan), _number(probe["before"]), _number(probe["after"]), _number(probe["chance"]), probe["singers"]]
+        for plan, figures in plans.items()
+        if (probe := figures.get("speaker_probe")) is not None
+    ]
+    if not rows:
+        return ""
+    how = (
+        "Speaker probe: how often a linear classifier of its own names the singer of a validation clip from what the "
+        "plan's chosen seed knows of it. An adversary is to bring it towards chance without losing Spearman."
+    )
+    return _paragraph(how, "soft") + table(["", "before training", "after", "chance", "singers"], rows)
 
 
 def _worst(rows: Mapping[str, Sequence[Prediction]]) -> str:

@@ -1,54 +1,94 @@
-"""A scorer as a folder: head.safetensors, scorer.json, and every encoder that no hub holds.
+"""A scorer as a folder: head.safetensors, muq.safetensors where MuQ was tuned, scorer.json, and embedded encoders.
+
+Encoders that no hub holds are always embedded, the others where the whole weights were asked for.
 
 Nothing in it is a path or a pickle, loading is strict, and what comes back scores the same.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audioscore.encoders.campplus import CampplusEncoder, load_campplus
+from audioscore.encoders.campplus import encoder_files as campplus_files
 from audioscore.encoders.muq import MuQEncoder, load_muq
+from audioscore.encoders.muq import encoder_files as muq_files
 from audioscore.encoders.reference import EncoderReference, Kind
-from audioscore.errors import ModelError
-from audioscore.files import atomic_folder, place, read_json, write_json
+from audioscore.errors import ModelError, shorten
+from audioscore.files import atomic_folder, place, read_json, sha256_of, write_json
 from audioscore.scoring.calibration import Calibration
-from audioscore.scoring.head import ScoreHead
-from audioscore.scoring.scorer import Description, Scorer
+from audioscore.scoring.network import ScoreNetwork
+from audioscore.scoring.scorer import Description, Scorer, Tuning
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE, SCORE_MAX, SCORE_MIN
 
-FORMAT = 1
-DESCRIPTION, HEAD, ENCODERS = "scorer.json", "head.safetensors", "encoders"
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FORMAT = 2
+READ = (1, 2)  # 1 knew light heads alone
+DESCRIPTION, HEAD, MUQ, ENCODERS = "scorer.json", "head.safetensors", "muq.safetensors", "encoders"
+MIX = "mix.logits"  # beside the head's weights, where layers are mixed
+# Names of format 1's weights, by their beginnings.
+RENAMED = {"norms.": "fusion.norms.", "projections.": "fusion.projections.", "mlp.": "regressor."}
 
 
-def save_scorer(head: ScoreHead, description: Description, encoder_folders: Mapping[Kind, Path], folder: Path) -> None:
+def save_scorer(
+    network: ScoreNetwork,
+    description: Description,
+    encoder_folders: Mapping[Kind, Path],
+    folder: Path,
+    tuned: "Mapping[str, Tensor] | None" = None,
+) -> None:
     """Write a scorer as a folder, whole or not at all.
 
-    `encoder_folders` holds the folder of every encoder without a hub id; those are embedded.
+    `encoder_folders` holds the folders of the encoders that are embedded: all without a hub id, at least. `tuned` is
+    what was trained of MuQ (`build.tuned_state`). Raises ModelError where an encoder without a hub id has no folder.
     """
     from safetensors.torch import save_file
 
+    lost = [kind for kind, reference in description.encoders.items() if reference.id is None]
+    if lost := [kind for kind in lost if kind not in encoder_folders]:
+        raise ModelError(f"{' and '.join(lost)}: no hub holds these weights, and no folder to embed was given.")
+    for kind in description.encoders.keys() & encoder_folders.keys():
+        _check_embedded(kind, description.encoders[kind], encoder_folders[kind])
     with atomic_folder(folder) as target:
-        state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-        save_file(state, target / HEAD)
-        for kind, reference in description.encoders.items():
-            if reference.id is None:
-                for source in sorted(encoder_folders[kind].iterdir()):
-                    place(source, target / ENCODERS / kind / source.name)
+        save_file(_on_cpu(_head_state(network)), target / HEAD)
+        if tuned:
+            save_file(_on_cpu(tuned), target / MUQ)
+        for kind in description.encoders.keys() & encoder_folders.keys():
+            for source in _files(kind, encoder_folders[kind]):
+                place(source.resolve(), target / ENCODERS / kind / source.name)  # a hub's cache holds links
         write_json(target / DESCRIPTION, _to_json(description))
 
 
+def _files(kind: Kind, folder: Path) -> list[Path]:
+    return muq_files(folder) if kind == "muq" else campplus_files(folder)
+
+
+def _check_embedded(kind: Kind, reference: EncoderReference, folder: Path) -> None:
+    """Refuse to embed an encoder that is not the one a scorer names: it could never be loaded again."""
+    hashed = _files(kind, folder)[0 if kind == "muq" else 1 :]  # of CAM++, the weights alone
+    if sha256_of(*hashed) != reference.sha256:
+        raise ModelError(f"{folder}: holds another {kind} than the features are of. Extract them again, and train.")
+
+
 def load_scorer(folder: Path, *, device: str = "cpu") -> Scorer:
-    """Read a scorer folder; encoders named by hub id come from the hub's cache or the hub.
+    """Read a scorer folder; encoders that are not embedded come from the hub's cache or the hub.
 
     Raises ModelError where something is missing, does not fit, or is not the encoder the scorer was trained with.
     """
-    description = read_description(folder)
-    head = load_head(folder, description)
-    encoders = {
-        kind: _load_encoder(kind, reference, folder, device) for kind, reference in description.encoders.items()
+    description, encoders = read_description(folder), load_encoders_of(folder, device=device)
+    return Scorer(_load_network(folder, description, encoders.get("muq")), description, encoders, device=device)
+
+
+def load_encoders_of(folder: Path, *, device: str = "cpu") -> dict[Kind, MuQEncoder | CampplusEncoder]:
+    """A scorer's encoders as they were before anything was tuned, as its features were extracted."""
+    return {
+        kind: load_reference(kind, reference, folder / ENCODERS / kind, device)
+        for kind, reference in read_description(folder).encoders.items()
     }
-    return Scorer(head, description, encoders, device=device)
 
 
 def read_description(folder: Path) -> Description:
@@ -60,8 +100,8 @@ def read_description(folder: Path) -> Description:
         )
     try:
         value = read_json(source)
-        if value["format"] != FORMAT:
-            raise ModelError(f"{source}: format {value['format']}; this version reads {FORMAT}. Update audioscore.")
+        if value["format"] not in READ:
+            raise ModelError(f"{source}: format {value['format']}; this version reads {READ}. Update audioscore.")
         return Description(
             plan=value["plan"],
             seed=value["seed"],
@@ -72,39 +112,104 @@ def read_description(folder: Path) -> Description:
             data_digest=value["data_digest"],
             code_revision=value["code_revision"],
             training=value["training"],
+            tuning=None if value.get("tuning") is None else Tuning(**value["tuning"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise ModelError(f"{source}: damaged or incomplete ({type(fault).__name__}: {fault}).") from fault
 
 
-def load_head(folder: Path, description: Description) -> ScoreHead:
-    """The head alone, for clips whose features are already known."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def load_network(folder: Path, description: Description, device: "str | torch.device" = "cpu") -> ScoreNetwork:
+    """The network alone, for clips whose features are already known; MuQ is loaded only where its layers are tuned.
 
-    try:
-        head = ScoreHead(**description.head)
-        head.load_state_dict(load_file(folder / HEAD), strict=True)
-    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as fault:
-        raise ModelError(
-            f"{folder / HEAD}: missing, damaged, or not the weights that {DESCRIPTION} describes."
-        ) from fault
-    return head.eval()
+    Raises ModelError as `load_scorer` does.
+    """
+    muq = None
+    if description.tuning is not None and "muq" in description.encoders:
+        muq = load_reference("muq", description.encoders["muq"], folder / ENCODERS / "muq", str(device))
+    network = _load_network(folder, description, muq)
+    return network.eval().requires_grad_(False).to(device)
 
 
-def _load_encoder(kind: Kind, reference: EncoderReference, folder: Path, device: str) -> MuQEncoder | CampplusEncoder:
-    source = reference.id or str(folder.resolve() / ENCODERS / kind)
+def load_reference(
+    kind: Kind, reference: EncoderReference, embedded: Path | None = None, device: str = "cpu"
+) -> MuQEncoder | CampplusEncoder:
+    """The encoder that a reference names, from the folder where it is embedded or else by its hub id.
+
+    Raises ModelError where it cannot be had, or is not the one.
+    """
+    if embedded is not None and (embedded.is_dir() or reference.id is None):
+        source = str(embedded.resolve())
+    elif reference.id is not None:
+        source = reference.id
+    else:
+        raise ModelError(f"{kind}: no hub holds these weights, and no folder with them was given. Train again.")
     encoder: MuQEncoder | CampplusEncoder
     if kind == "muq":
-        encoder = load_muq(source, layer=reference.layer or 1, revision=reference.revision, device=device)
+        encoder = load_muq(
+            source, layer=reference.layer or 1, revision=reference.revision, device=device,
+            precision=reference.precision, window_seconds=reference.window,
+        )  # fmt: skip
     else:
-        encoder = load_campplus(source, revision=reference.revision, device=device)
+        encoder = load_campplus(source, revision=reference.revision, device=device, precision=reference.precision)
     if encoder.reference.sha256 != reference.sha256:
         raise ModelError(
             f"{kind}: weights {encoder.reference.sha256[:12]} are not the {reference.sha256[:12]} this scorer was "
             f"trained with. Fetch {reference.id or 'the scorer folder'} again."
         )
     return encoder
+
+
+def _load_network(folder: Path, description: Description, muq: Any) -> ScoreNetwork:
+    """The network with its weights; a tuned MuQ's upper layers become its own."""
+    import torch
+
+    from audioscore.scoring.build import build_network, load_tuned_state
+
+    with torch.random.fork_rng(devices=[]):  # the first weights are random, and replaced
+        network = build_network(description.head, description.tuning, muq)
+    state = {renamed(name): value for name, value in _tensors(folder / HEAD).items()}
+    wanted = _head_state(network)
+    faults = sorted(state.keys() ^ wanted.keys()) or [
+        name for name in wanted if state[name].shape != wanted[name].shape or not state[name].isfinite().all()
+    ]
+    if faults:
+        raise ModelError(
+            f"{folder / HEAD}: not the weights that {DESCRIPTION} describes; {len(faults)} tensors missing, left over, "
+            f"of another shape or not finite ({shorten(faults)})."
+        )
+    network.head.load_state_dict({name: state[name] for name in network.head.state_dict()}, strict=True)
+    if network.mix is not None:
+        network.mix.load_state_dict({"logits": state[MIX]}, strict=True)
+    load_tuned_state(description.tuning, muq, _tensors(folder / MUQ) if (folder / MUQ).is_file() else {})
+    return network
+
+
+def _tensors(source: Path) -> "dict[str, Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(source))
+    except (OSError, SafetensorError) as fault:
+        raise ModelError(f"{source}: missing, damaged, or not the weights that {DESCRIPTION} describes.") from fault
+
+
+def _head_state(network: ScoreNetwork) -> "dict[str, Tensor]":
+    """The weights beside MuQ's: of the head, and of the mix of layers."""
+    state: dict[str, Tensor] = dict(network.head.state_dict())
+    return state if network.mix is None else {**state, MIX: network.mix.logits}
+
+
+def renamed(name: str) -> str:
+    """A weight's name today, from its name in format 1."""
+    for old, new in RENAMED.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _on_cpu(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
 
 def _to_json(description: Description) -> dict[str, Any]:
@@ -122,4 +227,5 @@ def _to_json(description: Description) -> dict[str, Any]:
         "code_revision": description.code_revision,
         "licence_of_weights": description.licence,
         "training": description.training,
+        "tuning": None if description.tuning is None else asdict(description.tuning),
     }

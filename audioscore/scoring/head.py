@@ -1,92 +1,86 @@
-"""The light head: normalise and project each branch, concatenate, pool over time, regress one raw output.
+"""Heads: what each plan's features become, one raw output a clip.
 
 A raw output has no unit; higher is better. Calibration turns it into a score.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from audioscore.encoders.extract import Features
-from audioscore.scoring.batch import Batch, collate
-from audioscore.scoring.pooling import AttentionPool, frame_mask, masked_mean, masked_std
-
-BATCH_CLIPS = 64  # clips a forward pass, so that a folder of recordings never fills the memory
-
-
-class Standardize(nn.Module):
-    """(x - mean) / std with statistics of the training clips, kept as buffers so that they travel with the weights."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("std", torch.ones(dim))
-
-    def fit(self, values: Tensor) -> None:
-        """Shape: values [N, D]. Channels that never change are left unscaled."""
-        deviation = values.std(dim=0, unbiased=False)
-        self.mean.copy_(values.mean(dim=0))
-        self.std.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
-
-    def forward(self, values: Tensor) -> Tensor:
-        out: Tensor = (values - self.mean) / self.std
-        return out
+from audioscore.errors import ModelError
+from audioscore.scoring.batch import Batch
+from audioscore.scoring.fusion import Fusion
+from audioscore.scoring.pooling import AttentionPool, masked_mean, masked_std
+from audioscore.scoring.songeval_head import SongEvalHead
 
 
 class ScoreHead(nn.Module):
-    """MuQ frames and/or a CAM++ embedding to one raw output a clip.
+    """Fuses the branches, pools them over real frames, and regresses one raw output.
 
-    `dims` names the branches and their sizes: {"muq": 1024, "campplus": 192}. Each branch is standardised and
-    projected to `width` channels, the embedding is repeated over time, and the concatenation is pooled to
-    mean, deviation and attention-weighted mean over real frames.
+    `kind` is what pools: "light" takes mean, deviation and attention-weighted mean, "attention" the last of these
+    alone, "songeval" the SongEval-style head. What a clip is padded with, or beside, never changes its output.
     """
 
-    def __init__(self, dims: Mapping[str, int], *, width: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        *,
+        width: int,
+        hidden: int,
+        dropout: float,
+        kind: str = "light",
+        pooled: bool = False,
+        heads: int = 8,
+        layers: int = 4,
+    ) -> None:
         super().__init__()
-        if not dims or not set(dims) <= {"muq", "campplus"}:
-            raise ValueError(f"branches must be muq and/or campplus; got {sorted(dims)}")
-        self.dims = dict(dims)
-        self.norms = nn.ModuleDict({name: Standardize(dim) for name, dim in dims.items()})
-        self.projections = nn.ModuleDict({name: nn.Linear(dim, width) for name, dim in dims.items()})
-        joint = width * len(dims)
-        self.attention = AttentionPool(joint)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(3 * joint), nn.Dropout(dropout), nn.Linear(3 * joint, hidden), nn.GELU(),
-            nn.Dropout(dropout), nn.Linear(hidden, 1),
+        self.kind = kind
+        self.fusion = Fusion(dims, width=width, pooled=pooled)
+        frame_dim, voice_dim = self.fusion.frame_dim, self.fusion.voice_dim
+        if kind == "songeval":
+            self.songeval = SongEvalHead(frame_dim, hidden, heads=heads, layers=layers, dropout=dropout)
+            self.representation_dim = self.songeval.representation_dim + voice_dim
+            self.regressor = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.representation_dim, 1))
+            return
+        if kind not in ("light", "attention"):
+            raise ValueError(f"a head is light, attention or songeval; got {kind!r}")
+        self.attention = AttentionPool(frame_dim)
+        self.representation_dim = frame_dim * (3 if kind == "light" else 1) + voice_dim
+        self.regressor = nn.Sequential(
+            nn.LayerNorm(self.representation_dim), nn.Dropout(dropout), nn.Linear(self.representation_dim, hidden),
+            nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1),
         )  # fmt: skip
 
+    def represent(self, batch: Batch) -> Tensor:
+        """What the head knows of each clip before it judges. Shape: B clips -> [B, representation_dim]."""
+        joint, mask, voice = self.fusion(batch)
+        if self.kind == "songeval":
+            parts = [self.songeval(joint, mask)]
+        elif self.kind == "light":
+            parts = [masked_mean(joint, mask), masked_std(joint, mask), self.attention(joint, mask)]
+        else:
+            parts = [self.attention(joint, mask)]
+        return torch.cat(parts if voice is None else [*parts, voice], dim=-1)
+
+    def judge(self, representation: Tensor) -> Tensor:
+        """Shape: [B, representation_dim] -> raw outputs [B]."""
+        raw: Tensor = self.regressor(representation)[:, 0]
+        return raw
+
     def forward(self, batch: Batch) -> Tensor:
-        """Shape: B clips -> raw outputs [B]. What a clip is padded with, or beside, never changes its output."""
-        parts = []
-        frames = 1 if batch.frames is None else batch.frames.shape[1]
-        if "muq" in self.dims:
-            parts.append(self.projections["muq"](self.norms["muq"](batch.frames)))  # (B, F, width)
-        if "campplus" in self.dims:
-            voice = self.projections["campplus"](self.norms["campplus"](batch.embedding))
-            parts.append(voice[:, None].expand(-1, frames, -1))
-        joint = torch.cat(parts, dim=-1)
-        mask = frame_mask(batch.lengths, frames)
-        pooled = torch.cat([masked_mean(joint, mask), masked_std(joint, mask), self.attention(joint, mask)], dim=-1)
-        out: Tensor = self.mlp(pooled)[:, 0]
-        return out
+        """Shape: B clips -> raw outputs [B]."""
+        return self.judge(self.represent(batch))
 
 
-def raw_outputs(
-    head: ScoreHead, features: Sequence[Features], device: str = "cpu"
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Raw outputs of many clips, in eval mode.
+def build_head(arguments: Mapping[str, Any]) -> Any:
+    """A head from what a description says of it, with random weights. Raises ModelError where that cannot be."""
+    try:
+        if arguments.get("kind") == "predecessor":
+            from audioscore.scoring.predecessor_head import PredecessorScoreHead
 
-    Shape: N clips -> [N], float64.
-    """
-    head.eval()
-    parts = [np.zeros(0)]
-    with torch.inference_mode():
-        for start in range(0, len(features), BATCH_CLIPS):
-            batch = collate(features[start : start + BATCH_CLIPS]).to(device)
-            parts.append(head(batch).double().cpu().numpy())
-    return np.concatenate(parts)
+            return PredecessorScoreHead(**{name: value for name, value in arguments.items() if name != "kind"})
+        return ScoreHead(**arguments)
+    except (TypeError, ValueError, RuntimeError) as fault:
+        raise ModelError(f"the description's head cannot be built ({fault}). Train the scorer again.") from fault

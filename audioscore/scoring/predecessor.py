@@ -3,13 +3,10 @@
 Only the layers that are read are run. The folders it comes from: `predecessor_folder`.
 """
 
-import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -127,7 +124,7 @@ def load_predecessor(folder: Path, muq: str, *, use_grl: bool, rank: int, alpha:
     """
     head_state, stored = read_files(folder)
     head = _build_head(head_state, str(folder / HEAD), use_grl)
-    encoder = load_muq(muq, layer=READ_LAYER)
+    encoder = load_muq(muq, layer=READ_LAYER, window_seconds=None)
     depth, module = int(encoder.module.config.encoder_depth), encoder.module
     if head.fc.in_features != 2 * encoder.dim:
         raise ModelError(
@@ -139,7 +136,6 @@ def load_predecessor(folder: Path, muq: str, *, use_grl: bool, rank: int, alpha:
     if base is not None:
         module.load_state_dict({name: base[name] for name in module.state_dict()})
     _merge(module, adapters)
-    _lift_window(module.model.conformer)
     return Predecessor(Weights(head_state, adapters, base), module, head, muq, depth)
 
 
@@ -156,9 +152,7 @@ def hear(path: str) -> Wave:
     for found in findings(probe(recording), ProbeLimits(min_seconds=MIN_SAMPLES / MUQ_RATE)):
         if found.rule in REFUSED:
             raise AudioError(f"{path}: {found.reason}")
-    wave = recording.at(MUQ_RATE)
-    length = math.ceil(len(recording.wave) * (MUQ_RATE / recording.rate))
-    return np.pad(wave[:length], (0, max(0, length - len(wave))))
+    return recording.rounded_up(MUQ_RATE)
 
 
 def _build_head(state: State, source: str, use_grl: bool) -> PredecessorHead:
@@ -197,11 +191,3 @@ def _merge(module: nn.Module, adapters: Mapping[str, Adapter]) -> None:
             weight = run.get(f"{path}.weight")
             if weight is not None:  # in a layer that is read
                 weight.copy_(weight.double() + adapter.scaling * (adapter.b.double() @ adapter.a.double()))
-
-
-def _lift_window(conformer: Any) -> None:
-    """Let recordings be longer than the window in which MuQ is otherwise read."""
-    positions = conformer.embed_positions
-    if positions is not None:
-        # The class keeps its last table on itself, where threads would overwrite it: each pass writes on a copy.
-        positions.forward = lambda states: type(positions).forward(copy.copy(positions), states).to(states)

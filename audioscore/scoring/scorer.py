@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,14 +14,17 @@ from audioscore.encoders.extract import Encoders, Features, encode_recording
 from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.errors import AudioError, UsageError
 from audioscore.scoring.calibration import Calibration
-from audioscore.scoring.head import ScoreHead, raw_outputs
+from audioscore.scoring.network import ScoreNetwork, raw_outputs
 
 # What each plan hears. A plan that is not in CANDIDATES is a control: trained and reported, never the winner.
 BRANCHES: dict[Plan, tuple[Kind, ...]] = {
     "baseline": ("muq",),
     "hybrid": ("muq", "campplus"),
     "campplus_only": ("campplus",),
+    "muq_frozen": ("muq",),
 }
+# Recordings that are heard whole, as converted models do, take memory with the square of their length.
+WHOLE_SECONDS = 900.0
 CANDIDATES: tuple[Plan, ...] = ("baseline", "hybrid")
 
 
@@ -34,18 +37,43 @@ def plan_named(name: str) -> Plan:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """What of MuQ stands between the features and the head: layers from `from_layer` on, and what was trained there.
+
+    "lora": adapters of `rank`, which count by `alpha` / `rank`; "full": the layers themselves; "frozen": nothing.
+    `mix`: the head hears a learned mix of all hidden states from `from_layer` on.
+    """
+
+    mode: Literal["frozen", "lora", "full"]
+    from_layer: int
+    rank: int | None = None
+    alpha: int | None = None
+    mix: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("frozen", "lora", "full") or not isinstance(self.from_layer, int):
+            raise ValueError(f"tuning {self.mode!r} from layer {self.from_layer!r} is none of frozen, lora, full")
+
+
+@dataclass(frozen=True)
 class Description:
     """What a scorer is, saved with its weights and never apart from them."""
 
     plan: Plan
     seed: int
     encoders: dict[Kind, EncoderReference]
-    head: dict[str, Any]  # arguments of ScoreHead
+    head: dict[str, Any]  # arguments of build_head
     calibration: Calibration
     seen_clips: tuple[str, ...]  # sha256 of every recording it was fitted, selected or calibrated on
     data_digest: str
     code_revision: str
     training: dict[str, Any] = field(default_factory=dict)  # settings and figures of its training
+    tuning: Tuning | None = None  # None: the head hears MuQ's output as it is
+
+    @property
+    def prefix_layer(self) -> int | None:
+        """The hidden state of MuQ that the network is given; None is the output."""
+        return None if self.tuning is None else self.tuning.from_layer
 
     @property
     def licence(self) -> str:
@@ -66,8 +94,10 @@ class ScoredClip:
 class Scorer:
     """Scores recordings. The same file gets the same score alone, in any batch, and twice."""
 
-    def __init__(self, head: ScoreHead, description: Description, encoders: Encoders, *, device: str = "cpu") -> None:
-        self.head = head.eval().to(device)
+    def __init__(
+        self, network: ScoreNetwork, description: Description, encoders: Encoders, *, device: str = "cpu"
+    ) -> None:
+        self.network = network.eval().requires_grad_(False).to(device)
         self.description = description
         self.encoders = encoders
         self.device = device
@@ -79,10 +109,13 @@ class Scorer:
         """
         recording = _recording_of(source, rate)
         name = str(source) if isinstance(source, str | Path) else "the recording"
-        reason = refusal(probe(recording), ProbeLimits())
+        whole = any(reference.window is None for reference in self.description.encoders.values())
+        limits = ProbeLimits(max_seconds=WHOLE_SECONDS) if whole else ProbeLimits()
+        reason = refusal(probe(recording), limits)
         if reason is not None:
             raise AudioError(f"{name}: {reason}")
-        raw = float(self.raw([encode_recording(recording, self.encoders)])[0])
+        features = encode_recording(recording, self.encoders, self.description.prefix_layer)
+        raw = float(self.raw([features])[0])
         return self._scored(raw, recording.seconds)
 
     def raw(self, features: Sequence[Features]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -90,7 +123,7 @@ class Scorer:
 
         Shape: N clips -> [N], float64.
         """
-        return raw_outputs(self.head, features, self.device)
+        return raw_outputs(self.network, features, self.device)
 
     def _scored(self, raw: float, seconds: float) -> ScoredClip:
         calibration = self.description.calibration

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioscore.errors import UsageError
-from audioscore.scoring.pooling import frame_mask, masked_max, masked_mean
+from audioscore.scoring.pooling import masked_max, masked_mean
 
 
 class SelfAttention(nn.Module):
@@ -29,12 +29,12 @@ class SelfAttention(nn.Module):
 
 
 class SongEvalHead(nn.Module):
-    """Frames to one raw output a clip; what a clip is padded with, or beside, never changes its output.
+    """Frames to one vector a clip; what a clip is padded with, or beside, never changes it.
 
-    After SongEval's scorer: Linear-ReLU-Linear, chained multi-head self-attention, time-mean beside time-max, a linear
-    output. Unlike there, padding is left out everywhere, attention is residual with normalised inputs (Xiong et al.
-    2020, On Layer Normalization in the Transformer Architecture), which learns sooner at small learning rates, and
-    mean and max are both of the last layer.
+    After SongEval's scorer: Linear-ReLU-Linear, chained multi-head self-attention, time-mean beside time-max; the
+    linear output is the caller's. Unlike there, padding is left out everywhere, attention is residual with normalised
+    inputs (Xiong et al. 2020, On Layer Normalization in the Transformer Architecture), which learns sooner at small
+    learning rates, and mean and max are both of the last layer.
 
     Source: Yao et al. 2025, SongEval: A Benchmark Dataset for Song Aesthetics Evaluation.
     """
@@ -51,16 +51,13 @@ class SongEvalHead(nn.Module):
         self.attentions = nn.ModuleList(SelfAttention(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(2 * dim, 1)
+        self.representation_dim = 2 * dim
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Shape: frames [B, F, D], lengths [B] of 1 to F real frames -> raw outputs [B]."""
-        mask = frame_mask(lengths, frames.shape[1])
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Shape: frames [B, F, D], mask [B, F] of one real frame at least a clip -> [B, 2 D]."""
         # Padding has weight 0 below, which a NaN or infinity in it would survive.
         values = self.dropout(self.feed_forward(frames.masked_fill(~mask[..., None], 0.0)))
         for norm, attention in zip(self.norms, self.attentions, strict=True):
             values = values + self.dropout(attention(norm(values), mask))
         values = self.norm(values)
-        pooled = torch.cat([masked_mean(values, mask), masked_max(values, mask)], dim=-1)
-        raw: Tensor = self.output(self.dropout(pooled))[:, 0]
-        return raw
+        return torch.cat([masked_mean(values, mask), masked_max(values, mask)], dim=-1)

@@ -12,15 +12,17 @@ import numpy as np
 import audioscore
 from audioscore.data.clips import Clip
 from audioscore.data.sort import read_split
-from audioscore.encoders.extract import extract_features, features_of, read_extraction
+from audioscore.encoders.extract import choose_device, extract_features, read_extraction
+from audioscore.encoders.muq_layers import prefix_reference
 from audioscore.encoders.store import FeatureStore
+from audioscore.encoders.stored import StoredFeatures
 from audioscore.errors import GateRefused
 from audioscore.evaluation.gate import Decision, choose_winner, decide
 from audioscore.evaluation.predict import PREDICTIONS, Evaluation, read_evaluation, validation_by_plan
 from audioscore.evaluation.report import render_report
 from audioscore.files import read_json, write_json, write_text
-from audioscore.scoring.checkpoint import load_head, load_scorer, read_description
-from audioscore.scoring.head import raw_outputs
+from audioscore.scoring.checkpoint import load_encoders_of, load_network, read_description
+from audioscore.scoring.network import raw_outputs
 from audioscore.scoring.scorer import CANDIDATES
 from audioscore.scoring.trained import TrainedPlan, read_trained
 from audioscore.tracking.connection import connect, initialise
@@ -46,8 +48,8 @@ log = logging.getLogger(__name__)
 
 # What a registered scorer needs to run, pinned to the versions that made it.
 REQUIREMENTS = (
-    "addict", "av", "mlflow", "modelscope", "muq", "numpy", "pandas", "pydantic", "pyyaml", "safetensors", "scipy",
-    "soxr", "torch", "torchaudio", "torchvision", "transformers",
+    "addict", "av", "mlflow", "modelscope", "muq", "numpy", "pandas", "peft", "pydantic", "pyyaml", "safetensors",
+    "scipy", "soxr", "torch", "torchaudio", "torchvision", "transformers",
 )  # fmt: skip
 RESULT, REPORT = "result.json", "report.html"
 
@@ -145,6 +147,7 @@ def report_order(clip: Clip) -> tuple[str, str]:
 def rescore(scorer: Path, clips: Sequence[Clip], folders: RunFolders) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Raw outputs of a saved scorer now, on clips of this run; its own encoders run where the store lacks features."""
     description = read_description(scorer)
+    references = description.encoders
     store = FeatureStore(read_extraction(folders.features).store)
     missing = [
         clip
@@ -152,10 +155,16 @@ def rescore(scorer: Path, clips: Sequence[Clip], folders: RunFolders) -> np.ndar
         for reference in description.encoders.values()
         if not store.has(reference, str(clip.sha256))
     ]
+    layer, device = description.prefix_layer, choose_device("auto")
+    if layer is not None:
+        prefix = prefix_reference(description.encoders["muq"], layer)
+        missing += [clip for clip in clips if not store.has(prefix, str(clip.sha256))]
     if missing:
-        extract_features(clips, folders.data, load_scorer(scorer).encoders, store)
-    features = features_of(clips, description.encoders, tuple(description.encoders), store)
-    return raw_outputs(load_head(scorer, description), features)
+        encoders = load_encoders_of(scorer, device=device)
+        extract_features(clips, folders.data, encoders, store, prefix_layer=layer)
+        references = {kind: encoder.reference for kind, encoder in encoders.items()}  # in the precision of this device
+    features = StoredFeatures(clips, references, tuple(references), store, prefix_layer=layer)
+    return raw_outputs(load_network(scorer, description, device), features, device)
 
 
 def _log_runs(
@@ -325,6 +334,7 @@ def _provenance_table(
         **{name.replace("_", " "): value or "not under DVC" for name, value in asdict(provenance).items()},
         "registered model": config.registry.model,
         "compared with": f"v{champion.version}" if champion else "no champion yet",
+        "started from": description.training.get("init", "scratch"),
         "licence of the weights": description.licence,
     }
     for kind, reference in description.encoders.items():

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 METRIC_FIGURES = ("value", "lo", "hi")
 PARAM_CHARACTERS = 6000  # MLflow's own limit for one value
+TAG_CHARACTERS = 5000  # MLflow's own limit for one tag
+CURVES = ("train_loss", "val_spearman", "clips_per_second")
 DIGEST_CHARACTERS = 36  # MLflow's own limit; exactly a DVC `<md5>.dir`
 
 
@@ -94,20 +96,23 @@ def log_plan(
     run_id = str(run.info.run_id)
     log_dataset(client, run_id, data)
     now = get_current_time_millis()
-    values = {**parameters, "plan": trained.plan, "head_parameters": trained.parameters, "seed": trained.representative}
+    values = {
+        **parameters,
+        "plan": trained.plan,
+        "trained_parameters": trained.chosen.parameters,
+        "seed": trained.representative,
+    }
     metrics = [Metric(name, value, now, 0) for name, value in _test_metrics(figures).items()]
     for seed, figure in trained.validation.items():
         metrics.append(Metric(f"val_spearman_seed_{seed}", figure, now, 0))
     for seed, curve in trained.curves.items():
         for entry in curve:
             step = int(entry["epoch"])
-            metrics += [
-                Metric(f"curve_{name}_seed_{seed}", entry[name], now, step) for name in ("train_loss", "val_spearman")
-            ]
+            metrics += [Metric(f"curve_{name}_seed_{seed}", entry[name], now, step) for name in CURVES]
     client.log_batch(run_id, params=[Param(name, str(value)[:PARAM_CHARACTERS]) for name, value in values.items()])
     for start in range(0, len(metrics), 1000):  # MLflow's limit for one batch
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
-    client.log_batch(run_id, tags=[RunTag("trainable", ", ".join(trained.trainable))])
+    client.log_batch(run_id, tags=[RunTag("trainable", ", ".join(trained.chosen.trainable)[:TAG_CHARACTERS])])
     for path in artifacts:
         client.log_artifact(run_id, str(path))
     client.set_terminated(run_id)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioscore.errors import DataError
-from audioscore.scoring.head import Standardize
+from audioscore.scoring.fusion import Standardize
 
 STEEPNESS = 10.0  # of the ramp; Ganin et al.'s gamma
 

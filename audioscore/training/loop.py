@@ -1,137 +1,173 @@
-"""Fit one head on features that are already there: one seed, early stopping on validation."""
+"""Fit one network on features that are already there: one seed, early stopping on validation."""
 
-import copy
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from accelerate import Accelerator
 
-from audioscore.encoders.extract import Features
+from audioscore.encoders.stored import Chosen
+from audioscore.errors import ModelError, shorten
 from audioscore.evaluation.metrics import spearman, within_source_spearman
-from audioscore.scoring.batch import collate
-from audioscore.scoring.head import ScoreHead, Standardize, raw_outputs
-from audioscore.training.losses import pairwise_ranking_loss
-from audioscore.training.pairs import ordered_pairs
+from audioscore.scoring.network import ScoreNetwork, raw_outputs
+from audioscore.training.adversary import SpeakerAdversary
+from audioscore.training.batches import draw_batches
+from audioscore.training.callbacks import Callback, following
+from audioscore.training.fold import Fold
+from audioscore.training.processes import start
+from audioscore.training.state import Progress, moving_state, read_checkpoint, restore, write_checkpoint
+from audioscore.training.step import FitSettings, Stepper
 
 log = logging.getLogger(__name__)
-
-CLIP_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Clips to fit or to validate on. `scores` [N] are human scores; `sources` the recording domains."""
-
-    features: Sequence[Features]
-    scores: Sequence[float]
-    sources: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted head (best epoch's weights), its learning curve, and the validation figure that chose the epoch."""
+    """A fitted network (best epoch's weights), its learning curve, and the validation figure that chose the epoch."""
 
-    head: ScoreHead
+    network: ScoreNetwork
     curve: list[dict[str, float]]
     best_epoch: int
     validation_spearman: float
     selection: float
 
 
-def fit_head(
+def fit_network(
+    network: ScoreNetwork,
     train: Fold,
     val: Fold,
+    settings: FitSettings,
     *,
     seed: int,
-    width: int,
-    hidden: int,
-    dropout: float,
-    epochs: int,
-    patience: int,
-    batch_clips: int,
-    learning_rate: float,
-    weight_decay: float,
-    margin_per_point: float,
-    device: str = "cpu",
+    adversary: SpeakerAdversary | None = None,
+    checkpoint: Path | None = None,
+    identity: str = "",
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    device: str = "auto",
 ) -> Fit:
-    """Train on all ordered pairs inside random batches; keep the epoch that ranks validation clips best.
+    """Train a network in place; keep the epoch that ranks validation clips best.
 
-    Same seed, same clips, same machine: same weights.
+    The statistics of the training clips (`fit_statistics`, and an adversary's `fit_targets`) are the caller's to set.
+
+    Same seed, same clips, same machine: same weights, also where a killed fit goes on from `checkpoint` with `resume`.
+    Under torchrun every process calls this alike, and all get the same fit. Raises ModelError where a loss is not
+    finite, naming the batch, and where the checkpoint is of another fit.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        dims: dict[str, int] = {kind: int(value.shape[-1]) for kind, value in train.features[0].items()}
-        head = ScoreHead(dims, width=width, hidden=hidden, dropout=dropout)
-        fit_statistics(head, train.features)
-        head.to(device)
-        optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=weight_decay)
-        scores = torch.tensor(train.scores, dtype=torch.float32)
-        curve: list[dict[str, float]] = []
-        best, best_epoch, best_state = -np.inf, 0, copy.deepcopy(head.state_dict())
-        for epoch in range(1, epochs + 1):
-            started = time.monotonic()
-            loss = _epoch(head, optimizer, train.features, scores, batch_clips, margin_per_point, device)
-            figures = validate(head, val, device)
-            curve.append({"epoch": epoch, "train_loss": loss, **figures, "seconds": time.monotonic() - started})
-            if figures["selection"] > best:
-                best, best_epoch, best_state = figures["selection"], epoch, copy.deepcopy(head.state_dict())
-            log.info(
-                "seed %d epoch %d: loss %.4f, validation Spearman %.3f", seed, epoch, loss, figures["val_spearman"]
-            )
-            if epoch - best_epoch >= patience:
-                break
-        head.load_state_dict(best_state)
-    chosen = curve[best_epoch - 1]
-    return Fit(head.cpu().eval(), curve, best_epoch, chosen["val_spearman"], chosen["selection"])
+    accelerator = start(device, settings.precision)
+    with torch.random.fork_rng(enabled=True, devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
+        stepper = Stepper(accelerator, network, adversary, train, settings, seed)
+        run = _Run(stepper, val, checkpoint, identity, resume)
+        with following(callbacks, run.progress.step, stepper.steps):
+            while not run.finished:
+                entry = run.epoch(callbacks)
+                for callback in callbacks:
+                    callback.on_epoch(entry)
+        return run.end()
 
 
-def fit_statistics(head: ScoreHead, features: Sequence[Features]) -> None:
-    """Give each branch's normalisation the statistics of the training clips, every frame counted once."""
-    for kind in features[0]:
-        norm = head.norms[kind]
-        assert isinstance(norm, Standardize)
-        values = [clip[kind] for clip in features]
-        norm.fit(torch.cat([value if value.ndim == 2 else value[None] for value in values]))
-
-
-def validate(head: ScoreHead, fold: Fold, device: str = "cpu") -> dict[str, float]:
+def validate(network: ScoreNetwork, fold: Fold, accelerator: Accelerator | None = None) -> dict[str, float]:
     """Spearman overall and within source, and their mean, which selects the epoch.
 
-    Overall alone would be won by hearing the room: the sources' score bands differ.
+    Overall alone would be won by hearing the room: the sources' score bands differ. Raises ModelError, naming the
+    clips, where an output is not finite: it would rank as if it were equal to all.
     """
-    raw = raw_outputs(head, fold.features, device)
+    if accelerator is None or accelerator.num_processes == 1:
+        raw = raw_outputs(network, fold.features, "cpu" if accelerator is None else accelerator.device)
+    else:
+        rank, world = accelerator.process_index, accelerator.num_processes
+        mine = range(rank, len(fold.features), world)
+        shared = torch.zeros(len(fold.features), dtype=torch.float64, device=accelerator.device)
+        own = raw_outputs(network, Chosen(fold.features, mine), accelerator.device)
+        shared[rank::world] = torch.from_numpy(own).to(shared)
+        raw = np.asarray(accelerator.reduce(shared).cpu().numpy())
+    if wrong := [name for name, output in zip(fold.names, raw, strict=True) if not np.isfinite(output)]:
+        raise ModelError(
+            f"validation: the outputs of {len(wrong)} of {len(raw)} clips are not finite ({shorten(wrong)}). Look at "
+            f"these recordings, or lower training.learning_rate."
+        )
     # Undefined means that the outputs rank nothing (all equal), which is worth 0 here.
     overall = float(np.nan_to_num(spearman(fold.scores, raw)))
     within = float(np.nan_to_num(within_source_spearman(fold.scores, raw, fold.sources), nan=overall))
     return {"val_spearman": overall, "val_spearman_within_source": within, "selection": (overall + within) / 2}
 
 
-def _epoch(
-    head: ScoreHead,
-    optimizer: torch.optim.Optimizer,
-    features: Sequence[Features],
-    scores: Tensor,
-    batch_clips: int,
-    margin_per_point: float,
-    device: str,
-) -> float:
-    """One pass over the clips in a random order; mean loss over its batches."""
-    head.train()
-    losses = []
-    for chosen in torch.randperm(len(features)).split(batch_clips):
-        pairs = ordered_pairs(scores[chosen])
-        if len(pairs.gap) == 0:
-            continue  # one clip, or all equal: nothing to rank
-        raw = head(collate([features[int(i)] for i in chosen]).to(device))
-        margin = margin_per_point * pairs.gap.to(device)
-        loss = pairwise_ranking_loss(raw[pairs.better], raw[pairs.worse], margin=margin)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), CLIP_NORM)
-        optimizer.step()
-        losses.append(loss.item())
-    return float(np.mean(losses)) if losses else 0.0  # no pair in any batch: nothing was lost
+class _Run:
+    """One fit under way: epochs, the best of them, and checkpoints, by the main process alone."""
+
+    def __init__(self, stepper: Stepper, val: Fold, checkpoint: Path | None, identity: str, resume: bool) -> None:
+        self.stepper, self.val, self.checkpoint, self.identity = stepper, val, checkpoint, identity
+        found = None
+        if checkpoint is not None and resume:
+            found = read_checkpoint(checkpoint, identity, stepper.plain, stepper.optimizer)
+        if found is not None:
+            log.info("going on from epoch %d, step %d", found.epoch, found.step)
+        self.progress = found or Progress(best_state=moving_state(stepper.plain))
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no epoch left, or none was better for too long."""
+        done, settings = self.progress.epoch - 1, self.stepper.settings
+        return done >= settings.epochs or done - self.progress.best_epoch >= settings.patience
+
+    def epoch(self, callbacks: Sequence[Callback]) -> dict[str, float]:
+        """The rest of the epoch under way, and its line of the learning curve."""
+        stepper, progress, train = self.stepper, self.progress, self.stepper.train
+        earlier, started = progress.seconds, time.monotonic()
+        drawn = draw_batches(
+            train.scores, train.sources, train.groups,
+            keys=train.keys, batch_clips=stepper.settings.batch_clips, seed=stepper.seed, epoch=progress.epoch,
+        )  # fmt: skip
+        stepper.module.train()
+        for rows in drawn[progress.batch :]:
+            progress.losses.append(stepper.step(rows, progress.step, f"epoch {progress.epoch}"))
+            progress.batch += 1
+            progress.step += 1
+            progress.seconds = earlier + time.monotonic() - started
+            for callback in callbacks:
+                callback.on_step(progress.step)
+            if progress.step % stepper.settings.checkpoint_steps == 0:
+                self.write()
+        figures = validate(stepper.network, self.val, stepper.accelerator)
+        entry = {
+            "epoch": progress.epoch,
+            "train_loss": float(np.mean(progress.losses)) if progress.losses else 0.0,
+            **figures,
+            "learning_rate": stepper.rate(progress.step),
+            "clips_per_second": len(train.scores) / max(progress.seconds, 1e-9),
+            "seconds": earlier + time.monotonic() - started,
+        }
+        self._note(entry)
+        return entry
+
+    def _note(self, entry: dict[str, float]) -> None:
+        """Close the epoch: is it the best so far?"""
+        progress = self.progress
+        progress.curve.append(entry)
+        if entry["selection"] > progress.best:
+            progress.best, progress.best_epoch = entry["selection"], progress.epoch
+            progress.best_state = moving_state(self.stepper.plain)
+        log.info(
+            "seed %d epoch %d: loss %.4f, validation Spearman %.3f, %.0f clips/s",
+            self.stepper.seed, progress.epoch, entry["train_loss"], entry["val_spearman"], entry["clips_per_second"],
+        )  # fmt: skip
+        progress.epoch, progress.batch, progress.losses, progress.seconds = progress.epoch + 1, 0, [], 0.0
+        self.write()
+
+    def write(self) -> None:
+        """Checkpoint."""
+        if self.checkpoint is not None and self.stepper.accelerator.is_main_process:
+            write_checkpoint(
+                self.checkpoint, self.identity, self.stepper.plain, self.stepper.optimizer, self.progress
+            )  # fmt: skip
+
+    def end(self) -> Fit:
+        """The best epoch's weights, on the CPU."""
+        restore(self.stepper.plain, self.progress.best_state)
+        network = self.stepper.network.cpu().eval()
+        chosen = self.progress.curve[self.progress.best_epoch - 1]
+        return Fit(network, self.progress.curve, self.progress.best_epoch, chosen["val_spearman"], chosen["selection"])

@@ -1,31 +1,55 @@
 """Train one plan on every seed, calibrate each model on validation, and write them as scorer folders."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 from audioscore.config import Plan
-from audioscore.data.clips import Clip
-from audioscore.data.sort import read_split
-from audioscore.encoders.extract import features_of, read_extraction
-from audioscore.encoders.reference import EncoderReference, Kind
-from audioscore.encoders.store import FeatureStore
+from audioscore.encoders.extract import Features
+from audioscore.encoders.muq import MuQEncoder
 from audioscore.encoders.threads import one_torch_thread
-from audioscore.errors import DataError
+from audioscore.errors import ModelError
+from audioscore.scoring.build import build_network, tuned_state
 from audioscore.scoring.calibration import fit_calibration
-from audioscore.scoring.checkpoint import save_scorer
-from audioscore.scoring.head import raw_outputs
-from audioscore.scoring.scorer import BRANCHES, Description
-from audioscore.scoring.trained import TrainedPlan, write_trained
-from audioscore.training.loop import Fit, Fold, fit_head
+from audioscore.scoring.checkpoint import (
+    DESCRIPTION,
+    load_network,
+    load_reference,
+    read_description,
+    save_scorer,
+)
+from audioscore.scoring.network import ScoreNetwork, raw_outputs
+from audioscore.scoring.scorer import Description
+from audioscore.scoring.trained import (
+    Outcome,
+    SpeakerFigures,
+    TrainedPlan,
+    read_outcome,
+    write_outcome,
+    write_trained,
+)
+from audioscore.training.adversary import SpeakerAdversary
+from audioscore.training.callbacks import Callback, Listen
+from audioscore.training.fold import fit_statistics
+from audioscore.training.ground import Ground, read_ground
+from audioscore.training.loop import Fit, fit_network
+from audioscore.training.processes import is_main, start
+from audioscore.training.recipe import fit_settings
+from audioscore.training.singer_probe import probe_speakers
+from audioscore.training.state import clear
+from audioscore.training.warm import NothingFitsError, takes_head, warm_start
 
 if TYPE_CHECKING:
     from audioscore.config import TrainingSection
 
 log = logging.getLogger(__name__)
 
-MIN_TRAIN, MIN_VAL = 8, 8
+SAME_RAW = 1e-5  # how far a scorer that was read again may be from the one that was written
 
 
 def train_plan(
@@ -37,78 +61,143 @@ def train_plan(
     *,
     data_digest: str,
     code_revision: str,
-    device: str = "cpu",
+    device: str = "auto",
+    resume: bool = False,
+    listen: Listen = lambda plan, seed: (),
 ) -> TrainedPlan:
     """Train a plan from the index and the features that the steps before wrote.
 
-    Raises DataError where a split is too small to learn from or to choose by.
+    With `resume`, seeds that are finished under `target` stay, and the one that was under way goes on where it stood.
+    Under torchrun every process calls this alike; the main one writes. Raises DataError where a split is too small to
+    learn from or to choose by, ModelError where training fails or what is to be resumed is another training.
     """
-    extraction = read_extraction(features_folder)
-    store, kinds = FeatureStore(extraction.store), BRANCHES[plan]
-    splits = {name: read_split(index_folder, name) for name in ("train", "val")}
-    for name, least in (("train", MIN_TRAIN), ("val", MIN_VAL)):
-        if len(splits[name]) < least:
-            raise DataError(f"{name} split: {len(splits[name])} scored clips; at least {least} are needed. Add data.")
-    if len({clip.score for clip in splits["train"]}) < 2:
-        raise DataError(
-            f"train split: all {len(splits['train'])} clips have one score; there is nothing to rank. Add data."
-        )
-    folds = {name: _fold(clips, extraction.encoders, kinds, store) for name, clips in splits.items()}
-    references: dict[Kind, EncoderReference] = {kind: extraction.encoders[kind] for kind in kinds}
-    embedded = {kind: features_folder / "encoders" / kind for kind in kinds}
-    options = settings.model_dump(exclude={"plans", "seeds"})
-    fits: dict[int, Fit] = {}
+    ground = read_ground(plan, index_folder, features_folder, settings, data_digest, code_revision, device)
+    if is_main():
+        clear(target, resume)
+    outcomes: dict[int, Outcome] = {}
     for seed in settings.seeds:
-        log.info(
-            "%s, seed %d: %d clips to train on, %d to validate", plan, seed, len(splits["train"]), len(splits["val"])
-        )
-        with one_torch_thread():
-            fit = fits[seed] = fit_head(folds["train"], folds["val"], seed=seed, device=device, **options)
-        raw = raw_outputs(fit.head, folds["val"].features)
-        clusters = [clip.singer_id or str(clip.sha256) for clip in splits["val"]]
-        description = Description(
-            plan=plan,
-            seed=seed,
-            encoders=references,
-            head={"dims": fit.head.dims, **settings.model_dump(include={"width", "hidden", "dropout"})},
-            calibration=fit_calibration(raw, folds["val"].scores, clusters),
-            seen_clips=tuple(sorted(str(clip.sha256) for clips in splits.values() for clip in clips)),
-            data_digest=data_digest,
-            code_revision=code_revision,
-            training={
-                "settings": options,
-                "best_epoch": fit.best_epoch,
-                "validation_spearman": fit.validation_spearman,
-                "train_clips": len(splits["train"]),
-                "val_clips": len(splits["val"]),
-            },
-        )
-        save_scorer(fit.head, description, embedded, target / f"seed-{seed}")
-    return _write_plan(plan, target, fits)
-
-
-def _write_plan(plan: Plan, target: Path, fits: dict[int, Fit]) -> TrainedPlan:
+        note = target / f"seed-{seed}.json"
+        found = read_outcome(note, ground.identity) if resume else None
+        if found is not None and (target / f"seed-{seed}" / DESCRIPTION).is_file():
+            log.info("%s, seed %d: finished before, and kept", plan, seed)
+            outcomes[seed] = found
+            continue
+        counts = [len(ground.entries[name]) for name in ("train", "val")]
+        log.info("%s, seed %d: %d clips to train on, %d to validate", plan, seed, *counts)
+        outcomes[seed] = _train_seed(ground, seed, target, resume, listen(plan, seed))
+        if is_main():
+            write_outcome(note, ground.identity, outcomes[seed])
     # The figure that chose each epoch also chooses the seed; the first of equals wins.
-    representative = max(fits, key=lambda seed: fits[seed].selection)
-    head = fits[representative].head
-    trained = TrainedPlan(
-        plan=plan,
-        folder=target,
-        representative=representative,
-        validation={seed: fit.validation_spearman for seed, fit in fits.items()},
-        curves={seed: fit.curve for seed, fit in fits.items()},
-        parameters=sum(parameter.numel() for parameter in head.parameters()),
-        trainable=tuple(name for name, parameter in head.named_parameters() if parameter.requires_grad),
-    )
-    write_trained(trained)
+    representative = max(outcomes, key=lambda seed: outcomes[seed].selection)
+    trained = TrainedPlan(plan, target, representative, outcomes)
+    if is_main():
+        write_trained(trained)
     return trained
 
 
-def _fold(
-    clips: Sequence[Clip], references: dict[Kind, EncoderReference], kinds: Sequence[Kind], store: FeatureStore
-) -> Fold:
-    return Fold(
-        features_of(clips, references, kinds, store),
-        [float(clip.score) for clip in clips if clip.score is not None],
-        [clip.source or "" for clip in clips],
+def _train_seed(ground: Ground, seed: int, target: Path, resume: bool, callbacks: Sequence[Callback]) -> Outcome:
+    """Fit, calibrate and save one scorer."""
+    settings, recipe, train, val = ground.settings, ground.recipe, ground.folds["train"], ground.folds["val"]
+    warm = ground.warm
+    accelerator = start(ground.device, settings.precision)
+    network, muq, adversary = _new_network(ground, seed, accelerator.device)
+    # A head that warm_start took computes with the statistics it brought; others would change what it knows.
+    if not (warm is not None and takes_head(recipe, warm)):
+        fit_statistics(network, train.features, accelerator.device, train.names)
+    if adversary is not None and train.targets is not None:
+        adversary.fit_targets(train.targets)
+    val_clips = [entry.clip for entry in ground.entries["val"]]
+    before = probe_speakers(network, val_clips, val.features, accelerator.device)
+    # The small matrices of a light head are done before several threads have agreed to share them.
+    with one_torch_thread() if network.suffix is None else contextlib.nullcontext():
+        fit = fit_network(
+            network, train, val, fit_settings(settings, recipe),
+            seed=seed, adversary=adversary, checkpoint=target / f"seed-{seed}.checkpoint", resume=resume,
+            identity=f"{ground.identity}-{seed}", callbacks=callbacks if is_main() else (), device=ground.device,
+        )  # fmt: skip
+    after = probe_speakers(network.to(accelerator.device), val_clips, val.features, accelerator.device)
+    if is_main():
+        raw = raw_outputs(network, val.features, accelerator.device)
+        folder = target / f"seed-{seed}"
+        description = _describe(ground, seed, fit, raw)
+        save_scorer(network, description, ground.encoder_folders, folder, tuned_state(recipe.tuning, muq))
+        check_saved(folder, val.features, raw, accelerator.device)
+        (target / f"seed-{seed}.checkpoint").unlink(missing_ok=True)
+    moved = {name: value.numel() for name, value in network.named_parameters() if value.requires_grad}
+    return Outcome(
+        fit.validation_spearman, fit.selection, fit.curve, sum(moved.values()), tuple(moved),
+        None if before is None or after is None else SpeakerFigures(before.accuracy, after.accuracy, after.singers),
+    )  # fmt: skip
+
+
+def _new_network(
+    ground: Ground, seed: int, device: torch.device
+) -> tuple[ScoreNetwork, MuQEncoder | None, SpeakerAdversary | None]:
+    """A seed's network before its first step, the MuQ whose layers it may have, and its adversary."""
+    settings, recipe = ground.settings, ground.recipe
+    muq = None
+    if recipe.tuning is not None:
+        loaded = load_reference("muq", ground.references["muq"], ground.encoder_folders.get("muq"))
+        assert isinstance(loaded, MuQEncoder)
+        muq = loaded
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_network(
+            recipe.head, recipe.tuning, muq,
+            lora_dropout=settings.lora.dropout, checkpointing=settings.gradient_checkpointing,
+        )  # fmt: skip
+        adversary, targets = None, ground.folds["train"].targets
+        if targets is not None:
+            adversary = SpeakerAdversary(
+                network.head.representation_dim, settings.adversary.hidden, int(targets.shape[1])
+            )
+    if ground.warm is not None:
+        try:
+            said = warm_start(network, recipe, muq, ground.warm, reference=ground.references.get("muq"))
+        except NothingFitsError:
+            if ground.plan == "baseline":
+                raise
+            said = f"nothing of {ground.warm} is of this plan; it starts from scratch"
+        log.info("%s, seed %d: %s", ground.plan, seed, said)
+    return network.to(device), muq, adversary
+
+
+def _describe(ground: Ground, seed: int, fit: Fit, raw: np.ndarray[Any, Any]) -> Description:
+    settings, val = ground.settings, ground.entries["val"]
+    clusters = [entry.clip.singer_id or str(entry.clip.sha256) for entry in val]
+    seen = {str(one.clip.sha256) for entries in ground.entries.values() for one in entries}
+    if ground.warm is not None and (ground.warm / DESCRIPTION).is_file():
+        seen |= set(read_description(ground.warm).seen_clips)  # what it started from has seen them too
+    options = settings.model_dump(exclude={"plans": True, "seeds": True, "init": True, "adversary": {"source"}})
+    return Description(
+        plan=ground.plan,
+        seed=seed,
+        encoders=ground.references,
+        head=ground.recipe.head,
+        calibration=fit_calibration(raw, ground.folds["val"].scores, clusters),
+        seen_clips=tuple(sorted(seen)),
+        data_digest=ground.data_digest,
+        code_revision=ground.code_revision,
+        training={
+            "settings": options,
+            "init": ground.origin,
+            "best_epoch": fit.best_epoch,
+            "validation_spearman": fit.validation_spearman,
+            "train_clips": len(ground.entries["train"]),
+            "val_clips": len(val),
+        },
+        tuning=ground.recipe.tuning,
     )
+
+
+def check_saved(
+    folder: Path, features: Sequence[Features], raw: np.ndarray[Any, Any], device: str | torch.device = "cpu"
+) -> None:
+    """Read a scorer back and compare its raw outputs [N] with those it was written for.
+
+    Raises ModelError where they differ: such a scorer must not be used.
+    """
+    again = raw_outputs(load_network(folder, read_description(folder), device), features, device)
+    worst = float(np.abs(again - raw).max(initial=0.0))
+    if not worst <= SAME_RAW * max(1.0, float(np.abs(raw).max(initial=0.0))):
+        raise ModelError(f"{folder}: read back, its outputs differ by up to {worst:.3g}. Do not use it.")

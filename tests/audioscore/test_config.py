@@ -59,7 +59,7 @@ def test_the_demo_differs_from_small_only_in_where_it_lives() -> None:
         ({"training": {"plans": ["baseline", "hybrid", "hybrid"]}}, "each plan once"),
         ({"training": {"plans": ["baseline", "hybrid", "best"]}}, r"training\.plans\.2: Input should be 'baseline'"),
         ({"training": {"seeds": []}}, r"training\.seeds: List should have at least 1 item"),
-        ({"training": {"epochs": 0, "dropout": 2}}, r"2 wrong: training\.epochs: .+, training\.dropout: .+"),
+        ({"training": {"epochs": 0, "dropout": 2}}, r"2 wrong: training\.dropout: .+, training\.epochs: .+"),
         ({"encoders": None}, r"encoders: "),
         (
             {"validation": {"severity": {"no_voice": "loud"}}},

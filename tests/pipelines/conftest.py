@@ -18,7 +18,8 @@ from audioscore.tracking.registry import promote
 MODEL = "singers"
 TRUNCATED, MISSING, OUT_OF_RANGE = "audio/c000.wav", "audio/c007.wav", "audio/c014.wav"
 SETTINGS = (
-    "training.epochs=3", "training.seeds=[1]", "evaluation.resamples=200", "validation.min_clips=10",
+    "training.epochs=3", "training.seeds=[1]", "training.plans=[baseline,hybrid,muq_frozen]",
+    "evaluation.resamples=200", "validation.min_clips=10",
     "split.val=0.25", "split.test=0.3", f"registry.model={MODEL}",
 )  # fmt: skip
 

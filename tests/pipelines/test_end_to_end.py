@@ -24,9 +24,9 @@ from audioscore.tracking.registry import scorer_folder, version_by_alias, versio
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
-PLANS = {"baseline", "hybrid", "campplus_only"}
+PLANS = {"baseline", "hybrid", "muq_frozen"}
 STEPS = [
-    "fetch_data", "validate_data", "sort_data", "extract_features", "train_scorer", "train_scorer", "train_scorer",
+    "fetch_data", "validate_data", "sort_data", "extract_features", *["train_scorer"] * len(PLANS),
     "evaluate_scorers", "register_winner",
 ]  # fmt: skip
 COLUMNS = "sha256,audio_file,split,singer_id,song_id,source,score,plan,seed,raw,predicted,lo,hi"
@@ -55,7 +55,7 @@ def test_one_json_document_with_the_contracts_keys(first_run: Any) -> None:
     for figures in result["plans"].values():
         for name in ("spearman", "spearman_within_source", "pairwise_accuracy", "mae"):
             assert set(figures[name]) >= {"value", "lo", "hi"}
-    assert "campplus_only" in result["controls"]
+    assert "muq_frozen" in result["controls"]
     assert all("spearman" in figures for figures in result["controls"].values())
     assert set(result["comparison"]) >= {"delta", "lo", "hi"}
     assert set(result["decision"]) == {"delta", "lo", "hi", "promoted", "reason"}

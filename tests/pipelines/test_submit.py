@@ -59,7 +59,7 @@ def test_a_dry_run_says_what_would_run(
     assert submit.main(options) == 0
     streams = capsys.readouterr()
     assert json.loads(streams.out)["training"]["epochs"] == 4
-    assert f"would run 3 plans on {tiny_corpus}; nothing was run." in streams.err
+    assert f"would run 4 plans on {tiny_corpus}; nothing was run." in streams.err
     assert not own_home.exists()
 
 

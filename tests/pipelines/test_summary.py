@@ -5,7 +5,7 @@ import pytest
 
 from audioscore.config import DEMO, SMALL, load_config
 from audioscore.home import Home
-from pipelines.summary import next_commands, print_summary
+from pipelines.summary import next_commands, print_summary, speaker_lines
 
 SPEARMAN = {"value": 0.51234, "lo": 0.3, "hi": 0.7}
 RESULT: dict[str, Any] = {
@@ -15,7 +15,12 @@ RESULT: dict[str, Any] = {
         "hybrid": {"spearman": {"value": None, "lo": None, "hi": None}},
     },
     "controls": {"seconds": {"spearman": {"value": -0.1, "lo": -0.3, "hi": 0.1}}},
-    "comparison": {"delta": 0.05, "lo": -0.01, "hi": 0.11},
+    "comparison": {
+        "delta": 0.05,
+        "lo": -0.01,
+        "hi": 0.11,
+        "within_source": {"delta": 0.2, "lo": 0.1, "hi": 0.3},
+    },
     "winner": "hybrid",
     "decision": {"promoted": False, "reason": "difference [bold] not shown"},
     "registered": {"name": "singers", "version": 4, "aliases": ["challenger"]},
@@ -38,7 +43,8 @@ def test_figures_have_their_intervals(said: str) -> None:
     assert "0.512 (0.300, 0.700)" in rows["Spearman"]
     assert "7.250" in rows["MAE (points)"]
     assert "-0.100 (-0.300, 0.100)" in rows["seconds"]
-    assert "B - A: +0.050 (-0.010, +0.110) Spearman on the same clips. Winner on validation: hybrid." in said
+    both = "+0.050 (-0.010, +0.110) Spearman on the same clips, +0.200 (+0.100, +0.300) within source"
+    assert f"B - A: {both}. Winner on validation: hybrid." in " ".join(said.split())
 
 
 def test_a_name_in_brackets_is_no_markup(said: str) -> None:
@@ -54,3 +60,11 @@ def test_the_next_commands_fit_the_workspace() -> None:
     assert score.endswith("score RECORDING")
     assert interface.endswith("--backend-store-uri sqlite:////home/state/mlflow.db")
     assert next_commands(load_config(DEMO), place)[0].endswith("score data/audio/c0001.m4a")
+
+
+def test_who_sings_is_told_where_it_was_probed() -> None:
+    probe = {"before": 0.45, "after": 0.2, "singers": 19, "chance": 1 / 19}
+    lines = speaker_lines({"plans": {"baseline": {"speaker_probe": probe}, "hybrid": {"speaker_probe": None}}})
+    assert lines == [
+        "baseline: of 20% of the validation clips a probe can name the singer after training, of 45% before (chance 5%)"
+    ]

@@ -14,6 +14,7 @@ def scorer_directory(tiny_encoders: Path, tmp_path_factory: pytest.TempPathFacto
     from audioscore.scoring.calibration import Calibration
     from audioscore.scoring.checkpoint import save_scorer
     from audioscore.scoring.head import ScoreHead
+    from audioscore.scoring.network import ScoreNetwork
     from audioscore.scoring.scorer import Description
 
     folders: dict[Kind, Path] = {"muq": tiny_encoders / "muq-small", "campplus": tiny_encoders / "campplus-small"}
@@ -33,5 +34,5 @@ def scorer_directory(tiny_encoders: Path, tmp_path_factory: pytest.TempPathFacto
         code_revision="unknown",
     )
     folder = tmp_path_factory.mktemp("scorer") / "hybrid"
-    save_scorer(head, description, folders, folder)
+    save_scorer(ScoreNetwork(head), description, folders, folder)
     return folder

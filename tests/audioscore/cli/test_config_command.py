@@ -41,7 +41,10 @@ def test_overrides_and_another_file() -> None:
     [
         (["--set", "training.epoch=3"], r"training\.epoch: Extra inputs are not permitted"),
         (["--set", "training"], r"--set training: expected a\.b=value"),
-        (["--config", "gone.yaml"], r"gone\.yaml: no such configuration\. Shipped ones: demo\.yaml, small\.yaml"),
+        (
+            ["--config", "gone.yaml"],
+            r"gone\.yaml: no such configuration\. Shipped ones: demo\.yaml, full\.yaml, small",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(options: list[str], sentence: str, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 from audioscore.cli import doctor_command
 from audioscore.cli.app import app
 from audioscore.config import SMALL, load_config
+from audioscore.encoders.pull import PUBLISHED
 from audioscore.errors import ModelError
 
 
@@ -43,6 +45,32 @@ def test_a_missing_package_and_a_full_disk_are_said(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor_command, "FREE_GIB", 1 << 40)
     disk = doctor_command.check_home()[1]
     assert (disk.check, disk.ok, disk.remedy) == ("disk", False, "Free some space.")
+
+
+def test_encoders_that_are_missing_come_with_the_commands_that_bring_them(
+    tiny_encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
+    config = tmp_path / "run.yaml"
+    config.write_text(f"encoders:\n  muq: {{source: ./gone}}\n  campplus: {{source: {tiny_encoders}/campplus-small}}\n")
+    monkeypatch.setattr("audioscore.config.SMALL", config)
+    muq, campplus, *published = doctor_command.check_encoders()
+    assert (muq.check, muq.ok, muq.found) == ("encoder muq", False, str(tmp_path / "gone"))
+    assert muq.remedy == (
+        "Run `audioscore data pull` in the repository; `audioscore encoders pull` fetches the published ones."
+    )
+    assert (campplus.ok, campplus.remedy) == (True, "")
+    remedy = "Run `audioscore encoders pull` before a configuration names it."
+    assert [(one.check, one.ok, one.found, one.remedy) for one in published] == [
+        (f"published {kind}", True, f"{source}, not in the cache", remedy) for kind, source in PUBLISHED.items()
+    ]
+    place = tmp_path / "hf" / f"models--{PUBLISHED['muq'].replace('/', '--')}" / "snapshots" / "0123"
+    shutil.copytree(tiny_encoders / "muq-small", place)
+    here = doctor_command.check_encoders()[2]
+    assert (here.found, here.remedy) == (PUBLISHED["muq"], "")
 
 
 def test_a_fault_becomes_a_finding_with_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,29 @@ def test_text_names_licence_files_and_hashes(config: Path) -> None:
     ]
 
 
+def test_weights_other_than_the_configurations_pins_are_refused(config: Path) -> None:
+    hashes = [row["sha256"] for row in json.loads(pull("--config", str(config), "--json").stdout)["encoders"]]
+    muq, campplus = "{source: ./encoders/muq-small, layer: 2, sha256: %s}", "{source: ./encoders/campplus-small, %s}"
+    config.write_text(f"encoders:\n  muq: {muq % hashes[0].upper()}\n  campplus: {campplus % f'sha256: {hashes[1]}'}\n")
+    assert pull("--config", str(config)).exit_code == 0
+    config.write_text(f"encoders:\n  muq: {muq % hashes[1]}\n  campplus: {campplus % 'sha256: null'}\n")
+    said = pull("--config", str(config))
+    assert said.exit_code == 3
+    folder = config.parent / "encoders" / "muq-small"
+    assert said.stderr == (
+        f"error: {folder}: SHA-256 {hashes[0]}, but {hashes[1]} is pinned. "
+        "Correct the pin, or get the pinned weights.\n"
+    )
+
+
+@pytest.mark.parametrize("pin", ["abc", "g" * 64, "a" * 65, "1234"])
+def test_a_pin_that_is_no_sha256_is_refused(config: Path, pin: str) -> None:
+    config.write_text(config.read_text().replace("layer: 2", f"layer: 2, sha256: {pin}"))
+    said = pull("--config", str(config))
+    assert isinstance(said.exception, UsageError)
+    assert str(said.exception).startswith(f"{config}: 1 wrong: encoders.muq.sha256: ")
+
+
 def test_the_published_muq_in_a_carried_cache_is_named_with_commit_and_licence(
     carried_cache: Path, tmp_path: Path
 ) -> None:

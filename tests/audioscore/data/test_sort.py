@@ -138,7 +138,7 @@ def test_groups_with_order_only_follow_the_main_list(tmp_path: Path, caplog: pyt
     assert sum(count.unscored for count in result.report.splits.values()) == 23
     assert result.report.warnings[-1] in [record.message for record in caplog.records]
     assert result.report.warnings[-1] == (
-        "22 clips in groups (2) carry order but no scores: no plan learns from them yet, and no figure counts them. "
+        "22 clips in groups (2) carry order but no scores: they are learned from, and no figure counts them. "
         "1 more are alone in their split, with nothing to compare, and left out."
     )
 

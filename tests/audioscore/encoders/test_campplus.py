@@ -3,6 +3,7 @@ import io
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from audioscore.encoders import campplus
-from audioscore.encoders.campplus import fbank, load_campplus
+from audioscore.encoders.campplus import CampplusEncoder, fbank, load_campplus
+from audioscore.encoders.precision import Precision
 from audioscore.encoders.quiet import quiet_imports
 from audioscore.errors import ModelError
 from audioscore.files import sha256_of
@@ -228,9 +230,79 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monkey
         raise ConnectionError("no route")
 
     monkeypatch.setattr(hub, "snapshot_download", refuse)
-    with pytest.raises(ModelError, match=r"^iic/nothing: cannot be fetched from ModelScope\. Go online once"):
+    with pytest.raises(ModelError, match=r"^iic/nothing: cannot be fetched from ModelScope\. Run `audioscore enc"):
         load_campplus("iic/nothing", revision="v1.0.0")
     assert asked == [True, False], "the cache first: offline, the hub's own client retries for 20 s"
+
+
+@pytest.mark.parametrize("lost", ["configuration.json", "campplus_small.bin"])
+def test_a_half_download_in_the_cache_is_completed(
+    tiny_encoders: Path, copy: Path, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with quiet_imports():
+        hub = importlib.import_module("modelscope.hub.snapshot_download")
+
+    def download(source: str, revision: str | None = None, local_files_only: bool = False) -> str:
+        if not local_files_only:
+            shutil.copy(tiny_encoders / "campplus-small" / lost, copy / lost)
+        return str(copy)
+
+    (copy / lost).unlink()
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert load_campplus("iic/small").dim == load_campplus(str(tiny_encoders / "campplus-small")).dim
+
+
+@pytest.mark.parametrize("lost", ["configuration.json", "campplus_small.bin"])
+def test_a_half_download_that_cannot_be_completed_is_said(
+    copy: Path, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with quiet_imports():
+        hub = importlib.import_module("modelscope.hub.snapshot_download")
+
+    def offline(source: str, revision: str | None = None, local_files_only: bool = False) -> str:
+        if not local_files_only:
+            raise ConnectionError("no route")
+        return str(copy)
+
+    (copy / lost).unlink()
+    monkeypatch.setattr(hub, "snapshot_download", offline)
+    with pytest.raises(ModelError) as caught:
+        load_campplus("iic/small")
+    assert str(caught.value) == (
+        f"iic/small: only part of it is in the cache, {lost} missing, and it cannot be fetched from ModelScope. Run "
+        "`audioscore encoders pull` where ModelScope can be reached, or give encoders.campplus.source a snapshot "
+        "folder."
+    )
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(copy))
+    with pytest.raises(ModelError, match=rf"^iic/small: ModelScope's copy lacks {lost}\. Check its id and its rev"):
+        load_campplus("iic/small")
+
+
+def test_weights_that_are_pinned_load_and_others_are_refused_before_they_are_read(copy: Path) -> None:
+    found = sha256_of(weights_of(copy))
+    assert load_campplus(str(copy), sha256=found).reference.sha256 == found
+    weights_of(copy).write_bytes(b"other")
+    with pytest.raises(ModelError, match=rf"campplus-copy: SHA-256 [0-9a-f]{{64}}, but {found} is pinned\. Correct"):
+        load_campplus(str(copy), sha256=found)
+
+
+@pytest.mark.parametrize(("precision", "off"), [("bf16", 0.1), ("fp16", 0.02)])
+def test_a_lower_precision_is_entered_where_the_reference_says_it_was_used(
+    tiny_encoders: Path, precision: Precision, off: float
+) -> None:
+    """On a CPU, which computes in these formats too, if slowly: no GPU was at hand."""
+    folder = tiny_encoders / "campplus-small"
+    usual, loaded = load_campplus(str(folder)), load_campplus(str(folder), precision=precision)
+    assert loaded.reference == usual.reference, "a CPU is not asked to"
+    lower = CampplusEncoder(loaded.module, usual.dim, replace(usual.reference, precision=precision), folder)
+    heard: list[torch.dtype] = []
+    lower.module.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].dtype))
+    lower.module.head.conv1.register_forward_hook(lambda _, __, made: heard.append(made.dtype))
+    embedding, wanted = lower.embedding(noise(2.0)), usual.embedding(noise(2.0))
+    assert heard[:2] == [torch.float32, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]]
+    assert embedding.dtype == torch.float32
+    assert 0 < (embedding - wanted).norm() < off * wanted.norm()
+    assert lower.reference.key == f"{usual.reference.key}-{precision}"
 
 
 def test_a_hub_id_is_taken_from_the_cache_and_is_named_in_the_reference(

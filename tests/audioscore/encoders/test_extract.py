@@ -1,5 +1,6 @@
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,25 +9,29 @@ import numpy as np
 import pytest
 import torch
 
-from audioscore.config import EncodersSection
+from audioscore.config import EncodersSection, TrainingSection
 from audioscore.data.audio import Recording, decode, encode
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
 from audioscore.encoders import extract
 from audioscore.encoders.campplus import CampplusEncoder
 from audioscore.encoders.extract import (
+    WINDOWS,
     Encoders,
+    Part,
     encode_recording,
     extract_features,
     extract_folder,
-    features_of,
     load_encoders,
     read_extraction,
     write_extraction,
 )
-from audioscore.encoders.muq import MuQEncoder
+from audioscore.encoders.muq import MuQEncoder, load_muq
+from audioscore.encoders.muq_layers import prefix_frames, prefix_reference
 from audioscore.encoders.reference import EncoderReference, Kind
+from audioscore.encoders.speaker_targets import SpeakerTarget
 from audioscore.encoders.store import FeatureStore
+from audioscore.encoders.stored import StoredFeatures
 from audioscore.errors import AudioError, DataError, ModelError
 from audioscore.files import sha256_of
 
@@ -81,6 +86,32 @@ def silent_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CampplusEncoder, "embedding", refuse)
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each thing is heard from now on."""
+    calls: Counter[str] = Counter()
+    hear = Part.hear
+
+    def count(part: Part, recording: Recording) -> tuple[torch.Tensor, int]:
+        layer = "" if part.reference.layer is None else f"-l{part.reference.layer}"
+        calls[f"{part.reference.kind}{layer}"] += 1
+        return hear(part, recording)
+
+    monkeypatch.setattr(Part, "hear", count)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> SpeakerTarget:
+    """A speaker encoder that knows voices by the mean and the largest of their samples."""
+    weights = tmp_path_factory.mktemp("speaker") / "weights.pt"
+    weights.write_bytes(b"none")
+
+    def listen(module: torch.nn.Module, wave: torch.Tensor) -> torch.Tensor:
+        return torch.stack([wave.mean(), wave.max()])
+
+    return SpeakerTarget(torch.nn.Identity(), 2, "ge2e", (weights,), listen)
+
+
 def equal(ours: Sequence[extract.Features], wanted: Sequence[extract.Features]) -> bool:
     return len(ours) == len(wanted) and all(
         set(one) == set(other) and all(torch.equal(one[kind], other[kind]) for kind in one)
@@ -97,9 +128,9 @@ def test_features_are_those_of_the_decoded_file_in_the_clips_order(
     assert seen == [(done, COUNT) for done in range(1, COUNT + 1)]
     wanted = [encode_recording(decode(folder / clip.audio_file), encoders) for clip in clips]
     references = extraction.encoders
-    assert equal(features_of(clips, references, ["muq", "campplus"], store), wanted)
-    assert equal(features_of(clips[::-1], references, ["muq", "campplus"], store), wanted[::-1])
-    assert [set(one) for one in features_of(clips, references, ["campplus"], store)] == [{"campplus"}] * COUNT
+    assert equal(StoredFeatures(clips, references, ["muq", "campplus"], store), wanted)
+    assert equal(StoredFeatures(clips[::-1], references, ["muq", "campplus"], store), wanted[::-1])
+    assert [set(one) for one in StoredFeatures(clips, references, ["campplus"], store)] == [{"campplus"}] * COUNT
     assert [len(one["muq"]) for one in wanted] == [-(-25 * (5 + index) // 10) for index in range(COUNT)]
 
 
@@ -124,17 +155,10 @@ def test_only_what_is_missing_is_computed_and_the_reuse_is_reported(
 ) -> None:
     extract_features(clips[:5], folder, encoders, store)
     store.path(encoders["muq"].reference, str(clips[0].sha256)).unlink()
-    calls = {"muq": 0, "campplus": 0}
-    hear = extract._hear
-
-    def counted(recording: Recording, encoder: MuQEncoder | CampplusEncoder) -> torch.Tensor:
-        calls[encoder.reference.kind] += 1
-        return hear(recording, encoder)
-
-    monkeypatch.setattr(extract, "_hear", counted)
+    calls = counted(monkeypatch)
     with caplog.at_level(logging.INFO):
         extraction = extract_features(clips[:7], folder, encoders, store)
-    assert calls == {"muq": 3, "campplus": 2}
+    assert calls == {"muq-l2": 3, "campplus": 2}
     assert (extraction.clips, extraction.reused, extraction.computed) == (7, 4, 3)
     assert "features: 4 of 7 clips reused from the store, 3 to extract" in caplog.text
 
@@ -202,7 +226,7 @@ def test_an_extraction_that_did_not_finish_is_refused(tmp_path: Path) -> None:
 def test_features_that_no_encoder_made_are_refused(store: FeatureStore, clips: list[Clip]) -> None:
     only: dict[Kind, EncoderReference] = {"muq": EncoderReference("muq", None, None, "ab" * 32, 2)}
     with pytest.raises(ModelError, match=r"^no campplus features were extracted; there are \['muq'\]\.$"):
-        features_of(clips, only, ["muq", "campplus"], store)
+        StoredFeatures(clips, only, ["muq", "campplus"], store)
 
 
 def test_a_folder_is_extracted_for_all_three_splits(
@@ -215,3 +239,180 @@ def test_a_folder_is_extracted_for_all_three_splits(
     assert read_extraction(tmp_path / "out") == extraction
     described = json.loads((tmp_path / "out" / "extraction.json").read_text())
     assert described["encoders"]["muq"]["layer"] == 2
+    again = extract_folder(folder, tmp_path / "sorted", tmp_path / "more", tmp_path / "features", section)
+    assert (again.clips, again.reused, again.computed) == (6, 6, 0)
+
+
+def test_an_order_without_scores_is_extracted_with_the_rest_and_a_clip_of_both_once(
+    folder: Path, clips: list[Clip], section: EncodersSection, tmp_path: Path
+) -> None:
+    from audioscore.data.sort import read_relative
+
+    relative = [replace(clip, score=None) for clip in clips[2:6]]
+    for split, groups in (("train", [clips[:3], relative]), ("val", [clips[6:7]]), ("test", [clips[7:8]])):
+        write_index(tmp_path / "sorted" / "index" / f"{split}.json", groups)
+    assert [len(group) for group in read_relative(tmp_path / "sorted", "train")] == [4]
+    extraction = extract_folder(folder, tmp_path / "sorted", tmp_path / "out", tmp_path / "features", section)
+    assert (extraction.clips, extraction.computed) == (8, 8)
+    wanted = [clips[place] for place in (0, 1, 2, 3, 4, 5, 6, 7)]
+    features = StoredFeatures(wanted, extraction.encoders, ["muq"], FeatureStore(tmp_path / "features"))
+    assert len(list(features)) == 8
+
+
+def test_a_clip_that_is_listed_twice_is_extracted_once(
+    folder: Path, clips: list[Clip], encoders: Encoders, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch)
+    again = replace(clips[0], score=None)
+    extraction = extract_features([clips[0], clips[1], again, clips[0]], folder, encoders, store)
+    assert (extraction.clips, extraction.reused, extraction.computed) == (2, 0, 2)
+    assert calls == {"muq-l2": 2, "campplus": 2}
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_hidden_state_is_kept_beside_the_outputs_and_under_a_name_of_its_own(
+    folder: Path, clips: list[Clip], encoders: Encoders, store: FeatureStore, layer: int
+) -> None:
+    extraction = extract_features(clips[:3], folder, encoders, store, prefix_layer=layer)
+    assert extraction.encoders == {kind: encoder.reference for kind, encoder in encoders.items()}
+    muq = encoders["muq"]
+    assert isinstance(muq, MuQEncoder)
+    kept = StoredFeatures(clips[:3], extraction.encoders, ["muq", "campplus"], store, prefix_layer=layer)
+    plain = StoredFeatures(clips[:3], extraction.encoders, ["muq", "campplus"], store)
+    for place, clip in enumerate(clips[:3]):
+        recording = decode(folder / clip.audio_file)
+        wanted = prefix_frames(muq, torch.from_numpy(recording.at(24_000)), layer)
+        assert torch.equal(kept[place]["muq"], wanted)
+        assert int(kept[place][WINDOWS]) == 1
+        assert store.has(prefix_reference(muq.reference, layer), str(clip.sha256))
+        assert equal([kept[place]], [encode_recording(recording, encoders, layer)])
+        assert equal([plain[place]], [encode_recording(recording, encoders)])
+        assert WINDOWS not in plain[place]
+
+
+def test_only_the_hidden_state_is_computed_where_the_rest_is_known(
+    folder: Path, clips: list[Clip], encoders: Encoders, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract_features(clips[:4], folder, encoders, store)
+    calls = counted(monkeypatch)
+    extraction = extract_features(clips[:4], folder, encoders, store, prefix_layer=1)
+    assert (extraction.reused, extraction.computed) == (0, 4)
+    assert calls == {"muq-l1": 4}
+    extraction = extract_features(clips[:4], folder, encoders, store, prefix_layer=1)
+    assert (extraction.reused, extraction.computed, calls) == (4, 0, {"muq-l1": 4})
+
+
+def test_the_number_of_windows_is_kept_with_the_feature(
+    folder: Path, clips: list[Clip], section: EncodersSection, store: FeatureStore
+) -> None:
+    """The clips are of 0.5 to 1.6 s."""
+    encoders: Encoders = {"muq": load_muq(section.muq.source, layer=2, window_seconds=0.6)}
+    extraction = extract_features(clips, folder, encoders, store, prefix_layer=1)
+    features = StoredFeatures(clips, extraction.encoders, ["muq"], store, prefix_layer=1)
+    assert [int(one[WINDOWS]) for one in features] == [1, 1, *[2] * 6, *[3] * 4]
+    assert [store.windows(encoders["muq"].reference, str(clip.sha256)) for clip in clips[1:3]] == [1, 2]
+
+
+def test_a_layer_that_is_not_below_the_one_that_is_read_is_refused(
+    folder: Path, clips: list[Clip], encoders: Encoders, store: FeatureStore
+) -> None:
+    with pytest.raises(
+        ModelError, match=r"^audio/00\.flac: MuQ cut at layer 3: the layers up to the one that is read are 0 to 1\."
+    ):
+        extract_features(clips[:1], folder, encoders, store, prefix_layer=3)
+
+
+def test_what_an_adversary_is_to_guess_is_kept_and_named(
+    folder: Path, clips: list[Clip], encoders: Encoders, store: FeatureStore, speaker: SpeakerTarget, tmp_path: Path
+) -> None:
+    extraction = extract_features(clips[:3], folder, encoders, store, speaker=speaker)
+    assert extraction.speaker == speaker.reference
+    for clip in clips[:3]:
+        wave = torch.from_numpy(decode(folder / clip.audio_file).at(16_000))
+        judge = torch.nn.functional.normalize(torch.stack([wave.mean(), wave.max()]), dim=0)
+        assert torch.equal(store.get(speaker.reference, str(clip.sha256)), judge)
+    write_extraction(extraction, encoders, tmp_path / "out")
+    assert read_extraction(tmp_path / "out") == extraction
+    assert not (tmp_path / "out" / "encoders" / "ge2e").exists(), "it is never part of a scorer"
+    extraction = extract_features(clips[:3], folder, encoders, store, speaker=speaker)
+    assert (extraction.reused, extraction.computed, extraction.speaker) == (3, 0, speaker.reference)
+
+
+def test_without_an_adversary_nobody_is_named(
+    folder: Path, clips: list[Clip], encoders: Encoders, store: FeatureStore, tmp_path: Path
+) -> None:
+    extraction = extract_features(clips[:1], folder, encoders, store)
+    write_extraction(extraction, encoders, tmp_path / "out")
+    assert extraction.speaker is None
+    assert read_extraction(tmp_path / "out") == extraction
+
+
+def test_a_description_of_the_version_before_still_reads(
+    folder: Path, clips: list[Clip], encoders: Encoders, store: FeatureStore, tmp_path: Path
+) -> None:
+    extraction = extract_features(clips[:1], folder, encoders, store)
+    write_extraction(extraction, encoders, tmp_path / "out")
+    source = tmp_path / "out" / "extraction.json"
+    value = json.loads(source.read_text())
+    del value["speaker"]
+    for reference in value["encoders"].values():
+        del reference["precision"], reference["window"]
+    source.write_text(json.dumps(value))
+    assert read_extraction(tmp_path / "out") == extraction
+
+
+def training(**settings: object) -> TrainingSection:
+    return TrainingSection.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "layer"),
+    [
+        ({}, None),
+        ({"tuning": "lora", "tune_from": 1}, 1),
+        ({"tuning": "full"}, 0),
+        ({"layers": "mix", "tune_from": 1}, 1),
+    ],
+)
+def test_a_folder_is_extracted_with_what_its_training_goes_on_from(
+    folder: Path, clips: list[Clip], section: EncodersSection, tmp_path: Path, settings: dict[str, object], layer: int
+) -> None:
+    for split, part in (("train", clips[:1]), ("val", clips[1:2]), ("test", clips[2:3])):
+        write_index(tmp_path / "sorted" / "index" / f"{split}.json", [part])
+    store = tmp_path / "features"
+    done = extract_folder(folder, tmp_path / "sorted", tmp_path / "out", store, section, training(**settings))
+    layers = {2} if layer is None else {2, layer}
+    assert {path.name.split("-")[2] for path in store.glob("muq-*")} == {f"l{one}" for one in layers}
+    assert (done.computed, done.speaker) == (3, None)
+    features = StoredFeatures(clips[:3], done.encoders, ["muq"], FeatureStore(store), prefix_layer=layer)
+    assert len(list(features)) == 3
+
+
+@pytest.mark.parametrize(
+    ("target", "weight", "loads"), [("ge2e", 0.5, True), ("ge2e", 0.0, False), ("campplus", 0.5, False)]
+)
+def test_a_speaker_is_heard_where_an_adversary_guesses_one_that_is_no_encoder_of_ours(
+    folder: Path,
+    clips: list[Clip],
+    section: EncodersSection,
+    speaker: SpeakerTarget,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    weight: float,
+    loads: bool,
+) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    def load(*what: str) -> SpeakerTarget:
+        asked.append((what[0], what[1], what[2]))
+        return speaker
+
+    monkeypatch.setattr(extract, "load_speaker", load)
+    for split, part in (("train", clips[:1]), ("val", clips[1:2]), ("test", clips[2:3])):
+        write_index(tmp_path / "sorted" / "index" / f"{split}.json", [part])
+    settings = training(adversary={"weight": weight, "target": target, "source": "/srv/voices"})
+    index, store = tmp_path / "sorted", tmp_path / "features"
+    extraction = extract_folder(folder, index, tmp_path / "out", store, section, settings)
+    assert asked == ([("ge2e", "/srv/voices", "cpu")] if loads else [])
+    assert extraction.speaker == (speaker.reference if loads else None)

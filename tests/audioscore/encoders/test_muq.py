@@ -2,15 +2,17 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from torch import Tensor
 
-from audioscore.encoders import muq
-from audioscore.encoders.muq import load_muq
-from audioscore.errors import ModelError
+from audioscore.encoders.muq import MuQEncoder, load_muq
+from audioscore.encoders.precision import Precision
+from audioscore.errors import ModelError, UsageError
 from audioscore.files import sha256_of
 from audioscore.training.pretrain import build_muq, muq_config, save_muq
 
@@ -95,15 +97,91 @@ def test_nothing_is_trainable_and_everything_is_in_eval_mode(folder: Path) -> No
     assert [name for name, part in module.named_modules() if part.training] == []
 
 
-def test_a_long_recording_is_cut_into_equal_windows_joined_in_time(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(muq, "WINDOW_SECONDS", 2.0)
-    encoder = load_muq(str(folder), layer=2)
+def test_a_long_recording_is_cut_into_equal_windows_joined_in_time(folder: Path) -> None:
+    encoder = load_muq(str(folder), layer=2, window_seconds=2.0)
     wave = noise(5.0)  # 5 s are three windows of 5/3 s, not 2 + 2 + 1
     parts = [encoder.frames(wave[start : start + 40_000]) for start in (0, 40_000, 80_000)]
     assert torch.equal(encoder.frames(wave), torch.cat(parts))
     assert torch.equal(encoder.frames(wave[:48_000]), encoder._window(wave[:48_000])), "2 s fit into one window"
+    assert [encoder.windows(samples) for samples in (48_000, 48_001, 120_000)] == [1, 2, 3]
+    assert encoder.reference.key.endswith("-w2")
+
+
+def test_heard_whole_a_recording_is_one_window_of_the_full_model_bit_for_bit(
+    folder: Path, full: Callable[[Tensor], tuple[Tensor, ...]]
+) -> None:
+    encoder, windowed = load_muq(str(folder), layer=2, window_seconds=None), load_muq(str(folder), layer=2)
+    wave = noise(40.0)
+    frames = encoder.frames(wave)
+    assert len(frames) == 1000
+    assert torch.equal(frames, full(wave)[2])
+    assert (encoder.windows(len(wave)), windowed.windows(len(wave))) == (1, 2)
+    assert not torch.allclose(windowed.frames(wave), frames, atol=1e-2), "the windows' edges are heard"
+    assert torch.equal(windowed.frames(wave[: 10 * 24_000]), encoder.frames(wave[: 10 * 24_000]))
+    assert (encoder.window, encoder.reference.window) == (None, None)
+    shared = encoder.module.model.conformer.embed_positions
+    assert shared.cached_sequence_length is None, "threads that hear side by side would overwrite it for each other"
+    assert encoder.reference.key == f"{windowed.reference.key}-whole"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.49, -30.0, float("nan"), float("inf")])
+def test_a_window_that_holds_nothing_or_everything_is_refused(folder: Path, seconds: float) -> None:
+    with pytest.raises(UsageError, match=rf"^windows of {seconds} s: MuQ needs at least 0\.5\. Give more, or null for"):
+        load_muq(str(folder), layer=1, window_seconds=seconds)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_on_a_cpu_every_precision_is_fp32(folder: Path, precision: Precision) -> None:
+    encoder, usual = load_muq(str(folder), layer=2, precision=precision), load_muq(str(folder), layer=2)
+    assert encoder.reference == usual.reference
+    assert torch.equal(encoder.frames(noise(1.0)), usual.frames(noise(1.0)))
+
+
+@pytest.mark.parametrize(("precision", "off"), [("bf16", 0.03), ("fp16", 0.004)])
+def test_a_lower_precision_is_entered_where_the_reference_says_it_was_used(
+    folder: Path, precision: Precision, off: float
+) -> None:
+    """On a CPU, which computes in these formats too, if slowly: no GPU was at hand."""
+    usual, loaded = load_muq(str(folder), layer=2), load_muq(str(folder), layer=2)
+    lower = MuQEncoder(loaded.module, 2, replace(loaded.reference, precision=precision), folder)
+    wave = torch.sin(torch.arange(48_000) * (2 * torch.pi * 440 / 24_000))  # its power is beyond fp16
+    heard: list[torch.dtype] = []
+    lower.module.model.conv.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].dtype))
+    layer = lower.module.model.conformer.layers[0].self_attn.linear_q
+    layer.register_forward_hook(lambda _, __, made: heard.append(made.dtype))
+    frames, wanted = lower.frames(wave), usual.frames(wave)
+    assert heard == [torch.float32, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]]
+    assert frames.dtype == torch.float32
+    assert not torch.equal(frames, wanted)
+    assert (frames - wanted).norm() < off * wanted.norm()
+    assert {value.dtype for value in lower.module.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    assert lower.reference.key == f"{usual.reference.key}-{precision}"
+
+
+def test_positions_are_as_exact_in_a_lower_precision(folder: Path) -> None:
+    """Heard whole, frame 257 is no bf16 number: rounded, it would share its place with a neighbour."""
+    usual = load_muq(str(folder), layer=2, window_seconds=None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        states = torch.zeros(1, 2_000, 32, dtype=torch.bfloat16)
+        table = usual.module.model.conformer.embed_positions(states)
+    wanted = usual.module.model.conformer.embed_positions(states.float())
+    assert torch.equal(table, wanted.bfloat16())
+    assert len(wanted[0, :, 0, 0].unique(dim=0)) == 2_000
+
+
+def test_fp32_stays_fp32_within_a_callers_autocast(folder: Path) -> None:
+    encoder = load_muq(str(folder), layer=2)
+    wanted = encoder.frames(noise(1.0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(encoder.frames(noise(1.0)), wanted)
+
+
+def test_weights_that_are_pinned_load_and_others_are_refused_before_they_are_read(copy: Path) -> None:
+    found = load_muq(str(copy), layer=1).reference.sha256
+    assert load_muq(str(copy), layer=1, sha256=found).reference.sha256 == found
+    (copy / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match=rf"muq-copy: SHA-256 [0-9a-f]{{64}}, but {found} is pinned\. Correct the pin"):
+        load_muq(str(copy), layer=1, sha256=found)
 
 
 def test_loading_leaves_the_callers_chance_alone_and_stdout_empty(
@@ -220,17 +298,36 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path: Path, monkeypatc
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        ModelError, match=r"^somebody/muq: cannot be fetched \(.+\)\. Go online once, or give"
+        ModelError, match=r"^somebody/muq: cannot be fetched \(.+\)\. Run `audioscore encoders pull` where Hugging Face"
     ) as caught:
         load_muq("somebody/muq", layer=1)
     assert "\n" not in str(caught.value)
 
 
-def test_threads_hear_clips_of_many_lengths_at_once(tiny_encoders: Path) -> None:
+@pytest.mark.parametrize("fault", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError])
+def test_what_the_hubs_http_library_raises_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, fault: type[httpx.TransportError]
+) -> None:
+    import huggingface_hub
+
+    def refuse(*_: object, **__: object) -> str:
+        raise fault("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ModelError) as caught:
+        load_muq("somebody/muq", layer=1)
+    assert str(caught.value) == (
+        "somebody/muq: cannot be fetched (no route). Run `audioscore encoders pull` where Hugging Face can be reached, "
+        "or give encoders.muq.source a folder with config.json and model.safetensors."
+    )
+
+
+@pytest.mark.parametrize("window", [30.0, None])
+def test_threads_hear_clips_of_many_lengths_at_once(tiny_encoders: Path, window: float | None) -> None:
     """The network's own cache of positions belongs to the last clip, and is replaced."""
     from concurrent.futures import ThreadPoolExecutor
 
-    encoder = load_muq(str(tiny_encoders / "muq-small"), layer=1)
+    encoder = load_muq(str(tiny_encoders / "muq-small"), layer=1, window_seconds=window)
     generator = torch.Generator().manual_seed(3)
     waves = [torch.randn(12_000 + 960 * place, generator=generator) * 0.1 for place in range(24)]
     alone = [encoder.frames(wave) for wave in waves]

@@ -1,14 +1,15 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from audioscore.encoders import muq
 from audioscore.encoders.adapters import add_lora, merge, tune_layers
-from audioscore.encoders.muq import MIN_SAMPLES, MuQEncoder, load_muq
+from audioscore.encoders.muq import MIN_SAMPLES, MuQEncoder, load_muq, window_count
 from audioscore.encoders.muq_layers import LayerMix, MuQSuffix, prefix_frames, prefix_reference, split_windows
+from audioscore.encoders.precision import Precision
 from audioscore.encoders.reference import EncoderReference
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import ModelError
@@ -214,13 +215,11 @@ def test_prefix_frames_are_kept_under_the_layer_they_are_of(
 
 
 @pytest.mark.parametrize("samples", [48_000, 48_001, 48_479, 48_480, 48_961, 96_001, 130_001, 191_999, 193_438])
-def test_a_long_recording_is_taken_apart_into_the_windows_it_was_heard_in(
-    encoder: MuQEncoder, monkeypatch: pytest.MonkeyPatch, samples: int
-) -> None:
-    monkeypatch.setattr(muq, "WINDOW_SECONDS", 2.0)
+def test_a_long_recording_is_taken_apart_into_the_windows_it_was_heard_in(lively_muq: Path, samples: int) -> None:
+    encoder = load_muq(str(lively_muq), layer=3, window_seconds=2.0)
     wave = noise(samples)
     windows = torch.tensor_split(wave, -(-samples // 48_000))
-    parts = split_windows(prefix_frames(encoder, wave, 1), samples)
+    parts = split_windows(prefix_frames(encoder, wave, 1), samples, encoder.window)
     assert len(parts) == len(windows)
     assert all(
         torch.equal(part, prefix_frames(encoder, window, 1)) for part, window in zip(parts, windows, strict=True)
@@ -230,6 +229,44 @@ def test_a_long_recording_is_taken_apart_into_the_windows_it_was_heard_in(
         assert torch.equal(torch.cat([alone(suffix, part) for part in parts]), encoder.frames(wave))
 
 
+@pytest.mark.parametrize("cut", [0, 2])
+def test_heard_whole_a_recording_of_any_length_goes_through_prefix_and_suffix(
+    lively_muq: Path, full: HiddenStates, cut: int
+) -> None:
+    encoder, wave = load_muq(str(lively_muq), layer=3, window_seconds=None), noise(35 * 24_000)
+    frames = prefix_frames(encoder, wave, cut)
+    (only,) = split_windows(frames, len(wave), encoder.window)
+    suffix = MuQSuffix(encoder, cut)
+    with torch.no_grad():
+        assert torch.equal(alone(suffix, only), full(wave)[3])
+    assert suffix.state_dict().keys() == MuQSuffix(load_muq(str(lively_muq), layer=3), cut).state_dict().keys()
+    assert prefix_reference(encoder.reference, cut).key.endswith(f"-l{cut}-e1-whole")
+
+
+def test_heard_whole_a_padded_batch_gives_each_clip_what_it_gets_alone_and_trains(lively_muq: Path) -> None:
+    encoder = load_muq(str(lively_muq), layer=3, window_seconds=None)
+    parameters = adapt(encoder, 1)
+    suffix = MuQSuffix(encoder, 1, checkpointing=True)
+    clips = [prefix_frames(encoder, noise(samples), 1) for samples in (12_000, 32 * 24_000)]
+    made = suffix(*padded(clips, 9.0))
+    for clip, row in zip(clips, made, strict=True):
+        torch.testing.assert_close(row[: len(clip)], alone(suffix, clip), rtol=1e-4, atol=1e-5)
+    made.square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in parameters)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_prefix_is_heard_in_the_encoders_precision_and_kept_under_it(
+    lively_muq: Path, encoder: MuQEncoder, precision: Precision
+) -> None:
+    loaded = load_muq(str(lively_muq), layer=3)
+    lower = MuQEncoder(loaded.module, 3, replace(loaded.reference, precision=precision), lively_muq)
+    frames, wanted = prefix_frames(lower, noise(24_000), 2), prefix_frames(encoder, noise(24_000), 2)
+    assert frames.dtype == torch.float32
+    assert 0 < (frames - wanted).norm() < 0.05 * wanted.norm()
+    assert prefix_reference(lower.reference, 2).key == f"{prefix_reference(encoder.reference, 2).key}-{precision}"
+
+
 def test_taking_apart_holds_for_every_length() -> None:
     """By arithmetic: n samples make ceil(floor(n / 240) / 4) frames, and windows differ by one sample at most."""
 
@@ -237,9 +274,7 @@ def test_taking_apart_holds_for_every_length() -> None:
         return -(-(samples // 240) // 4)
 
     for samples in range(720_000 - 2_000, 12 * 720_000, 997):
-        windows = [
-            len(part) for part in torch.tensor_split(torch.empty(samples, device="meta"), muq.window_count(samples))
-        ]
+        windows = [len(part) for part in torch.tensor_split(torch.empty(samples, device="meta"), window_count(samples))]
         wanted = [frames(window) for window in windows]
         joined = torch.empty(sum(wanted), 1, device="meta")
         assert [len(part) for part in split_windows(joined, samples)] == wanted, samples

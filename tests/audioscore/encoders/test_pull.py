@@ -14,7 +14,7 @@ import pytest
 
 from audioscore.encoders.campplus import load_campplus
 from audioscore.encoders.muq import load_muq
-from audioscore.encoders.pull import how_to_go_offline, pull_encoder
+from audioscore.encoders.pull import how_to_go_offline, is_cached, pull_encoder
 from audioscore.encoders.reference import Kind
 from audioscore.errors import ModelError
 from audioscore.files import sha256_of
@@ -199,6 +199,38 @@ def test_what_was_pulled_is_what_training_loads(hub: Hub) -> None:
     hub.down = True
     assert load_muq(MUQ, layer=1).reference.sha256 == muq.sha256
     assert load_campplus(CAMPPLUS, revision="v1.0.0").reference.sha256 == campplus.sha256
+
+
+def test_loading_completes_a_download_that_was_cut_off(hub: Hub) -> None:
+    hub.cut_after = 5_000
+    with pytest.raises(ModelError):
+        pull_encoder("campplus", CAMPPLUS, revision="v1.0.0")
+    # What is there of it depends on how its files came side by side; test_campplus asks for the whole sentence.
+    with pytest.raises(ModelError, match=rf"^{CAMPPLUS}: .*cannot be fetched from ModelScope\. Run") as caught:
+        load_campplus(CAMPPLUS, revision="v1.0.0")
+    assert "\n" not in str(caught.value)
+    hub.down, hub.cut_after = False, None
+    weights = hub.repositories[CAMPPLUS] / "campplus_small.bin"
+    assert load_campplus(CAMPPLUS, revision="v1.0.0").reference.sha256 == sha256_of(weights)
+
+
+@pytest.mark.parametrize(("kind", "source"), BOTH)
+def test_what_is_cached_is_known_without_asking_or_loading(hub: Hub, kind: Kind, source: str) -> None:
+    assert not is_cached(kind, source)
+    pulled = pull_encoder(kind, source, layer=1)
+    hub.asked.clear()
+    assert is_cached(kind, source)
+    (pulled.folder / pulled.files[1].name).unlink()
+    assert not is_cached(kind, source)
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize(("kind", "source"), BOTH)
+def test_a_pinned_hash_holds_for_a_hub_too(hub: Hub, kind: Kind, source: str) -> None:
+    found = pull_encoder(kind, source, layer=1).sha256
+    assert pull_encoder(kind, source, layer=1, sha256=found.upper()).sha256 == found
+    with pytest.raises(ModelError, match=rf"^{source} is in the cache, but .+: SHA-256 {found}, but {'ab' * 32} is pi"):
+        pull_encoder(kind, source, layer=1, sha256="ab" * 32)
 
 
 @pytest.mark.parametrize(("kind", "source"), BOTH)

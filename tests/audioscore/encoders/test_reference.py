@@ -1,8 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from audioscore.encoders.reference import OWN_WEIGHTS, EncoderReference, is_folder
+from audioscore.encoders.reference import OWN_WEIGHTS, EncoderReference, check_pin, is_folder
+from audioscore.errors import ModelError
 
 MUQ = EncoderReference("muq", "OpenMuQ/MuQ-large-msd-iter", "b83ebda", "ab" * 32, 6)
 
@@ -36,8 +39,32 @@ def test_the_encoders_that_ship_have_a_known_licence() -> None:
 
 def test_json_holds_every_field_and_gives_the_same_reference_back() -> None:
     value = MUQ.to_json()
-    assert set(value) == {"kind", "id", "revision", "sha256", "layer"}
+    assert set(value) == {"kind", "id", "revision", "sha256", "layer", "precision", "window"}
     assert EncoderReference(**value) == MUQ
+
+
+def test_what_was_written_before_there_was_a_choice_of_precision_and_window_reads_as_the_usual() -> None:
+    old: dict[str, Any] = {"kind": "muq", "id": MUQ.id, "revision": "b83ebda", "sha256": "ab" * 32, "layer": 6}
+    assert EncoderReference(**old) == MUQ
+    assert (MUQ.precision, MUQ.window) == ("fp32", 30.0)
+
+
+def test_precision_and_window_are_part_of_the_key_where_they_are_not_the_usual() -> None:
+    usual = "muq-abababababababab-l6-e1"
+    assert replace(MUQ, precision="bf16").key == f"{usual}-bf16"
+    assert replace(MUQ, precision="fp16", window=None).key == f"{usual}-fp16-whole"
+    assert replace(MUQ, window=12.5).key == f"{usual}-w12.5"
+    assert replace(MUQ, precision="fp32", window=30).key == usual
+
+
+def test_a_pin_is_compared_whatever_its_case_and_another_is_refused() -> None:
+    check_pin("somebody/muq", "ab" * 32, None)
+    check_pin("somebody/muq", "ab" * 32, "AB" * 32)
+    with pytest.raises(ModelError) as caught:
+        check_pin("somebody/muq", "ab" * 32, "cd" * 32)
+    assert str(caught.value) == (
+        f"somebody/muq: SHA-256 {'ab' * 32}, but {'cd' * 32} is pinned. Correct the pin, or get the pinned weights."
+    )
 
 
 def test_a_folder_is_told_from_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,9 +151,9 @@ def test_windows_are_evenly_spaced_and_reach_both_ends() -> None:
 
 
 def test_the_hash_is_of_both_files(folder: Path) -> None:
-    before = load_samoye(folder).sha256
+    before = load_samoye(folder).reference.sha256
     assert before == sha256_of(folder / "config.json", folder / "best_model.pth.tar")
-    assert load_samoye(write(folder, trim_db=50)).sha256 != before
+    assert load_samoye(write(folder, trim_db=50)).reference.sha256 != before
 
 
 def test_missing_files_are_named(folder: Path) -> None:

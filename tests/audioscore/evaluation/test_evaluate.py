@@ -56,6 +56,10 @@ def test_comparison_is_hybrid_minus_baseline(make_predictions: Make) -> None:
     expected = plans["hybrid"]["spearman"]["value"] - plans["baseline"]["spearman"]["value"]
     assert found["comparison"]["delta"] == pytest.approx(expected)
     assert 0 < found["comparison"]["lo"] < expected < found["comparison"]["hi"]
+    within = found["comparison"]["within_source"]
+    ours, theirs = (found["plans"][plan]["spearman_within_source"]["value"] for plan in ("hybrid", "baseline"))
+    assert within["delta"] == pytest.approx(ours - theirs)
+    assert within["lo"] < within["delta"] < within["hi"]
     only = evaluate([r for r in rows if r.plan == "hybrid"], {}, {"hybrid": 1}, resamples=10)
     assert only["comparison"] is None
 

@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from audioscore.config import EvaluationSection
+from audioscore.config import EvaluationSection, Plan
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
-from audioscore.encoders.extract import Extraction, features_of, write_extraction
+from audioscore.encoders.extract import Extraction, write_extraction
 from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.encoders.store import FeatureStore
+from audioscore.encoders.stored import StoredFeatures
 from audioscore.errors import DataError
 from audioscore.evaluation.predict import evaluate_plans, predict_clips, read_evaluation, validation_by_plan
 from audioscore.scoring.calibration import Calibration
-from audioscore.scoring.checkpoint import load_head, save_scorer
-from audioscore.scoring.head import ScoreHead, raw_outputs
-from audioscore.scoring.scorer import BRANCHES, Description, Plan
-from audioscore.scoring.trained import TrainedPlan, write_trained
+from audioscore.scoring.checkpoint import load_network, save_scorer
+from audioscore.scoring.head import ScoreHead
+from audioscore.scoring.network import ScoreNetwork, raw_outputs
+from audioscore.scoring.scorer import BRANCHES, Description
+from audioscore.scoring.trained import Outcome, TrainedPlan, write_trained
 
 DIMS: dict[Kind, int] = {"muq": 6, "campplus": 4}
 # Named by hub id, so that no encoder has to be embedded: only heads run here.
@@ -71,9 +73,9 @@ def trained_plan(folder: Path, plan: Plan, seeds: tuple[int, ...] = (1, 2)) -> T
             {"dims": dims, "width": 4, "hidden": 4, "dropout": 0.5},
             Calibration((-1.0, 1.0), (60.0, 90.0), 4.0), (), "0.dir", "unknown",
         )  # fmt: skip
-        save_scorer(head, description, {}, folder / plan / f"seed-{seed}")
-    validation = {seed: 0.5 + 0.1 * seed for seed in seeds}
-    trained = TrainedPlan(plan, folder / plan, seeds[-1], validation, {seed: [] for seed in seeds}, 10, ("w",))
+        save_scorer(ScoreNetwork(head), description, {}, folder / plan / f"seed-{seed}")
+    outcomes = {seed: Outcome(0.5 + 0.1 * seed, 0.5 + 0.1 * seed, [], 10, ("w",)) for seed in seeds}
+    trained = TrainedPlan(plan, folder / plan, seeds[-1], outcomes)
     write_trained(trained)
     return trained
 
@@ -93,12 +95,12 @@ def test_every_clip_is_predicted_by_every_seed_of_every_plan(tmp_path: Path, ind
 
 def test_a_row_is_the_scorers_answer(tmp_path: Path, features: Path) -> None:
     trained = trained_plan(tmp_path, "hybrid")
-    heard = features_of(SPLITS["test"], ENCODERS, BRANCHES["hybrid"], FeatureStore(tmp_path / "store"))
+    heard = StoredFeatures(SPLITS["test"], ENCODERS, BRANCHES["hybrid"], FeatureStore(tmp_path / "store"))
     rows = predict_clips(trained, 1, "test", SPLITS["test"], heard)
     folder = tmp_path / "hybrid" / "seed-1"
     shape = Description("hybrid", 1, {}, {"dims": {"muq": 6, "campplus": 4}, "width": 4, "hidden": 4, "dropout": 0.5},
                         Calibration((0.0, 1.0), (0.0, 1.0), 0.0), (), "", "")  # fmt: skip
-    raw = raw_outputs(load_head(folder, shape), heard)
+    raw = raw_outputs(load_network(folder, shape), heard)
     assert [row.raw for row in rows] == pytest.approx(list(raw))
     expected = np.clip(75 + 15 * raw, 0, 100)  # the calibration is the line through (-1, 60) and (1, 90)
     assert [row.predicted for row in rows] == pytest.approx(list(expected))
@@ -126,8 +128,9 @@ def test_an_empty_test_split_is_refused(tmp_path: Path, index: Path, features: P
 
 
 def test_only_candidates_may_win() -> None:
+    found: dict[Plan, dict[int, float]] = {"campplus_only": {1: 0.9}, "baseline": {1: 0.4, 2: 0.6}}
     plans = [
-        TrainedPlan("campplus_only", Path(), 1, {1: 0.9}, {}, 0, ()),
-        TrainedPlan("baseline", Path(), 2, {1: 0.4, 2: 0.6}, {}, 0, ()),
+        TrainedPlan(plan, Path(), 1, {seed: Outcome(value, 0.0, [], 0, ()) for seed, value in figures.items()})
+        for plan, figures in found.items()
     ]
     assert validation_by_plan(plans, ("baseline", "hybrid")) == {"baseline": [0.4, 0.6]}

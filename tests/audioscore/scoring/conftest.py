@@ -1,19 +1,28 @@
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from audioscore.config import Plan
 from audioscore.data.audio import Wave, encode
 from audioscore.encoders.campplus import load_campplus
 from audioscore.encoders.extract import Encoders
-from audioscore.encoders.muq import load_muq
+from audioscore.encoders.muq import MuQEncoder, load_muq
+from audioscore.encoders.reference import WINDOW_SECONDS, Kind
+from audioscore.scoring.build import build_network, tuned_state
 from audioscore.scoring.calibration import Calibration
+from audioscore.scoring.checkpoint import save_scorer
 from audioscore.scoring.head import ScoreHead
-from audioscore.scoring.scorer import BRANCHES, Description, Plan, Scorer
+from audioscore.scoring.network import ScoreNetwork
+from audioscore.scoring.scorer import BRANCHES, Description, Scorer, Tuning
 
 MakeScorer = Callable[[Plan], Scorer]
+CALIBRATION = Calibration((-1.0, 0.0, 1.0), (55.0, 80.0, 95.0), 4.0)
 
 
 @pytest.fixture(scope="session")
@@ -29,25 +38,85 @@ def make_scorer(tiny_encoders: Path) -> MakeScorer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2)
             head = ScoreHead(dims, width=8, hidden=8, dropout=0.3)
-        description = Description(
-            plan=plan,
-            seed=2,
-            encoders={kind: every[kind].reference for kind in BRANCHES[plan]},
-            head={"dims": dims, "width": 8, "hidden": 8, "dropout": 0.3},
-            calibration=Calibration((-1.0, 0.0, 1.0), (55.0, 80.0, 95.0), 4.0),
-            seen_clips=("ab" * 32, "cd" * 32),
-            data_digest="0123.dir",
-            code_revision="abc1234",
-            training={"best_epoch": 3},
-        )
-        return Scorer(head, description, {kind: every[kind] for kind in BRANCHES[plan]})
+        description = describe(plan, every, {"dims": dims, "width": 8, "hidden": 8, "dropout": 0.3}, None)
+        return Scorer(ScoreNetwork(head), description, {kind: every[kind] for kind in BRANCHES[plan]})
 
     return make
+
+
+def describe(plan: Plan, encoders: Encoders, head: dict[str, Any], tuning: Tuning | None) -> Description:
+    return Description(
+        plan=plan,
+        seed=2,
+        encoders={kind: encoders[kind].reference for kind in BRANCHES[plan]},
+        head=head,
+        calibration=CALIBRATION,
+        seen_clips=("ab" * 32, "cd" * 32),
+        data_digest="0123.dir",
+        code_revision="abc1234",
+        training={"best_epoch": 3},
+        tuning=tuning,
+    )
 
 
 @pytest.fixture(scope="session")
 def scorer(make_scorer: MakeScorer) -> Scorer:
     return make_scorer("hybrid")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A network as training leaves it: through MuQ's layers, which moved, with its encoders and what was trained."""
+
+    network: ScoreNetwork
+    description: Description
+    encoders: dict[Kind, Any]
+    state: dict[str, Tensor]
+
+    @property
+    def muq(self) -> MuQEncoder:
+        encoder = self.encoders["muq"]
+        assert isinstance(encoder, MuQEncoder)
+        return encoder
+
+    def save(self, folder: Path) -> Path:
+        folders = {kind: encoder.folder for kind, encoder in self.encoders.items()}
+        save_scorer(self.network, self.description, folders, folder, self.state)
+        return folder
+
+
+MakeTuned = Callable[..., Tuned]
+
+
+@pytest.fixture(scope="session")
+def make_tuned(tiny_encoders: Path) -> MakeTuned:
+    """Networks over MuQ's layers, each on a MuQ of its own; with `moved`, nothing trained is where it started."""
+
+    def make(
+        tuning: Tuning,
+        *,
+        plan: Plan = "baseline",
+        moved: bool = True,
+        layer: int = 2,
+        window: float = WINDOW_SECONDS,
+        **head: Any,
+    ) -> Tuned:
+        muq = load_muq(str(tiny_encoders / "muq-small"), layer=layer, window_seconds=window)
+        encoders: dict[Kind, Any] = {"muq": muq}
+        if plan == "hybrid":
+            encoders["campplus"] = load_campplus(str(tiny_encoders / "campplus-small"))
+        dims: dict[str, int] = {kind: encoder.dim for kind, encoder in encoders.items()}
+        sizes = {"dims": dims, "width": 8, "hidden": 8, "dropout": 0.3, **head}
+        description = describe(plan, encoders, sizes, tuning)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            network = build_network(sizes, tuning, encoders["muq"])
+            for parameter in network.parameters() if moved else ():
+                if parameter.requires_grad:
+                    parameter.data += 0.1 * torch.randn_like(parameter)
+        return Tuned(network.eval(), description, encoders, tuned_state(tuning, encoders["muq"]))
+
+    return make
 
 
 def voice(seconds: float, rate: int, seed: int = 0) -> Wave:

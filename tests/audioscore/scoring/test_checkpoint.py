@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,19 +8,20 @@ from typing import Any
 
 import pytest
 
+from audioscore.config import Plan
 from audioscore.encoders.reference import Kind
 from audioscore.errors import ModelError
 from audioscore.files import sha256_of
 from audioscore.scoring import checkpoint
-from audioscore.scoring.checkpoint import load_head, load_scorer, read_description, save_scorer
-from audioscore.scoring.scorer import Plan, Scorer
+from audioscore.scoring.checkpoint import load_network, load_scorer, read_description, save_scorer
+from audioscore.scoring.scorer import Scorer
 
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 
 
 def save(scorer: Scorer, folder: Path) -> None:
     save_scorer(
-        scorer.head, scorer.description, {kind: encoder.folder for kind, encoder in scorer.encoders.items()}, folder
+        scorer.network, scorer.description, {kind: encoder.folder for kind, encoder in scorer.encoders.items()}, folder
     )
 
 
@@ -77,13 +79,15 @@ def test_the_description_says_all_and_holds_no_path(saved: Path, scorer: Scorer,
     value = json.loads(text)
     assert value["score"] == {"min": 0.0, "max": 100.0, "direction": "higher is better"}
     assert value["sample_rates"] == {"muq": 24_000, "campplus": 16_000}
-    assert (value["format"], value["plan"], value["seed"]) == (1, "hybrid", 2)
+    assert (value["format"], value["plan"], value["seed"], value["tuning"]) == (2, "hybrid", 2, None)
     assert value["seen_clips"] == ["ab" * 32, "cd" * 32]
     assert (value["data_digest"], value["code_revision"]) == ("0123.dir", "abc1234")
     assert value["licence_of_weights"] == "unknown"  # no weights that anybody ships
     muq = tiny_encoders / "muq-small"
     assert value["encoders"]["muq"]["sha256"] == sha256_of(muq / "config.json", muq / "model.safetensors")
-    assert set(value["encoders"]["muq"]) == {"kind", "id", "revision", "sha256", "layer"}
+    assert set(value["encoders"]["muq"]) == {
+        "kind", "id", "revision", "sha256", "layer", "precision", "window",
+    }  # fmt: skip
     assert read_description(saved) == scorer.description
 
 
@@ -102,18 +106,19 @@ def test_nothing_is_a_pickle_but_the_embedded_campplus_in_its_published_form(sav
 
 def test_an_encoder_of_the_hub_is_named_and_not_embedded(scorer: Scorer, tmp_path: Path) -> None:
     known = {kind: replace(one, id="somebody/one", revision="v1") for kind, one in scorer.description.encoders.items()}
-    save_scorer(scorer.head, replace(scorer.description, encoders=known), {}, tmp_path / "scorer")
+    save_scorer(scorer.network, replace(scorer.description, encoders=known), {}, tmp_path / "scorer")
     assert sorted(path.name for path in (tmp_path / "scorer").iterdir()) == ["head.safetensors", "scorer.json"]
     assert read_description(tmp_path / "scorer").encoders == known
 
 
-def test_the_head_alone_loads_without_its_encoders(copy: Path, scorer: Scorer) -> None:
+def test_a_network_of_a_head_alone_loads_without_its_encoders(copy: Path, scorer: Scorer) -> None:
     shutil.rmtree(copy / "encoders")
-    head = load_head(copy, read_description(copy))
-    assert {name: value.tolist() for name, value in head.state_dict().items()} == {
-        name: value.tolist() for name, value in scorer.head.state_dict().items()
+    network = load_network(copy, read_description(copy))
+    assert {name: value.tolist() for name, value in network.state_dict().items()} == {
+        name: value.tolist() for name, value in scorer.network.state_dict().items()
     }
-    assert not head.training
+    assert not network.training
+    assert not any(value.requires_grad for value in network.parameters())
 
 
 @pytest.mark.parametrize("keep", [None, 0, 20, -1])
@@ -135,13 +140,49 @@ def test_a_missing_or_damaged_head_is_refused(copy: Path, keep: int | None) -> N
     [
         {"dims": {"muq": 32, "campplus": 64}, "width": 9, "hidden": 8, "dropout": 0.3},
         {"dims": {"muq": 32}, "width": 8, "hidden": 8, "dropout": 0.3},
-        {"dims": {"pitch": 1}, "width": 8, "hidden": 8, "dropout": 0.3},
-        {"dims": {"muq": 32, "campplus": 64}},
+        {"dims": {"muq": 32, "campplus": 64}, "width": 8, "hidden": 8, "dropout": 0.3, "kind": "attention"},
+        {"dims": {"muq": 32, "campplus": 64}, "width": 8, "hidden": 8, "dropout": 0.3, "pooled": True},
+        {"dims": {"muq": 32, "campplus": 64}, "width": 8, "hidden": 8, "dropout": 0.3, "kind": "songeval"},
     ],
 )
 def test_a_head_that_is_not_the_described_one_is_refused(copy: Path, head: dict[str, Any]) -> None:
     edit(copy, head=head)
     with pytest.raises(ModelError, match="not the weights that"):
+        load_scorer(copy)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"dims": {"pitch": 1}, "width": 8, "hidden": 8, "dropout": 0.3},
+        {"dims": {"muq": 32, "campplus": 64}},
+        {"dims": {"muq": 32}, "width": 8, "hidden": 8, "dropout": 0.3, "kind": "deep"},
+        {"kind": "predecessor", "dims": {"muq": 32}},
+    ],
+)
+def test_a_description_of_no_head_is_refused(copy: Path, head: dict[str, Any]) -> None:
+    edit(copy, head=head)
+    with pytest.raises(ModelError, match=r"^the description's head cannot be built \(.+\)\. Train the scorer again\.$"):
+        load_scorer(copy)
+
+
+DAMAGE: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
+    "missing": lambda state, name: {one: value for one, value in state.items() if one != name},
+    "left over": lambda state, name: {**state, f"{name}.more": state[name].clone()},
+    "of another shape": lambda state, name: {**state, name: state[name][:-1].clone()},
+    "not finite": lambda state, name: {**state, name: state[name] * float("nan")},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["fusion.norms.muq.std", "fusion.projections.campplus.weight", "regressor.5.bias"])
+def test_a_heads_tensor_that_does_not_fit_is_refused_by_name(copy: Path, damage: str, name: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(copy / "head.safetensors")
+    (copy / "head.safetensors").unlink()
+    save_file(DAMAGE[damage](state, name), copy / "head.safetensors")
+    with pytest.raises(ModelError, match=rf"head\.safetensors: .*{re.escape(name)}"):
         load_scorer(copy)
 
 
@@ -179,11 +220,70 @@ def test_a_folder_that_is_no_scorer_is_refused(tmp_path: Path) -> None:
         load_scorer(tmp_path)
 
 
-@pytest.mark.parametrize("number", [0, 2, "1"])
-def test_another_format_is_refused_with_both_numbers(copy: Path, number: object) -> None:
+@pytest.mark.parametrize("number", [0, 3, "2"])
+def test_another_format_is_refused_with_its_number_and_ours(copy: Path, number: object) -> None:
     edit(copy, format=number)
-    with pytest.raises(ModelError, match=rf"scorer\.json: format {number}; this version reads 1\. Update audioscore"):
+    wanted = rf"scorer\.json: format {number}; this version reads \(1, 2\)\. Update audioscore"
+    with pytest.raises(ModelError, match=wanted):
         load_scorer(copy)
+
+
+def as_format_1(folder: Path) -> None:
+    """A scorer folder as the version before wrote it: its heads were all light, their weights had other names."""
+    from safetensors.torch import load_file, save_file
+
+    older = {"fusion.norms.": "norms.", "fusion.projections.": "projections.", "regressor.": "mlp."}
+    state = {}
+    for name, value in load_file(folder / "head.safetensors").items():
+        begins = next((begins for begins in older if name.startswith(begins)), "")
+        state[older.get(begins, "") + name.removeprefix(begins)] = value
+    assert set(state) == {
+        *(f"norms.{kind}.{part}" for kind in ("muq", "campplus") for part in ("mean", "std")),
+        *(f"projections.{kind}.{part}" for kind in ("muq", "campplus") for part in ("weight", "bias")),
+        *(f"mlp.{place}.{part}" for place in (0, 2, 5) for part in ("weight", "bias")),
+        "attention.score.weight", "attention.score.bias",
+    }  # fmt: skip
+    (folder / "head.safetensors").unlink()
+    save_file(state, folder / "head.safetensors")
+    value = json.loads((folder / "scorer.json").read_text())
+    keys = ("kind", "id", "revision", "sha256", "layer")
+    encoders = {kind: {key: one[key] for key in keys} for kind, one in value["encoders"].items()}
+    head = {key: value["head"][key] for key in ("dims", "width", "hidden", "dropout")}
+    edit(folder, format=1, tuning=None, encoders=encoders, head=head)
+
+
+def test_a_scorer_of_the_format_before_loads_and_scores_the_same(
+    copy: Path, scorer: Scorer, recordings: list[Path], tmp_path: Path
+) -> None:
+    as_format_1(copy)
+    older = load_scorer(copy)
+    assert older.description == scorer.description
+    for path in recordings:
+        assert older.score(path) == scorer.score(path)
+    save(older, tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "scorer.json").read_text())["format"] == 2
+    assert load_scorer(tmp_path / "again").score(recordings[0]) == scorer.score(recordings[0])
+
+
+def test_two_loads_share_nothing(saved: Path) -> None:
+    first, second = load_scorer(saved), load_scorer(saved)
+
+    def held(scorer: Scorer) -> set[int]:
+        modules = [scorer.network, *(encoder.module for encoder in scorer.encoders.values())]
+        tensors = [value for module in modules for value in [*module.parameters(), *module.buffers()]]
+        return {value.untyped_storage().data_ptr() for value in tensors if value.numel()}
+
+    assert not held(first) & held(second)
+
+
+def test_loading_leaves_the_callers_chance_alone(saved: Path) -> None:
+    import torch
+
+    torch.manual_seed(9)
+    wanted = torch.rand(3)
+    torch.manual_seed(9)
+    load_scorer(saved)
+    assert torch.equal(torch.rand(3), wanted)
 
 
 @pytest.mark.parametrize(

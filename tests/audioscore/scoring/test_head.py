@@ -1,15 +1,21 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from audioscore.encoders.extract import Features
 from audioscore.encoders.reference import Kind
-from audioscore.scoring import head as head_module
+from audioscore.errors import ModelError, UsageError
 from audioscore.scoring.batch import Batch, collate
-from audioscore.scoring.head import ScoreHead, Standardize, raw_outputs
+from audioscore.scoring.fusion import Standardize
+from audioscore.scoring.head import ScoreHead, build_head
+from audioscore.scoring.predecessor_head import PredecessorScoreHead
 
 DIMS: dict[Kind, int] = {"muq": 6, "campplus": 5}
 BRANCHES: list[tuple[Kind, ...]] = [("muq",), ("campplus",), ("muq", "campplus")]
+KINDS = ["light", "attention", "songeval"]
 
 
 def clips(count: int = 9, *, kinds: tuple[Kind, ...] = ("muq", "campplus"), seed: int = 0) -> list[Features]:
@@ -21,54 +27,123 @@ def clips(count: int = 9, *, kinds: tuple[Kind, ...] = ("muq", "campplus"), seed
     return [{kind: torch.randn(shape(kind, index), generator=chance) for kind in kinds} for index in range(count)]
 
 
-def make(kinds: tuple[Kind, ...]) -> ScoreHead:
+def make(kinds: tuple[Kind, ...], kind: str = "light", *, pooled: bool = False) -> ScoreHead:
+    """In eval mode; every norm has weights of its own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return ScoreHead({kind: DIMS[kind] for kind in kinds}, width=8, hidden=8, dropout=0.3).eval()
+        dims: dict[str, int] = {name: DIMS[name] for name in kinds}
+        head = ScoreHead(dims, width=8, hidden=8, dropout=0.3, kind=kind, pooled=pooled, heads=4, layers=2).eval()
+        for name, dim in dims.items():
+            norm = head.fusion.norms[name]
+            assert isinstance(norm, Standardize)
+            norm.set(0.5 * torch.randn(dim), 0.5 + torch.rand(dim))
+        for part in head.modules():
+            if isinstance(part, nn.LayerNorm):
+                nn.init.uniform_(part.weight, 0.5, 1.5)
+                nn.init.uniform_(part.bias, -0.5, 0.5)
+    return head
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("kinds", BRANCHES)
-def test_what_a_clip_is_beside_never_changes_its_output(kinds: tuple[Kind, ...]) -> None:
-    head, features = make(kinds), clips(kinds=kinds)
-    together = raw_outputs(head, features)
-    alone = np.concatenate([raw_outputs(head, [clip]) for clip in features])
-    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(raw_outputs(head, features[::-1])[::-1], together, rtol=0, atol=1e-5)
-    assert np.ptp(together) > 1e-3, "clips that differ get outputs that differ"
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_clip_is_beside_never_changes_its_output(kind: str, kinds: tuple[Kind, ...], pooled: bool) -> None:
+    head, features = make(kinds, kind, pooled=pooled), clips(kinds=kinds)
+    together = head(collate(features))
+    alone = torch.cat([head(collate([clip])) for clip in features])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(head(collate(features[::-1])).flip(0), together, rtol=0, atol=1e-5)
+    assert together.shape == (9,)
+    assert np.ptp(together.numpy()) > 1e-3, "clips that differ get outputs that differ"
 
 
-def test_what_a_clip_is_padded_with_never_changes_its_output() -> None:
-    head, batch = make(("muq", "campplus")), collate(clips())
+@torch.inference_mode()
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_clip_is_padded_with_never_changes_its_output(kind: str, pooled: bool) -> None:
+    head, batch = make(("muq", "campplus"), kind, pooled=pooled), collate(clips())
     assert batch.frames is not None
     padding = torch.arange(batch.frames.shape[1])[None] >= batch.lengths[:, None]
     loud = Batch(batch.lengths, batch.frames.masked_fill(padding[..., None], 1e4), batch.embedding)
-    more = Batch(batch.lengths, torch.nn.functional.pad(batch.frames, (0, 0, 0, 50)), batch.embedding)
-    with torch.inference_mode():
-        for other in (loud, more):
-            torch.testing.assert_close(head(other), head(batch), rtol=0, atol=1e-5)
+    more = Batch(batch.lengths, nn.functional.pad(batch.frames, (0, 0, 0, 50)), batch.embedding)
+    for other in (loud, more):
+        torch.testing.assert_close(head(other), head(batch), rtol=0, atol=1e-5)
 
 
-def test_many_clips_are_forwarded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    head, features = make(("muq",)), clips(kinds=("muq",))
-    whole = raw_outputs(head, features)
-    monkeypatch.setattr(head_module, "BATCH_CLIPS", 2)
-    np.testing.assert_allclose(raw_outputs(head, features), whole, rtol=0, atol=1e-5)
-    assert whole.shape == (9,)
-    assert whole.dtype == np.float64
-    assert raw_outputs(head, []).shape == (0,)
+def pooled_by_hand(head: ScoreHead, clip: Features) -> list[np.ndarray]:
+    """What each kind but songeval pools of one clip alone, in numpy, float64: mean, deviation, weighted mean."""
+    state = {name: value.double().numpy() for name, value in head.state_dict().items()}
+    parts = {}
+    for name in head.fusion.dims:
+        value = (clip[name].double().numpy() - state[f"fusion.norms.{name}.mean"]) / state[f"fusion.norms.{name}.std"]
+        parts[name] = value @ state[f"fusion.projections.{name}.weight"].T + state[f"fusion.projections.{name}.bias"]
+    frames = parts["muq"]
+    if not head.fusion.pooled:
+        frames = np.concatenate([frames, np.broadcast_to(parts["campplus"], frames.shape)], axis=1)
+    weights = np.exp(frames @ state["attention.score.weight"][0] + state["attention.score.bias"])
+    weighted = weights / weights.sum() @ frames
+    found = [weighted] if head.kind == "attention" else [frames.mean(0), np.sqrt(frames.var(0) + 1e-6), weighted]
+    return [*found, parts["campplus"]] if head.fusion.pooled else found
 
 
-def test_outputs_are_made_in_eval_mode_and_are_the_same_twice() -> None:
-    head, features = make(("muq", "campplus")).train(), clips()
-    assert np.array_equal(raw_outputs(head, features), raw_outputs(head, features))
-    assert not head.training
+@torch.inference_mode()
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("kind", ["light", "attention"])
+def test_a_representation_is_the_closed_form(kind: str, pooled: bool) -> None:
+    head, features = make(("muq", "campplus"), kind, pooled=pooled), clips()
+    found = head.represent(collate(features))
+    assert found.shape == (9, head.representation_dim)
+    wanted = np.stack([np.concatenate(pooled_by_hand(head, clip)) for clip in features])
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["muq", "campplus"])
-def test_each_branch_is_heard(kind: Kind) -> None:
-    head, features = make(("muq", "campplus")), clips()
-    other = [{**clip, kind: clip[kind] + 1.0} for clip in features]
-    assert (np.abs(raw_outputs(head, other) - raw_outputs(head, features)) > 1e-6).all()
+@torch.inference_mode()
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_songeval_head_is_given_the_fused_frames_and_the_voice_waits_beside_it(pooled: bool) -> None:
+    head, batch = make(("muq", "campplus"), "songeval", pooled=pooled), collate(clips())
+    joint, mask, voice = head.fusion(batch)
+    heard = head.songeval(joint, mask)
+    found = head.represent(batch)
+    assert found.shape == (9, head.representation_dim)
+    assert torch.equal(found[:, : heard.shape[1]], heard)
+    if voice is not None:
+        assert torch.equal(found[:, heard.shape[1] :], voice)
+    assert (found.shape[1] == heard.shape[1]) is not pooled
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_output_is_the_judgement_of_the_representation(kind: str) -> None:
+    head, batch = make(("muq", "campplus"), kind), collate(clips())
+    assert torch.equal(head(batch), head.judge(head.represent(batch)))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("branch", ["muq", "campplus"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_branch_is_heard(kind: str, branch: Kind, pooled: bool) -> None:
+    head, features = make(("muq", "campplus"), kind, pooled=pooled), clips()
+    other = [{**clip, branch: clip[branch] + 1.0} for clip in features]
+    assert ((head(collate(other)) - head(collate(features))).abs() > 1e-6).all()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_learns_from_clips_of_any_length(kind: str, pooled: bool) -> None:
+    head = make(("muq", "campplus"), kind, pooled=pooled)
+    head(collate(clips())).square().sum().backward()
+    dead = {name for name, value in head.named_parameters() if value.grad is None or not value.grad.any()}
+    # Softmax takes no notice of a constant.
+    assert dead <= {"attention.score.bias"}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_of_one_frame_has_an_output(kind: str) -> None:
+    head = make(("muq",), kind)
+    assert head(collate([{"muq": torch.ones(1, 6)}])).isfinite().all()
 
 
 @pytest.mark.parametrize("dims", [{}, {"wav2vec": 4}, {"muq": 4, "pitch": 1}])
@@ -77,19 +152,57 @@ def test_unknown_branches_are_refused_by_name(dims: dict[str, int]) -> None:
         ScoreHead(dims, width=8, hidden=8, dropout=0.0)
 
 
-def test_standardize_is_numpys_and_constant_channels_do_not_blow_up() -> None:
-    values = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3 + 7
-    values[:, 2] = 0.1
-    norm = Standardize(4)
-    norm.fit(values)
-    out, judge = norm(values).numpy(), values[:, [0, 1, 3]].double().numpy()
-    np.testing.assert_allclose(out[:, [0, 1, 3]], (judge - judge.mean(0)) / judge.std(0), atol=1e-5)
-    np.testing.assert_allclose(out[:, 2], 0, atol=1e-6)
-    moved = norm(torch.full((1, 4), 0.2)).numpy()
-    assert abs(moved[0, 2] - 0.1) < 1e-6, "left unscaled"
-
-
 def test_statistics_travel_with_the_weights_and_are_not_trained() -> None:
     head = make(("muq",))
-    assert {"norms.muq.mean", "norms.muq.std"} <= set(head.state_dict())
-    assert not any(name.startswith("norms") for name, _ in head.named_parameters())
+    assert {"fusion.norms.muq.mean", "fusion.norms.muq.std"} <= set(head.state_dict())
+    assert not any(".norms." in name for name, _ in head.named_parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_description_builds_the_head_it_describes(kind: str) -> None:
+    sizes = {"dims": {"muq": 6, "campplus": 5}, "width": 8, "hidden": 8, "dropout": 0.3, "kind": kind}
+    more = {"pooled": True, "heads": 4, "layers": 2}
+    with torch.random.fork_rng(devices=[]):
+        built = build_head({**sizes, **more})
+    wanted = make(("muq", "campplus"), kind, pooled=True).state_dict()
+    assert {name: value.shape for name, value in built.state_dict().items()} == {
+        name: value.shape for name, value in wanted.items()
+    }
+    assert built.kind == kind
+
+
+def test_a_description_that_says_no_kind_is_of_a_light_head() -> None:
+    """Format 1 knew no other."""
+    built = build_head({"dims": {"muq": 6}, "width": 8, "hidden": 8, "dropout": 0.3})
+    assert isinstance(built, ScoreHead)
+    assert built.kind == "light"
+
+
+def test_the_predecessors_head_is_built_by_its_name() -> None:
+    assert isinstance(build_head({"kind": "predecessor", "dim": 16, "hidden": 8}), PredecessorScoreHead)
+
+
+SIZES: dict[str, Any] = {"dims": {"muq": 6}, "width": 8, "hidden": 8, "dropout": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "missing"),
+        ({**SIZES, "pools": 3}, "pools"),
+        ({**SIZES, "dims": {"pitch": 1}}, r"branches must be muq and/or campplus; got \['pitch'\]"),
+        ({**SIZES, "kind": "deep"}, "a head is light, attention or songeval; got 'deep'"),
+        ({"kind": "predecessor", "dims": {"muq": 6}}, "dims"),
+        ({**SIZES, "width": -1}, ""),
+        ({**SIZES, "width": "wide"}, ""),
+        ({**SIZES, "dropout": 3.0}, "dropout"),
+    ],
+)
+def test_a_description_that_describes_no_head_is_refused(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelError, match=rf"^the description's head cannot be built \(.*{words}.*\)\. Train the sc"):
+        build_head(arguments)
+
+
+def test_heads_that_do_not_divide_the_channels_are_refused() -> None:
+    with pytest.raises(UsageError, match="head of 8 channels, 3 heads, 4 layers"):
+        build_head({**SIZES, "kind": "songeval", "heads": 3})

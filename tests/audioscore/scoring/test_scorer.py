@@ -1,15 +1,21 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from audioscore.data.audio import decode, encode
-from audioscore.encoders.extract import encode_recording
+from audioscore.data.clips import Clip
+from audioscore.encoders.extract import encode_recording, extract_features
 from audioscore.encoders.reference import EncoderReference
+from audioscore.encoders.store import FeatureStore
+from audioscore.encoders.stored import StoredFeatures
 from audioscore.errors import AudioError, UsageError
-from audioscore.scoring.scorer import BRANCHES, CANDIDATES, Scorer, plan_named
+from audioscore.files import sha256_of
+from audioscore.scoring.scorer import BRANCHES, CANDIDATES, Scorer, Tuning, plan_named
 
 
 def test_a_path_its_bytes_and_its_samples_get_the_same_score_and_twice(scorer: Scorer, recordings: list[Path]) -> None:
@@ -29,6 +35,55 @@ def test_alone_or_in_any_batch_a_recording_gets_the_same_raw_output(scorer: Scor
     np.testing.assert_allclose(scorer.raw(features), alone, rtol=0, atol=1e-5)
     np.testing.assert_allclose(scorer.raw(features[:2]), alone[:2], rtol=0, atol=1e-5)
     assert np.ptp(alone) > 1e-4
+
+
+def stored(paths: list[Path], scorer: Scorer, store: FeatureStore) -> StoredFeatures:
+    """What extraction keeps of recordings for this scorer."""
+    clips = [Clip(path.name, sha256=sha256_of(path)) for path in paths]
+    layer = scorer.description.prefix_layer
+    extract_features(clips, paths[0].parent, scorer.encoders, store, prefix_layer=layer)
+    kinds = tuple(scorer.description.encoders)
+    return StoredFeatures(clips, scorer.description.encoders, kinds, store, prefix_layer=layer)
+
+
+TUNINGS = [Tuning("lora", 0, 4, 6), Tuning("lora", 1, 4, 6), Tuning("full", 1), Tuning("frozen", 0, mix=True)]
+
+
+@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda one: f"{one.mode}-{one.from_layer}")
+def test_a_tuned_scorer_gives_a_file_what_it_gives_its_stored_features(
+    make_tuned: Callable[..., Any], recordings: list[Path], tmp_path: Path, tuning: Tuning
+) -> None:
+    # A recording of two windows among others.
+    made = make_tuned(tuning, plan="hybrid", window=2.0)
+    scorer = Scorer(made.network, made.description, made.encoders)
+    features = stored(recordings, scorer, FeatureStore(tmp_path / "store"))
+    assert [int(one["windows"]) for one in features] == [1, 1, 1, 2]
+    alone = [scorer.score(path) for path in recordings]
+    assert [scorer.score(path) for path in recordings] == alone
+    np.testing.assert_allclose([one.raw for one in alone], scorer.raw(features), rtol=0, atol=1e-5)
+    assert np.ptp([one.raw for one in alone]) > 1e-4
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda one: f"{one.mode}-{one.from_layer}")
+def test_a_tuned_scorer_hears_long_recordings_as_extraction_does(
+    make_tuned: Callable[..., Any], tmp_path: Path, tuning: Tuning
+) -> None:
+    made = make_tuned(tuning, plan="hybrid")
+    scorer = Scorer(made.network, made.description, made.encoders)
+    paths: list[Path] = []
+    rng = np.random.default_rng(0)
+    for seconds, rate in ((70.3, 44_100), (1.5, 24_000), (30.0, 24_000), (30.5, 16_000)):
+        time = np.arange(round(seconds * rate)) / rate
+        tone = 0.2 * np.sin(2 * np.pi * 220 * time + 3 * np.sin(2 * np.pi * 0.7 * time))
+        paths.append(tmp_path / f"take{len(paths)}.flac")
+        sung = np.asarray(tone + 0.02 * rng.normal(size=len(time)), dtype=np.float32)
+        encode(sung, rate, paths[-1], codec="flac")
+    features = stored(paths, scorer, FeatureStore(tmp_path / "store"))
+    assert [int(one["windows"]) for one in features] == [3, 1, 1, 2]
+    alone = [scorer.score(path).raw for path in paths]
+    np.testing.assert_allclose(alone, scorer.raw(features), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(alone[::-1], scorer.raw(features[::-1]), rtol=0, atol=1e-5)
 
 
 def test_the_score_is_the_calibrated_raw_output_with_its_interval(scorer: Scorer, recordings: list[Path]) -> None:
@@ -93,14 +148,15 @@ def test_double_precision_samples_are_welcome(scorer: Scorer, recordings: list[P
 
 
 def test_a_scorer_does_not_drop_out(scorer: Scorer) -> None:
-    assert not scorer.head.training
+    assert not any(part.training for part in scorer.network.modules())
 
 
 def test_plans_have_names_and_an_unknown_one_is_refused_with_them() -> None:
-    assert [plan_named(name) for name in BRANCHES] == ["baseline", "hybrid", "campplus_only"]
+    assert [plan_named(name) for name in BRANCHES] == ["baseline", "hybrid", "campplus_only", "muq_frozen"]
     assert CANDIDATES == ("baseline", "hybrid")
     with pytest.raises(
-        UsageError, match=r"plan 'best': there is no such plan; there are baseline, hybrid, campplus_on"
+        UsageError,
+        match=r"plan 'best': there is no such plan; there are baseline, hybrid, campplus_only, muq_frozen\.$",
     ):
         plan_named("best")
 

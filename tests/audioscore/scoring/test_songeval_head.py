@@ -29,15 +29,16 @@ def clips(dim: int = 16) -> list[Tensor]:
 
 
 def padded(parts: list[Tensor], filler: float = 0.0, extra: int = 0) -> tuple[Tensor, Tensor]:
+    """Frames and their mask."""
     lengths = torch.tensor([len(part) for part in parts])
     frames = torch.full((len(parts), int(lengths.max()) + extra, parts[0].shape[1]), filler)
     for row, part in enumerate(parts):
         frames[row, : len(part)] = part
-    return frames, lengths
+    return frames, frame_mask(lengths, frames.shape[1])
 
 
 def alone(head: SongEvalHead, parts: list[Tensor]) -> Tensor:
-    return torch.cat([head(part[None], torch.tensor([len(part)])) for part in parts])
+    return torch.cat([head(part[None], torch.ones(1, len(part), dtype=torch.bool)) for part in parts])
 
 
 @torch.inference_mode()
@@ -48,7 +49,8 @@ def test_a_clip_scores_in_any_batch_what_it_scores_alone(filler: float, extra: i
     wanted = alone(head, parts)
     torch.testing.assert_close(head(*padded(parts, filler, extra)), wanted, rtol=0, atol=1e-5)
     torch.testing.assert_close(head(*padded(parts[::-1], filler, extra)).flip(0), wanted, rtol=0, atol=1e-5)
-    assert wanted.std() > 0.01, "clips that differ get outputs that differ"
+    assert wanted.shape == (len(LENGTHS), head.representation_dim)
+    assert (wanted.std(0) > 0.01).all(), "clips that differ are known to differ"
 
 
 @torch.inference_mode()
@@ -59,7 +61,7 @@ def test_thirty_seconds_beside_one_pad_as_exactly() -> None:
     torch.testing.assert_close(head(*padded(parts)), alone(head, parts), rtol=0, atol=1e-5)
 
 
-def by_hand(head: SongEvalHead, frames: Tensor) -> float:
+def by_hand(head: SongEvalHead, frames: Tensor) -> np.ndarray:
     """The head on one clip in numpy, float64, head by head and without a mask."""
     state = {name: value.double().numpy() for name, value in head.state_dict().items()}
 
@@ -81,7 +83,7 @@ def by_hand(head: SongEvalHead, frames: Tensor) -> float:
             joined.append(weights / weights.sum(1, keepdims=True) @ v)
         values = values + linear(f"attentions.{layer}.output", np.concatenate(joined, axis=1))
     values = norm("norm", values)
-    return float(linear("output", np.concatenate([values.mean(0), values.max(0)])).item())
+    return np.concatenate([values.mean(0), values.max(0)])
 
 
 @torch.inference_mode()
@@ -102,22 +104,20 @@ def test_attention_is_torchs_own_module_with_the_same_weights() -> None:
             "out_proj.bias": ours.output.bias,
         }
     )
-    frames, lengths = padded(clips())
-    mask = frame_mask(lengths, frames.shape[1])
+    frames, mask = padded(clips())
     wanted, _ = judge(frames, frames, frames, key_padding_mask=~mask, need_weights=True)
     torch.testing.assert_close(ours(frames, mask)[mask], wanted[mask], rtol=0, atol=1e-6)
 
 
 def test_every_parameter_of_every_layer_gets_a_gradient_and_padding_none() -> None:
     head = random_head(dropout=0.0).train()
-    frames, lengths = padded(clips())
+    frames, mask = padded(clips())
     frames.requires_grad_()
-    head(frames, lengths).square().sum().backward()
+    head(frames, mask).square().sum().backward()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None
         assert parameter.grad.abs().max() > 0, name
     assert frames.grad is not None
-    mask = frame_mask(lengths, frames.shape[1])
     assert (frames.grad[~mask] == 0).all()
     assert torch.isfinite(frames.grad).all()
     assert (frames.grad[mask].abs().amax(-1) > 0).all(), "every real frame is heard"
@@ -152,19 +152,20 @@ def test_a_quality_that_only_some_frames_show_is_learned() -> None:
         sung[: round(share * length), 3] += 3.0
         parts.append(torch.tensor(rng.permutation(sung)).float())
         scores.append(round(share * length) / length)
-    frames, lengths = padded(parts)
+    frames, mask = padded(parts)
     wanted = torch.tensor(scores)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head = SongEvalHead(8, 16, heads=2, layers=2)
-    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
+        output = nn.Linear(head.representation_dim, 1)
+    optimizer = torch.optim.Adam([*head.parameters(), *output.parameters()], lr=3e-3)
     for _ in range(60):
-        loss = (head(frames[:28], lengths[:28]) - wanted[:28]).square().mean()
+        loss = (output(head(frames[:28], mask[:28]))[:, 0] - wanted[:28]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.inference_mode():
-        assert np.corrcoef(head(frames[28:], lengths[28:]), wanted[28:])[0, 1] > 0.8
+        assert np.corrcoef(output(head(frames[28:], mask[28:]))[:, 0], wanted[28:])[0, 1] > 0.8
 
 
 @pytest.mark.parametrize(("dim", "heads", "layers"), [(10, 4, 2), (8, 0, 2), (8, 2, 0)])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from audioscore.config import parse_config
-from audioscore.scoring.trained import TrainedPlan
+from audioscore.scoring.trained import Outcome, TrainedPlan
 from audioscore.tracking import register
 from audioscore.tracking.connection import connect
 from audioscore.tracking.register import Provenance, RunFolders, pinned_requirements
@@ -16,7 +16,7 @@ from audioscore.tracking.register import Provenance, RunFolders, pinned_requirem
 def test_a_registered_scorer_names_what_it_needs_as_installed() -> None:
     pinned = dict(line.split("==") for line in pinned_requirements())
     assert pinned["torch"] == version("torch").split("+")[0]
-    assert {"mlflow", "muq", "safetensors", "transformers", "av"} <= set(pinned)
+    assert {"mlflow", "muq", "peft", "safetensors", "transformers", "av"} <= set(pinned)
     assert "great-expectations" not in pinned
     assert list(pinned) == sorted(pinned)
 
@@ -47,7 +47,8 @@ def test_every_run_of_a_training_names_its_data_and_its_code(tracking_uri: str, 
     provenance = Provenance("run-7", digest, "5fd2" * 10, "12ab")
     folders = RunFolders(*[tmp_path] * 4, plans=(), evaluation=tmp_path)
     data = register._dataset(folders, config, provenance, {"clips": 40, "train": 30})
-    plans = [TrainedPlan(plan, tmp_path, 2, {2: 0.6}, {2: []}, 321, ("b",)) for plan in ("baseline", "hybrid")]
+    outcome = Outcome(0.6, 0.6, [], 321, ("b",))
+    plans = [TrainedPlan(plan, tmp_path, 2, {2: outcome}) for plan in ("baseline", "hybrid")]
     evaluation: Any = SimpleNamespace(figures={"plans": {"baseline": {}, "hybrid": {}}})
     winner = register._log_runs(client, experiment, plans, evaluation, config, provenance, "hybrid", [], data)
     runs = client.search_runs([experiment], "tags.run_id = 'run-7'")

@@ -1,0 +1,171 @@
+"""What tuning MuQ and unlearning the singer bring, side by side, on the demo corpus with its small encoders.
+
+`python benchmarks/tuning.py [--quick] [--jobs N] [--out FOLDER]`: baseline and hybrid with MuQ frozen, with LoRA and
+with its layers tuned whole, and LoRA beside adversaries of several weights and targets. Split, trained and evaluated by
+the code that a run uses: the seed is chosen on validation, the test split is read once. Printed is a Markdown table,
+which docs/training.md holds. With `--out` an interrupted benchmark goes on where it stood; `--quick` is one seed and
+few epochs, to see that it works.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audioscore.config import DEMO, Plan, TrainingSection, load_config
+from audioscore.data.accepted import run_gate
+from audioscore.data.sort import sort_folder
+from audioscore.encoders.extract import extract_folder
+from audioscore.evaluation.predict import evaluate_plans
+from audioscore.files import read_json, write_json
+from audioscore.scoring.trained import Outcome, read_trained
+from audioscore.training.train import train_plan
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+PLANS: tuple[Plan, ...] = ("baseline", "hybrid")
+# Not tuned on anything. Fewer epochs than by default, and smaller batches for as many steps, to end in half an hour.
+COMMON: dict[str, Any] = {
+    "epochs": 15,
+    "patience": 5,
+    "batch_clips": 16,
+    "encoder_learning_rate": 3e-4,
+    "lora": {"rank": 16, "alpha": 16},
+}
+FULL_RUN, QUICK = {"seeds": [1, 2]}, {"seeds": [1], "epochs": 3, "patience": 3}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table: how MuQ is tuned, and which adversary is beside it."""
+
+    tuning: str
+    weight: float = 0.0
+    target: str = "campplus"
+
+    @property
+    def name(self) -> str:
+        return self.tuning + (f"-{self.target}-{self.weight:g}" if self.weight else "")
+
+    def settings(self, source: str | None, size: dict[str, Any]) -> TrainingSection:
+        """`source`: where the weights of a target that is no encoder of ours lie."""
+        adversary = {"weight": self.weight, "target": self.target, "source": source}
+        return TrainingSection.model_validate({"tuning": self.tuning, "adversary": adversary, **COMMON, **size})
+
+
+def variants(ge2e: str | None) -> list[Variant]:
+    """The rows; those with GE2E targets only where its weights are at hand."""
+    rows = [Variant("frozen"), Variant("lora"), Variant("full"), Variant("lora", 0.3), Variant("lora", 1.0)]
+    return rows if ge2e is None else [*rows, Variant("lora", 1.0, "ge2e")]
+
+
+def main(folder: Path, jobs: int, size: dict[str, Any]) -> None:
+    """Prepare, train and evaluate what is not there yet, and print the table."""
+    started, source = time.monotonic(), ge2e_weights()
+    prepare(folder, source, size)
+    rows = [(plan, variant) for variant in variants(source) for plan in PLANS]
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes that start now
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        found = []
+        for (plan, variant), line in zip(
+            rows, pool.map(partial(measure, folder=folder, source=source, size=size), rows), strict=True
+        ):
+            sys.stderr.write(f"{time.monotonic() - started:6.0f} s  {plan}, {variant.name}\n")
+            found.append(line)
+    clips = read_json(folder / rows[0][1].name / rows[0][0] / "line.json")["clips"]
+    print(
+        f"{len(size['seeds'])} seeds, at most {({**COMMON, **size})['epochs']} epochs; {clips['test']} test clips of "
+        f"{clips['test_singers']} singers; {time.monotonic() - started:.0f} s in {jobs} processes\n"
+    )
+    print(
+        "| plan | MuQ | adversary | trained parameters | validation, mean (range) | test Spearman | within source "
+        "| probe before | after | chance |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
+    for line in found:
+        print(line)
+
+
+def ge2e_weights() -> str | None:
+    """The file that the resemblyzer package carries, where it is installed."""
+    found = importlib.util.find_spec("resemblyzer")
+    weights = None if found is None or found.origin is None else Path(found.origin).parent / "pretrained.pt"
+    return None if weights is None or not weights.is_file() else str(weights)
+
+
+def prepare(folder: Path, source: str | None, size: dict[str, Any]) -> None:
+    """Check, sort and split the corpus, and hear it for every row at once."""
+    if (folder / "features" / "extraction.json").is_file():
+        return
+    config = load_config(DEMO)
+    run_gate(DATA, folder / "validated", folder / "validated" / "report.html", config)
+    sort_folder(DATA, folder / "validated", folder, config.split)
+    most = Variant("lora") if source is None else Variant("lora", 1.0, "ge2e")
+    training = most.settings(source, size)
+    extract_folder(DATA, folder, folder / "features", folder / "store", config.encoders, training, device="cpu")
+
+
+def measure(row: tuple[Plan, Variant], folder: Path, source: str | None, size: dict[str, Any]) -> str:
+    """One line of the table: train, evaluate; what is finished is not done again."""
+    plan, variant = row
+    target = folder / variant.name / plan
+    if not (target / "line.json").is_file():
+        features, settings = folder / "features", variant.settings(source, size)
+        train_plan(
+            plan, folder, features, target, settings, data_digest="demo", code_revision="", device="cpu", resume=True
+        )
+        evaluation = evaluate_plans([target], folder, features, target / "evaluation", load_config(DEMO).evaluation)
+        counts = evaluation.figures["counts"]
+        line = _line(plan, variant, list(read_trained(target).outcomes.values()), evaluation.figures["plans"][plan])
+        write_json(
+            target / "line.json", {"line": line, "clips": {"test": counts["clips"], "test_singers": counts["singers"]}}
+        )
+    return str(read_json(target / "line.json")["line"])
+
+
+def _line(plan: str, variant: Variant, outcomes: list[Outcome], figures: dict[str, Any]) -> str:
+    validation = [outcome.validation_spearman for outcome in outcomes]
+    probes = [outcome.speakers for outcome in outcomes if outcome.speakers is not None]
+    before, after = (
+        float(np.mean(values)) for values in zip(*((one.before, one.after) for one in probes), strict=True)
+    )
+    overall, within = (
+        f"{one['value']:.3f} [{one['lo']:.3f}, {one['hi']:.3f}]"
+        for one in (figures["spearman"], figures["spearman_within_source"])
+    )
+    adversary = f"{variant.target}, {variant.weight:g}" if variant.weight else "none"
+    return (
+        f"| {plan} | {variant.tuning} | {adversary} | {outcomes[0].parameters:,} "
+        f"| {np.mean(validation):.3f} ({min(validation):.3f} - {max(validation):.3f}) | {overall} | {within} "
+        f"| {before:.2f} | {after:.2f} | {1 / probes[0].singers:.2f} |"
+    )
+
+
+@contextlib.contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given.resolve()
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one seed, three epochs")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--out", type=Path, help="keep what was trained there, and go on from it")
+    options = parser.parse_args()
+    with _folder(options.out) as place:
+        main(place, options.jobs, QUICK if options.quick else FULL_RUN)

@@ -1,0 +1,275 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from audioscore.encoders.extract import WINDOWS, Features
+from audioscore.encoders.muq import MuQEncoder, load_muq
+from audioscore.encoders.muq_layers import LayerMix, prefix_frames
+from audioscore.scoring import network as network_module
+from audioscore.scoring.batch import Batch, collate
+from audioscore.scoring.head import ScoreHead, build_head
+from audioscore.scoring.network import ScoreNetwork, batches, raw_outputs, representations
+from audioscore.scoring.scorer import Tuning
+
+MakeTuned = Callable[..., Any]
+UNTRAINED = [
+    Tuning("lora", 0, 4, 2),
+    Tuning("lora", 1, 4, 2),
+    Tuning("full", 0),
+    Tuning("full", 1),
+    Tuning("frozen", 0),
+]
+TRAINED = [
+    Tuning("lora", 0, 4, 6), Tuning("full", 1), Tuning("frozen", 0, mix=True), Tuning("lora", 0, 4, 6, mix=True),
+]  # fmt: skip
+
+
+def named(tuning: Tuning) -> str:
+    return f"{tuning.mode}-{tuning.from_layer}" + ("-mix" if tuning.mix else "")
+
+
+def waves(*seconds: float) -> list[Tensor]:
+    chance = torch.Generator().manual_seed(0)
+    return [0.1 * torch.randn(round(24_000 * one), generator=chance) for one in seconds]
+
+
+def heard_by(encoder: MuQEncoder, tuning: Tuning, *given: Tensor) -> list[Features]:
+    """What extraction keeps of each wave for a network that goes on from there."""
+    chance = torch.Generator().manual_seed(9)
+    return [
+        {
+            "muq": prefix_frames(encoder, wave, tuning.from_layer),
+            WINDOWS: torch.tensor(encoder.windows(len(wave))),
+            "campplus": torch.randn(64, generator=chance),
+        }
+        for wave in given
+    ]
+
+
+def package_states(encoder: MuQEncoder, wave: Tensor) -> list[Tensor]:
+    """All hidden states by the package's own forward, window by window. Shape: -> depth + 1 times [F, dim]."""
+    count = -(-len(wave) // int((encoder.window or 1e9) * 24_000))
+    with torch.inference_mode():
+        parts = [encoder.module(part[None]).hidden_states for part in torch.tensor_split(wave, count)]
+    return [torch.cat([part[layer][0] for part in parts]) for layer in range(len(parts[0]))]
+
+
+@pytest.fixture
+def bare(tiny_encoders: Path) -> MuQEncoder:
+    """MuQ as it was before anything was tuned."""
+    return load_muq(str(tiny_encoders / "muq-small"), layer=2)
+
+
+def plain(count: int = 9) -> tuple[ScoreNetwork, list[Features]]:
+    """A network that is a head alone, and clips for it."""
+    chance = torch.Generator().manual_seed(0)
+    features: list[Features] = [{"muq": torch.randn(3 + 7 * index, 6, generator=chance)} for index in range(count)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return ScoreNetwork(ScoreHead({"muq": 6}, width=8, hidden=8, dropout=0.3)), features
+
+
+def test_without_layers_of_muq_the_head_is_all_there_is() -> None:
+    network, features = plain()
+    assert not network.windowed
+    batch = collate(features)
+    assert network.hear(batch) is batch
+    network.eval()
+    with torch.inference_mode():
+        assert torch.equal(network(batch), network.head(batch))
+
+
+def test_a_mix_without_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="a mix of layers needs the layers"):
+        ScoreNetwork(nn.Identity(), None, LayerMix(2))
+
+
+def test_what_is_beside_a_clip_and_its_place_change_nothing() -> None:
+    network, features = plain()
+    together = raw_outputs(network, features)
+    alone = np.concatenate([raw_outputs(network, [clip]) for clip in features])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(raw_outputs(network, features[::-1])[::-1], together, rtol=0, atol=1e-5)
+    assert np.ptp(together) > 1e-3, "clips that differ get outputs that differ"
+
+
+@pytest.mark.parametrize(("limit", "value"), [("BATCH_CLIPS", 2), ("BATCH_FRAMES", 60), ("BATCH_FRAMES", 1)])
+def test_many_clips_are_forwarded_in_parts(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
+    network, features = plain()
+    whole, known = raw_outputs(network, features), representations(network, features)
+    assert len(list(batches(network, features))) == 1
+    monkeypatch.setattr(network_module, limit, value)
+    assert len(list(batches(network, features))) > 2
+    np.testing.assert_allclose(raw_outputs(network, features), whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(representations(network, features), known, rtol=0, atol=1e-5)
+    assert whole.shape == (9,)
+    assert whole.dtype == np.float64
+    assert raw_outputs(network, []).shape == (0,)
+
+
+def test_one_long_clip_among_short_ones_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short clips are padded to the longest beside them: what is held is that, not the sum of their own frames."""
+    network, _ = plain()
+    monkeypatch.setattr(network_module, "BATCH_FRAMES", 1000)
+    features: list[Features] = [{"muq": torch.ones(length, 6)} for length in (10, 10, 10, 10, 700, 10, 10, 10)]
+    held = [batch.frames.shape[:2].numel() for batch in batches(network, features) if batch.frames is not None]
+    assert max(held) <= 1000, held
+
+
+def test_clips_are_read_when_their_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, features = plain()
+    monkeypatch.setattr(network_module, "BATCH_CLIPS", 3)
+    read: list[int] = []
+
+    class Counted(list[Features]):
+        def __getitem__(self, place: Any) -> Any:
+            read.append(place)
+            return super().__getitem__(place)
+
+    next(batches(network, Counted(features)))
+    assert read == [0, 1, 2, 3], "the fourth is what told that three are enough"
+
+
+def test_outputs_are_made_in_eval_mode_and_are_the_same_twice() -> None:
+    network, features = plain()
+    network.train()
+    assert np.array_equal(raw_outputs(network, features), raw_outputs(network, features))
+    assert not any(part.training for part in network.modules())
+    network.train()
+    known = representations(network, features)
+    assert not any(part.training for part in network.modules())
+    with torch.inference_mode():
+        assert np.array_equal(network.judge(torch.tensor(known).float()).double(), raw_outputs(network, features))
+
+
+def test_outputs_are_as_wide_as_the_ranking_needs() -> None:
+    network, features = plain()
+    network.eval()
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        near = network(collate(features))
+    wanted = raw_outputs(network, features)
+    assert near.dtype == torch.float32
+    np.testing.assert_allclose(near, wanted, rtol=0, atol=0.05)
+    batch = collate([{"muq": clip["muq"].double()} for clip in features])
+    assert network.double()(batch).dtype == torch.float64
+
+
+@pytest.mark.parametrize("tuning", UNTRAINED, ids=named)
+def test_before_its_first_step_a_tuned_network_is_the_frozen_one(
+    make_tuned: MakeTuned, bare: MuQEncoder, tuning: Tuning
+) -> None:
+    made = make_tuned(tuning, moved=False)
+    given = waves(0.6, 1.3, 0.9)
+    ours = raw_outputs(made.network, heard_by(made.muq, tuning, *given))
+    frozen = ScoreNetwork(made.network.head)
+    judge = raw_outputs(frozen, [{"muq": bare.frames(wave)} for wave in given])
+    np.testing.assert_allclose(ours, judge, rtol=0, atol=1e-5)
+    assert np.ptp(judge) > 1e-3
+
+
+@pytest.mark.parametrize(("from_layer", "layer"), [(0, 1), (0, 2), (1, 2)])
+def test_a_mix_of_equal_weights_is_the_mean_of_the_packages_hidden_states(
+    make_tuned: MakeTuned, tiny_encoders: Path, layer: int, from_layer: int
+) -> None:
+    tuning = Tuning("frozen", from_layer, mix=True)
+    made = make_tuned(tuning, moved=False, layer=layer)
+    assert made.network.mix.logits.shape == (layer - from_layer + 1,)
+    whole = load_muq(str(tiny_encoders / "muq-small"), layer=2)
+    given = waves(0.6, 1.3)
+    states = [package_states(whole, wave)[from_layer : layer + 1] for wave in given]
+    mean = [torch.stack(one).mean(0) for one in states]
+    batch = made.network.hear(collate(heard_by(made.muq, tuning, *given), windowed=True))
+    for ours, wanted in zip(batch.frames, mean, strict=True):
+        torch.testing.assert_close(ours[: len(wanted)], wanted, rtol=0, atol=1e-5)
+    judge = raw_outputs(ScoreNetwork(made.network.head), [{"muq": one} for one in mean])
+    np.testing.assert_allclose(raw_outputs(made.network, heard_by(made.muq, tuning, *given)), judge, rtol=0, atol=1e-5)
+
+
+def test_a_learned_mix_weighs_each_layer_by_its_softmax(make_tuned: MakeTuned, bare: MuQEncoder) -> None:
+    tuning = Tuning("frozen", 0, mix=True)
+    made = make_tuned(tuning)
+    logits = made.network.mix.logits.detach().double().numpy()
+    weights = np.exp(logits) / np.exp(logits).sum()
+    assert np.ptp(weights) > 1e-3
+    (wave,) = waves(1.3)
+    wanted = sum(w * state.double() for w, state in zip(weights, package_states(bare, wave), strict=True))
+    heard = made.network.hear(collate(heard_by(made.muq, tuning, wave), windowed=True))
+    np.testing.assert_allclose(heard.frames[0].detach(), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tuning", TRAINED, ids=named)
+def test_a_trained_network_hears_a_long_recording_window_by_window(make_tuned: MakeTuned, tuning: Tuning) -> None:
+    made = make_tuned(tuning)
+    given = waves(61.0, 2.0, 31.0)
+    features = heard_by(made.muq, tuning, *given)
+    assert [int(clip[WINDOWS]) for clip in features] == [3, 1, 2]
+    heard: list[Features] = []
+    for wave in given:
+        states = package_states(made.muq, wave)  # through its adapters, or its tuned layers
+        if not tuning.mix:
+            heard.append({"muq": states[2]})
+            continue
+        weights = made.network.mix.logits.softmax(0)
+        heard.append({"muq": sum(w * state for w, state in zip(weights, states, strict=True)).detach()})
+    judge = raw_outputs(ScoreNetwork(made.network.head), heard)
+    np.testing.assert_allclose(raw_outputs(made.network, features), judge, rtol=0, atol=1e-5)
+    alone = np.concatenate([raw_outputs(made.network, [clip]) for clip in features])
+    np.testing.assert_allclose(alone, judge, rtol=0, atol=1e-5)
+
+
+HEADS: list[dict[str, Any]] = [
+    {"kind": "light"}, {"kind": "light", "pooled": True}, {"kind": "attention"},
+    {"kind": "songeval", "heads": 4, "layers": 2}, {"kind": "songeval", "pooled": True, "heads": 4, "layers": 2},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head["kind"] + ("-pooled" if "pooled" in head else ""))
+@pytest.mark.parametrize("tuning", TRAINED, ids=named)
+def test_batch_mates_order_and_padding_change_nothing_through_tuned_layers(
+    make_tuned: MakeTuned, tuning: Tuning, head: dict[str, Any]
+) -> None:
+    made = make_tuned(tuning, plan="hybrid", window=1.0, **head)
+    features = heard_by(made.muq, tuning, *waves(0.5, 1.9, 0.7, 2.6, 1.0))
+    assert [int(clip[WINDOWS]) for clip in features] == [1, 2, 1, 3, 1]
+    together = raw_outputs(made.network, features)
+    alone = np.concatenate([raw_outputs(made.network, [clip]) for clip in features])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(raw_outputs(made.network, features[::-1])[::-1], together, rtol=0, atol=1e-5)
+    assert np.ptp(together) > 1e-3, "clips that differ get outputs that differ"
+    batch = collate(features, windowed=True)
+    assert batch.frames is not None
+    # Zeros at the end stay within what a window may hold.
+    more = Batch(batch.lengths, nn.functional.pad(batch.frames, (0, 0, 0, 7)), batch.embedding, batch.windows)
+    real = torch.arange(batch.frames.shape[1])[None] < batch.lengths[:, None]
+    loud = Batch(batch.lengths, batch.frames.masked_fill(~real[..., None], 1e4), batch.embedding, batch.windows)
+    with torch.inference_mode():
+        for other in (more, loud):
+            np.testing.assert_allclose(made.network(other), together, rtol=0, atol=1e-5)
+
+
+def test_both_branches_are_heard_through_tuned_layers(make_tuned: MakeTuned) -> None:
+    tuning = Tuning("lora", 1, 4, 2)
+    made = make_tuned(tuning, plan="hybrid")
+    features = heard_by(made.muq, tuning, *waves(0.5, 0.9))
+    before = raw_outputs(made.network, features)
+    for branch in ("muq", "campplus"):
+        other = [{**clip, branch: clip[branch].flip(-1)} for clip in features]
+        assert (np.abs(raw_outputs(made.network, other) - before) > 1e-6).all()
+
+
+def test_a_head_is_any_module_that_represents_and_judges(make_tuned: MakeTuned) -> None:
+    """The predecessor's head behind tuned layers: nothing here knows which head it is."""
+    tuning = Tuning("lora", 1, 4, 2)
+    made = make_tuned(tuning, window=1.0)
+    with torch.random.fork_rng(devices=[]):
+        head = build_head({"kind": "predecessor", "dim": 32, "hidden": 16})
+    network = ScoreNetwork(head, made.network.suffix)
+    features = heard_by(made.muq, tuning, *waves(0.5, 2.6, 0.9))
+    judge = raw_outputs(ScoreNetwork(head), [{"muq": package_states(made.muq, w)[2]} for w in waves(0.5, 2.6, 0.9)])
+    np.testing.assert_allclose(raw_outputs(network, features), judge, rtol=0, atol=1e-5)
+    assert representations(network, features).shape == (3, 64)

@@ -1,0 +1,113 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from audioscore.encoders.extract import Features
+from audioscore.errors import ModelError, UsageError
+from audioscore.scoring.batch import Batch, collate
+from audioscore.scoring.head import build_head
+from audioscore.scoring.predecessor_head import (
+    DISCRIMINATOR,
+    PredecessorScoreHead,
+    load_predecessor_head,
+    predecessor_state,
+)
+
+
+@pytest.fixture
+def head(judge: Any) -> PredecessorScoreHead:
+    ours = PredecessorScoreHead(32, 48)
+    load_predecessor_head(ours, judge.head, "weights.pt")
+    return ours.eval()
+
+
+def clips(*lengths: int) -> list[Features]:
+    generator = torch.Generator().manual_seed(1)
+    return [{"muq": torch.randn(length, 32, generator=generator)} for length in lengths]
+
+
+def test_raw_outputs_are_the_judges_tags_before_the_tanh_with_their_sign_turned(
+    judge: Any, head: PredecessorScoreHead
+) -> None:
+    for seconds in (0.7, 2.3):
+        wave = np.sin(np.cumsum(np.random.default_rng(1).normal(0.05, 0.02, round(seconds * 24_000)))) * 0.3
+        with torch.no_grad():
+            raw = float(head(collate([{"muq": judge.hidden(wave.astype(np.float32))}]))[0])
+        assert raw == pytest.approx(-np.arctanh((judge.tag(wave.astype(np.float32)) - 3) / 2), abs=1e-5)
+
+
+def test_higher_is_better(judge: Any, head: PredecessorScoreHead) -> None:
+    """The predecessor's tag is best at 1: a class that grows makes the raw output fall."""
+    frames = clips(40)
+    with torch.no_grad():
+        before = float(head(collate(frames))[0])
+    worse = {**judge.head, "fc.bias": judge.head["fc.bias"] + torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])}
+    load_predecessor_head(head, worse, "weights.pt")
+    with torch.no_grad():
+        assert float(head(collate(frames))[0]) == pytest.approx(before - 1, abs=1e-5)
+
+
+@pytest.mark.parametrize("filler", [0.0, 1e4, float("nan"), float("inf")])
+def test_a_clip_gets_beside_any_other_the_output_that_it_gets_alone(head: PredecessorScoreHead, filler: float) -> None:
+    found = clips(7, 90, 1, 33)
+    batch = collate(found)
+    assert batch.frames is not None
+    real = torch.arange(90) < batch.lengths[:, None]
+    padded = batch.frames.masked_fill(~real[..., None], filler)
+    with torch.no_grad():
+        alone = torch.cat([head(collate([clip])) for clip in found])
+        together = head(Batch(batch.lengths, padded))
+        represented = head.represent(Batch(batch.lengths, padded))
+        judged = head.judge(represented)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    assert represented.shape == (4, head.representation_dim)
+    torch.testing.assert_close(judged, together)
+    assert float(alone.std()) > 1e-2  # else any constant would pass
+
+
+def test_every_weight_that_is_read_is_trained(head: PredecessorScoreHead) -> None:
+    head(collate(clips(20, 50))).sum().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+    assert head.classes.weight.grad is not None
+    assert head.classes.weight.grad.abs().sum(dim=1).gt(0).tolist() == [False, True, False, False, False]
+
+
+def test_weights_go_back_under_the_predecessors_names_bit_for_bit(judge: Any, head: PredecessorScoreHead) -> None:
+    back = predecessor_state(head)
+    assert back.keys() == judge.head.keys()
+    assert all(torch.equal(back[name], value) for name, value in judge.head.items())
+    assert head.classes.weight.shape == (5, 64)
+    back["fc.bias"].zero_()
+    assert head.classes.bias.any()  # a copy
+
+
+def test_the_adversarys_discriminator_is_left_behind_and_nothing_else_is(judge: Any) -> None:
+    ours = PredecessorScoreHead(32, 48)
+    extra = {f"{DISCRIMINATOR}0.weight": torch.zeros(3, 64)}
+    load_predecessor_head(ours, {**judge.head, **extra}, "weights.pt")
+    state = {**judge.head, "fc2.weight": torch.zeros(1)}
+    del state["attn.3.out_proj.bias"]
+    with pytest.raises(ModelError) as fault:
+        load_predecessor_head(ours, state, "old/weights.pt")
+    assert str(fault.value) == (
+        "old/weights.pt: 1 key missing (attn.3.out_proj.bias), 1 key too many (fc2.weight). Save the model again."
+    )
+    with pytest.raises(ModelError, match=r"1 of another shape \(ffd\.0\.weight \[49, 32\] and not \[48, 32\]\)"):
+        load_predecessor_head(ours, {**judge.head, "ffd.0.weight": torch.zeros(49, 32)}, "weights.pt")
+
+
+def test_it_is_built_from_a_description() -> None:
+    ours = build_head({"kind": "predecessor", "dim": 16, "hidden": 5})
+    assert isinstance(ours, PredecessorScoreHead)
+    assert ours.representation_dim == 32
+    assert [ours.feed_forward[0].out_features, len(ours.attentions)] == [5, 4]
+    with pytest.raises(UsageError, match=r"of 30 channels, hidden 5: its 8 attention heads must divide the channels"):
+        build_head({"kind": "predecessor", "dim": 30, "hidden": 5})
+    with pytest.raises(ModelError, match=r"head cannot be built .*unexpected keyword argument 'width'"):
+        build_head({"kind": "predecessor", "dim": 16, "hidden": 5, "width": 3})
+    with pytest.raises(ValueError, match=r"hears MuQ; this batch holds none of its frames"):
+        ours(Batch(torch.ones(2, dtype=torch.long), None, torch.zeros(2, 8)))

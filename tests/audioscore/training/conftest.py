@@ -1,0 +1,166 @@
+"""What the trainer's tests share: toy clips that are learned in a second, and the tiny corpus with its features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+class Toys:
+    """Clips without sound, the networks that learn from them, and how."""
+
+    def fold(self, count: int, seed: int, *, strength: float = 1.0) -> Any:
+        """Clips whose score is one direction of their frames' mean and one of their embedding's, in noise.
+
+        Everything else varies too, lengths included.
+        """
+        import torch
+
+        from audioscore.training.fold import Fold
+
+        rng = np.random.default_rng(seed)
+        quality = rng.normal(0, 1, count)
+        features = []
+        for value in quality:
+            frames = rng.normal(0, 1, (int(rng.integers(5, 15)), 6))
+            frames[:, 2] += strength * value
+            embedding = rng.normal(0, 1, 5)
+            embedding[1] += strength * value
+            features.append({"muq": torch.tensor(frames).float(), "campplus": torch.tensor(embedding).float()})
+        scores = [float(score) for score in np.round(np.clip(78 + 8 * quality, 50, 99), 1)]
+        sources = ["ktv" if index % 2 else "acapella" for index in range(count)]
+        names = [f"{index:03d}.wav" for index in range(count)]
+        return Fold(features, scores, sources, [f"{index:064x}" for index in range(count)], names=names)
+
+    @cached_property
+    def train(self) -> Any:
+        return self.fold(64, 1)
+
+    @cached_property
+    def val(self) -> Any:
+        return self.fold(32, 2)
+
+    @cached_property
+    def test(self) -> Any:
+        return self.fold(64, 3)
+
+    def network(self, seed: int = 1, dropout: float = 0.1, kinds: Sequence[str] = ("muq", "campplus")) -> Any:
+        import torch
+
+        from audioscore.scoring.head import ScoreHead
+        from audioscore.scoring.network import ScoreNetwork
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            dims = {kind: {"muq": 6, "campplus": 5}[kind] for kind in kinds}
+            return ScoreNetwork(ScoreHead(dims, width=8, hidden=8, dropout=dropout))
+
+    def adversary(self, fold: Any, dim: int, seed: int = 3) -> tuple[Any, Any]:
+        """A fold with speakers to unlearn, and the discriminator that guesses them."""
+        import torch
+
+        from audioscore.training.adversary import SpeakerAdversary
+
+        targets = torch.stack([clip["campplus"] for clip in fold.features])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            adversary = SpeakerAdversary(dim, 8, targets.shape[1])
+        adversary.fit_targets(targets)
+        return replace(fold, targets=targets), adversary
+
+    def settings(self, **changed: Any) -> Any:
+        from audioscore.training.objective import Objective
+        from audioscore.training.step import FitSettings
+
+        usual: dict[str, Any] = {
+            "objective": Objective("pairwise", 0.1, 0.5, 0.0, 2.0), "epochs": 15, "patience": 15, "batch_clips": 16,
+            "micro_clips": None, "learning_rate": 3e-3, "encoder_learning_rate": 1e-3, "weight_decay": 0.01,
+            "schedule": "constant", "warmup_share": 0.0, "clip_norm": 1.0, "precision": "fp32", "checkpoint_steps": 3,
+        }  # fmt: skip
+        return FitSettings(**(usual | changed))
+
+    def fit(self, train: Any, val: Any, *, seed: int = 1, dropout: float = 0.1, **changed: Any) -> Any:
+        """A new head, fitted."""
+        from audioscore.training.fold import fit_statistics
+        from audioscore.training.loop import fit_network
+
+        network = self.network(seed, dropout, tuple(train.features[0]))
+        fit_statistics(network, train.features)
+        return fit_network(network, train, val, self.settings(**changed), seed=seed, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def toys() -> Toys:
+    return Toys()
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The tiny corpus up to training. `prefix` 0 of its MuQ is in the store too, for what is tuned."""
+
+    data: Path
+    index: Path
+    features: Path
+    store: Path
+    values: dict[str, Any]
+
+    def config(self, **training: Any) -> Any:
+        from audioscore.config import parse_config
+
+        return parse_config({**self.values, "training": {**self.values["training"], **training}})
+
+    def train(self, plan: str, target: Path, *, resume: bool = False, **training: Any) -> Any:
+        from audioscore.scoring.scorer import plan_named
+        from audioscore.training.train import train_plan
+
+        return train_plan(
+            plan_named(plan), self.index, self.features, target, self.config(**training).training,
+            data_digest="d.dir", code_revision="abc", device="cpu", resume=resume,
+        )  # fmt: skip
+
+    def sort(self, data: Path, target: Path) -> "Ground":
+        """The same with another copy of the corpus."""
+        sort_corpus(data, target)
+        return replace(self, data=data, index=target)
+
+    def extract(self, target: Path, **training: Any) -> "Ground":
+        """The same with what some settings need beside the usual features."""
+        from audioscore.encoders.extract import extract_folder
+
+        config = self.config(**training)
+        extract_folder(self.data, self.index, target, self.store, config.encoders, config.training, device="cpu")
+        return replace(self, features=target)
+
+
+def sort_corpus(data: Path, target: Path) -> None:
+    """Index a data folder by its labels table, without the gate, which the tiny corpus passes."""
+    from audioscore.config import SplitSection
+    from audioscore.data.labels import read_labels
+    from audioscore.data.sort import write_sorted
+    from audioscore.data.split import assign_splits
+    from audioscore.files import sha256_of
+
+    listed = read_labels(data / "labels.csv").clips
+    clips = [replace(clip, sha256=sha256_of(data / clip.audio_file)) for clip in listed]
+    section = SplitSection()
+    write_sorted(target, clips, assign_splits(clips, val=section.val, test=section.test, seed=section.seed))
+
+
+@pytest.fixture(scope="session")
+def ground(tiny_corpus: Path, tiny_encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    """Two seeds of six epochs, width 8."""
+    folder = tmp_path_factory.mktemp("ground")
+    values = {
+        "encoders": {
+            "muq": {"source": str(tiny_encoders / "muq-small"), "layer": 2},
+            "campplus": {"source": str(tiny_encoders / "campplus-small")},
+        },
+        "training": {"seeds": [1, 2], "epochs": 6, "width": 8, "hidden": 8, "learning_rate": 5e-3},
+    }
+    sort_corpus(tiny_corpus, folder / "sorted")
+    bare = Ground(tiny_corpus, folder / "sorted", folder / "features", folder / "store", values)
+    return bare.extract(folder / "features", tuning="lora", lora={"rank": 4, "alpha": 6})

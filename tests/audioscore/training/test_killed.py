@@ -1,0 +1,86 @@
+"""A training that is killed, by a signal nobody can catch, ends where it would have ended."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from audioscore.scoring.trained import read_trained
+
+pytestmark = pytest.mark.services
+
+PATIENCE = 300.0  # seconds until a program that does nothing is given up
+FROZEN: dict[str, Any] = {"epochs": 150, "patience": 150}
+TUNED: dict[str, Any] = {
+    "epochs": 12, "patience": 12, "tuning": "lora", "lora": {"rank": 4, "alpha": 6, "dropout": 0.2},
+    "adversary": {"weight": 0.5}, "schedule": "cosine", "warmup_share": 0.1,
+}  # fmt: skip
+
+
+def command(ground: Any, folder: Path, **changed: Any) -> list[str]:
+    config = ground.config(batch_clips=10, checkpoint_steps=2, dropout=0.3, **changed)
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config.model_dump(mode="json", exclude_none=True)))
+    return [
+        sys.executable, "-m", "audioscore.training", "--config", str(folder / "config.json"), "--plan", "hybrid",
+        "--index", str(ground.index), "--features", str(ground.features), "--out", str(folder / "hybrid"), "--single",
+        "--device", "cpu",
+    ]  # fmt: skip
+
+
+def killed(given: list[str], sign: Path, later: float) -> int:
+    """Run until `later` seconds after a file was written, and kill; 0 where the program was over first."""
+    before = sign.stat().st_mtime_ns if sign.exists() else 0
+    process = subprocess.Popen(given, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and not (sign.exists() and sign.stat().st_mtime_ns > before):
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.002)
+    time.sleep(later)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
+
+
+@pytest.mark.parametrize(("changed", "seed"), [(FROZEN, 1), (FROZEN, 2), (TUNED, 3)])
+def test_killed_at_random_steps_it_ends_with_the_same_weights_to_the_bit(
+    ground: Any, tmp_path: Path, changed: dict[str, Any], seed: int
+) -> None:
+    chance, target = random.Random(seed), tmp_path / "run" / "hybrid"
+    given, codes = command(ground, tmp_path / "run", **changed), []
+    codes.append(killed(given, target / "seed-1.checkpoint", chance.uniform(0, 0.5)))
+    codes.append(killed([*given, "--resume"], target / "seed-1.checkpoint", chance.uniform(0, 0.5)))
+    codes.append(killed([*given, "--resume"], target / "seed-1.json", 0.0))  # between the seeds, or soon after
+    assert codes == [-signal.SIGKILL] * 3, "a run was over before it could be killed"
+    first = (target / "seed-1" / "head.safetensors").stat()
+    assert killed([*given, "--resume"], target / "seed-2.checkpoint", chance.uniform(0, 0.3)) == -signal.SIGKILL
+    assert not (target / "plan.json").exists()
+    subprocess.run([*given, "--resume"], check=True, stderr=subprocess.DEVNULL)
+    last = (target / "seed-1" / "head.safetensors").stat()
+    assert (last.st_ino, last.st_mtime_ns) == (first.st_ino, first.st_mtime_ns), "a finished seed is not trained again"
+    assert sorted(path.name for path in target.iterdir()) == [
+        "plan.json",
+        "seed-1",
+        "seed-1.json",
+        "seed-2",
+        "seed-2.json",
+    ]
+
+    config = {"batch_clips": 10, "checkpoint_steps": 2, "dropout": 0.3, **changed}
+    found, judge = read_trained(target), ground.train("hybrid", tmp_path / "judge", **config)
+    for one in (1, 2):
+        for file in sorted(path.name for path in judge.scorer_folder(one).glob("*.safetensors")):
+            ours, wanted = (load_file(plan.scorer_folder(one) / file) for plan in (found, judge))
+            assert {name for name in wanted if not (ours[name] == wanted[name]).all()} == set()
+        assert [entry["train_loss"] for entry in found.curves[one]] == [
+            entry["train_loss"] for entry in judge.curves[one]
+        ]
+    assert found.validation == judge.validation
+    assert found.outcomes[1].speakers == judge.outcomes[1].speakers

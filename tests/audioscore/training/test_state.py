@@ -1,0 +1,191 @@
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from audioscore.errors import ModelError
+from audioscore.training.fold import fit_statistics
+from audioscore.training.loop import Fit, fit_network
+from audioscore.training.state import Progress, moving_state, read_checkpoint, restore, write_checkpoint
+
+OTHER = r"fit\.checkpoint: is of a fit with other data, settings, seed or encoders\. Use those, or train without"
+DAMAGED = r"fit\.checkpoint: is no checkpoint, or damaged\. Delete it, or train without --resume\.$"
+
+
+class PulledPlug(Exception):
+    """What a kill is to a test that goes on living."""
+
+
+class Plug:
+    """Ends a fit after a number of steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.first = steps, -1
+
+    def on_start(self, step: int, steps: int) -> None:
+        self.first = step
+
+    def on_step(self, step: int) -> None:
+        if step == self.steps:
+            raise PulledPlug
+
+    def on_epoch(self, entry: dict[str, float]) -> None:
+        pass
+
+    def on_end(self, fault: BaseException | None) -> None:
+        pass
+
+
+def fit(toys: Any, checkpoint: Path | None, *, resume: bool = False, plug: Plug | None = None, **changed: Any) -> Fit:
+    """A fit of dropout and adversary; 64 clips in batches of 16, 5 epochs: 20 steps, a checkpoint every 3."""
+    network = toys.network(dropout=0.3)
+    fit_statistics(network, toys.train.features)
+    train, adversary = toys.adversary(toys.train, network.head.representation_dim)
+    settings = {"epochs": 5, "adversary_weight": 0.5, "schedule": "cosine", "warmup_share": 0.1, **changed}
+    return fit_network(
+        network, train, toys.val, toys.settings(**settings), seed=1, adversary=adversary, checkpoint=checkpoint,
+        identity="this", resume=resume, callbacks=[] if plug is None else [plug], device="cpu",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(toys: Any) -> Fit:
+    return fit(toys, None)
+
+
+def figures(found: Fit) -> list[dict[str, float]]:
+    """The curve without what a clock says."""
+    return [
+        {name: value for name, value in entry.items() if name not in ("seconds", "clips_per_second")}
+        for entry in found.curve
+    ]
+
+
+def assert_same(found: Fit, wanted: Fit) -> None:
+    assert figures(found) == figures(wanted)
+    assert found.best_epoch == wanted.best_epoch
+    weights = wanted.network.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in found.network.state_dict().items())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_again_and_again_it_ends_with_the_same_weights(
+    toys: Any, uninterrupted: Fit, tmp_path: Path, seed: int
+) -> None:
+    chance, checkpoint = random.Random(seed), tmp_path / "fit.checkpoint"
+    kills, resume = sorted(chance.sample(range(1, 20), 3)), False
+    for kill in kills:
+        plug = Plug(kill)
+        with pytest.raises(PulledPlug):
+            fit(toys, checkpoint, resume=resume, plug=plug)
+        assert plug.first <= kill
+        resume = True
+    last = Plug(-1)
+    assert_same(fit(toys, checkpoint, resume=True, plug=last), uninterrupted)
+    # A checkpoint every 3 steps and after every epoch of 4; the plug is pulled before the one of its own step.
+    assert last.first == max((step for step in range(kills[-1]) if step % 3 == 0 or step % 4 == 0), default=0)
+
+
+def test_a_fit_that_was_over_is_only_read(toys: Any, uninterrupted: Fit, tmp_path: Path) -> None:
+    first = fit(toys, tmp_path / "fit.checkpoint")
+    assert_same(first, uninterrupted)
+    again = Plug(1)
+    assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True, plug=again), uninterrupted)
+    assert again.first == 20
+
+
+def test_without_a_checkpoint_resuming_is_starting(toys: Any, uninterrupted: Fit, tmp_path: Path) -> None:
+    plug = Plug(-1)
+    assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True, plug=plug), uninterrupted)
+    assert plug.first == 0
+
+
+def test_without_resume_an_old_checkpoint_is_not_read(toys: Any, uninterrupted: Fit, tmp_path: Path) -> None:
+    (tmp_path / "fit.checkpoint").write_bytes(b"not even one")
+    plug = Plug(-1)
+    assert_same(fit(toys, tmp_path / "fit.checkpoint", plug=plug), uninterrupted)
+    assert plug.first == 0
+
+
+@pytest.fixture
+def saved(toys: Any, tmp_path: Path) -> tuple[Path, Any, Any]:
+    """A checkpoint, the network it is of, and its optimizer."""
+    network = toys.network()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    progress = Progress(epoch=2, batch=1, step=5, losses=[0.5], best_state=moving_state(network))
+    write_checkpoint(tmp_path / "fit.checkpoint", "this", network, optimizer, progress)
+    return tmp_path / "fit.checkpoint", network, optimizer
+
+
+def test_what_is_written_comes_back_and_nothing_lies_beside_it(saved: tuple[Path, Any, Any], toys: Any) -> None:
+    path, network, _ = saved
+    other = toys.network(seed=9)
+    found = read_checkpoint(path, "this", other, torch.optim.AdamW(other.parameters()))
+    assert found is not None
+    assert (found.epoch, found.batch, found.step, found.losses) == (2, 1, 5, [0.5])
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in other.state_dict().items())
+    assert [one.name for one in path.parent.iterdir()] == ["fit.checkpoint"]
+
+
+def test_a_checkpoint_of_another_fit_is_refused(saved: tuple[Path, Any, Any]) -> None:
+    path, network, optimizer = saved
+    with pytest.raises(ModelError, match=OTHER):
+        read_checkpoint(path, "that", network, optimizer)
+
+
+def test_a_checkpoint_of_another_network_is_refused(saved: tuple[Path, Any, Any], toys: Any) -> None:
+    path, _, _ = saved
+    other = toys.network(kinds=("muq",))
+    with pytest.raises(ModelError, match=r"^the checkpoint is of another network\. Train from the start"):
+        read_checkpoint(path, "this", other, torch.optim.AdamW(other.parameters()))
+    with pytest.raises(ModelError, match="of another network"):
+        restore(other, {})
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_checkpoint_cut_short_is_refused(saved: tuple[Path, Any, Any], share: float) -> None:
+    path, network, optimizer = saved
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ModelError, match=DAMAGED):
+        read_checkpoint(path, "this", network, optimizer)
+
+
+@pytest.mark.parametrize(
+    "content", [[1], {"identity": "this"}, {"identity": "this", "progress": {"epochs": 1}}, {"identity": "this"} | {}]
+)
+def test_a_file_that_is_no_checkpoint_is_refused(saved: tuple[Path, Any, Any], content: Any) -> None:
+    path, network, optimizer = saved
+    torch.save(content, path)
+    with pytest.raises(ModelError, match=DAMAGED):
+        read_checkpoint(path, "this", network, optimizer)
+
+
+def test_a_pickle_that_runs_code_is_not_opened(saved: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "sprung",)
+
+    path, network, optimizer = saved
+    torch.save({"identity": Trap()}, path)
+    with pytest.raises(ModelError, match=DAMAGED):
+        read_checkpoint(path, "this", network, optimizer)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_kill_while_writing_leaves_the_checkpoint_before(
+    saved: tuple[Path, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, network, optimizer = saved
+    before = path.read_bytes()
+
+    def half(_: object, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(path, "this", network, optimizer, Progress())
+    assert path.read_bytes() == before

@@ -1,0 +1,258 @@
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from audioscore.errors import ModelError
+from audioscore.scoring.batch import collate
+from audioscore.scoring.network import raw_outputs
+from audioscore.training.fold import Fold, fit_statistics
+from audioscore.training.losses import pairwise_logistic
+from audioscore.training.objective import Objective
+from audioscore.training.processes import start
+from audioscore.training.step import Stepper
+
+
+def new_stepper(toys: Any, fold: Fold, *, dropout: float = 0.0, adversary: Any = None, **changed: Any) -> Stepper:
+    network = toys.network(dropout=dropout, kinds=tuple(fold.features[0]))
+    fit_statistics(network, fold.features)
+    return Stepper(start("cpu"), network, adversary, fold, toys.settings(**changed), seed=1)
+
+
+def watched(stepper: Stepper, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, list[float]]]:
+    """Length of the gradient and rates, at each step of the optimizer, which is then not taken."""
+    seen: list[tuple[float, list[float]]] = []
+
+    def look() -> None:
+        gradients = [parameter.grad for parameter in stepper.parameters if parameter.grad is not None]
+        length = float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+        seen.append((length, [group["lr"] for group in stepper.optimizer.param_groups]))
+
+    monkeypatch.setattr(stepper.optimizer, "step", look)
+    return seen
+
+
+# Neither the order of clips nor a softmax takes notice of a constant: the gradients of these are zero but for rounding,
+# which AdamW makes steps of.
+IDLE = ("head.attention.score.bias", "head.regressor.5.bias")
+
+
+def alone(fold: Fold) -> Fold:
+    """MuQ's frames only: the attention's weights for a voice that stays the same over time would be idle too."""
+    return replace(fold, features=[{"muq": clip["muq"]} for clip in fold.features])
+
+
+def weights(network: Any) -> dict[str, Tensor]:
+    return {name: value for name, value in network.named_parameters() if name not in IDLE}
+
+
+@pytest.fixture(scope="module")
+def in_one_pass(toys: Any) -> dict[str, Any]:
+    """64 clips in batches of 13: four of 13 and a last one of 12."""
+    options = {"dropout": 0.0, "epochs": 3, "batch_clips": 13}
+    return {
+        "muq": toys.fit(alone(toys.train), alone(toys.val), **options),
+        "both": toys.fit(toys.train, toys.val, **options),
+    }
+
+
+@pytest.mark.parametrize("micro_clips", [1, 3, 5, 13, 99])
+def test_passes_of_any_size_are_the_step_of_the_whole_batch(
+    toys: Any, in_one_pass: dict[str, Any], micro_clips: int
+) -> None:
+    options = {"dropout": 0.0, "epochs": 3, "batch_clips": 13, "micro_clips": micro_clips}
+    muq = toys.fit(alone(toys.train), alone(toys.val), **options)
+    both = toys.fit(toys.train, toys.val, **options)
+    for found, judge in ((muq, in_one_pass["muq"]), (both, in_one_pass["both"])):
+        for ours, wanted in zip(found.curve, judge.curve, strict=True):
+            assert ours["train_loss"] == pytest.approx(wanted["train_loss"], abs=1e-5)
+    for name, value in weights(in_one_pass["muq"].network).items():
+        torch.testing.assert_close(weights(muq.network)[name], value, rtol=0, atol=1e-5)
+    outputs = [raw_outputs(one.network, toys.test.features) for one in (both, in_one_pass["both"])]
+    np.testing.assert_allclose(*(one - one.mean() for one in outputs), rtol=0, atol=1e-5)
+
+
+def test_passes_learn_from_pairs_that_never_meet_in_one(toys: Any) -> None:
+    fold = toys.fold(2, 5)
+    stepper = new_stepper(toys, fold, batch_clips=2, micro_clips=1)
+    before = {name: value.clone() for name, value in stepper.network.named_parameters()}
+    loss = stepper.step(np.array([0, 1]), 0, "epoch 1")
+    assert loss > 0
+    assert any(not torch.equal(value, before[name]) for name, value in stepper.network.named_parameters())
+
+
+def test_the_step_is_one_of_torchs_own_adamw_on_the_loss_of_the_batch(toys: Any) -> None:
+    fold, rows = alone(toys.fold(9, 5)), np.arange(9)
+    stepper = new_stepper(toys, fold, micro_clips=2, clip_norm=0.05, weight_decay=0.1)
+    judge = toys.network(dropout=0.0, kinds=("muq",))
+    fit_statistics(judge, fold.features)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=0.1)
+    for step in range(3):
+        judge.train()
+        raw, scores = judge(collate(fold.features)), torch.tensor(fold.scores)
+        loss = pairwise_logistic(raw, scores, margin_per_point=0.1, order_margin=0.5)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(judge.parameters(), 0.05)
+        optimizer.step()
+        assert stepper.step(rows, step, "epoch 1") == pytest.approx(float(loss.detach()), abs=1e-6)
+    for name, value in weights(judge).items():
+        torch.testing.assert_close(weights(stepper.network)[name], value, rtol=0, atol=1e-6)
+
+
+def test_dropout_of_a_pass_depends_on_seed_step_and_pass_alone(toys: Any) -> None:
+    fold, rows = toys.fold(8, 5), np.arange(8)
+    losses = []
+    for disturbance in (0, 1):
+        torch.manual_seed(disturbance)
+        stepper = new_stepper(toys, fold, dropout=0.5, micro_clips=3)
+        losses.append([stepper.step(rows, step, "epoch 1") for step in (0, 0, 1)])
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 3
+
+
+@pytest.mark.parametrize(("clip_norm", "length"), [(1e-3, 1e-3), (1e9, None)])
+def test_gradients_are_scaled_down_to_a_length_and_never_up(
+    toys: Any, monkeypatch: pytest.MonkeyPatch, clip_norm: float, length: float | None
+) -> None:
+    stepper = new_stepper(toys, toys.fold(8, 5), clip_norm=clip_norm)
+    seen = watched(stepper, monkeypatch)
+    stepper.step(np.arange(8), 0, "epoch 1")
+    ((found, _),) = seen
+    assert found == pytest.approx(length, rel=1e-3) if length else 1e-3 < found < 1e9
+
+
+def test_rates_follow_warm_up_and_cosine_each_part_by_its_own(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fold = toys.fold(20, 5)
+    fold, adversary = toys.adversary(fold, toys.network().head.representation_dim)
+    changed = {"epochs": 4, "batch_clips": 8, "schedule": "cosine", "warmup_share": 0.25, "learning_rate": 0.01}
+    stepper = new_stepper(toys, fold, adversary=adversary, adversary_weight=1.0, **changed)
+    seen = watched(stepper, monkeypatch)
+    assert stepper.steps == 12, "three batches of at most 8 an epoch"
+    for step in range(12):
+        stepper.step(np.arange(8), step, "epoch")
+    up = [1 / 3, 2 / 3, 1.0]
+    down = [0.5 + 0.5 * math.cos(math.pi * place / 9) for place in range(9)]
+    for (_, rates), factor in zip(seen, up + down, strict=True):
+        assert rates == pytest.approx([0.01 * factor, 0.03 * factor])
+    assert stepper.rate(12) == pytest.approx(0.0)
+
+
+def test_relative_groups_move_the_model_and_never_meet_the_scores(toys: Any) -> None:
+    scored, order = toys.fold(6, 5), toys.fold(3, 6)
+    both = Fold(
+        [*scored.features, *order.features], [*scored.scores, 0.0, -1.0, -2.0], [*scored.sources, "", "", ""],
+        [*scored.keys, "x", "y", "z"], [0] * 6 + [1] * 3,
+    )  # fmt: skip
+    alone = new_stepper(toys, both)
+    before = {name: value.clone() for name, value in alone.network.named_parameters()}
+    assert alone.step(np.array([6, 7, 8]), 0, "epoch 1") > 0
+    assert any(not torch.equal(value, before[name]) for name, value in alone.network.named_parameters())
+    mixed = new_stepper(toys, both)
+    assert mixed.step(np.array([0, 6]), 0, "epoch 1") == 0.0, "a score and a rank say nothing of each other"
+
+
+def test_ranks_however_far_from_scores_change_neither_loss_nor_centre(toys: Any) -> None:
+    scored, order = toys.fold(6, 5), toys.fold(3, 6)
+    losses = []
+    for shift in (0.0, 1000.0):
+        both = Fold(
+            [*scored.features, *order.features], [*scored.scores, shift, shift - 1, shift - 2],
+            [*scored.sources, "", "", ""], [*scored.keys, "x", "y", "z"], [0] * 6 + [1] * 3,
+        )  # fmt: skip
+        objective = Objective("pairwise", 0.1, 0.5, 0.3, 2.0)
+        stepper = new_stepper(toys, both, objective=objective)
+        assert stepper.centre == pytest.approx(np.mean(scored.scores))
+        losses.append(stepper.step(np.arange(9), 0, "epoch 1"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("scores", [[80.0, 80.0, 80.0], [80.0]])
+def test_a_batch_that_orders_no_two_clips_moves_nothing(toys: Any, scores: list[float]) -> None:
+    fold = replace(toys.fold(len(scores), 5), scores=scores)
+    stepper = new_stepper(toys, fold, weight_decay=1.0)
+    before = {name: value.clone() for name, value in stepper.network.named_parameters()}
+    assert stepper.step(np.arange(len(scores)), 0, "epoch 1") == 0.0
+    assert all(torch.equal(value, before[name]) for name, value in stepper.network.named_parameters())
+
+
+def test_an_adversary_at_weight_0_moves_the_network_as_none_does_and_learns_itself(toys: Any) -> None:
+    fold, adversary = toys.adversary(toys.fold(12, 5), toys.network().head.representation_dim)
+    plain = new_stepper(toys, replace(fold, targets=None), dropout=0.2, clip_norm=1e9)
+    beside = new_stepper(toys, fold, dropout=0.2, clip_norm=1e9, adversary=adversary, adversary_weight=0.0)
+    before = adversary.discriminator[0].weight.detach().clone()
+    for step in range(3):
+        assert plain.step(np.arange(12), step, "e") == beside.step(np.arange(12), step, "e")
+    for name, value in plain.network.state_dict().items():
+        torch.testing.assert_close(beside.network.state_dict()[name], value, rtol=0, atol=1e-7)
+    assert not torch.equal(adversary.discriminator[0].weight, before)
+
+
+def test_what_comes_back_from_the_adversary_grows_with_its_ramp(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = []
+    for step in (0, 1, 7):
+        fold, adversary = toys.adversary(toys.fold(12, 5), toys.network().head.representation_dim)
+        stepper = new_stepper(toys, fold, adversary=adversary, adversary_weight=1e3, clip_norm=1e9, batch_clips=12)
+        head = list(stepper.network.parameters())
+        monkeypatch.setattr(
+            stepper.optimizer, "step",
+            lambda head=head: lengths.append(sum(float(p.grad.norm()) for p in head if p.grad is not None)),
+        )  # fmt: skip
+        stepper.step(np.arange(12), step, "e")
+    assert lengths[0] < lengths[1] < lengths[2]
+
+
+def broken(fold: Fold, place: int) -> Fold:
+    features = list(fold.features)
+    features[place] = {**features[place], "campplus": torch.full_like(features[place]["campplus"], math.nan)}
+    return replace(fold, features=features)
+
+
+@pytest.mark.parametrize("micro_clips", [None, 2])
+def test_a_loss_that_is_not_finite_names_the_batch_and_the_clip(toys: Any, micro_clips: int | None) -> None:
+    fold = toys.fold(6, 5)
+    stepper = new_stepper(toys, fold, micro_clips=micro_clips)
+    stepper.train = broken(fold, 4)
+    expected = (
+        r"^seed 1, epoch 3, step 8: the loss of this batch is nan; the outputs of 1 of its 5 clips are not finite "
+        r"\(004\.wav\)\. Look at these recordings, or lower training\.learning_rate\.$"
+    )
+    before = {name: value.clone() for name, value in stepper.network.named_parameters()}
+    with pytest.raises(ModelError, match=expected):
+        stepper.step(np.array([1, 2, 3, 4, 5]), 7, "epoch 3")
+    assert all(torch.equal(value, before[name]) for name, value in stepper.network.named_parameters())
+
+
+def test_a_gradient_that_is_not_finite_names_the_batch_that_made_it(toys: Any) -> None:
+    fold = toys.fold(3, 5)
+    stepper = new_stepper(toys, fold)
+    stepper.network.head.regressor[-1].weight.register_hook(lambda gradient: gradient * math.inf)
+    before = {name: value.clone() for name, value in stepper.network.named_parameters()}
+    expected = r"^seed 1, epoch 1, step 1: the gradient of this batch is not finite, though its loss is \(000\.wav, "
+    with pytest.raises(ModelError, match=expected):
+        stepper.step(np.arange(3), 0, "epoch 1")
+    assert all(torch.equal(value, before[name]) for name, value in stepper.network.named_parameters())
+
+
+def test_a_recording_with_a_nan_is_named_before_it_spoils_the_statistics_of_all(toys: Any) -> None:
+    fold = broken(toys.fold(6, 5), 2)
+    with pytest.raises(ModelError, match=r"^the features of 002\.wav are not finite\. Look at these recordings"):
+        fit_statistics(toys.network(), fold.features, names=fold.names)
+    with pytest.raises(ModelError, match=r"^the features of clip 2 are not finite\."):
+        fit_statistics(toys.network(), fold.features)
+
+
+def test_validation_that_is_not_finite_is_no_rank(toys: Any) -> None:
+    with pytest.raises(ModelError, match=r"^validation: the outputs of 1 of 32 clips are not finite \(007\.wav\)\."):
+        toys.fit(toys.train, broken(toys.val, 7), epochs=1)
+
+
+def test_an_infinite_rate_stops_before_anything_is_kept(toys: Any) -> None:
+    with pytest.raises(ModelError, match=r"^seed 1, epoch 1, step 2: the loss of this batch is nan; the outputs of 16"):
+        toys.fit(toys.train, toys.val, learning_rate=math.inf)
+    with pytest.raises(ModelError, match=r"^validation: the outputs of 32 of 32 clips are not finite"):
+        toys.fit(toys.train, toys.val, learning_rate=math.inf, batch_clips=64, epochs=1)

@@ -1,0 +1,143 @@
+"""Several processes, really started: what one process computes, said once, and none left behind."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from audioscore.data.index import write_index
+from audioscore.data.sort import read_split
+from audioscore.encoders.extract import read_extraction
+from audioscore.encoders.store import FeatureStore
+from audioscore.encoders.stored import StoredFeatures
+from audioscore.scoring.checkpoint import load_scorer
+from audioscore.scoring.trained import TrainedPlan, read_trained
+
+pytestmark = pytest.mark.services
+
+TORCHRUN = [str(Path(sys.executable).with_name("torchrun")), "--nnodes=1"]
+LORA = {"tuning": "lora", "lora": {"rank": 4, "alpha": 6}}
+
+
+def run(command: list[str], config: Any, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a program on a configuration, in a session of its own, of which nothing may be left."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config.model_dump(mode="json", exclude_none=True)))
+    process = subprocess.Popen(
+        [*command, "--config", str(folder / "config.json"), "--out", str(folder / "out"), "--device", "cpu"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    out, err = process.communicate(timeout=900)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def torchrun(processes: int, *more: str) -> list[str]:
+    return [*TORCHRUN, f"--nproc_per_node={processes}", "-m", "audioscore.training", *more]
+
+
+def where(ground: Any) -> list[str]:
+    return ["--index", str(ground.index), "--features", str(ground.features)]
+
+
+def losses(trained: TrainedPlan) -> list[float]:
+    return [entry["train_loss"] for seed in trained.curves for entry in trained.curves[seed]]
+
+
+def data_folder(ground: Any, target: Path) -> Path:
+    """A copy of the corpus that is sorted."""
+    shutil.copytree(ground.data, target)
+    shutil.copytree(ground.index / "index", target / "index")
+    return target
+
+
+def test_torchrun_trains_both_plans_as_one_process_does_dropout_and_all(ground: Any, tmp_path: Path) -> None:
+    """Extraction shared by two processes, then two plans of two seeds; a process's share is a pass of one process's."""
+    data = data_folder(ground, tmp_path / "data")
+    changed = {"plans": ["baseline", "hybrid"], "epochs": 2, "batch_clips": 10, "dropout": 0.3}
+    command = torchrun(2, "--data", str(data), "--store", str(tmp_path / "store"))
+    said = run(command, ground.config(**changed), tmp_path / "run")
+    assert said.returncode == 0, said.stderr
+    for plan in ("baseline", "hybrid"):
+        found = read_trained(tmp_path / "run" / "out" / plan)
+        files = sorted(path.name for path in found.folder.iterdir())
+        assert files == ["plan.json", "seed-1", "seed-1.json", "seed-2", "seed-2.json"]
+        assert said.stderr.count(f"{plan}, seed 1: 30 clips to train on") == 1, "the main process speaks, alone"
+        judge = ground.train(plan, tmp_path / "judge" / plan, **changed, micro_clips=5)
+        assert losses(found) == losses(judge)
+        assert found.validation == judge.validation
+        for seed in (1, 2):
+            ours, wanted = (load_file(one.scorer_folder(seed) / "head.safetensors") for one in (found, judge))
+            assert {name for name in wanted if not (ours[name] == wanted[name]).all()} == set()
+
+
+def test_two_processes_give_the_curve_of_one_pass_over_the_batch(ground: Any, tmp_path: Path) -> None:
+    changed = {"seeds": [1], "epochs": 3, "batch_clips": 7, "dropout": 0.0, **LORA, "adversary": {"weight": 0.5}}
+    said = run(torchrun(2, *where(ground), "--plan", "hybrid"), ground.config(**changed), tmp_path / "run")
+    assert said.returncode == 0, said.stderr
+    found, judge = (
+        read_trained(tmp_path / "run" / "out" / "hybrid"),
+        ground.train("hybrid", tmp_path / "judge", **changed),
+    )
+    assert losses(found) == pytest.approx(losses(judge), abs=1e-5)
+    extraction, clips = read_extraction(ground.features), read_split(ground.index, "test")
+    features = StoredFeatures(
+        clips, extraction.encoders, ("muq", "campplus"), FeatureStore(extraction.store), prefix_layer=0
+    )
+    # Where all outputs lie together is what no order says, and rounding decides.
+    ours, wanted = (load_scorer(one.scorer_folder()).raw(features) for one in (found, judge))
+    np.testing.assert_allclose(ours - ours.mean(), wanted - wanted.mean(), rtol=0, atol=1e-4)
+
+
+def test_batches_smaller_than_the_processes_and_some_that_teach_nothing(ground: Any, tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        clips = read_split(ground.index, split)
+        level = [replace(clip, score=15.0 * ((clip.score or 0.0) // 15)) for clip in clips]
+        write_index(tmp_path / "index" / f"{split}.json", [level if split == "train" else clips])
+    tied = replace(ground, index=tmp_path)
+    changed = {"seeds": [1], "epochs": 2, "batch_clips": 2, "dropout": 0.3}
+    said = run(torchrun(3, *where(tied), "--plan", "baseline"), tied.config(**changed), tmp_path / "run")
+    assert said.returncode == 0, said.stderr
+    judge = tied.train("baseline", tmp_path / "judge", **changed, micro_clips=1)
+    assert losses(read_trained(tmp_path / "run" / "out" / "baseline")) == pytest.approx(losses(judge), abs=1e-5)
+
+
+def test_all_fail_alike_and_one_says_why(ground: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "audioscore.training", "--processes", "2", *where(ground), "--plan", "baseline"]
+    config = ground.config(seeds=[1], learning_rate=1e30, clip_norm=1e30, batch_clips=10)
+    said = run(command, config, tmp_path / "run")
+    assert said.returncode == 2, said.stderr
+    (sentence,) = [line for line in said.stderr.splitlines() if not line.startswith("baseline, seed 1: 30 clips")]
+    assert sentence.startswith("error: seed 1, epoch 1, step ")
+    assert "not finite (audio/c" in sentence
+    assert not (tmp_path / "run" / "out" / "baseline" / "plan.json").exists()
+
+
+@pytest.mark.parametrize("start", ["own", "torchrun"])
+def test_one_fails_and_ends_all_with_its_sentence(ground: Any, tmp_path: Path, start: str) -> None:
+    """The second process finds a recording that changed since it was validated, while the first waits for it."""
+    data = data_folder(ground, tmp_path / "data")
+    clips = [clip for split in ("train", "val", "test") for clip in read_split(ground.index, split)]
+    changed = data / sorted(clips, key=lambda clip: str(clip.sha256))[1].audio_file
+    changed.write_bytes(changed.read_bytes() + b"\0\0")
+    own = [sys.executable, "-m", "audioscore.training", "--processes", "2"]
+    command = [*(own if start == "own" else torchrun(2)), "--data", str(data), "--store", str(tmp_path / "store")]
+    said = run(command, ground.config(), tmp_path / "run")
+    sentence = f"error: {changed.relative_to(data)}: changed since it was validated. Validate the data again."
+    errors = [line for line in said.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [sentence]
+    if start == "own":
+        assert said.returncode == 2, said.stderr
+        assert "Traceback" not in said.stderr
+    else:  # torchrun's own report follows, and its own exit code
+        assert said.returncode != 0

@@ -1,0 +1,247 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from audioscore.encoders.extract import Features
+from audioscore.encoders.muq import MuQEncoder, load_muq
+from audioscore.encoders.muq_layers import prefix_frames
+from audioscore.encoders.reference import EncoderReference
+from audioscore.errors import ModelError
+from audioscore.scoring.build import build_network, tuned_state
+from audioscore.scoring.calibration import Calibration
+from audioscore.scoring.checkpoint import save_scorer
+from audioscore.scoring.convert import convert
+from audioscore.scoring.network import ScoreNetwork, raw_outputs
+from audioscore.scoring.scorer import Description, Tuning
+from audioscore.training.recipe import Recipe
+from audioscore.training.warm import takes_head, warm_start
+
+LIGHT = {"dims": {"muq": 32}, "width": 8, "hidden": 8, "dropout": 0.2, "kind": "light", "pooled": False}
+HYBRID = {**LIGHT, "dims": {"muq": 32, "campplus": 64}}
+PREDECESSOR = {"kind": "predecessor", "dim": 32, "hidden": 48}
+LORA, FULL, MIX = Tuning("lora", 0, 4, 6), Tuning("full", 1), Tuning("frozen", 1, mix=True)
+
+
+def started(
+    folder: Path, head: dict[str, Any], tuning: Tuning, seed: int, layer: int = 2
+) -> tuple[ScoreNetwork, MuQEncoder]:
+    """A network before its first step, and its MuQ."""
+    muq = load_muq(str(folder), layer=layer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_network(head, tuning, muq)
+    return network, muq
+
+
+def shaken(network: ScoreNetwork, seed: int) -> None:
+    """Training, in short: whatever has a gradient moves, and so do the statistics of the clips."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        for value in network.head.buffers():
+            value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+
+
+def saved(folder: Path, target: Path, head: dict[str, Any], tuning: Tuning) -> ScoreNetwork:
+    """A trained scorer in a folder."""
+    network, muq = started(folder, head, tuning, seed=1)
+    shaken(network, 1)
+    description = Description(
+        "hybrid" if "campplus" in head.get("dims", {}) else "baseline", 1, {"muq": muq.reference}, head,
+        Calibration((-1.0, 1.0), (60.0, 90.0), 5.0), (), "d.dir", "abc", tuning=tuning,
+    )  # fmt: skip
+    save_scorer(network, description, {"muq": folder}, target, tuned_state(tuning, muq))
+    network.eval()
+    return network
+
+
+def heard(muq: MuQEncoder, layer: int) -> list[Features]:
+    rng = np.random.default_rng(5)
+    waves = [torch.from_numpy(rng.normal(size=24_000 + 4_800 * place).astype(np.float32)) * 0.1 for place in range(3)]
+    return [{"muq": prefix_frames(muq, wave, layer), "windows": torch.tensor(1)} for wave in waves]
+
+
+@pytest.fixture(scope="module")
+def small(tiny_encoders: Path) -> Path:
+    return tiny_encoders / "muq-small"
+
+
+@pytest.mark.parametrize(("tuning", "part"), [
+    (LORA, "MuQ's adapters"), (FULL, "MuQ's tuned layers"), (MIX, "the mix of MuQ's layers"),
+    (replace(LORA, mix=True), "the mix of MuQ's layers and MuQ's adapters"),
+])  # fmt: skip
+def test_a_scorer_with_the_same_settings_is_taken_whole(small: Path, tmp_path: Path, tuning: Tuning, part: str) -> None:
+    before = saved(small, tmp_path / "old", LIGHT, tuning)
+    network, muq = started(small, LIGHT, tuning, seed=2)
+    recipe = Recipe({**LIGHT, "dropout": 0.5}, tuning, adversary=False)
+    features = heard(muq, tuning.from_layer)
+    wanted = raw_outputs(before, features)
+    assert np.abs(raw_outputs(network, features) - wanted).max() > 1e-3
+    trainable = [name for name, value in network.named_parameters() if value.requires_grad]
+    assert warm_start(network, recipe, muq, tmp_path / "old") == f"the head and {part} from {tmp_path / 'old'}"
+    assert raw_outputs(network, features) == pytest.approx(wanted, abs=1e-6)
+    assert [name for name, value in network.named_parameters() if value.requires_grad] == trainable
+    assert takes_head(recipe, tmp_path / "old")
+
+
+def test_the_hybrids_head_starts_from_scratch_even_on_a_hybrids(small: Path, tmp_path: Path) -> None:
+    for head in (LIGHT, HYBRID):
+        target = tmp_path / ("hybrid" if head is HYBRID else "baseline")
+        saved(small, target, head, LORA)
+        network, muq = started(small, HYBRID, LORA, seed=2)
+        first = {name: value.clone() for name, value in network.head.state_dict().items()}
+        recipe = Recipe(HYBRID, LORA, adversary=False)
+        said = warm_start(network, recipe, muq, target)
+        assert said == f"MuQ's adapters from {target}; the head from scratch (the hybrid's always is)"
+        assert all(torch.equal(first[name], value) for name, value in network.head.state_dict().items())
+        assert not takes_head(recipe, target)
+
+
+@pytest.mark.parametrize(("head", "tuning", "rest"), [
+    ({**LIGHT, "hidden": 9}, LORA, "the head from scratch (hidden 8 there, 9 here)"),
+    ({**PREDECESSOR, "hidden": 8}, LORA, "the head from scratch (kind light there, predecessor here)"),
+    (LIGHT, replace(LORA, alpha=5), "MuQ's adapters from scratch (alpha 6 there, 5 here)"),
+    (LIGHT, FULL, "MuQ's tuned layers from scratch (mode lora there, full here)"),
+])  # fmt: skip
+def test_what_does_not_fit_starts_from_scratch_and_says_why(
+    small: Path, tmp_path: Path, head: dict[str, Any], tuning: Tuning, rest: str
+) -> None:
+    saved(small, tmp_path / "old", LIGHT, LORA)
+    network, muq = started(small, head, tuning, seed=2)
+    said = warm_start(network, Recipe(head, tuning, adversary=False), muq, tmp_path / "old")
+    part = "MuQ's adapters" if "head" in rest else "the head"
+    assert said == f"{part} from {tmp_path / 'old'}; {rest}"
+
+
+def test_frozen_muq_leaves_adapters_behind_and_compares_by_the_reference(small: Path, tmp_path: Path) -> None:
+    saved(small, tmp_path / "old", LIGHT, LORA)
+    recipe = Recipe(LIGHT, None, adversary=False)
+    reference = load_muq(str(small), layer=2).reference
+    left = "left behind: MuQ's adapters (MuQ is frozen here)"
+    said = warm_start(build_network(LIGHT, None, None), recipe, None, tmp_path / "old", reference=reference)
+    assert said == f"the head from {tmp_path / 'old'}; {left}"
+    said = warm_start(build_network(LIGHT, None, None), recipe, None, tmp_path / "old")
+    assert said == f"the head from {tmp_path / 'old'}; {left}; whether it heard the same MuQ is not known"
+    other = EncoderReference("muq", None, None, "ab" * 32, 2)
+    with pytest.raises(ModelError, match=r"and this training layer 2 of MuQ abababababab\. Train on the same"):
+        warm_start(build_network(LIGHT, None, None), recipe, None, tmp_path / "old", reference=other)
+
+
+def test_nothing_that_fits_is_an_error_and_changes_nothing(small: Path, tmp_path: Path) -> None:
+    saved(small, tmp_path / "old", LIGHT, LORA)
+    head, tuning = {**LIGHT, "width": 16}, replace(LORA, rank=8)
+    network, muq = started(small, head, tuning, seed=2)
+    first = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(ModelError) as fault:
+        warm_start(network, Recipe(head, tuning, adversary=False), muq, tmp_path / "old")
+    assert str(fault.value) == (
+        f"{tmp_path / 'old'}: nothing of it fits this training: the head from scratch (width 8 there, 16 here); MuQ's "
+        "adapters from scratch (rank 4 there, 8 here). Train with the same settings, or with init: scratch."
+    )
+    assert all(torch.equal(first[name], value) for name, value in network.state_dict().items())
+
+
+def test_folders_of_another_muq_or_of_nothing_are_refused(small: Path, judge: Any, tmp_path: Path) -> None:
+    saved(small, tmp_path / "old", LIGHT, LORA)
+    network, muq = started(judge.muq, LIGHT, LORA, seed=2)
+    recipe = Recipe(LIGHT, LORA, adversary=False)
+    with pytest.raises(ModelError, match=r"hears layer 2 of MuQ [0-9a-f]{12}, and this training layer 2 of MuQ"):
+        warm_start(network, recipe, muq, tmp_path / "old")
+    with pytest.raises(ModelError, match=r"the predecessor hears layer 6 of MuQ, and this training layer 2\. Set "):
+        warm_start(network, recipe, muq, judge.adapters)
+    with pytest.raises(ModelError, match=r"neither a scorer folder nor one of the predecessor, scorer\.json and type"):
+        warm_start(network, recipe, muq, tmp_path)
+
+
+def test_damaged_weights_are_refused_and_leave_the_network_as_it_was(small: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    saved(small, tmp_path / "old", LIGHT, LORA)
+    network, muq = started(small, LIGHT, LORA, seed=2)
+    recipe = Recipe(LIGHT, LORA, adversary=False)
+    first = {name: value.clone() for name, value in network.state_dict().items()}
+    adapters = load_file(tmp_path / "old" / "muq.safetensors")
+    name = sorted(adapters)[0]
+    wrong: list[tuple[dict[str, torch.Tensor], str]] = [
+        ({key: value for key, value in adapters.items() if key != name}, r"1 missing: .*lora_A"),
+        ({**adapters, name: torch.full_like(adapters[name], float("nan"))}, r"muq\.safetensors: .* not finite"),
+    ]
+    for state, said in wrong:
+        save_file(state, tmp_path / "old" / "muq.safetensors")
+        with pytest.raises(ModelError, match=said):
+            warm_start(network, recipe, muq, tmp_path / "old")
+    (tmp_path / "old" / "head.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"head\.safetensors: missing or damaged\. Copy the scorer folder again"):
+        warm_start(network, recipe, muq, tmp_path / "old")
+    assert all(torch.equal(first[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("variant", ["adapters", "full"])
+def test_the_predecessors_head_and_adapters_give_its_tags(judge: Any, variant: str) -> None:
+    folder = getattr(judge, variant)
+    network, muq = started(judge.muq, PREDECESSOR, LORA, seed=2, layer=6)
+    wave = torch.from_numpy(np.random.default_rng(2).normal(size=36_000).astype(np.float32)) * 0.2
+    features = [{"muq": prefix_frames(muq, wave, 0), "windows": torch.tensor(1)}]
+    state = torch.random.get_rng_state()
+    said = warm_start(network, Recipe(PREDECESSOR, LORA, adversary=False), muq, folder)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert said == f"the head and MuQ's adapters from {folder}"
+    raw = float(raw_outputs(network, features)[0])
+    assert 2 + 2 * np.tanh(raw) == pytest.approx(5 - judge.tag(wave.numpy()), abs=1e-5)
+
+
+def test_the_predecessors_adapters_go_with_any_head(judge: Any) -> None:
+    for head in (LIGHT, HYBRID):
+        network, muq = started(judge.muq, head, LORA, seed=2, layer=6)
+        said = warm_start(network, Recipe(head, LORA, adversary=False), muq, judge.adapters)
+        assert said.startswith(f"MuQ's adapters from {judge.adapters}; the head from scratch (")
+        assert tuned_state(LORA, muq)["model.conformer.layers.5.self_attn.linear_q.lora_B.weight"].any()
+
+
+@pytest.mark.parametrize(("tuning", "why"), [
+    (replace(LORA, rank=8), "rank 4 there, 8 here"),
+    (replace(LORA, from_layer=2), "from_layer 0 there, 2 here"),
+])  # fmt: skip
+@pytest.mark.parametrize("variant", ["adapters", "full"])
+def test_the_predecessors_head_goes_without_its_adapters(judge: Any, variant: str, tuning: Tuning, why: str) -> None:
+    network, muq = started(judge.muq, PREDECESSOR, tuning, seed=2, layer=6)
+    folder = getattr(judge, variant)
+    said = warm_start(network, Recipe(PREDECESSOR, tuning, adversary=False), muq, folder)
+    assert said.startswith(f"the head from {folder}; MuQ's adapters from scratch (")
+    assert why in said
+    assert not takes_head(Recipe(PREDECESSOR, tuning, adversary=False), folder)
+
+
+def test_adapters_that_count_by_another_factor_stay_behind(judge: Any) -> None:
+    tuning = replace(LORA, alpha=7)
+    network, muq = started(judge.muq, LIGHT, tuning, seed=2, layer=6)
+    with pytest.raises(ModelError, match=r"nothing of it fits .* adapters from scratch \(alpha 6 there, 7 here\);"):
+        warm_start(network, Recipe(LIGHT, tuning, adversary=False), muq, judge.adapters)
+
+
+def test_a_predecessor_on_a_frozen_muq_gives_its_head(judge: Any) -> None:
+    recipe = Recipe(PREDECESSOR, None, adversary=False)
+    reference = load_muq(str(judge.muq), layer=6).reference
+    said = warm_start(build_network(PREDECESSOR, None, None), recipe, None, judge.full, reference=reference)
+    assert said == f"the head from {judge.full}; left behind: MuQ's adapters (MuQ is frozen here)"
+
+
+def test_a_predecessor_with_another_muq_is_refused_until_it_is_converted(judge: Any, tmp_path: Path) -> None:
+    shutil.copytree(judge.full, tmp_path / "old")
+    state = torch.load(tmp_path / "old" / "muq_lora.pt", weights_only=True)
+    state["model.conformer.layers.3.ffn1.output_dense.bias"] += 0.1
+    torch.save(state, tmp_path / "old" / "muq_lora.pt")
+    recipe = Recipe(PREDECESSOR, LORA, adversary=False)
+    network, muq = started(judge.muq, PREDECESSOR, LORA, seed=2, layer=6)
+    with pytest.raises(ModelError, match=r"another MuQ than this training's; 1 tensors differ \(.*3\.ffn1.*Convert it"):
+        warm_start(network, recipe, muq, tmp_path / "old")
+    convert(tmp_path / "old", tmp_path / "new", str(judge.muq), rank=4, alpha=6)
+    network, muq = started(tmp_path / "new" / "encoders" / "muq", PREDECESSOR, LORA, seed=2, layer=6)
+    assert warm_start(network, recipe, muq, tmp_path / "new") == f"the head and MuQ's adapters from {tmp_path / 'new'}"
