@@ -12,6 +12,8 @@ time is beside them. Validation is not counted. It falls on the same moments of 
 LOOK_RATIO times the one before, and a target counts as reached at the first that shows it. Each scheme has the learning
 rate of RATES that is best for it: that reaches the headline target first, or else ranks best within a quarter of the
 cap. For the predecessor's it is found on stored features, where the same steps cost less; what is timed is its own way.
+Only where it does not reach a target within the cap is a figure marked "~": its steps to there on stored features,
+times what one of its own steps cost.
 """
 
 import argparse
