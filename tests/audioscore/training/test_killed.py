@@ -49,7 +49,7 @@ def killed(given: list[str], sign: Path, later: float) -> int:
     return process.wait()
 
 
-@pytest.mark.parametrize(("changed", "seed"), [(FROZEN, 1), (FROZEN, 2), (TUNED, 3)])
+@pytest.mark.parametrize(("changed", "seed"), [(FROZEN, 1), (TUNED, 3)])
 def test_killed_at_random_steps_it_ends_with_the_same_weights_to_the_bit(
     ground: Any, tmp_path: Path, changed: dict[str, Any], seed: int
 ) -> None:
