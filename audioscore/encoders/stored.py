@@ -1,6 +1,6 @@
 """Features of many clips, read from the store when their turn comes."""
 
-from collections import OrderedDict
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import overload
 
@@ -16,14 +16,12 @@ from audioscore.errors import ModelError
 KEPT_BYTES = 512 << 20  # of features that stay in memory; a large corpus is read again each epoch
 
 
-class Chosen(Sequence[Features]):
-    """Some of many clips' features, each read when its turn comes."""
+class _Clips(Sequence[Features], ABC):
+    """Clips whose features are read one at a time: a slice is a list of them."""
 
-    def __init__(self, features: Sequence[Features], places: Sequence[int]) -> None:
-        self._features, self._places = features, places
-
-    def __len__(self) -> int:
-        return len(self._places)
+    @abstractmethod
+    def _one(self, place: int) -> Features:
+        """The features of a clip, counted from the start."""
 
     @overload
     def __getitem__(self, place: int) -> Features: ...
@@ -33,11 +31,24 @@ class Chosen(Sequence[Features]):
 
     def __getitem__(self, place: int | slice) -> Features | list[Features]:
         if isinstance(place, slice):
-            return [self._features[one] for one in self._places[place]]
+            return [self._one(one) for one in range(len(self))[place]]
+        return self._one(range(len(self))[place])
+
+
+class Chosen(_Clips):
+    """Some of many clips' features, each read when its turn comes."""
+
+    def __init__(self, features: Sequence[Features], places: Sequence[int]) -> None:
+        self._features, self._places = features, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _one(self, place: int) -> Features:
         return self._features[self._places[place]]
 
 
-class StoredFeatures(Sequence[Features]):
+class StoredFeatures(_Clips):
     """The features of clips, in their order; memory does not grow with their number.
 
     With `prefix_layer`, "muq" is that hidden state, and WINDOWS comes with it. Raises ModelError where a kind was not
@@ -63,22 +74,13 @@ class StoredFeatures(Sequence[Features]):
         if self._windowed and prefix_layer is not None:
             self._references["muq"] = prefix_reference(references["muq"], prefix_layer)
         self._store = store
-        self._kept: OrderedDict[int, Features] = OrderedDict()
+        self._kept: dict[int, Features] = {}
         self._free = kept_bytes
 
     def __len__(self) -> int:
         return len(self._clips)
 
-    @overload
-    def __getitem__(self, place: int) -> Features: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Features]: ...
-
-    def __getitem__(self, place: int | slice) -> Features | list[Features]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(len(self))[place]]
-        place = range(len(self))[place]  # counted from the start
+    def _one(self, place: int) -> Features:
         if place in self._kept:
             return self._kept[place]
         feature = self._read(self._clips[place])

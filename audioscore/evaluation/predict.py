@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from audioscore.data.clips import Clip
 from audioscore.data.sort import read_split
 from audioscore.encoders.extract import Features, choose_device, read_extraction
@@ -17,7 +19,7 @@ from audioscore.evaluation.predictions import SPLITS, Prediction, read_predictio
 from audioscore.files import read_json, write_json
 from audioscore.scoring.checkpoint import load_network, read_description
 from audioscore.scoring.network import raw_outputs
-from audioscore.scoring.scorer import BRANCHES
+from audioscore.scoring.scorer import BRANCHES, Description
 from audioscore.scoring.trained import Outcome, TrainedPlan, read_trained
 
 if TYPE_CHECKING:
@@ -55,11 +57,13 @@ def evaluate_plans(
         raise DataError("the test split holds no scored clip. Add singers or enlarge split.test.")
     predictions: list[Prediction] = []
     for trained in plans:
-        for split, clips in splits.items():
-            layer = read_description(trained.scorer_folder()).prefix_layer
-            features = StoredFeatures(clips, extraction.encoders, BRANCHES[trained.plan], store, prefix_layer=layer)
-            for seed in trained.validation:
-                predictions += predict_clips(trained, seed, split, clips, features)
+        layer, kinds = read_description(trained.scorer_folder()).prefix_layer, BRANCHES[trained.plan]
+        features = {
+            split: StoredFeatures(clips, extraction.encoders, kinds, store, prefix_layer=layer)
+            for split, clips in splits.items()
+        }
+        for seed in trained.validation:
+            predictions += predict_clips(trained, seed, splits, features)
     figures = evaluate(
         predictions,
         measured_controls(splits["test"]),
@@ -81,13 +85,26 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def predict_clips(
-    trained: TrainedPlan, seed: int, split: str, clips: Sequence[Clip], features: Sequence[Features]
+    trained: TrainedPlan,
+    seed: int,
+    splits: Mapping[str, Sequence[Clip]],
+    features: Mapping[str, Sequence[Features]],
 ) -> list[Prediction]:
-    """One row a clip, by the scorer of one seed."""
+    """One row a clip of every split, by the scorer of one seed."""
     folder = trained.scorer_folder(seed)
     description = read_description(folder)
     device = choose_device("auto")
-    raw = raw_outputs(load_network(folder, description, device), features, device)
+    network = load_network(folder, description, device)
+    return [
+        row
+        for split, clips in splits.items()
+        for row in _rows(trained.plan, description, split, clips, raw_outputs(network, features[split], device))
+    ]
+
+
+def _rows(
+    plan: str, description: Description, split: str, clips: Sequence[Clip], raw: np.ndarray[Any, Any]
+) -> list[Prediction]:
     predicted = description.calibration.apply(raw)
     low, high = description.calibration.interval(predicted)
     return [
@@ -99,8 +116,8 @@ def predict_clips(
             song_id=clip.song_id,
             source=clip.source,
             score=clip.score,
-            plan=trained.plan,
-            seed=seed,
+            plan=plan,
+            seed=description.seed,
             raw=float(raw[place]),
             predicted=float(predicted[place]),
             lo=float(low[place]),

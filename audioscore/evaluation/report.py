@@ -142,8 +142,8 @@ def _headline(evaluation: Mapping[str, Any]) -> str:
         "Higher is better, except for MAE, the mean error in score points; a dash is a figure that is undefined or was "
         "not asked for. Spearman within source compares only recordings of the same domain, and is the figure to "
         "trust: KTV and a cappella differ in score and in sound, so the overall figure also rewards telling the two "
-        "apart. Controls did not listen: each ranks the clips by one measured value, and the control source by the "
-        "mean score of the recording's domain, which orders nothing within one."
+        "apart. Controls called only did not listen: each ranks the clips by one measured value, and the control "
+        "source by the mean score of the recording's domain, which orders nothing within one."
     )
     warnings = "".join(_paragraph(text, "bad") for text in evaluation["warnings"])
     table_html = table(["", *(METRIC_TITLES[metric] for metric in HEADLINE)], rows)

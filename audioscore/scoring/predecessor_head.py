@@ -46,7 +46,7 @@ class PredecessorScoreHead(nn.Module):
                 f"the channels of MuQ. Use another MuQ or another head."
             )
         self.feed_forward = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
-        self.attentions = nn.ModuleList(SelfAttention(dim, HEADS, dropout=0.0) for _ in range(ATTENTIONS))
+        self.attentions = nn.ModuleList(SelfAttention(dim, HEADS) for _ in range(ATTENTIONS))
         self.classes = nn.Linear(2 * dim, CLASSES)
         self.representation_dim = 2 * dim
 

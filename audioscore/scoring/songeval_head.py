@@ -11,9 +11,9 @@ from audioscore.scoring.pooling import masked_max, masked_mean
 class SelfAttention(nn.Module):
     """Multi-head scaled dot-product attention of each frame to all real frames of its clip."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.inputs = nn.Linear(dim, 3 * dim)
         self.output = nn.Linear(dim, dim)
 
@@ -21,9 +21,7 @@ class SelfAttention(nn.Module):
         """Shape: values [B, F, D], mask [B, F] -> [B, F, D]."""
         parts = self.inputs(values).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, F, D / H)
         query, key, value = parts.unbind(0)
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask[:, None, None], dropout_p=self.dropout if self.training else 0.0
-        )
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
         joined: Tensor = self.output(out.transpose(1, 2).flatten(-2))
         return joined
 
@@ -48,9 +46,9 @@ class SongEvalHead(nn.Module):
             )
         self.feed_forward = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(layers))
-        self.attentions = nn.ModuleList(SelfAttention(dim, heads, dropout) for _ in range(layers))
+        self.attentions = nn.ModuleList(SelfAttention(dim, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)  # not of attention weights: drawing F * F of them is half of a step
         self.representation_dim = 2 * dim
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:

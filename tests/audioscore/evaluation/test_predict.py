@@ -96,7 +96,7 @@ def test_every_clip_is_predicted_by_every_seed_of_every_plan(tmp_path: Path, ind
 def test_a_row_is_the_scorers_answer(tmp_path: Path, features: Path) -> None:
     trained = trained_plan(tmp_path, "hybrid")
     heard = StoredFeatures(SPLITS["test"], ENCODERS, BRANCHES["hybrid"], FeatureStore(tmp_path / "store"))
-    rows = predict_clips(trained, 1, "test", SPLITS["test"], heard)
+    rows = predict_clips(trained, 1, {"test": SPLITS["test"]}, {"test": heard})
     folder = tmp_path / "hybrid" / "seed-1"
     shape = Description("hybrid", 1, {}, {"dims": {"muq": 6, "campplus": 4}, "width": 4, "hidden": 4, "dropout": 0.5},
                         Calibration((0.0, 1.0), (0.0, 1.0), 0.0), (), "", "")  # fmt: skip

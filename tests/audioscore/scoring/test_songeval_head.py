@@ -94,7 +94,7 @@ def test_the_output_is_the_closed_form() -> None:
 
 @torch.inference_mode()
 def test_attention_is_torchs_own_module_with_the_same_weights() -> None:
-    ours = SelfAttention(16, 4, dropout=0.2).eval()
+    ours = SelfAttention(16, 4).eval()
     judge = nn.MultiheadAttention(16, 4, batch_first=True).eval()
     judge.load_state_dict(
         {
