@@ -33,6 +33,11 @@ class Home:
         return self.folder / "probes.db"
 
     @property
+    def converted(self) -> Path:
+        """Scorers made of predecessor's folders that were scored with, by the content of their weights."""
+        return self.folder / "converted"
+
+    @property
     def runs(self) -> Path:
         return self.folder / "runs"
 

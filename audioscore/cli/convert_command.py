@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audioscore.cli.data_options import JsonOption
+from audioscore.cli.find_model import PREDECESSOR_MUQ
 
 if TYPE_CHECKING:
     from audioscore.scoring.scorer import Description
-
-MUQ = "OpenMuQ/MuQ-large-msd-iter"  # what the predecessor was trained with
 
 
 def convert(
     old: Annotated[Path, typer.Argument(help="The predecessor's folder: type.txt, weights.pt, muq_lora.pt.")],
     new: Annotated[Path, typer.Argument(help="The scorer folder to write; must not exist, or be empty.")],
-    muq: Annotated[str, typer.Option(help="Hub id or folder of the MuQ it was trained with.")] = MUQ,
+    muq: Annotated[str, typer.Option(help="Hub id or folder of the MuQ it was trained with.")] = PREDECESSOR_MUQ,
     lora_r: Annotated[
         int, typer.Option(help="Rank of its adapters; matters where muq_lora.pt holds all of MuQ.")
     ] = 128,

@@ -1,6 +1,8 @@
 import json
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -8,6 +10,7 @@ from typer.testing import CliRunner
 from audioscore.cli.app import app
 from audioscore.cli.find_model import find_model
 from audioscore.errors import ModelError, UsageError
+from audioscore.model import SongEvalGenerator_audio_lora
 from audioscore.scoring.checkpoint import load_scorer
 
 
@@ -68,6 +71,36 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(ModelError, match="no model has been registered there yet"):
             find_model(uri)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_predecessors_folder_is_converted_once(
+    judge: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("audioscore.cli.find_model.PREDECESSOR_MUQ", str(judge.muq))
+    clip = tiny_corpus / "audio" / "c001.wav"
+    said = [CliRunner().invoke(app, ["score", str(clip), "--model", str(judge.adapters), "--json"]) for _ in range(2)]
+    assert [run.exit_code for run in said] == [0, 0], said[0].output
+    assert "is a predecessor's folder; converting it once, to " in said[0].stderr
+    assert "converting" not in said[1].stderr
+    assert all("its scores are 25 x generate_tag, not calibrated" in run.stderr for run in said)
+    document, again = (json.loads(run.stdout) for run in said)
+    assert document == again
+    assert document["model"] == str(judge.adapters)
+    model = SongEvalGenerator_audio_lora(muq=str(judge.muq))
+    model.load_model(judge.adapters)
+    assert document["results"][0]["score"] == pytest.approx(25 * model.generate_tag(clip), abs=0.03)
+
+
+def test_a_damaged_predecessors_folder_is_refused_and_leaves_nothing(
+    judge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
+    shutil.copytree(judge.adapters, tmp_path / "old")
+    (tmp_path / "old" / "muq_lora.pt").unlink()
+    with pytest.raises(ModelError, match=r"old: muq_lora\.pt missing"):
+        find_model(str(tmp_path / "old"))
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_folder_is_its_own_name(scorer_directory: Path) -> None:
