@@ -1,28 +1,31 @@
-"""Making the planned sounds: one clip, a whole corpus on disk, or voices for a speaker encoder to learn from."""
+"""Making the planned sounds: one clip, or a whole corpus on disk."""
 
 import csv
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from audioscore.data.audio import Wave, encode
 from audioscore.data.synthesis import room
-from audioscore.data.synthesis.faults import draw_faults
-from audioscore.data.synthesis.melody import BARS, cut_phrase, draw_song
+from audioscore.data.synthesis.faults import Faults, draw_faults
+from audioscore.data.synthesis.melody import cut_phrase
 from audioscore.data.synthesis.performance import CONTROL_HZ, perform
-from audioscore.data.synthesis.plan import DEMO_SONGS, NUISANCES, SOURCES, PlannedClip
-from audioscore.data.synthesis.singers import draw_singer, timbre_quality
+from audioscore.data.synthesis.plan import PlannedClip
 from audioscore.data.synthesis.voice import RATE, synthesise
 from audioscore.errors import DataError, UsageError, shorten
 from audioscore.files import atomic_folder
 
 COLUMNS = ("audio_file", "score", "singer_id", "song_id", "source")
 PROGRESS_EVERY = 25  # clips
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ def render(planned: PlannedClip) -> Wave:
     phrase = cut_phrase(planned.song, planned.first_bar, frames / CONTROL_HZ)
     middle = float(np.mean([note.note.pitch for note in phrase]))
     tonic = round(planned.singer.centre - middle + streams[0].uniform(-2.0, 2.0))
-    faults = draw_faults(planned.q_performance, streams[1])
+    faults = faults_of(planned)
     controls = perform(phrase, tonic, planned.singer, faults, streams[2])
     voice = synthesise(controls, planned.singer, streams[3])
     music = room.backing(planned.song, planned.first_bar, tonic, len(voice), streams[4])
@@ -57,6 +60,11 @@ def render(planned: PlannedClip) -> Wave:
     )
 
 
+def faults_of(planned: PlannedClip) -> Faults:
+    """What goes wrong in the performance that a plan describes."""
+    return draw_faults(planned.q_performance, np.random.default_rng([*planned.seed, 1]))
+
+
 def write_corpus(out: Path, plan: Sequence[PlannedClip], *, workers: int = 1) -> None:
     """Write `out/labels.csv` and `out/audio/*.m4a` (24 kHz, AAC at 48 kb/s), with `workers` processes.
 
@@ -69,7 +77,8 @@ def write_corpus(out: Path, plan: Sequence[PlannedClip], *, workers: int = 1) ->
     _check_replaceable(out)
     with atomic_folder(out) as folder:
         (folder / "audio").mkdir()
-        for done, _ in enumerate(_written(folder, plan, workers), start=1):
+        written = in_processes(partial(_write_clip, folder), plan, workers)
+        for done, _ in enumerate(written, start=1):
             if done % PROGRESS_EVERY == 0 or done == len(plan):
                 logger.info("synthesised %d of %d clips", done, len(plan))
         with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as handle:
@@ -93,18 +102,17 @@ def _check_replaceable(out: Path) -> None:
         )
 
 
-def _written(folder: Path, plan: Sequence[PlannedClip], workers: int) -> Iterator[None]:
-    """One item for each clip written, in the order of the plan."""
-    folders = [folder] * len(plan)
+def in_processes(work: Callable[[PlannedClip], Result], plan: Sequence[PlannedClip], workers: int) -> Iterator[Result]:
+    """What `work` makes of each planned clip, in the order of the plan, by `workers` processes."""
     if workers == 1:
-        yield from map(_write_clip, folders, plan)
+        yield from map(work, plan)
         return
     # Spawned, not forked: the caller may have threads. The variable keeps numpy from starting its own in each worker.
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         with ProcessPoolExecutor(min(workers, len(plan)), mp_context=get_context("spawn")) as pool:
-            yield from pool.map(_write_clip, folders, plan, chunksize=4)
+            yield from pool.map(work, plan, chunksize=4)
     finally:
         os.environ.pop("OMP_NUM_THREADS")
         if before is not None:
@@ -113,38 +121,3 @@ def _written(folder: Path, plan: Sequence[PlannedClip], workers: int) -> Iterato
 
 def _write_clip(folder: Path, planned: PlannedClip) -> None:
     encode(render(planned), RATE, folder / planned.audio_file)
-
-
-def speaker_clips(n_singers: int, clips_per_singer: int, seconds: float, seed: int) -> Iterator[tuple[int, Wave]]:
-    """Labelled voices to train a speaker encoder on: (singer number, wave), singer by singer.
-
-    None of these singers or songs is in a corpus planned with any seed a user would choose. Each clip of a singer has
-    another song, room, level and performance, so that the voice is all its clips share.
-
-    Shape: wave [seconds * 24 000], float32, 24 kHz. Raises UsageError for counts below one or less than 1 second.
-    """
-    if n_singers < 1 or clips_per_singer < 1 or seconds < 1.0:
-        raise UsageError(
-            f"Speaker clips need at least 1 singer, 1 clip each and 1 second; got {n_singers}, {clips_per_singer} and "
-            f"{seconds}. Ask for more."
-        )
-    choir = int(np.random.SeedSequence([seed, 601]).generate_state(1)[0])
-    songs = [draw_song(index, seed=choir, song_id=f"exercise{index + 1:03d}") for index in range(4 * DEMO_SONGS)]
-    for index in range(n_singers):
-        singer = draw_singer(index, seed=choir, singer_id=f"voice{index + 1:04d}")
-        for turn in range(clips_per_singer):
-            rng = np.random.default_rng([choir, 602, index, turn])
-            nuisances = {name: float(rng.uniform(low, high)) for name, (low, high) in NUISANCES.items()}
-            planned = PlannedClip(
-                audio_file="",
-                score=0.0,
-                singer=singer,
-                song=songs[int(rng.integers(len(songs)))],
-                source=str(rng.choice(tuple(SOURCES))),
-                q_timbre=timbre_quality(singer),
-                q_performance=float(rng.random()),
-                first_bar=int(rng.integers(BARS)),
-                seed=(choir, 603, index, turn),
-                **{**nuisances, "seconds": seconds},
-            )
-            yield index, render(planned)

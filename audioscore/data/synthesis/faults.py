@@ -20,6 +20,11 @@ class Faults:
     dynamics: float  # no phrase shape, random accents
     wild_vibrato: bool  # which way the vibrato goes wrong
 
+    def levels(self) -> tuple[float, ...]:
+        """The seven strengths, and that of the vibrato once more, below 0 where it is missing. Shape: [8]."""
+        strengths = tuple(getattr(self, field.name) for field in fields(self) if field.name != "wild_vibrato")
+        return (*strengths, self.vibrato if self.wild_vibrato else -self.vibrato)
+
 
 def draw_faults(quality: float, rng: np.random.Generator) -> Faults:
     """Faults of a performance of `quality` 0 to 1; which of them dominate differs from clip to clip.

@@ -1,6 +1,6 @@
 """Synthetic singers: what stays the same in a voice from one recording to the next."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -38,6 +38,11 @@ class Singer:
     vibrato_rate: float
     vibrato_depth: float
     glide: float
+
+    def parameters(self) -> tuple[float, ...]:
+        """All that makes this voice, in the units above. Shape: [16]."""
+        numbers = [value for name, value in asdict(self).items() if name not in ("singer_id", "shape")]
+        return (*numbers[:2], *self.shape, *numbers[2:])
 
 
 def timbre_quality(singer: Singer) -> float:

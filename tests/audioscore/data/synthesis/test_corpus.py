@@ -10,7 +10,7 @@ import pytest
 
 from audioscore.data.audio import decode
 from audioscore.data.synthesis import corpus
-from audioscore.data.synthesis.corpus import render, speaker_clips, write_corpus
+from audioscore.data.synthesis.corpus import render, write_corpus
 from audioscore.data.synthesis.plan import SOURCES, plan_corpus
 from audioscore.errors import DataError, UsageError
 
@@ -102,18 +102,3 @@ def test_nothing_to_write_is_refused(tmp_path: Path) -> None:
         write_corpus(tmp_path / "x", [])
     with pytest.raises(UsageError, match="got 8 and 0"):
         write_corpus(tmp_path / "x", PLAN, workers=0)
-
-
-def test_speaker_clips_are_labelled_even_and_reproducible() -> None:
-    clips = list(speaker_clips(3, 2, 1.5, seed=0))
-    assert [label for label, _ in clips] == [0, 0, 1, 1, 2, 2]
-    assert {wave.shape for _, wave in clips} == {(36_000,)}
-    first = next(speaker_clips(1, 1, 1.5, seed=0))[1]
-    assert np.array_equal(clips[0][1], first)
-    assert not np.array_equal(first, next(speaker_clips(1, 1, 1.5, seed=1))[1])
-
-
-@pytest.mark.parametrize(("arguments", "message"), [((0, 1, 3.0), "got 0, 1 and 3.0"), ((1, 1, 0.2), "and 0.2")])
-def test_impossible_speaker_clips_are_refused(arguments: tuple[int, int, float], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        next(speaker_clips(*arguments, seed=0))

@@ -5,7 +5,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from audioscore.data.synthesis.faults import draw_faults
+from audioscore.data.synthesis.faults import Faults, draw_faults
 
 
 def severities(quality: float, seed: int) -> np.ndarray:
@@ -26,3 +26,9 @@ def test_emphasis_differs_from_clip_to_clip() -> None:
     worst = {int(severities(0.5, seed).argmax()) for seed in range(60)}
     assert worst == set(range(7))
     assert np.mean([severities(0.5, seed) for seed in range(60)]) == pytest.approx(0.5, abs=0.05)
+
+
+def test_levels_tell_which_way_the_vibrato_goes_wrong() -> None:
+    strengths = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    assert Faults(*strengths, wild_vibrato=True).levels() == (*strengths, 0.3)
+    assert Faults(*strengths, wild_vibrato=False).levels() == (*strengths, -0.3)

@@ -39,3 +39,14 @@ def test_a_singer_does_not_depend_on_the_others() -> None:
     assert draw_singer(5, seed=3, singer_id="s5") == CHOIR[5]
     assert draw_singer(5, seed=4, singer_id="s5") != CHOIR[5]
     assert np.unique([singer.tract for singer in CHOIR]).size == 64
+
+
+def test_parameters_are_all_numbers_of_a_voice() -> None:
+    singer = draw_singer(3, seed=1, singer_id="x")
+    found = singer.parameters()
+    assert found[:2] == (singer.centre, singer.tract)
+    assert found[2:7] == singer.shape
+    assert found[7:] == (
+        singer.bandwidth, singer.tilt, singer.ring, singer.breath, singer.rough, singer.glottal, singer.vibrato_rate,
+        singer.vibrato_depth, singer.glide,
+    )  # fmt: skip
