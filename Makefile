@@ -36,7 +36,7 @@ corpus: .venv/.runtime ## make the demo corpus again, and record it with DVC
 	$(BIN)/dvc add data
 	$(BIN)/dvc push --quiet data.dvc
 
-encoders: .venv/.runtime ## train the small encoders again (about a quarter of an hour), and record them with DVC
+encoders: .venv/.runtime ## train the small encoders again (about half an hour), and record them with DVC
 	$(BIN)/python -m audioscore.training.pretrain --out pipelines/encoders
 	$(BIN)/dvc add pipelines/encoders
 	$(BIN)/dvc push --quiet pipelines/encoders.dvc

@@ -1,11 +1,11 @@
 """Make the small encoders that ship with the repository: `python -m audioscore.training.pretrain --out FOLDER`.
 
 They are the published classes at a fraction of the size, and stand for what the published ones are said to hear. MuQ
-learns what a performance is like, whoever sings: how strong each fault is, while an adversary keeps the voice out of
-its frames. CAM++ learns whose voice it is, whatever is sung: the parameters of the voice. Both learn from synthetic
-voices and songs that no corpus contains, and neither ever meets a score (docs/LOG.md tells what they hear). Both are
-written in the published layouts (MuQ: config.json + model.safetensors; CAM++: a ModelScope snapshot) and loaded by the
-code that loads those.
+learns what a recording is like, whoever sings: how strong each fault of the performance is, and in what room it was
+made, while an adversary keeps the voice out of its frames. CAM++ learns whose voice it is, whatever is sung: the
+parameters of the voice. Both learn from synthetic voices and songs that no corpus contains, and neither ever meets a
+score (docs/LOG.md tells what they hear). Both are written in the published layouts (MuQ: config.json +
+model.safetensors; CAM++: a ModelScope snapshot) and loaded by the code that loads those.
 """
 
 import argparse
@@ -108,18 +108,18 @@ def save_campplus(model: nn.Module, folder: Path, *, dim: int = 192, name: str =
 
 
 def train_muq(
-    model: Any, clips: Sequence[Samples], faults: Tensor, voices: Tensor, *, steps: int, batch: int = 16,
+    model: Any, clips: Sequence[Samples], sounds: Tensor, voices: Tensor, *, steps: int, batch: int = 16,
     rate: float = 3e-3, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Learn to hear how strong each fault of a performance is, and not whose voice it is.
+    """Learn to hear what a recording is like, its faults and its room, and not whose voice it is.
 
     Read off mean and deviation of the frames of READ_LAYER over time, as a light head would.
-    Shape: each clip [T] at 24 kHz, equal T; faults [N, F]; voices [N, V].
+    Shape: each clip [T] at 24 kHz, equal T; sounds [N, S]; voices [N, V].
     """
     size = 2 * int(model.config.encoder_dim)
-    reader = nn.Linear(size, faults.shape[1])
+    reader = nn.Linear(size, sounds.shape[1])
     adversary = nn.Sequential(nn.Linear(size, HIDDEN_UNITS), nn.GELU(), nn.Linear(HIDDEN_UNITS, voices.shape[1]))
-    wanted, hidden = _standardised(faults), _standardised(voices)
+    wanted, hidden = _standardised(sounds), _standardised(voices)
     torch.manual_seed(seed)
 
     def loss_of(chosen: Tensor) -> tuple[Tensor, str]:
@@ -128,7 +128,7 @@ def train_muq(
         pooled = torch.cat([frames.mean(1), frames.std(1)], 1)
         loss = F.mse_loss(reader(pooled), wanted[chosen])
         found = F.mse_loss(adversary(reverse_gradient(pooled, HIDDEN_VOICE)), hidden[chosen]).clamp(max=BLIND)
-        return loss + found, f"error in faults {loss.item():.3f}, in the voice {found.item():.3f}"
+        return loss + found, f"error in sounds {loss.item():.3f}, in the voice {found.item():.3f}"
 
     extra = [*reader.parameters(), *adversary.parameters()]
     _descend(model, loss_of, len(clips), steps=steps, batch=batch, rate=rate, name="MuQ", extra=extra)
@@ -204,16 +204,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that synthesise")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    clips, voices, faults = [], [], []
+    clips, voices, sounds = [], [], []
     for exercise in exercises(options.voices, options.clips_per_voice, SECONDS, options.seed, workers=options.workers):
         clips.append(_samples(exercise.wave))
         voices.append(exercise.singer.parameters())
-        faults.append(exercise.faults.levels())
+        sounds.append((*exercise.faults.levels(), float(exercise.source == "ktv")))
         if len(clips) % CLIPS_EVERY == 0:
             log.info("%d of %d clips", len(clips), options.voices * options.clips_per_voice)
     config = muq_config()
     muq = build_muq(config, options.seed)
-    train_muq(muq, clips, torch.tensor(faults), torch.tensor(voices), steps=options.muq_steps)
+    train_muq(muq, clips, torch.tensor(sounds), torch.tensor(voices), steps=options.muq_steps)
     campplus = build_campplus(seed=options.seed)
     train_campplus(campplus, clips, torch.tensor(voices), steps=options.campplus_steps)
     with atomic_folder(options.out) as folder:

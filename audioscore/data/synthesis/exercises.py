@@ -20,6 +20,7 @@ class Exercise:
 
     singer: Singer
     faults: Faults
+    source: str  # the recording domain, as a corpus names it
     wave: Wave
 
 
@@ -57,4 +58,4 @@ def exercises(singers: int, clips: int, seconds: float, seed: int, *, workers: i
             )
             plan.append(planned)
     for planned, wave in zip(plan, in_processes(render, plan, workers), strict=True):
-        yield Exercise(planned.singer, faults_of(planned), wave)
+        yield Exercise(planned.singer, faults_of(planned), planned.source, wave)

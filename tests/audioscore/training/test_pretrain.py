@@ -23,7 +23,7 @@ class Lessons:
 
     clips: list[Samples]
     voices: torch.Tensor
-    faults: torch.Tensor
+    sounds: torch.Tensor
 
 
 @pytest.fixture(autouse=True)
@@ -37,15 +37,15 @@ def _own_chance() -> Iterator[None]:
 def lessons() -> Lessons:
     rng = np.random.default_rng(0)
     time = np.arange(28_800) / 24_000
-    clips, voices, faults = [], [], []
+    clips, voices, sounds = [], [], []
     for index in range(12):
         voice, noisy = index % VOICES, index % KINDS
         tone = sum(np.sin(2 * np.pi * k * (150 + 120 * voice) * time) / k**voice for k in range(1, 8))
         wave = 0.1 * tone + (0.002 + 0.05 * noisy) * rng.normal(size=len(time))
         clips.append((np.clip(wave, -1, 1) * 32767).astype(np.int16))
         voices.append([float(voice), float(-voice)])
-        faults.append([float(noisy)])
-    return Lessons(clips, torch.tensor(voices), torch.tensor(faults))
+        sounds.append([float(noisy)])
+    return Lessons(clips, torch.tensor(voices), torch.tensor(sounds))
 
 
 def errors(text: str, name: str, of: str) -> list[float]:
@@ -65,16 +65,16 @@ def test_campplus_learns_to_hear_a_voice(
     assert not any(part.training for part in model.modules())
 
 
-def test_muq_learns_to_hear_a_fault(
+def test_muq_learns_to_hear_what_a_recording_is_like(
     lessons: Lessons, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrain, "LOG_EVERY", 1)
     model = build_muq(muq_config(dim=32, depth=2, conv_dim=8, codebook=64), seed=1)
     with caplog.at_level(logging.INFO):
-        train_muq(model, lessons.clips, lessons.faults, lessons.voices, steps=16, batch=6, rate=5e-3, seed=1)
-    faults, voice = (errors(caplog.text, "MuQ", of) for of in ("error in faults", "in the voice"))
-    assert len(faults) == len(voice) == 16
-    assert np.mean(faults[-3:]) < 0.7 * np.mean(faults[:3])
+        train_muq(model, lessons.clips, lessons.sounds, lessons.voices, steps=16, batch=6, rate=5e-3, seed=1)
+    sounds, voice = (errors(caplog.text, "MuQ", of) for of in ("error in sounds", "in the voice"))
+    assert len(sounds) == len(voice) == 16
+    assert np.mean(sounds[-3:]) < 0.7 * np.mean(sounds[:3])
     assert max(voice) <= pretrain.BLIND
     assert not any(part.training for part in model.modules())
 

@@ -13,6 +13,7 @@ def test_exercises_come_voice_by_voice_and_are_reproducible() -> None:
     assert {exercise.wave.shape for exercise in found} == {(36_000,)}
     assert found[0].singer == found[1].singer
     assert found[0].faults != found[1].faults
+    assert {exercise.source for exercise in exercises(4, 2, 1.0, seed=1)} == {"ktv", "acapella"}
     first = next(exercises(1, 1, 1.5, seed=0))
     assert np.array_equal(found[0].wave, first.wave)
     assert first.faults == found[0].faults
