@@ -1,4 +1,4 @@
-"""Where state lives: `$AUDIOSCORE_HOME`, or `.audioscore/` in the working folder."""
+"""Where state lives: `$AUDIOSCORE_HOME`, or `.audioscore/` in the working folder; runs and registry on a server too."""
 
 import os
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ class Home:
     """One workspace: MLflow's database and artifacts, the feature store, and a folder a run."""
 
     folder: Path
+    server: str | None = None  # address of the MLflow server that has the runs and the registry instead of the database
 
     @property
     def tracking_uri(self) -> str:
-        return f"sqlite:///{self.folder / 'mlflow.db'}"
+        return self.server or f"sqlite:///{self.folder / 'mlflow.db'}"
 
     @property
     def artifacts(self) -> Path:
@@ -43,9 +44,15 @@ class Home:
 
 
 def home(workspace: str = "") -> Home:
-    """The home, or the workspace of that name inside it."""
+    """The home, or the workspace of that name inside it, which is on this machine whatever server there is.
+
+    The server is `$MLFLOW_TRACKING_URI`, if that is an address: MLflow itself notes databases there as well.
+    """
     base = Path(os.environ.get("AUDIOSCORE_HOME") or ".audioscore").resolve()
-    return Home(base / workspace if workspace else base)
+    if workspace:
+        return Home(base / workspace)
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return Home(base, address if address.startswith(("http://", "https://")) else None)
 
 
 def home_of_model(name: str) -> Home:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#123456"  # drawn by matplotlib, replaced by the page's own text colour
+# A number alone, with a short unit, an interval or a mark behind it; or the marked dash of one that is undefined.
+NUMBER = re.compile(r"^([+\-\u2212]?\d[\d.,]*%?(?=$|<| [<\[(%]| \w{1,3}$)|-(?=<))")
 PALETTE = ("#3b82c4", "#d9822b", "#3f9f6b", "#b5539b", "#8a7a5c")  # readable on white and on near-black
 
 TEMPLATE = """<!doctype html>
@@ -30,9 +32,19 @@ p { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); }
 .lead { background: var(--panel); border-left: .3rem solid var(--line); padding: .75rem 1rem; margin: 1rem 0;
   font-size: 1.05rem; } .lead.good { border-color: var(--good); color: inherit; }
 .lead.bad { border-color: var(--bad); color: inherit; }
+h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; } section { scroll-margin-top: 1rem; }
+nav { display: flex; flex-wrap: wrap; gap: .15rem 1rem; font-size: .9rem; margin: 1rem 0; } a { color: inherit; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
-th, td { padding: .3rem .75rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: .3rem 1rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td.number, th.number { text-align: right; }
+tr > :first-child { position: sticky; left: 0; background: var(--paper); min-width: 6rem; max-width: 18rem;
+  overflow-wrap: break-word; }
+.interval { color: var(--soft); font-size: .9em; white-space: nowrap; } sup { line-height: 0; color: var(--soft); }
+.notes { color: var(--soft); font-size: .85rem; margin: .25rem 0 .75rem; } .notes span { margin-right: .9rem; }
+.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); gap: 1rem; }
+.clip { background: var(--panel); padding: .75rem; min-width: 0; overflow-wrap: anywhere; font-size: .9rem; }
+.clip img { display: block; width: 100%; height: 6rem; object-fit: fill; } .clip audio { width: 100%; max-width: none; }
+.clip p { margin: .25rem 0; } summary { cursor: pointer; color: var(--soft); }
 figure { margin: .75rem 0; } figure svg { width: 100%; height: auto; max-width: 58rem; display: block; }
 figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; }
 audio { height: 2rem; max-width: 16rem; } code { font-size: .9em; overflow-wrap: anywhere; }
@@ -40,35 +52,60 @@ audio { height: 2rem; max-width: 16rem; } code { font-size: .9em; overflow-wrap:
 <h1>{{ title }}</h1>
 <p class="soft">{{ subtitle }}</p>
 {% if lead %}<p class="lead {{ 'good' if good else 'bad' if good is false else '' }}">{{ lead }}</p>{% endif %}
-{% for heading, body in sections %}<section><h2>{{ heading }}</h2>{{ body | safe }}</section>
+{% if contents %}<nav aria-label="contents">
+{% for heading, body in sections %}<a href="#s{{ loop.index }}">{{ heading }}</a>
+{% endfor %}</nav>{% endif %}
+{% for heading, body in sections %}<section id="s{{ loop.index }}"><h2>{{ heading }}</h2>{{ body | safe }}</section>
 {% endfor %}
 </main></body></html>
 """
 
 
+class Html(str):
+    """Text that is HTML already: `table` takes it as it is, and escapes any other."""
+
+
+def paragraph(text: str, css: str = "") -> str:
+    """A paragraph; HTML stays as it is, any other text is escaped.
+
+    >>> paragraph("a < b", "soft")
+    '<p class="soft">a &lt; b</p>'
+    """
+    return f'<p class="{css}">{_escape(text)}</p>' if css else f"<p>{_escape(text)}</p>"
+
+
 def render_page(
-    title: str, subtitle: str, sections: Sequence[tuple[str, str]], *, lead: str = "", good: bool | None = None
+    title: str,
+    subtitle: str,
+    sections: Sequence[tuple[str, str]],
+    *,
+    lead: str = "",
+    good: bool | None = None,
+    contents: bool = False,
 ) -> str:
-    """A page from (heading, HTML body) sections. Title, subtitle, lead and headings are escaped; bodies are not."""
+    """A page from (heading, HTML body) sections. Title, subtitle, lead and headings are escaped; bodies are not.
+
+    With `contents`, links to the sections stand above them.
+    """
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE)
-    return template.render(title=title, subtitle=subtitle, sections=sections, lead=lead, good=good)
+    return template.render(title=title, subtitle=subtitle, sections=sections, lead=lead, good=good, contents=contents)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An HTML table; every cell is escaped, and columns whose cells are all numbers align right.
+    """An HTML table; every cell that is not Html is escaped, and columns whose cells are all numbers align right.
 
     >>> table(["a"], [["<b>"]]).count("&lt;b&gt;")
     1
     """
     numeric = [bool(rows) and all(_is_number(row[column]) for row in rows) for column in range(len(headers))]
     css = [' class="number"' if flag else "" for flag in numeric]
-    head = "".join(f"<th{style}>{html.escape(str(text))}</th>" for style, text in zip(css, headers, strict=True))
+    head = "".join(f"<th{style}>{_escape(str(text))}</th>" for style, text in zip(css, headers, strict=True))
     body = "".join(
         "<tr>"
-        + "".join(f"<td{style}>{html.escape(_cell(cell))}</td>" for style, cell in zip(css, row, strict=True))
+        + "".join(f"<td{style}>{_escape(_cell(cell))}</td>" for style, cell in zip(css, row, strict=True))
         + "</tr>"
         for row in rows
     )
@@ -76,13 +113,17 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _is_number(cell: Any) -> bool:
-    return cell is None or isinstance(cell, int | float) or bool(re.match(r"^[+\-\u2212]?\d[\d.,]*( |$|%)", str(cell)))
+    return cell is None or isinstance(cell, int | float) or bool(NUMBER.match(str(cell)))
 
 
 def _cell(cell: Any) -> str:
     if cell is None:
         return "-"
-    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.3f}" if isinstance(cell, float) else cell if isinstance(cell, str) else str(cell)
+
+
+def _escape(text: str) -> str:
+    return text if isinstance(text, Html) else html.escape(text)
 
 
 def definitions(values: Mapping[str, Any]) -> str:

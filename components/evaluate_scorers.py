@@ -1,4 +1,4 @@
-"""Step 6: every plan on the same held-out clips."""
+"""Step 6: every plan on the same held-out clips, as they are and degraded."""
 
 from typing import List
 
@@ -9,6 +9,7 @@ from components.base import component
 
 @component()
 def evaluate_scorers(
+    data: dsl.Input[dsl.Dataset],
     models: dsl.Input[List[dsl.Model]],
     index: dsl.Input[dsl.Dataset],
     features: dsl.Input[dsl.Artifact],
@@ -17,12 +18,14 @@ def evaluate_scorers(
     settings: dict,
     evaluation: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Predict every clip with every scorer, and compute every figure with its interval."""
+    """Predict every clip with every scorer, compute every figure with its interval, and probe with degraded clips."""
     from pathlib import Path
 
     from audioscore.config import parse_config
     from audioscore.evaluation.predict import evaluate_plans
+    from audioscore.evaluation.probes import probe_plans
 
-    folders = [Path(model.path) for model in models]
+    folders, target = [Path(model.path) for model in models], Path(evaluation.path)
     section = parse_config(settings).evaluation
-    evaluate_plans(folders, Path(index.path), Path(features.path), Path(evaluation.path), section)
+    evaluate_plans(folders, Path(index.path), Path(features.path), target, section)
+    probe_plans(folders, Path(index.path), Path(features.path), Path(data.path), target, section)

@@ -30,7 +30,9 @@ def register_winner(
     from pathlib import Path
 
     from audioscore.config import parse_config
-    from audioscore.tracking.register import REPORT, Provenance, RunFolders, register_winner
+    from audioscore.tracking.evidence import Provenance
+    from audioscore.tracking.register import RunFolders, register_winner
+    from audioscore.tracking.run_page import REPORT
 
     folders = RunFolders(
         data=Path(data.path),

@@ -5,7 +5,7 @@
 3. sort_data        one list, high to low; singer-disjoint splits
 4. extract_features MuQ frames and CAM++ embeddings, once for all plans
 5. train_scorer     each plan, every seed
-6. evaluate_scorers every plan on the same held-out clips
+6. evaluate_scorers every plan on the same held-out clips, as they are and degraded
 7. register_winner  winner on validation, gate against the champion, registry, report
 
 `code_rev` and `data_digest` are inputs of every step that depends on them, so that no cache can answer with the
@@ -67,7 +67,7 @@ def build(platform: Platform) -> dsl.base_component.BaseComponent:
 
         # A Collected may be used once only: the compiler rewrites it.
         evaluated = evaluate_scorers(
-            models=dsl.Collected(trained.output), index=index.output, features=features.output, **version
+            data=data, models=dsl.Collected(trained.output), index=index.output, features=features.output, **version
         )
         evaluated.set_container_image(image)
 

@@ -112,7 +112,8 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         console,
     )
     outcome = output_of(finished.root, "register_winner", "outcome")
-    shutil.copyfile(outcome / "report.html", folder / "report.html")
+    for page in ("report.html", "model_card.md"):
+        shutil.copyfile(outcome / page, folder / page)
     result = {**read_json(outcome / "result.json"), "report": str(folder / "report.html")}
     write_json(folder / "result.json", result)
     if not options.json:

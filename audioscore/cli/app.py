@@ -10,14 +10,19 @@ from typing import Annotated
 import typer
 
 from audioscore.cli import (
+    compare_command,
     config_command,
     convert_command,
     data_command,
     data_options,
     doctor_command,
     encoders_command,
+    evaluate_command,
     models_command,
+    promote_command,
+    report_command,
     score_command,
+    suggest_command,
     train_command,
 )
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, describe_os_error
@@ -35,7 +40,13 @@ app.add_typer(encoders_command.app, name="encoders")
 app.command("doctor")(doctor_command.doctor)
 app.command("score")(score_command.score)
 app.command("train")(train_command.train)
+app.command("evaluate")(evaluate_command.evaluate)
+app.command("compare")(compare_command.compare)
 app.command("models")(models_command.models)
+app.command("promote")(promote_command.promote)
+app.command("rollback")(promote_command.rollback)
+app.command("report")(report_command.report)
+app.command("suggest")(suggest_command.suggest)
 app.command("convert")(convert_command.convert)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]

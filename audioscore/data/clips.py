@@ -25,3 +25,4 @@ class Clip:
     seconds: float | None = None
     level_db: float | None = None  # RMS, dB relative to full scale
     bytes: int | None = None
+    snr_db: float | None = None  # loud 20 ms frames above quiet ones: a blind estimate

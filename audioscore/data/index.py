@@ -23,7 +23,7 @@ from audioscore.units import SCORE_MAX, SCORE_MIN
 STRING_OR_TRAILING_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[\]}])', re.DOTALL)
 TEXTS = ("audio_file", "singer_id", "song_id", "source", "artist", "origin", "sha256")
 COUNTS = ("row", "bytes")
-NUMBERS = ("score", "seconds", "level_db")
+NUMBERS = ("score", "seconds", "level_db", "snr_db")
 ORDER = "order.json"  # an index beside the labels table: groups of recordings that have an order and no scores
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
 

@@ -103,7 +103,7 @@ def read_labels(
     chosen = dict(column_map or {})
     if unknown := sorted(set(chosen) - set(HEADERS)):
         raise UsageError(f"--map knows no column {shorten(unknown)}. Use one of {', '.join(HEADERS)}.")
-    pattern = _singer_pattern(singer_from)
+    pattern = singer_pattern(singer_from)
     clips: list[Clip] = []
     faults: list[Fault] = []
     columns: dict[str, str] = {}
@@ -172,7 +172,8 @@ def meaningful(chosen: Mapping[str, str]) -> Callable[[str], bool]:
     return lambda header: _key(header) in known
 
 
-def _singer_pattern(singer_from: str | None) -> re.Pattern[str] | None:
+def singer_pattern(singer_from: str | None) -> re.Pattern[str] | None:
+    """The regular expression that finds a singer in a file's base name. Raises UsageError where it cannot."""
     if singer_from is None:
         return None
     try:
@@ -272,8 +273,8 @@ def _read_row(
     artist = values.get("artist") or None
     domain = _source(values.get("source") or source)
     singer = values.get("singer_id") or (artist if domain == "acapella" else None)
-    if singer is None and pattern and (match := pattern.search(_base_name(audio_file))):
-        singer = match[1] or None
+    if singer is None:
+        singer = singer_in(audio_file, pattern)
     song = values.get("song_id") or None
     origin, content = values.get("origin") or None, values.get("sha256", "").casefold() or None
     return Clip(audio_file, score, singer, song, domain, artist, raters, row, origin, content)
@@ -324,6 +325,12 @@ def _score(cell: str) -> float | str:
 def _source(text: str | None) -> str | None:
     """Recording domain in one spelling: lower case, and `acapella` however it was written."""
     return "acapella" if text and _key(text) in ACAPELLA else (text or "").strip().lower() or None
+
+
+def singer_in(audio_file: str, pattern: re.Pattern[str] | None) -> str | None:
+    """The singer that a file's base name tells, where it does."""
+    match = pattern.search(_base_name(audio_file)) if pattern else None
+    return (match[1] or None) if match else None
 
 
 def _base_name(audio_file: str) -> str:

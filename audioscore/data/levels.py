@@ -1,4 +1,6 @@
-"""Level, silence and clipping of a wave, measured in pieces for the memory."""
+"""Level, silence, noise and clipping of a wave, measured in pieces for the memory."""
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,8 @@ FLOOR_DB = -120.0  # what digital silence reads, since JSON has no -inf; 24-bit 
 SILENT_DB = -60.0  # a frame below this is silent in any recording
 SILENT_BELOW_LOUD_DB = 40.0  # and so is one this far below the recording's loud frames
 LOUD_QUANTILE = 0.99  # loud frames: the loudest hundredth, so that one click does not set the level
+MUTE_DB = -90.0  # half a step of 16 bits (2^-15 of full scale): a frame below was muted, and tells no noise
+NOISE_QUANTILE, SIGNAL_QUANTILE = 0.05, 0.95  # of the frames that were not muted
 # -0.9 dBFS: lame scales by 0.95, and lossy codecs let flattened tops ripple by a few per cent. The price: a pure tone
 # at full scale reads 0.29, which no voice comes near.
 RAIL = 0.9
@@ -17,10 +21,21 @@ RAIL_RUN = 3  # samples; a clean peak seldom stays at the rail that long
 BLOCK_SECONDS = 60
 
 
-def level_and_silence(wave: Wave, rate: int, mean: float) -> tuple[float, float]:
-    """RMS about `mean` in dB relative to full scale, and the share of 20 ms frames that are silent.
+class Levels(NamedTuple):
+    """RMS in dB relative to full scale, the share of 20 ms frames that are silent, and an estimate of the SNR in dB."""
 
-    Shape: wave [T] at `rate` Hz; of none, the floor and 1.
+    level_db: float
+    silence_share: float
+    snr_db: float
+
+
+def measure_levels(wave: Wave, rate: int, mean: float) -> Levels:
+    """Level and silence of a wave about its `mean`, and its signal-to-noise ratio.
+
+    The SNR is estimated blindly, as what lies between loud and quiet frames: a recording without pauses, whose quiet
+    frames are sung, reads lower than it is, and one whose pauses were gated higher.
+
+    Shape: wave [T] at `rate` Hz; of none, the floor, 1 and 0.
     """
     size = max(1, round(FRAME_SECONDS * rate))
     sums = _frame_sums(wave, size, mean, rate)
@@ -29,7 +44,17 @@ def level_and_silence(wave: Wave, rate: int, mean: float) -> tuple[float, float]
     level = decibels(np.array([total / max(1, len(wave))]))
     frames = decibels(sums / size) if len(sums) else level
     loud = float(np.quantile(frames, LOUD_QUANTILE))
-    return float(level[0]), float((frames < max(SILENT_DB, loud - SILENT_BELOW_LOUD_DB)).mean())
+    silent = float((frames < max(SILENT_DB, loud - SILENT_BELOW_LOUD_DB)).mean())
+    return Levels(float(level[0]), silent, _snr(frames))
+
+
+def _snr(frames: NDArray[np.float64]) -> float:
+    """Levels of loud frames less those of quiet ones, in dB; 0 where all are muted. Shape: [F], in dB."""
+    heard = frames[frames >= MUTE_DB]
+    if not len(heard):
+        return 0.0
+    quiet, loud = np.quantile(heard, [NOISE_QUANTILE, SIGNAL_QUANTILE])
+    return float(loud - quiet)
 
 
 def clipping_share(wave: Wave) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from audioscore.data.audio import Recording, check_file, decode
 from audioscore.data.fingerprint import FINGERPRINT_VERSION, fingerprint
-from audioscore.data.levels import clipping_share, level_and_silence
+from audioscore.data.levels import clipping_share, measure_levels
 from audioscore.data.probe_memory import Entry, ProbeMemory
 from audioscore.data.rules import RULES, Finding
 from audioscore.data.spectrum import bandwidth, voiced_share
@@ -24,7 +24,7 @@ from audioscore.errors import AudioError, DataError, shorten
 from audioscore.files import sha256_of
 
 # Counts up whenever the same bytes would give other measurements or another fault: what is remembered is then stale.
-PROBE_VERSION = f"1.{FINGERPRINT_VERSION}"
+PROBE_VERSION = f"2.{FINGERPRINT_VERSION}"
 ALONE_BELOW = 24  # recordings; for fewer, starting processes takes longer than hearing them here
 CHUNK = 8  # recordings handed to a process at once
 
@@ -37,7 +37,8 @@ class Probe:
 
     `level_db`: RMS about the mean, dB relative to full scale (a full-scale sine reads -3.01), at least FLOOR_DB.
     `peak`: the largest absolute sample. `silence_share`: share of 20 ms frames below SILENT_DB, or
-    SILENT_BELOW_LOUD_DB under the loudest hundredth of frames. `clipping_share`: share of samples within runs of
+    SILENT_BELOW_LOUD_DB under the loudest hundredth of frames. `snr_db`: loud frames above quiet ones, a blind estimate
+    of the signal-to-noise ratio. `clipping_share`: share of samples within runs of
     RAIL_RUN or more at RAIL or beyond. `dc_offset`: mean sample. `bandwidth_hz`: up to where the spectrum carries
     something. `voiced_share`: share of loud frames that are periodic as a voice is. `mono_loss_db`: what averaging the
     channels cost.
@@ -48,6 +49,7 @@ class Probe:
     level_db: float
     peak: float
     silence_share: float
+    snr_db: float
     clipping_share: float
     dc_offset: float
     bandwidth_hz: float
@@ -98,13 +100,14 @@ def probe(recording: Recording) -> Probe:
     """
     wave, rate = recording.wave, recording.rate
     mean = float(wave.mean(dtype="float64")) if len(wave) else 0.0
-    level, silence = level_and_silence(wave, rate, mean)
+    levels = measure_levels(wave, rate, mean)
     return Probe(
         seconds=recording.seconds,
         rate=rate,
-        level_db=level,
+        level_db=levels.level_db,
         peak=float(max(wave.max(), -wave.min())) if len(wave) else 0.0,
-        silence_share=silence,
+        silence_share=levels.silence_share,
+        snr_db=levels.snr_db,
         clipping_share=clipping_share(wave),
         dc_offset=mean,
         bandwidth_hz=bandwidth(wave, rate),

@@ -222,4 +222,5 @@ def _measured(clip: Clip, heard: Heard) -> Clip:
         bytes=heard.bytes,
         seconds=measured.seconds if measured else None,
         level_db=measured.level_db if measured else None,
+        snr_db=measured.snr_db if measured else None,
     )

@@ -23,7 +23,7 @@ class SourceSummary(TypedDict):
 class ValidationResult:
     """The gate's answer. `clips` counts the table's rows; `reasons` say why the gate failed, if it did.
 
-    Accepted clips stand in the table's order and carry sha256, seconds, level_db and bytes. `warned` lists what is
+    Accepted clips stand in the table's order and carry sha256 and what was measured. `warned` lists what is
     wrong with clips that are used all the same, a line a finding. `ordered` holds the groups of order.json, each still
     best first, as far as their clips are accepted; `near_duplicates` names pairs of used clips that sound the same.
     """

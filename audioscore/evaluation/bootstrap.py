@@ -7,6 +7,7 @@ Hinkley, Bootstrap Methods and their Application (1997), section 3.8 (resampling
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,24 +18,32 @@ from audioscore.evaluation.metrics import Metric
 Counts = NDArray[np.int32]
 
 FEW_CLUSTERS = 10  # below this a cluster bootstrap's 5 % is not 5 %
+MOST_UNDEFINED = 0.5  # an interval from fewer than half of the resamples would be one of the lucky ones
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval. NaN where undefined; `undefined` resamples had no value and were left out."""
+    """A value and its interval. NaN where undefined; `undefined` resamples had no value and were left out.
+
+    `no_interval` says why there is none, `method` how the interval was found where it is no percentile interval.
+    """
 
     value: float
     lo: float
     hi: float
     undefined: int = 0
+    no_interval: str | None = None
+    method: str | None = None
 
-    def as_dict(self, name: str = "value") -> dict[str, float | None]:
+    def as_dict(self, name: str = "value") -> dict[str, Any]:
         """For JSON, which has no NaN.
 
-        >>> Estimate(0.5, 0.25, math.nan).as_dict("delta")
-        {'delta': 0.5, 'lo': 0.25, 'hi': None}
+        >>> Estimate(0.5, math.nan, math.nan, no_interval="one singer").as_dict("delta")
+        {'delta': 0.5, 'lo': None, 'hi': None, 'no_interval': 'one singer'}
         """
-        return {name: or_none(self.value), "lo": or_none(self.lo), "hi": or_none(self.hi)}
+        told = {"undefined_resamples": self.undefined, "no_interval": self.no_interval, "method": self.method}
+        figures = {name: or_none(self.value), "lo": or_none(self.lo), "hi": or_none(self.hi)}
+        return figures | {key: value for key, value in told.items() if value}
 
 
 def or_none(value: float) -> float | None:
@@ -91,6 +100,22 @@ def undefined_resamples(values: ArrayLike) -> int:
     return int(np.isnan(np.asarray(values, dtype=np.float64)).sum())
 
 
+def estimate_from(value: float, values: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """A value with the percentile interval of its resamples [B]; without one, and with the reason, where there are
+    none, the value is undefined, or most of its resamples are.
+    """
+    undefined, resamples = undefined_resamples(values), np.size(values)
+    if not resamples:
+        reason = "nothing was resampled"
+    elif math.isnan(value):
+        reason = "the figure is undefined on these clips"
+    elif undefined > MOST_UNDEFINED * resamples:
+        reason = f"the figure is undefined in {undefined} of {resamples} resamples"
+    else:
+        return Estimate(value, *interval(values, confidence), undefined)
+    return Estimate(value, math.nan, math.nan, undefined, reason)
+
+
 def estimate(
     metric: Metric, scores: ArrayLike, predictions: ArrayLike, counts: ArrayLike, confidence: float = 0.95
 ) -> Estimate:
@@ -98,8 +123,7 @@ def estimate(
 
     Shape: scores [N], predictions [N], counts [B, N]; with B = 0 the value stands without an interval.
     """
-    values = metric(scores, predictions, counts)
-    return Estimate(metric(scores, predictions), *interval(values, confidence), undefined_resamples(values))
+    return estimate_from(metric(scores, predictions), metric(scores, predictions, counts), confidence)
 
 
 def paired_difference(
@@ -114,6 +138,5 @@ def paired_difference(
 
     Shape: scores, first, second [N], counts [B, N].
     """
-    values = metric(scores, first, counts) - metric(scores, second, counts)
     value = metric(scores, first) - metric(scores, second)
-    return Estimate(value, *interval(values, confidence), undefined_resamples(values))
+    return estimate_from(value, metric(scores, first, counts) - metric(scores, second, counts), confidence)

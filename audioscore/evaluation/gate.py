@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from audioscore.errors import DataError
+from audioscore.errors import DataError, shorten
 from audioscore.evaluation.bootstrap import (
     FEW_CLUSTERS,
     Estimate,
@@ -17,6 +18,7 @@ from audioscore.evaluation.bootstrap import (
     paired_difference,
     singer_clusters,
 )
+from audioscore.evaluation.gate_slices import Slice, SliceRule, judge_slices, slices_text
 from audioscore.evaluation.metrics import spearman, within_sources
 
 MIN_SPEARMAN = 0.3  # a first model must rank at least this well overall
@@ -50,7 +52,9 @@ def choose_winner(validation: Mapping[str, Sequence[float | None]]) -> str:
 class Decision:
     """The gate's answer: `delta` and its interval are Spearman(challenger) - Spearman(champion), None for no champion.
 
-    `reason` is one sentence with the figures it rests on.
+    `reason` is one sentence with the figures it rests on. `clips` and `singers` (those unknown count one each) were
+    judged, `dropped` left out because a model had trained on them. `slices` is empty without a champion; `probes` names
+    those that refuse.
     """
 
     promoted: bool
@@ -58,6 +62,31 @@ class Decision:
     delta: float | None = None
     lo: float | None = None
     hi: float | None = None
+    clips: int = 0
+    singers: int = 0
+    dropped: int = 0
+    slices: tuple[Slice, ...] = ()
+    probes: tuple[str, ...] = ()
+
+    def verdict(self) -> dict[str, Any]:
+        """The answer, its difference and its sentence, for JSON."""
+        return {
+            "delta": self.delta,
+            "lo": self.lo,
+            "hi": self.hi,
+            "promoted": self.promoted,
+            "reason": self.reason,
+        }
+
+    def parts(self) -> dict[str, Any]:
+        """What the decision rests on beside the difference, for JSON."""
+        return {
+            "clips": self.clips,
+            "singers": self.singers,
+            "dropped": self.dropped,
+            "slices": [asdict(one) for one in self.slices],
+            "probes": list(self.probes),
+        }
 
 
 def decide(
@@ -68,7 +97,9 @@ def decide(
     singers: Sequence[str | None],
     sources: Sequence[str | None],
     dropped: int = 0,
+    failed_probes: Sequence[str] = (),
     margin: float = 0.0,
+    slices: SliceRule | None = None,
     min_spearman: float = MIN_SPEARMAN,
     min_clips: int = MIN_CLIPS,
     confidence: float = 0.95,
@@ -79,30 +110,56 @@ def decide(
 
     The caller has left out, and counted as `dropped`, the clips that either model trained on. Without a champion the
     challenger needs an overall Spearman of at least `min_spearman`; with one, the lower bound of the paired
-    cluster-bootstrap interval of the difference in Spearman must lie above `margin`. In both cases its Spearman within
-    the recording domains must have a lower bound above 0.
+    cluster-bootstrap interval of the difference in Spearman must lie above `margin`, and it may fall on none of the
+    `slices` (None: judged by the usual rule). In both cases its Spearman within the recording domains must have a lower
+    bound above 0, and no probe may have failed.
     """
     human, new = np.asarray(scores, dtype=np.float64), np.asarray(challenger, dtype=np.float64)
     old = None if champion is None else np.asarray(champion, dtype=np.float64)
     _check_same_clips(human, new, old, singers, sources)
     clusters = singer_clusters(singers)
     count = len(np.unique(clusters))
+    size: dict[str, Any] = {"clips": len(human), "singers": count, "dropped": dropped, "probes": tuple(failed_probes)}
     ground = _ground(singers, dropped)
     if len(human) < min_clips or count < 2:
         needed = f"at least {min_clips} clips of 2 singers are needed"
-        return Decision(False, f"there is too little to judge by: {ground}, where {needed}")
+        return Decision(False, f"there is too little to judge by: {ground}, where {needed}", **size)
     if count < FEW_CLUSTERS:
         ground += ", so few singers that intervals are rough"
     if old is not None and np.array_equal(new, old):
-        return Decision(False, f"challenger and champion are equal: the same predictions on {ground}", 0.0, 0.0, 0.0)
+        equal = f"challenger and champion are equal: the same predictions on {ground}"
+        return Decision(False, equal, 0.0, 0.0, 0.0, **size)
     counts = cluster_counts(clusters, resamples, seed)
     within = estimate(within_sources(sources), human, new, counts, confidence)
     if old is None:
         overall = estimate(spearman, human, new, counts, confidence)
-        return _first_model(overall, within, min_spearman, ground, confidence)
+        return _with_probes(replace(_first_model(overall, within, min_spearman, ground, confidence), **size))
     difference = paired_difference(spearman, human, new, old, counts, confidence)
     ranks = (spearman(human, new), spearman(human, old))
-    return _against_champion(difference, ranks, within, margin, ground, confidence)
+    decision = _against_champion(difference, ranks, within, margin, ground, confidence)
+    rule = slices or SliceRule()
+    judged = judge_slices(human, new, old, clusters, sources, counts, rule, confidence)
+    return _with_probes(_with_slices(replace(decision, **size), judged, rule.margin))
+
+
+def _with_slices(decision: Decision, slices: tuple[Slice, ...], margin: float) -> Decision:
+    """Refused where a slice fell; what was judged and what could not be is said either way."""
+    fell = any(one.verdict == "fell" for one in slices)
+    text = slices_text(slices, margin)
+    return replace(
+        decision,
+        promoted=decision.promoted and not fell,
+        reason=f"{decision.reason}; {text}" if text else decision.reason,
+        slices=slices,
+    )
+
+
+def _with_probes(decision: Decision) -> Decision:
+    """Refused where a probe failed, naming those that did."""
+    if not decision.probes:
+        return decision
+    failed = f"{decision.reason}; it fails the probes {shorten(list(decision.probes), 10)}"
+    return replace(decision, promoted=False, reason=failed)
 
 
 def _check_same_clips(

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from audioscore.errors import DataError
+from audioscore.evaluation.pair_sums import pair_sum
 
 Array = NDArray[np.float64]
 
 GAPS = ((0.0, 2.0), (2.0, 5.0), (5.0, 10.0), (10.0, float("inf")))  # score points between the two clips of a pair
 GAP_DECIMALS = 9  # 64.4 - 62.4 is a gap of 2, although in binary it is 2 + 7e-15
 BLOCK_VALUES = 4_000_000  # resamples are worked through in blocks of at most this many weights (32 MB)
-PAIR_ROWS = 512  # rows of the N x N sign matrices that are held at once
+SMALL_SPREAD = 1e-4  # of the mean square: below, a difference of sums has lost 4 of 16 digits
 
 
 class Metric(Protocol):
@@ -70,7 +71,8 @@ def _checked_weights(weights: ArrayLike, clips: int) -> NDArray[Any]:
     counts = np.asarray(weights)
     if counts.ndim != 2 or counts.shape[1] != clips:
         raise DataError(f"Resample weights must have shape [B, {clips}], one column a clip; got {list(counts.shape)}.")
-    if counts.size and (counts.min() < 0 or not np.array_equal(counts, np.floor(counts))):
+    whole = np.issubdtype(counts.dtype, np.integer)
+    if counts.size and (counts.min() < 0 or not (whole or np.array_equal(counts, np.floor(counts)))):
         raise DataError("Resample weights must be whole numbers, 0 or more: how often each clip was drawn.")
     return counts
 
@@ -82,27 +84,27 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
     return undefined
 
 
-def _tie_counts(values: Array, weights: Array) -> tuple[Array, NDArray[np.intp]]:
+def _tie_counts(values: Array, draws: Array) -> tuple[Array, NDArray[np.intp]]:
     """How many draws fall on each distinct value, in ascending order, and which value each clip has.
 
-    Shape: values [N], weights [B, N] -> [B, G], [N].
+    Shape: values [N], draws [N, B] -> [G, B], [N].
     """
     distinct, group = np.unique(values, return_inverse=True)
     order = np.argsort(values, kind="stable")
     starts = np.searchsorted(values[order], distinct)
-    return np.add.reduceat(weights[:, order], starts, axis=1), group
+    return np.add.reduceat(draws[order], starts, axis=0), group
 
 
-def _centred_midranks(values: Array, weights: Array) -> Array:
+def _centred_midranks(values: Array, draws: Array) -> Array:
     """Rank of each clip in each expanded sample, ties sharing their mean rank, minus the mean of all ranks.
 
     The sort order never changes, so a rank is the draws below plus half of the draws at its own value.
-    Shape: values [N], weights [B, N] -> [B, N].
+    Shape: values [N], draws [N, B] -> [N, B].
     """
-    ties, group = _tie_counts(values, weights)
-    total = ties.sum(axis=1, keepdims=True)
-    ranks: Array = np.cumsum(ties, axis=1) - ties / 2 - total / 2
-    return ranks[:, group]
+    ties, group = _tie_counts(values, draws)
+    ranks: Array = np.cumsum(ties, axis=0)
+    ranks -= ties / 2 + ties.sum(axis=0) / 2
+    return ranks[group]
 
 
 @_metric
@@ -114,37 +116,37 @@ def spearman(human: Array, predicted: Array, weights: Array) -> Array:
     >>> spearman([60, 70, 80], [2, 2, 2])
     nan
     """
-    x, y = _centred_midranks(human, weights), _centred_midranks(predicted, weights)
-    weighted = weights * x
-    spread = np.sqrt((weighted * x).sum(axis=1) * (weights * y * y).sum(axis=1))
-    return np.clip(_ratio((weighted * y).sum(axis=1), spread), -1.0, 1.0)
+    draws = np.ascontiguousarray(weights.T)  # (N, B): clips are picked by whole rows, three times as fast
+    x, y = _centred_midranks(human, draws), _centred_midranks(predicted, draws)
+    spread = np.sqrt(np.einsum("nb,nb,nb->b", draws, x, x) * np.einsum("nb,nb,nb->b", draws, y, y))
+    return np.clip(_ratio(np.einsum("nb,nb,nb->b", draws, x, y), spread), -1.0, 1.0)
 
 
 @_metric
 def pearson(human: Array, predicted: Array, weights: Array) -> Array:
     """Pearson's linear correlation; NaN with fewer than 2 distinct values on either side."""
+    x, y = human - human.mean(), predicted - predicted.mean()
+    total = weights.sum(axis=1)
+    sums = weights @ np.stack([x, y, x * x, y * y, x * y], axis=1)  # (B, 5)
+    mean_x, mean_y = _ratio(sums[:, 0], total), _ratio(sums[:, 1], total)
+    spread_x, spread_y = sums[:, 2] - total * mean_x**2, sums[:, 3] - total * mean_y**2
+    # In a resample of few clips, rounding may be most of what is left of a spread: those are centred one by one.
+    exact = ~((spread_x > SMALL_SPREAD * sums[:, 2]) & (spread_y > SMALL_SPREAD * sums[:, 3]))
+    spread = np.where(exact, 0.0, np.sqrt(np.maximum(spread_x, 0.0) * np.maximum(spread_y, 0.0)))
+    found = np.clip(_ratio(sums[:, 4] - total * mean_x * mean_y, spread), -1.0, 1.0)
+    found[exact] = _centred_pearson(human, predicted, weights[exact])
+    return found
+
+
+def _centred_pearson(human: Array, predicted: Array, weights: Array) -> Array:
+    """`pearson`, with every resample's own means taken off before anything is multiplied."""
     total = weights.sum(axis=1, keepdims=True)
     x = human - _ratio((weights @ human)[:, None], total)
     y = predicted - _ratio((weights @ predicted)[:, None], total)
     spread = np.sqrt((weights * x * x).sum(axis=1) * (weights * y * y).sum(axis=1))
     # Rounding leaves a constant with a tiny spread, so whether there is one is asked of the values themselves.
-    varies = [(_tie_counts(values, weights)[0] > 0).sum(axis=1) > 1 for values in (human, predicted)]
+    varies = [(_tie_counts(values, weights.T)[0] > 0).sum(axis=0) > 1 for values in (human, predicted)]
     return np.clip(_ratio((weights * x * y).sum(axis=1), np.where(varies[0] & varies[1], spread, 0.0)), -1.0, 1.0)
-
-
-def _pair_sum(weights: Array, rows: Callable[[slice], NDArray[Any]]) -> Array:
-    """Sum of a symmetric N x N matrix over the unordered pairs of each expanded sample.
-
-    `rows(part)` gives rows of the matrix, whole numbers in [-1, 1] with a zero diagonal: sums below 2^24 are exact in
-    float32, which is twice as fast.
-    Shape: weights [B, N] -> [B].
-    """
-    light = weights.astype(np.float32)
-    total = np.zeros(len(weights))
-    for start in range(0, weights.shape[1], PAIR_ROWS):
-        part = slice(start, start + PAIR_ROWS)
-        total += np.einsum("bn,bn->b", weights[:, part], light @ rows(part).astype(np.float32).T)
-    return total / 2
 
 
 def _signs(values: Array, part: slice) -> Array:
@@ -154,13 +156,13 @@ def _signs(values: Array, part: slice) -> Array:
 
 def _concordance(human: Array, predicted: Array, weights: Array) -> Array:
     """Pairs in the same order minus pairs in opposite order; ties on either side count nothing."""
-    return _pair_sum(weights, lambda part: _signs(human, part) * _signs(predicted, part))
+    return pair_sum(weights, lambda part: _signs(human, part) * _signs(predicted, part))
 
 
 def _untied_pairs(values: Array, weights: Array) -> Array:
     """Pairs of the expanded sample with two different values."""
-    total, ties = weights.sum(axis=1), _tie_counts(values, weights)[0]
-    pairs: Array = (total * (total - 1) - (ties * (ties - 1)).sum(axis=1)) / 2
+    total, ties = weights.sum(axis=1), _tie_counts(values, weights.T)[0]
+    pairs: Array = (total * (total - 1) - (ties * (ties - 1)).sum(axis=0)) / 2
     return pairs
 
 
@@ -200,8 +202,8 @@ def pairwise_accuracy_in_gap(low: float, high: float) -> Metric:
         return (gap > low) & (gap <= high)
 
     def core(human: Array, predicted: Array, weights: Array) -> Array:
-        pairs = _pair_sum(weights, lambda part: inside(human, part))
-        ordered = _pair_sum(weights, lambda part: inside(human, part) * _signs(human, part) * _signs(predicted, part))
+        pairs = pair_sum(weights, lambda part: inside(human, part))
+        ordered = pair_sum(weights, lambda part: inside(human, part) * _signs(human, part) * _signs(predicted, part))
         return _ratio((pairs + ordered) / 2, pairs)
 
     return _metric(core)
@@ -234,8 +236,11 @@ def bias(human: Array, predicted: Array, weights: Array) -> Array:
     return _ratio(weights @ (predicted - human), weights.sum(axis=1))
 
 
-def within_sources(sources: Sequence[str | None]) -> Metric:
-    """The metric `within_source_spearman` for clips of these sources, to be called like every other metric."""
+def within_sources(sources: Sequence[str | None], inside: Metric = spearman) -> Metric:
+    """A metric inside each source, averaged over the sources by their clips, to be called like every other metric.
+
+    A source where it is undefined is left out. Any grouping of clips will do: songs, for instance.
+    """
     names = np.array(["" if source is None else source for source in sources], dtype=str)
 
     def core(human: Array, predicted: Array, weights: Array) -> Array:
@@ -244,7 +249,7 @@ def within_sources(sources: Sequence[str | None]) -> Metric:
         total, clips = np.zeros(len(weights)), np.zeros(len(weights))
         for name in np.unique(names):
             member = names == name
-            value = spearman(human[member], predicted[member], weights[:, member])
+            value = inside(human[member], predicted[member], weights[:, member])
             known = np.where(np.isnan(value), 0.0, weights[:, member].sum(axis=1))
             total += known * np.nan_to_num(value)
             clips += known

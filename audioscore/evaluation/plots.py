@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 4.6, 3.4  # inches; two figures share a row on a wide page and stack on a phone
-MANY_CLIPS = 1500  # beyond this, dots are drawn as one picture: a path each would make the page slow
-CALIBRATION_BINS = 10
-CLIPS_PER_BIN = 5  # a mean over fewer says more of the clips than of the model
+MANY_CLIPS = 600  # beyond this, dots are drawn as one picture: a path each would fill the page
 EPOCH_KEYS = ("train_loss", "val_spearman")
 
 Run = Sequence[Mapping[str, Any]]  # epochs in order, each with `epoch`, `train_loss` and `val_spearman`
@@ -174,24 +172,23 @@ def accuracy_by_gap(gaps: Mapping[str, Mapping[str, Mapping[str, Any]]], palette
     return figure
 
 
-def calibration_bins(human: Array, predicted: Array) -> Array:
-    """Mean predicted and mean human score over equally full bins of predicted score.
+def calibration(curves: Mapping[str, Sequence[Mapping[str, Any]]], palette: Mapping[str, str]) -> "Figure":
+    """Mean human score, with its interval, over bins of predicted score, a line a plan.
 
-    As many bins as leave at least 5 clips in each, 10 at most.
-    Shape: [N], [N] -> [bins, 2].
+    `curves` is plan -> bins, each with the mean `predicted` and `human` as `calibration_curve` gives it.
     """
-    order = np.argsort(predicted, kind="stable")
-    bins = np.array_split(order, max(1, min(CALIBRATION_BINS, len(order) // CLIPS_PER_BIN)))
-    return np.array([[predicted[part].mean(), human[part].mean()] for part in bins])
-
-
-def calibration(human: Array, predicted: Mapping[str, Array], palette: Mapping[str, str]) -> "Figure":
-    """Mean human score over bins of predicted score, a line a plan. Shapes: human [N], predicted [N] for each plan."""
     figure, axes = _axes("mean predicted score", "mean human score")
-    points = {plan: calibration_bins(human, values) for plan, values in predicted.items()}
-    low, high = _limits(*points.values())
-    for plan, means in points.items():
-        axes.plot(*means.T, color=palette[plan], marker="o", markersize=5, linewidth=1.6)
+    means = {
+        plan: np.array([[one["predicted"], one["human"]["value"]] for one in bins]) for plan, bins in curves.items()
+    }
+    low, high = _limits(*means.values())
+    for plan, bins in curves.items():
+        axes.plot(*means[plan].T, color=palette[plan], marker="o", markersize=5, linewidth=1.6)
+        for one in bins:
+            if one["human"]["lo"] is not None:
+                ends = one["human"]["lo"], one["human"]["hi"]
+                low, high = min(low, ends[0] - 1), max(high, ends[1] + 1)
+                axes.plot([one["predicted"]] * 2, ends, color=palette[plan], linewidth=2, alpha=0.45)
     _diagonal(axes, low, high)
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)

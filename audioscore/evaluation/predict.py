@@ -1,5 +1,6 @@
 """From trained plans to the predictions table and every figure computed from it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,17 +10,19 @@ import numpy as np
 
 from audioscore.data.clips import Clip
 from audioscore.data.sort import read_split
-from audioscore.encoders.extract import Features, choose_device, read_extraction
+from audioscore.encoders.extract import Extraction, Features, choose_device, read_extraction
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored import StoredFeatures
 from audioscore.errors import DataError
 from audioscore.evaluation.controls import measured_controls
 from audioscore.evaluation.evaluate import evaluate
+from audioscore.evaluation.gate import choose_winner
+from audioscore.evaluation.noise_ceiling import ratings_of
 from audioscore.evaluation.predictions import SPLITS, Prediction, read_predictions, write_predictions
 from audioscore.files import read_json, write_json
 from audioscore.scoring.checkpoint import load_network, read_description
 from audioscore.scoring.network import raw_outputs
-from audioscore.scoring.scorer import BRANCHES, Description
+from audioscore.scoring.scorer import BRANCHES, CANDIDATES, Description
 from audioscore.scoring.trained import Outcome, TrainedPlan, read_trained
 
 if TYPE_CHECKING:
@@ -55,19 +58,13 @@ def evaluate_plans(
     splits = {split: read_split(index_folder, split) for split in SPLITS}
     if not splits["test"]:
         raise DataError("the test split holds no scored clip. Add singers or enlarge split.test.")
-    predictions: list[Prediction] = []
-    for trained in plans:
-        layer, kinds = read_description(trained.scorer_folder()).prefix_layer, BRANCHES[trained.plan]
-        features = {
-            split: StoredFeatures(clips, extraction.encoders, kinds, store, prefix_layer=layer)
-            for split, clips in splits.items()
-        }
-        for seed in trained.validation:
-            predictions += predict_clips(trained, seed, splits, features)
+    predictions = [row for trained in plans for row in _predict_plan(trained, splits, extraction, store)]
     figures = evaluate(
         predictions,
         measured_controls(splits["test"]),
         {trained.plan: trained.representative for trained in plans},
+        ratings=ratings_of(splits["test"]),
+        reference=reference_plan(plans),
         resamples=settings.resamples,
         confidence=settings.confidence,
         seed=settings.seed,
@@ -84,6 +81,18 @@ def read_evaluation(folder: Path) -> Evaluation:
     return Evaluation(read_predictions(folder / PREDICTIONS), read_json(folder / EVALUATION))
 
 
+def _predict_plan(
+    trained: TrainedPlan, splits: Mapping[str, Sequence[Clip]], extraction: Extraction, store: FeatureStore
+) -> list[Prediction]:
+    """One row a clip of every split and seed."""
+    layer, kinds = read_description(trained.scorer_folder()).prefix_layer, BRANCHES[trained.plan]
+    features = {
+        split: StoredFeatures(clips, extraction.encoders, kinds, store, prefix_layer=layer)
+        for split, clips in splits.items()
+    }
+    return [row for seed in trained.validation for row in predict_clips(trained, seed, splits, features)]
+
+
 def predict_clips(
     trained: TrainedPlan,
     seed: int,
@@ -98,13 +107,16 @@ def predict_clips(
     return [
         row
         for split, clips in splits.items()
-        for row in _rows(trained.plan, description, split, clips, raw_outputs(network, features[split], device))
+        for row in prediction_rows(
+            trained.plan, description, [split] * len(clips), clips, raw_outputs(network, features[split], device)
+        )
     ]
 
 
-def _rows(
-    plan: str, description: Description, split: str, clips: Sequence[Clip], raw: np.ndarray[Any, Any]
+def prediction_rows(
+    plan: str, description: Description, splits: Sequence[str], clips: Sequence[Clip], raw: np.ndarray[Any, Any]
 ) -> list[Prediction]:
+    """What a scorer's raw outputs mean, calibrated: one row a clip. Shape: splits, clips and raw [N]."""
     predicted = description.calibration.apply(raw)
     low, high = description.calibration.interval(predicted)
     return [
@@ -123,13 +135,21 @@ def _rows(
             lo=float(low[place]),
             hi=float(high[place]),
         )
-        for place, clip in enumerate(clips)
+        for place, (clip, split) in enumerate(zip(clips, splits, strict=True))
     ]
 
 
 def speaker_figures(outcome: Outcome) -> dict[str, float] | None:
     """What the speaker probe found before and after training, beside chance; None where too few singers are known."""
     return None if outcome.speakers is None else {**asdict(outcome.speakers), "chance": 1 / outcome.speakers.singers}
+
+
+def reference_plan(plans: Sequence[TrainedPlan]) -> str | None:
+    """The plan that the others are compared with: the winner on validation; None where validation can name none."""
+    validation = validation_by_plan(plans, CANDIDATES)
+    if not any(not math.isnan(value) for values in validation.values() for value in values):
+        return None
+    return choose_winner(validation)
 
 
 def validation_by_plan(plans: Sequence[TrainedPlan], candidates: Sequence[str]) -> Mapping[str, list[float]]:

@@ -45,7 +45,7 @@ def recognised(features: ArrayLike, speakers: Sequence[str], *, folds: int = 5, 
     for fold in range(folds):
         held = fold_of == fold
         if held.any():
-            guessed = _classify(values[~held], label[~held], values[held], len(singers))
+            guessed = ridge_classes(values[~held], label[~held], values[held], len(singers))
             hits[held] = guessed == label[held]
     return hits
 
@@ -59,7 +59,7 @@ def _deal(label: NDArray[np.intp], folds: int, rng: np.random.Generator) -> NDAr
     return fold_of
 
 
-def _classify(known: Array, label: NDArray[np.intp], asked: Array, singers: int) -> NDArray[np.intp]:
+def ridge_classes(known: Array, label: NDArray[np.intp], asked: Array, singers: int) -> NDArray[np.intp]:
     """Weighted ridge regression on one column a singer; the largest output names the singer.
 
     Shape: known [N, D], label [N], asked [M, D] -> [M].

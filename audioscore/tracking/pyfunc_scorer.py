@@ -26,7 +26,8 @@ class ScorerModel(PythonModel):  # type: ignore[misc]  # its base class has no t
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Shape: N rows with a column `audio` -> N rows."""
         rows = [self._row(bytes(audio)) for audio in model_input["audio"]]
-        return pd.DataFrame(rows, columns=COLUMNS)
+        # Columns of numbers would turn None into NaN, which an HTTP answer would carry and JSON has not.
+        return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
 
     def _row(self, audio: bytes) -> list[Any]:
         try:

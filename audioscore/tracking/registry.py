@@ -1,7 +1,7 @@
-"""The model registry: which version is champion, and where its scorer folder lies.
+"""The model registry: which version is champion, how that changes, and where its scorer folder lies.
 
 Aliases: `champion` is what scoring uses, `challenger` the last winner that was not promoted, `previous` the champion
-before this one.
+before this one, which `rollback` restores.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from audioscore.errors import GateRefused, ModelError
 from audioscore.tracking.connection import connect, database_file, require_database
+from audioscore.tracking.history import Change, now, record_change
+from audioscore.tracking.lock import Hold, promotion_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,12 +77,46 @@ def champion_moved(client: "MlflowClient", name: str, expected: int | None) -> i
     return found
 
 
-def promote(client: "MlflowClient", name: str, version: int, *, expected: int | None) -> None:
-    """Make a version champion, and the champion it beat `previous`."""
-    beaten = champion_moved(client, name, expected)
-    if beaten is not None:
-        client.set_registered_model_alias(name, PREVIOUS, str(beaten))
-    client.set_registered_model_alias(name, CHAMPION, str(version))
+def promote(client: "MlflowClient", name: str, version: int, *, expected: int | None, why: str = "") -> None:
+    """Make a version champion, and the champion it beat `previous`; of several at once, one does.
+
+    `expected` is the champion it was compared with. Raises GateRefused where that is champion no longer, or the
+    version is champion already; ModelError where there is no such version, or the lock cannot be had.
+    """
+    challenger = version_of(client, name, version)
+    with promotion_lock(client, name) as hold:
+        beaten = champion_moved(client, name, expected)
+        if beaten == version:
+            raise GateRefused(f"{challenger.uri} is the champion already.")
+        _change(client, hold, name, Change(version, beaten, "promote", why, now()))
+
+
+def rollback(client: "MlflowClient", name: str, why: str = "") -> tuple[int, int]:
+    """Make `previous` champion again, and the champion `previous`; returns the new champion and the one before it.
+
+    Raises ModelError where there is no champion, or none before it.
+    """
+    with promotion_lock(client, name) as hold:
+        champion, previous = (version_by_alias(client, name, alias) for alias in (CHAMPION, PREVIOUS))
+        if champion is None:
+            raise ModelError(f"{name} has no champion, so there is nothing to roll back. See `audioscore models`.")
+        if previous is None or previous.version == champion.version:
+            raise ModelError(f"{champion.uri} is champion, and none before it is known. Promote a version instead.")
+        _change(client, hold, name, Change(previous.version, champion.version, "rollback", why, now()))
+        return previous.version, champion.version
+
+
+def _change(client: "MlflowClient", hold: Hold, name: str, change: Change) -> None:
+    """Write down what is about to happen, then let it happen; the champion's alias moves last, which completes it."""
+    hold.check()
+    record_change(client, name, change)
+    challenger = version_by_alias(client, name, CHALLENGER)
+    if challenger is not None and challenger.version == change.champion:
+        client.delete_registered_model_alias(name, CHALLENGER)
+    if change.before is not None:
+        client.set_registered_model_alias(name, PREVIOUS, str(change.before))
+    hold.check()
+    client.set_registered_model_alias(name, CHAMPION, str(change.champion))
 
 
 def scorer_folder(tracking_uri: str, uri: str) -> Path:

@@ -35,3 +35,13 @@ def test_the_demo_never_shares_a_registry_with_production(tmp_path: Path, monkey
     assert home_of_model(DEMO_MODEL) == home(DEMO_WORKSPACE)
     assert home_of_model("audioscore") == home()
     assert home_of_model(DEMO_MODEL).tracking_uri != home_of_model("audioscore").tracking_uri
+
+
+def test_an_mlflow_server_has_the_registry_but_never_the_demos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert home_of_model("audioscore").tracking_uri == "http://mlflow:5000"
+    assert home_of_model(DEMO_MODEL).tracking_uri == f"sqlite:///{tmp_path}/demo/mlflow.db"
+    # What MLflow notes of the database it opened last.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/demo/mlflow.db")
+    assert home_of_model("audioscore").tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"

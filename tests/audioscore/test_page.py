@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from audioscore.page import INK, definitions, figure_html, render_page, style_axes, table
+from audioscore.page import INK, Html, definitions, figure_html, paragraph, render_page, style_axes, table
 
 EVIL = "<script>alert(1)</script>"
 
@@ -41,6 +41,26 @@ def test_only_columns_of_numbers_align_right() -> None:
     rendered = table(["n", "name", "share"], [[1, "2a b", "5 %"], [None, "x", "\u22123.5%"]])
     assert '<th class="number">n</th><th>name</th><th class="number">share</th>' in rendered
     assert '<td class="number">-</td>' in rendered
+
+
+def test_a_number_may_have_a_unit_an_interval_or_a_mark_behind_it_and_no_words() -> None:
+    rendered = table(["n", "figure", "words"], [["1.5 min", Html('0.5 <span class="i">[0, 1]</span>'), "76 clips"]])
+    assert '<th class="number">n</th><th class="number">figure</th><th>words</th>' in rendered
+    assert '<td class="number">-<sup>a</sup></td>' in table(["x"], [[Html("-<sup>a</sup>")], ["0.1"]])
+
+
+def test_html_stays_html_and_other_text_is_escaped() -> None:
+    assert table(["x"], [[Html("<b>1</b>")], [EVIL]]).count("<b>") == 1
+    assert paragraph(Html("<b>bold</b>")) == "<p><b>bold</b></p>"
+    assert "<script" not in paragraph(EVIL)
+
+
+def test_contents_link_to_every_section() -> None:
+    page = render_page("t", "s", [(EVIL, ""), ("two", "")], contents=True)
+    assert "<script" not in page
+    assert '<a href="#s2">two</a>' in page
+    assert '<section id="s2"><h2>two</h2>' in page
+    assert "<nav" not in render_page("t", "s", [("two", "")])
 
 
 def test_floats_have_three_decimals_and_an_empty_table_is_a_table() -> None:

@@ -19,7 +19,7 @@ MODEL = "singers"
 TRUNCATED, MISSING, OUT_OF_RANGE = "audio/c000.wav", "audio/c007.wav", "audio/c014.wav"
 SETTINGS = (
     "training.epochs=3", "training.seeds=[1]", "training.plans=[baseline,hybrid,muq_frozen]",
-    "evaluation.resamples=200", "validation.min_clips=10",
+    "evaluation.resamples=200", "evaluation.probes.clips=3", "validation.min_clips=10",
     "split.val=0.25", "split.test=0.3", f"registry.model={MODEL}",
 )  # fmt: skip
 

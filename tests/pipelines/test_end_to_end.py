@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from audioscore.cli.app import app
 from audioscore.data.sort import read_split
+from audioscore.errors import AudioscoreError
 from audioscore.evaluation.metrics import spearman
 from audioscore.evaluation.predictions import read_predictions
 from audioscore.scoring.checkpoint import load_scorer, read_description
@@ -93,6 +95,23 @@ def test_the_report_is_one_file(first_run: Any) -> None:
     assert first_run.result["data"]["digest"] in page
 
 
+def test_the_page_can_be_rendered_again(first_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(first_run.home.folder))
+    page, card = first_run.folder / "report.html", first_run.folder / "model_card.md"
+    before = page.read_text(encoding="utf-8"), card.read_text(encoding="utf-8")
+    page.write_text("spoiled", encoding="utf-8")
+    said = CliRunner().invoke(app, ["report", first_run.result["run_id"], "--render"])
+    assert (said.exit_code, said.stdout) == (0, f"{page}\n"), said.output
+    assert (page.read_text(encoding="utf-8"), card.read_text(encoding="utf-8")) == before
+    assert first_run.result["winner"] in before[1]
+
+
+def test_the_page_shows_the_champion_beside_the_plans(second_run: Any) -> None:
+    facts = json.loads((second_run.step("register-winner") / "outcome" / "page.json").read_text())
+    assert facts["champion"]["plans"].keys() >= {"champion", "baseline", "hybrid"}
+    assert "champion" in (second_run.folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_one_log_a_step_and_nothing_of_it_on_standard_output(first_run: Any) -> None:
     logs = sorted((first_run.folder / "logs").iterdir())
     assert [path.name for path in logs] == [f"{place:02d}-{name}.log" for place, name in enumerate(STEPS, start=1)]
@@ -115,6 +134,19 @@ def test_predictions_hold_every_clip_under_every_plan(first_run: Any) -> None:
     assert not {row.singer_id for row in rows if row.split == "test"} & {
         row.singer_id for row in rows if row.split != "test"
     }
+
+
+def test_degraded_clips_were_scored_by_both_plans_and_by_a_control_that_hears_alike(first_run: Any) -> None:
+    document = json.loads((first_run.step("evaluate-scorers") / "evaluation" / "probes.json").read_text())
+    assert set(document["plans"]) == PLANS
+    assert len(document["probed"]) == 3
+    rows = read_predictions(first_run.step("evaluate-scorers") / "evaluation" / "predictions.csv")
+    held_out = {row.audio_file for row in rows if row.split == "test"}
+    assert {clip["audio_file"] for clip in document["probed"]} <= held_out
+    for of_plan in document["plans"].values():
+        assert all(figures["flagged"] in (True, False) for figures in of_plan["degradations"].values())
+        assert len(of_plan["degradations"]) == 12
+        assert of_plan["domain"]["balanced_accuracy"] is not None or "no score band" in of_plan["domain"]["reason"]
 
 
 def test_figures_can_be_recomputed_from_the_predictions(first_run: Any) -> None:
@@ -206,6 +238,55 @@ def test_pyfunc_library_and_command_line_agree(
     assert document["model"] == uri
     assert document["results"][0]["score"] == pytest.approx(scored.score, abs=1e-4)
     assert document["results"][0]["raw"] == pytest.approx(scored.raw, abs=1e-6)
+
+
+def test_unscored_recordings_are_suggested(
+    first_run: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(first_run.home.folder))
+    (tmp_path / "labels.csv").write_text("audio_file,score\nnina_c003.wav,70\n", encoding="utf-8")
+    for name, source in (
+        ("nina_1.wav", "c001"),
+        ("nina_2.wav", "c002"),
+        ("nina_c003.wav", "c003"),
+        ("c004.wav", "c004"),
+    ):
+        shutil.copyfile(tiny_corpus / "audio" / f"{source}.wav", tmp_path / name)
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    run = first_run.result["run_id"]
+    options = ["suggest", str(tmp_path), "-n", "2", "--run", run, "--singer-from", r"^(\w+?)_"]
+    said = CliRunner().invoke(app, [*options, "--json"])
+    assert said.exit_code == 3, said.output
+    document = json.loads(said.stdout)
+    assert (document["run"], document["models"]) == (run, 2)
+    assert (document["scored"], document["unscored"]) == (1, 3)
+    gains = [one["gain"] for one in document["suggestions"]]
+    assert len(gains) == 2
+    assert gains == sorted(gains, reverse=True)
+    assert {one["singer_id"] for one in document["suggestions"]} <= {"nina", None}
+    (refused,) = document["refused"]
+    assert refused["audio_file"] == "broken.wav"
+    table = CliRunner().invoke(app, options, env={"COLUMNS": "200"})
+    assert "2 of 3 unscored recordings, by 2 models of" in table.stdout
+    assert "cannot be scored: broken.wav:" in table.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "run", "message"),
+    [
+        ("gone", None, "gone: no such folder. Give a folder of recordings."),
+        ("", None, "no recording to suggest: of 0, 0 have a score and 0 cannot be scored"),
+        ("", "nowhere", "nowhere: its steps were removed, or it did not finish. Name another run with --run."),
+    ],
+)
+def test_nothing_to_suggest_is_one_sentence(
+    first_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, run: str | None, message: str
+) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(first_run.home.folder))
+    said = CliRunner().invoke(app, ["suggest", str(tmp_path / folder), *(["--run", run] if run else [])])
+    assert isinstance(said.exception, AudioscoreError)
+    assert said.exception.exit_code == 2
+    assert message in str(said.exception)
 
 
 def test_models_lists_what_was_registered(second_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

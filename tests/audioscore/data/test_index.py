@@ -118,7 +118,9 @@ def test_foreign_keys_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_what_is_written_is_valid_json_and_read_back(tmp_path: Path) -> None:
-    full = Clip("录音.m4a", 90.5, "001", "s", "ktv", "x", (90.0, None, 91.0), 3, "s3://b/k", "5fd2", 4.25, -20.5, 1234)
+    full = Clip(
+        "录音.m4a", 90.5, "001", "s", "ktv", "x", (90.0, None, 91.0), 3, "s3://b/k", "5fd2", 4.25, -20.5, 1234, 31.5
+    )
     groups = [[full, Clip("b", 90.5), Clip("c", 0.0)], [Clip("d"), Clip("e", singer_id="2")], []]
     path = tmp_path / "index" / "train.json"
     write_index(path, groups)

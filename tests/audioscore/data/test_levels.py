@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from audioscore.data.levels import BLOCK_SECONDS, FLOOR_DB, clipping_share, decibels, level_and_silence
+from audioscore.data.levels import BLOCK_SECONDS, FLOOR_DB, clipping_share, decibels, measure_levels
 
 
 def test_decibels_end_at_the_floor() -> None:
@@ -9,16 +9,35 @@ def test_decibels_end_at_the_floor() -> None:
 
 
 def test_no_samples_are_all_silence() -> None:
-    assert level_and_silence(np.zeros(0, dtype=np.float32), 24_000, 0.0) == (FLOOR_DB, 1.0)
+    assert measure_levels(np.zeros(0, dtype=np.float32), 24_000, 0.0) == (FLOOR_DB, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("extra", [0, 1, 39, 41])
 def test_pieces_give_what_the_whole_gives(extra: int) -> None:
     rate = 2_000
     wave = np.random.default_rng(0).normal(0, 0.1, 2 * BLOCK_SECONDS * rate + extra).astype(np.float32)
-    level, silence = level_and_silence(wave, rate, 0.0)
+    level, silence, _ = measure_levels(wave, rate, 0.0)
     assert level == pytest.approx(10 * np.log10(np.mean(wave.astype(np.float64) ** 2)), abs=1e-9)
     assert silence == 0.0
+
+
+@pytest.mark.parametrize("snr", [10, 20, 30, 40])
+def test_snr_is_that_of_bursts_in_noise(snr: float) -> None:
+    rate, rng = 24_000, np.random.default_rng(snr)
+    noise = rng.normal(0, 0.1 * 10 ** (-snr / 20), 10 * rate)
+    burst = np.sqrt(2) * 0.1 * np.sin(2 * np.pi * 200 * np.arange(10 * rate) / rate)
+    sung = np.arange(10 * rate) // rate % 2  # every other second
+    wave = (burst * sung + noise).astype(np.float32)
+    told = 10 * np.log10(1 + 10 ** (snr / 10))  # loud frames hold the noise too
+    assert measure_levels(wave, rate, 0.0).snr_db == pytest.approx(told, abs=1)
+    assert measure_levels(wave / 4, rate, 0.0).snr_db == pytest.approx(told, abs=1)
+    assert measure_levels(np.concatenate([np.zeros_like(wave), wave]), rate, 0.0).snr_db == pytest.approx(told, abs=1)
+
+
+def test_snr_without_anything_to_hear_or_without_pauses_is_zero() -> None:
+    assert measure_levels(np.zeros(24_000, dtype=np.float32), 24_000, 0.0).snr_db == 0.0
+    square = np.tile([0.1, -0.1], 12_000).astype(np.float32)
+    assert measure_levels(square, 24_000, 0.0).snr_db == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_a_good_folder_is_valid_and_its_clips_are_measured(tmp_path: Path) -> No
         sha256=sha256_of(path),
         seconds=1.2,
         level_db=first.level_db,
+        snr_db=first.snr_db,
         bytes=path.stat().st_size,
     )
     assert first.level_db == pytest.approx(-20, abs=0.3)

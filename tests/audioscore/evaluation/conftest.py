@@ -1,4 +1,8 @@
+import re
 from collections.abc import Callable
+from html import unescape
+from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,3 +49,98 @@ def make_predictions() -> MakePredictions:
         return rows
 
     return make
+
+
+class Section(HTMLParser):
+    """One section of a page: its tables as rows of text, paragraphs with their class, and links and pictures.
+
+    Figures of pictures are left out; a raised mark reads `^a`.
+    """
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.paragraphs: list[tuple[str, str]] = []
+        self._open: list[str] | None = None
+        self._css, self._hidden = "", 0
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("svg", "style", "figcaption"):
+            self._hidden += 1
+        elif tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th", "p"):
+            self._open, self._css = [], dict(attrs).get("class") or ""
+        elif tag == "sup":
+            self.handle_data("^")
+        elif tag in ("br", "span"):
+            self.handle_data(" ")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("svg", "style", "figcaption"):
+            self._hidden -= 1
+        elif tag in ("td", "th", "p") and self._open is not None:
+            text = " ".join("".join(self._open).split())
+            if tag == "p":
+                self.paragraphs.append((self._css, text))
+            else:
+                self.tables[-1][-1].append(text)
+            self._open = None
+
+    def handle_data(self, data: str) -> None:
+        if self._open is not None and not self._hidden:
+            self._open.append(data)
+
+
+@pytest.fixture(scope="session")
+def read_page() -> Callable[[str], dict[str, Section]]:
+    """The sections of a page by their headings."""
+
+    def read(page: str) -> dict[str, Section]:
+        parts = re.findall(r"<section[^>]*><h2>(.*?)</h2>(.*?)</section>", page, flags=re.DOTALL)
+        return {unescape(heading): Section(body) for heading, body in parts}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def probes_document() -> dict[str, Any]:
+    """What `probe_plans` writes of two plans: one flagged fault, one that could not be judged, and a domain probe."""
+
+    def one(title: str, expected: str, effect: float, flagged: bool) -> dict[str, Any]:
+        figure = {"value": effect, "lo": effect - 0.75, "hi": effect + 0.75}
+        share = {"value": 0.25, "lo": 0.125, "hi": 0.5}
+        return {
+            "title": title, "expected": expected, "clips": 24, "effect": figure, "wrong_way": figure,
+            "violations": share, "flagged": flagged,
+        }  # fmt: skip
+
+    silent = {"value": -1.5, "lo": None, "hi": None, "no_interval": "all clips are by one singer"}
+    degradations = {
+        "noise_10db": one("noise, SNR 10 dB", "not higher", 2.125, True),
+        "clipping": one("hard clipping", "not higher", -3.25, False),
+        "gain_up": {**one("6 dB louder", "same", 1.5, False), "effect": silent, "wrong_way": silent},
+    }
+    known = {
+        "balanced_accuracy": {"value": 0.625, "lo": 0.5, "hi": 0.75}, "chance": 0.5, "clips": 40,
+        "bands": {"80-85": {"acapella": 20, "ktv": 20}}, "reason": None,
+    }  # fmt: skip
+    unknown = {
+        "balanced_accuracy": None,
+        "chance": None,
+        "clips": 0,
+        "bands": {},
+        "reason": "no band holds two sources",
+    }
+    return {
+        "confidence": 0.95, "resamples": 200, "seed": 0, "clips": 24, "tolerance_points": 0.5, "refuse": ["noise_10db"],
+        "reason": None, "warnings": ["Only 6 singers in the probed clips."], "probed": [{}] * 24,
+        "left_out": [{"audio_file": "a.wav", "probe": "clipping", "reason": "a.wav: nobody sings in it."}],
+        "plans": {
+            "baseline": {"seed": 0, "degradations": degradations, "domain": known, "scores": {}},
+            "hybrid": {"seed": 0, "degradations": degradations, "domain": unknown, "scores": {}},
+        },
+    }  # fmt: skip

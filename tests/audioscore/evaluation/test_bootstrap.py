@@ -56,12 +56,23 @@ def test_interval_ignores_undefined_resamples_and_they_are_counted() -> None:
 def test_estimate_counts_resamples_without_a_value() -> None:
     found = estimate(spearman, [60, 70, 80], [1, 2, 3], [[1, 1, 1], [3, 0, 0], [0, 2, 1]])
     assert (found.value, found.lo, found.hi, found.undefined) == (1.0, 1.0, 1.0, 1)
-    assert found.as_dict() == {"value": 1.0, "lo": 1.0, "hi": 1.0}
+    assert found.as_dict() == {"value": 1.0, "lo": 1.0, "hi": 1.0, "undefined_resamples": 1}
+
+
+def test_a_figure_without_an_interval_says_why() -> None:
+    most = estimate(spearman, [60, 70, 80], [1, 2, 3], [[1, 1, 1], [3, 0, 0], [0, 2, 0]])
+    assert math.isnan(most.lo)
+    assert most.no_interval == "the figure is undefined in 2 of 3 resamples"
+    never = estimate(spearman, [60, 70, 80], [2, 2, 2], [[1, 1, 1]])
+    assert never.as_dict() == {
+        "value": None, "lo": None, "hi": None,
+        "undefined_resamples": 1, "no_interval": "the figure is undefined on these clips",
+    }  # fmt: skip
 
 
 def test_no_resamples_give_a_value_without_an_interval() -> None:
     found = estimate(mae, [60.0, 70.0], [61.0, 70.0], np.zeros((0, 2), dtype=int))
-    assert found.as_dict() == {"value": 0.5, "lo": None, "hi": None}
+    assert found.as_dict() == {"value": 0.5, "lo": None, "hi": None, "no_interval": "nothing was resampled"}
 
 
 def test_interval_of_a_mean_has_the_width_theory_gives() -> None:

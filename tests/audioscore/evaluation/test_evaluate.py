@@ -1,13 +1,14 @@
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from audioscore.errors import DataError, UsageError
+from audioscore.errors import UsageError
 from audioscore.evaluation.evaluate import evaluate
 from audioscore.evaluation.predictions import Prediction
 
@@ -31,10 +32,11 @@ def test_figures_are_those_of_the_representative_test_rows(make_predictions: Mak
     assert hybrid["per_source"]["ktv"]["spearman"]["value"] == pytest.approx(
         stats.spearmanr(human[ktv], predicted[ktv]).statistic
     )
-    assert hybrid["coverage"] == {"share": pytest.approx(np.mean(np.abs(predicted - human) <= 5)), "clips": 48}
-    assert sum(band["n"] for band in hybrid["bands"].values()) == 48
+    assert hybrid["coverage"]["share"] == pytest.approx(np.mean(np.abs(predicted - human) <= 5))
+    assert hybrid["coverage"]["clips"] == 48
+    assert sum(band["clips"] for band in hybrid["per_band"].values()) == 48
     top = (human >= 95) & (human <= 100)
-    assert hybrid["bands"]["95-100"]["bias"] == pytest.approx((predicted - human)[top].mean())
+    assert hybrid["per_band"]["95-100"]["bias"]["value"] == pytest.approx((predicted - human)[top].mean())
     assert list(hybrid["pairwise_accuracy_by_gap"]) == ["0-2", "2-5", "5-10", "over 10"]
 
 
@@ -77,10 +79,10 @@ def test_controls_stand_beside_the_plans(make_predictions: Make) -> None:
     some = {sha256: score for index, (sha256, score) in enumerate(sorted(scores.items())) if index >= 8}
     found = evaluate(rows, {"level": scores, "duration": some, "empty": {}}, BOTH, resamples=50)
     controls = found["controls"]
-    assert list(controls) == ["level", "duration", "empty", "source"]
+    assert list(controls) == ["level", "duration", "empty", "source", "constant"]
     assert controls["level"]["spearman"]["value"] == 1.0
     assert controls["duration"]["clips"] == 40
-    assert controls["empty"]["spearman"] == {"value": None, "lo": None, "hi": None}
+    assert controls["empty"]["spearman"]["value"] is None
     # Two constants, half of the clips each: the shortcut of the two domains.
     assert controls["source"]["spearman"]["value"] == pytest.approx(np.sqrt(0.75), abs=0.01)
     assert controls["source"]["spearman_within_source"]["value"] is None
@@ -104,7 +106,7 @@ def test_unknown_singers_and_few_singers_are_said(make_predictions: Make) -> Non
         resamples=20,
     )
     assert "Only 3 test singers" in few["warnings"][0]
-    assert "source-only control is left out" in few["warnings"][1]
+    assert "source-only and constant controls are left out" in few["warnings"][1]
 
 
 def test_one_singer_gives_values_without_intervals(make_predictions: Make) -> None:
@@ -125,25 +127,56 @@ def test_a_constant_model_is_undefined_and_not_an_error(make_predictions: Make) 
     assert found["comparison"]["delta"] is None
 
 
-def test_what_cannot_be_compared_is_refused(make_predictions: Make) -> None:
-    rows = make_predictions()
-    with pytest.raises(DataError, match=r"1 evaluated clips have no score \(audio/000.m4a\)"):
-        evaluate([replace(rows[0], score=None), *rows[1:]], {}, BOTH)
-    with pytest.raises(DataError, match=r"audio/000.m4a is listed twice for plan baseline, seed 0"):
-        evaluate([*rows, rows[0]], {}, BOTH)
-    with pytest.raises(DataError, match=r"baseline, seed 1 and plan baseline, seed 0 differ in 1 .*\(audio/000.m4a\)"):
-        evaluate([replace(rows[0], score=1.0), *rows[1:]], {}, BOTH)
-    with pytest.raises(DataError, match=r"differ in 1 test clips"):
-        evaluate(rows[1:], {}, BOTH)
-    with pytest.raises(DataError, match=r"representative runs \(hybrid seed 9\)"):
-        evaluate(rows, {}, {"baseline": 0, "hybrid": 9})
-    with pytest.raises(DataError, match=r"named for 1 plans \(hybrid\)"):
-        evaluate(rows, {}, {"baseline": 0})
-    with pytest.raises(DataError, match="has no test clips"):
-        evaluate([r for r in rows if r.split != "test"], {}, BOTH)
-    with pytest.raises(DataError, match="split is 'dev'"):
-        evaluate([replace(rows[0], split="dev")], {}, BOTH)
-    with pytest.raises(DataError, match="none named"):
-        evaluate([], {}, {})
-    with pytest.raises(UsageError, match="may not be named source"):
-        evaluate(rows, {"source": {}}, BOTH)
+def test_a_reference_that_was_not_evaluated_is_refused(make_predictions: Make) -> None:
+    with pytest.raises(UsageError, match=r"reference plan muq_frozen was not evaluated; got baseline, hybrid"):
+        evaluate(make_predictions(), {}, BOTH, reference="muq_frozen")
+
+
+def estimates(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every figure with an interval, by its place in the document."""
+    if isinstance(value, dict):
+        if "lo" in value:
+            yield path, value
+        for key, below in value.items():
+            yield from estimates(below, f"{path}/{key}")
+    elif isinstance(value, list):
+        for place, below in enumerate(value):
+            yield from estimates(below, f"{path}/{place}")
+
+
+def variants(rows: list[Prediction]) -> list[list[Prediction]]:
+    """The corpus as it is, by one singer, without singers, songs and sources, all equal, and of one test clip."""
+    return [
+        rows,
+        [replace(r, singer_id="only") for r in rows],
+        [replace(r, singer_id=None, song_id=None, source=None, lo=None, hi=None) for r in rows],
+        [replace(r, score=70.0, predicted=75.0) for r in rows],
+        [r for r in rows if r.split != "test" or r.sha256 == f"{0:064x}"],
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_every_figure_has_an_interval_or_says_why_it_has_none(number: int, make_predictions: Make) -> None:
+    rows = variants(make_predictions())[number]
+    ratings = {r.clip: (r.human, min(100.0, r.human + index % 5)) for index, r in enumerate(rows)}
+    found = evaluate(rows, {"level": {r.sha256: r.human for r in rows}}, BOTH, ratings=ratings, resamples=20)
+    json.dumps(found, allow_nan=False)
+    listed = list(estimates(found))
+    assert len(listed) > 80
+    for path, figure in listed:
+        bounds = (figure["lo"] is not None, figure["hi"] is not None)
+        assert bounds == (True, True) or (bounds == (False, False) and figure.get("no_interval")), path
+        assert bounds == (False, False) or "no_interval" not in figure, path
+
+
+def test_ratings_and_reference_reach_their_figures(make_predictions: Make) -> None:
+    rows = make_predictions({"baseline": 6.0, "hybrid": 2.0, "muq_frozen": 9.0})
+    chosen = {**BOTH, "muq_frozen": 0}
+    ratings = {r.clip: (r.human - 1, r.human + 1 + r.human % 1) for r in rows}
+    found = evaluate(rows, {}, chosen, ratings=ratings, reference="hybrid", resamples=100)
+    assert found["noise_ceiling"]["clips"] == 48
+    assert 0.9 < found["noise_ceiling"]["overall"]["value"] < 1
+    assert found["variants"]["reference"] == "hybrid"
+    assert list(found["variants"]["compared"]) == ["baseline", "muq_frozen"]
+    assert evaluate(rows, {}, chosen, resamples=10)["variants"]["reference"] == "baseline"
+    assert evaluate(rows, {}, chosen, resamples=10)["noise_ceiling"]["overall"]["value"] is None

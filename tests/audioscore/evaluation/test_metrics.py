@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from audioscore.errors import DataError
-from audioscore.evaluation import metrics
+from audioscore.evaluation import metrics, pair_sums
+from audioscore.evaluation.bootstrap import cluster_counts
 from audioscore.evaluation.metrics import GAPS, Metric, gap_name, pairwise_accuracy_in_gap, within_source_spearman
 
 Array = NDArray[np.float64]
@@ -71,12 +72,31 @@ def test_weights_equal_the_expanded_sample(name: str) -> None:
         assert value == pytest.approx(judge(*expanded), abs=1e-12)
 
 
+@pytest.mark.parametrize("name", JUDGES)
+def test_clips_that_are_drawn_together_equal_the_expanded_sample(name: str) -> None:
+    metric, judge = JUDGES[name]
+    scores, predictions = sample(12)
+    singers = np.random.default_rng(13).integers(0, 9, 40)
+    weights = cluster_counts(singers, 25, 14)
+    for value, row in zip(metric(scores, predictions, weights), weights, strict=True):
+        assert value == pytest.approx(judge(np.repeat(scores, row), np.repeat(predictions, row)), abs=1e-12)
+
+
+def test_pearson_of_what_hardly_differs_is_still_exact() -> None:
+    far = np.array([0.0, 1e6, 50.0, 50.000001, 50.000003])
+    other = np.array([3.0, -1e6, 7.000004, 7.000001, 7.000002])
+    values = metrics.pearson(far, other, [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 2, 0, 1], [0, 0, 0, 3, 0]])
+    assert values[1] == pytest.approx(stats.pearsonr(far[2:], other[2:]).statistic, abs=1e-6)
+    assert values[2] == pytest.approx(-1, abs=1e-9)
+    assert math.isnan(values[3])
+
+
 def test_blocks_and_rows_of_the_sign_matrices_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, predictions = sample(7)
     weights = draws(8)
     whole = {name: metric(scores, predictions, weights) for name, (metric, _) in JUDGES.items()}
     monkeypatch.setattr(metrics, "BLOCK_VALUES", 90)
-    monkeypatch.setattr(metrics, "PAIR_ROWS", 7)
+    monkeypatch.setattr(pair_sums, "PAIR_ROWS", 7)
     for name, (metric, _) in JUDGES.items():
         np.testing.assert_allclose(metric(scores, predictions, weights), whole[name], rtol=0, atol=1e-12)
 

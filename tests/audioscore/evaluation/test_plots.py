@@ -1,22 +1,24 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
 from audioscore.evaluation import plots
-from audioscore.evaluation.plots import agreement, best_epoch, calibration_bins, training_curve
+from audioscore.evaluation.plots import agreement, best_epoch, calibration, training_curve
 from audioscore.page import figure_html
 
 
-def test_calibration_bins_are_equally_full() -> None:
-    predicted = np.random.default_rng(0).permutation(100).astype(float)
-    bins = calibration_bins(predicted + 3, predicted)
-    assert bins.shape == (10, 2)
-    np.testing.assert_allclose(bins[:, 0], np.arange(4.5, 100, 10))
-    np.testing.assert_allclose(bins[:, 1] - bins[:, 0], 3)
+def test_calibration_draws_each_bin_with_its_interval_and_leaves_room_for_it() -> None:
+    def one(predicted: float, human: float, lo: float | None, hi: float | None) -> dict[str, Any]:
+        return {"clips": 5, "predicted": predicted, "human": {"value": human, "lo": lo, "hi": hi}}
 
-
-@pytest.mark.parametrize(("clips", "bins"), [(1, 1), (9, 1), (10, 2), (49, 9), (5000, 10)])
-def test_no_bin_holds_fewer_than_five_clips_unless_there_are_fewer(clips: int, bins: int) -> None:
-    assert len(calibration_bins(np.ones(clips), np.arange(clips, dtype=float))) == bins
+    curve = [one(60.0, 62.0, 40.0, 70.0), one(80.0, 79.0, None, None)]
+    axes = calibration({"hybrid": curve}, {"hybrid": "#3b82c4"}).axes[0]
+    line, interval, diagonal = axes.get_lines()
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([60, 80], [62, 79])
+    assert (list(interval.get_xdata()), list(interval.get_ydata())) == ([60, 60], [40, 70])
+    assert axes.get_xlim() == axes.get_ylim() == tuple(diagonal.get_xdata())
+    assert axes.get_ylim()[0] <= 40
 
 
 def test_best_epoch_is_the_first_of_the_best() -> None:

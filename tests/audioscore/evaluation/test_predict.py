@@ -14,7 +14,13 @@ from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored import StoredFeatures
 from audioscore.errors import DataError
-from audioscore.evaluation.predict import evaluate_plans, predict_clips, read_evaluation, validation_by_plan
+from audioscore.evaluation.predict import (
+    evaluate_plans,
+    predict_clips,
+    read_evaluation,
+    reference_plan,
+    validation_by_plan,
+)
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.checkpoint import load_network, save_scorer
 from audioscore.scoring.head import ScoreHead
@@ -91,6 +97,24 @@ def test_every_clip_is_predicted_by_every_seed_of_every_plan(tmp_path: Path, ind
     assert again.predictions == rows
     assert again.figures == json.loads(json.dumps(done.figures))
     assert done.figures["plans"]["baseline"]["seed"] == 2
+    assert done.figures["noise_ceiling"]["clips"] == 0  # these clips carry no raters
+
+
+def test_what_the_index_says_of_raters_and_validation_of_plans_is_used(
+    tmp_path: Path, index: Path, features: Path
+) -> None:
+    rated = [
+        replace(one, raters=(one.score, None, 100 - (one.score or 0) / 2, 60.0 + n % 7))
+        for n, one in enumerate(SPLITS["test"])
+    ]
+    write_index(index / "index" / "test.json", [rated[::-1]])
+    plans = [trained_plan(tmp_path, plan) for plan in ("baseline", "hybrid", "campplus_only")]
+    better = replace(plans[1], outcomes={seed: Outcome(0.9, 0.9, [], 10, ("w",)) for seed in (1, 2)})
+    write_trained(better)
+    figures = evaluate_plans([one.folder for one in plans], index, features, tmp_path / "out", SETTINGS).figures
+    assert (figures["noise_ceiling"]["clips"], figures["noise_ceiling"]["raters"]) == (14, 3)
+    assert figures["variants"]["reference"] == "hybrid"
+    assert list(figures["variants"]["compared"]) == ["baseline", "campplus_only"]
 
 
 def test_a_row_is_the_scorers_answer(tmp_path: Path, features: Path) -> None:
@@ -134,3 +158,13 @@ def test_only_candidates_may_win() -> None:
         for plan, figures in found.items()
     ]
     assert validation_by_plan(plans, ("baseline", "hybrid")) == {"baseline": [0.4, 0.6]}
+
+
+def test_the_reference_is_the_winner_on_validation() -> None:
+    def plan(name: Plan, *values: float) -> TrainedPlan:
+        return TrainedPlan(name, Path(), 1, {n: Outcome(value, 0.0, [], 0, ()) for n, value in enumerate(values)})
+
+    nothing = float("nan")
+    assert reference_plan([plan("campplus_only", 0.9), plan("baseline", 0.4), plan("hybrid", 0.5, 0.4)]) == "hybrid"
+    assert reference_plan([plan("baseline", nothing), plan("hybrid", nothing)]) is None
+    assert reference_plan([plan("campplus_only", 0.9)]) is None

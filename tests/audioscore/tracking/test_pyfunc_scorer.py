@@ -36,7 +36,7 @@ def test_one_row_a_recording_in_order(model: ScorerModel) -> None:
     assert last["score"] == 61.0
     assert pd.isna(first["error"])
     assert empty["error"] == "the recording: the file is empty (0 bytes)."
-    assert all(pd.isna(empty[name]) for name in COLUMNS[:5])
+    assert [empty[name] for name in COLUMNS[:5]] == [None] * 5
 
 
 def test_no_recordings_give_no_rows(model: ScorerModel) -> None:

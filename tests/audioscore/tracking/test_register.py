@@ -1,41 +1,15 @@
 import json
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from audioscore.config import parse_config
+from audioscore.files import write_json
 from audioscore.scoring.trained import Outcome, TrainedPlan
 from audioscore.tracking import register
 from audioscore.tracking.connection import connect
-from audioscore.tracking.register import Provenance, RunFolders, pinned_requirements
-
-
-def test_a_registered_scorer_names_what_it_needs_as_installed() -> None:
-    pinned = dict(line.split("==") for line in pinned_requirements())
-    assert pinned["torch"] == version("torch").split("+")[0]
-    assert {"mlflow", "muq", "peft", "safetensors", "transformers", "av"} <= set(pinned)
-    assert "great-expectations" not in pinned
-    assert list(pinned) == sorted(pinned)
-
-
-def test_what_is_not_installed_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(register, "REQUIREMENTS", ("numpy", "no-such-package"))
-    assert pinned_requirements() == [f"numpy=={version('numpy')}"]
-
-
-@pytest.mark.parametrize(
-    ("figure", "text"),
-    [
-        ({"value": 0.5, "lo": 0.25, "hi": 0.75}, "0.500 (0.250 to 0.750)"),
-        ({"value": 0.5, "lo": None, "hi": None}, "undefined"),
-        ({"value": None, "lo": None, "hi": None}, "undefined"),
-    ],
-)
-def test_an_interval_in_words(figure: dict[str, float | None], text: str) -> None:
-    assert register._interval_text(figure) == text
+from audioscore.tracking.evidence import Probed, Provenance
+from audioscore.tracking.register import RunFolders
 
 
 def test_every_run_of_a_training_names_its_data_and_its_code(tracking_uri: str, tmp_path: Path) -> None:
@@ -67,3 +41,14 @@ def test_every_run_of_a_training_names_its_data_and_its_code(tracking_uri: str, 
         expected = {"clips": 40, "train": 30, "data_revision": "5fd2" * 10, "code_revision": "12ab"}
         assert json.loads(logged.dataset.profile) == expected
         assert {tag.key: tag.value for tag in logged.tags} == {"mlflow.data.context": "training"}
+
+
+def test_what_the_probes_said_of_the_winner(tmp_path: Path) -> None:
+    assert register._probed(tmp_path, "hybrid", ["clipping"]) is None
+    degradations = {"clipping": {"flagged": True}, "low_pass": {"flagged": True}, "detune_50": {"flagged": False}}
+    document = {"reason": None, "plans": {"hybrid": {"degradations": degradations}}}
+    write_json(tmp_path / "probes.json", document)
+    found = register._probed(tmp_path, "hybrid", ["clipping", "detune_50"])
+    assert found == Probed(("clipping", "low_pass"), ("clipping",))
+    write_json(tmp_path / "probes.json", {**document, "reason": "turned off"})
+    assert register._probed(tmp_path, "hybrid", ["clipping"]) is None

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -6,6 +8,7 @@ import pytest
 
 from audioscore.errors import GateRefused, ModelError
 from audioscore.tracking.connection import connect
+from audioscore.tracking.history import read_changes
 from audioscore.tracking.registry import (
     ModelVersion,
     champion_moved,
@@ -13,6 +16,7 @@ from audioscore.tracking.registry import (
     has_champion,
     list_versions,
     promote,
+    rollback,
     scorer_folder,
     version_by_alias,
     version_of,
@@ -52,6 +56,77 @@ def test_a_champion_that_vanished_stops_the_promotion(client: "MlflowClient") ->
     with pytest.raises(GateRefused, match="champion moved from v4 to none"):
         champion_moved(client, "singers", 4)
     assert champion_moved(client, "singers", None) is None
+
+
+def test_a_champion_and_a_stranger_are_not_promoted(client: "MlflowClient") -> None:
+    promote(client, "singers", 1, expected=None)
+    with pytest.raises(GateRefused, match="models:/singers/1 is the champion already"):
+        promote(client, "singers", 1, expected=1)
+    with pytest.raises(ModelError, match="models:/singers/9: no such version"):
+        promote(client, "singers", 9, expected=1)
+    assert number(client, "previous") is None
+
+
+def test_a_promoted_challenger_is_challenger_no_longer(client: "MlflowClient") -> None:
+    client.set_registered_model_alias("singers", "challenger", "2")
+    promote(client, "singers", 2, expected=None)
+    assert version_of(client, "singers", 2).aliases == ("champion",)
+
+
+def test_rolling_back_swaps_champion_and_previous(client: "MlflowClient") -> None:
+    promote(client, "singers", 1, expected=None)
+    with pytest.raises(ModelError, match="models:/singers/1 is champion, and none before it is known"):
+        rollback(client, "singers")
+    promote(client, "singers", 3, expected=1)
+    assert rollback(client, "singers") == (1, 3)
+    assert (number(client, "champion"), number(client, "previous")) == (1, 3)
+    assert rollback(client, "singers") == (3, 1)
+    with pytest.raises(GateRefused, match="champion moved from v1 to v3"):
+        promote(client, "singers", 2, expected=1)
+
+
+def test_without_a_champion_there_is_nothing_to_roll_back(client: "MlflowClient") -> None:
+    with pytest.raises(ModelError, match=r"singers has no champion, so there is nothing to roll back\."):
+        rollback(client, "singers")
+
+
+RACE = """
+import sys
+from audioscore.errors import GateRefused
+from audioscore.tracking.connection import connect
+from audioscore.tracking.registry import promote
+client = connect(sys.argv[1])
+client.get_registered_model("singers")
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    promote(client, "singers", int(sys.argv[2]), expected=1, why="faster")
+    print("promoted")
+except GateRefused as refusal:
+    print(refusal)
+"""
+
+
+def test_of_two_processes_at_once_one_promotes(client: "MlflowClient", tracking_uri: str) -> None:
+    promote(client, "singers", 1, expected=None)
+    command = [sys.executable, "-c", RACE, tracking_uri]
+    racers = [
+        subprocess.Popen([*command, version], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for version in ("2", "3")
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("\n")
+        racer.stdin.flush()
+    said = [racer.communicate(timeout=60)[0].strip() for racer in racers]
+    winner = said.index("promoted") + 2
+    (refusal,) = [one for one in said if one != "promoted"]
+    assert refusal == f"singers: champion moved from v1 to v{winner} since the comparison. Compare again."
+    assert (number(client, "champion"), number(client, "previous")) == (winner, 1)
+    assert [change.champion for change in read_changes(client, "singers")] == [1, winner]
 
 
 def test_an_alias_that_is_not_there_is_none(client: "MlflowClient") -> None:

@@ -1,0 +1,83 @@
+"""The page of a run, and the card of its winner: rendered when it registers, and again later from its folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from audioscore.errors import UsageError
+from audioscore.evaluation.model_card import MODEL_CARD, render_model_card
+from audioscore.evaluation.predict import Evaluation, read_evaluation
+from audioscore.evaluation.probes import PROBES, read_probes
+from audioscore.evaluation.report import Curves, render_report
+from audioscore.files import read_json, write_json, write_text
+from audioscore.scoring.checkpoint import read_description
+from audioscore.scoring.trained import PLAN_FILE, TrainedPlan, read_trained
+
+REPORT, RESULT, PAGE = "report.html", "result.json", "page.json"
+
+
+def write_page(
+    target: Path, evaluation: Path, plans: Sequence[TrainedPlan], recordings: Path, facts: Mapping[str, Any]
+) -> tuple[Path, Path]:
+    """Write report.html and model_card.md under `target`, and page.json: what no other file of the run says.
+
+    `facts` has `provenance`, `data`, `decision` (the gate's, with the `winner`), `validation` (the data gate's
+    document) and `champion` (`beside_champion`'s document, or None). `evaluation` is the folder of an evaluation,
+    `recordings` the data folder.
+    """
+    write_json(target / PAGE, facts)
+    return _render(
+        target / REPORT, read_evaluation(evaluation), plans, recordings, evaluation, read_json(target / PAGE)
+    )
+
+
+def page_of(run: Path) -> Path:
+    """The page of a finished run. Raises UsageError where it did not get so far."""
+    if not run.is_dir():
+        raise UsageError(f"{run}: no such run. Give its id, as `audioscore models` shows it, or its folder.")
+    if not (run / REPORT).is_file():
+        raise UsageError(f"{run}: holds no {REPORT}; the run did not finish. Its logs are in {run / 'logs'}.")
+    return run / REPORT
+
+
+def render_again(run: Path) -> Path:
+    """Render a finished run's page with today's code. Raises UsageError where the folder lacks what that takes."""
+    page = page_of(run)
+    evaluations = sorted(run.glob("steps/*/evaluate-scorers/evaluation"))
+    facts = sorted(run.glob(f"steps/*/register-winner/outcome/{PAGE}"))
+    recordings = sorted(run.glob("steps/*/fetch-data/data"))
+    plans = sorted(path.parent for path in run.glob(f"steps/*/**/train-scorer/*/{PLAN_FILE}"))
+    if not len(evaluations) == len(facts) == len(recordings) == 1 or not plans:
+        raise UsageError(f"{run}: its steps were removed, or are of an older version. Run it again to have a new page.")
+    evaluation, trained = read_evaluation(evaluations[0]), [read_trained(plan) for plan in plans]
+    return _render(page, evaluation, trained, recordings[0], evaluations[0], read_json(facts[0]))[0]
+
+
+def _render(
+    page: Path,
+    evaluation: Evaluation,
+    plans: Sequence[TrainedPlan],
+    recordings: Path,
+    probed: Path,
+    facts: Mapping[str, Any],
+) -> tuple[Path, Path]:
+    """The page, and beside it the card; `probed` is the folder that holds probes.json, where they were asked."""
+    probes = read_probes(probed) if (probed / PROBES).is_file() else None
+    found = {"probes": probes, "validation": facts["validation"]}
+    provenance, decision, figures, rows = (
+        facts["provenance"],
+        facts["decision"],
+        evaluation.figures,
+        evaluation.predictions,
+    )
+    curves: Curves = {trained.plan: trained.curves for trained in plans}
+    text = render_report(
+        figures, rows, curves, provenance, facts["data"], decision, champion=facts["champion"], recordings=recordings,
+        **found,
+    )  # fmt: skip
+    winner = next(trained for trained in plans if trained.plan == decision["winner"])
+    described = read_description(winner.scorer_folder())
+    card = page.with_name(MODEL_CARD)
+    write_text(card, render_model_card(figures, rows, described, provenance, decision, **found))
+    write_text(page, text)
+    return page, card

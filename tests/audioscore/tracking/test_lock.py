@@ -1,0 +1,124 @@
+"""The lock on SQLite between processes, and the server's kind of lock, which any registry can hold."""
+
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from audioscore.errors import ModelError
+from audioscore.tracking import lock
+from audioscore.tracking.connection import connect
+from audioscore.tracking.lock import Hold, promotion_lock, server_lock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FIRST = "singers.promotion-lock"
+HELD = """
+import sys
+from types import SimpleNamespace
+from audioscore.tracking.lock import promotion_lock
+with promotion_lock(SimpleNamespace(tracking_uri=sys.argv[1]), "singers"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def links(client: "MlflowClient") -> list[str]:
+    return sorted(found.name for found in client.search_registered_models() if "lock" in found.name)
+
+
+def dead(client: "MlflowClient", link: str, holder: str) -> None:
+    """What a holder that died left behind."""
+    client.create_registered_model(link, tags={"holder": holder})
+
+
+def test_another_process_holds_a_sqlite_registry(tracking_uri: str, client: "MlflowClient") -> None:
+    command = [sys.executable, "-c", HELD, tracking_uri]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        held = r"mlflow\.db\.singers\.promotion-lock: held by another promotion for 0 s\. Wait for it to end"
+        with pytest.raises(ModelError, match=held), promotion_lock(client, "singers", wait=0):
+            pass
+        with promotion_lock(client, "duets", wait=0):
+            pass  # another model's aliases
+        process.kill()
+        process.wait()
+        with promotion_lock(client, "singers"):
+            pass  # the system has freed it
+
+
+def test_the_servers_lock_is_held_by_one_and_left_clean(client: "MlflowClient") -> None:
+    with server_lock(client, "singers", lease=60, wait=1) as hold:
+        hold.check()
+        assert links(client) == [FIRST]
+        assert client.get_registered_model(FIRST).tags["place"].startswith("process ")
+        other = rf"{FIRST}: held by another promotion for 0 s\."
+        with pytest.raises(ModelError, match=other), server_lock(client, "singers", lease=60, wait=0.3):
+            pass
+    assert links(client) == []
+    with pytest.raises(ZeroDivisionError), server_lock(client, "singers", lease=60, wait=1):
+        raise ZeroDivisionError
+    assert links(client) == []
+
+
+def test_who_died_is_followed_by_one(client: "MlflowClient") -> None:
+    dead(client, FIRST, "a")
+    dead(client, f"{FIRST}.a", "b")
+    with server_lock(client, "singers", lease=0.3, wait=20):
+        assert links(client) == [FIRST, f"{FIRST}.a", f"{FIRST}.b"]
+    assert links(client) == []
+
+
+def test_a_link_behind_a_cleared_chain_holds_nothing(client: "MlflowClient", monkeypatch: pytest.MonkeyPatch) -> None:
+    """The successor of the dead one was done, and another holds the first link, just as we create the second."""
+    dead(client, FIRST, "a")
+    create = lock._create
+    raced: list[str] = []
+
+    def late(one: "MlflowClient", link: str, token: str) -> bool:
+        if link == f"{FIRST}.a" and not raced:
+            raced.append(link)
+            client.delete_registered_model(FIRST)
+            dead(client, FIRST, "c")
+        return create(one, link, token)
+
+    monkeypatch.setattr(lock, "_create", late)
+    with server_lock(client, "singers", lease=0.3, wait=20):
+        assert links(client) == [FIRST, f"{FIRST}.c"]
+    assert raced
+
+
+def test_only_one_of_many_holds_it_at_a_time(tracking_uri: str, client: "MlflowClient") -> None:
+    inside, seen, faults = [0], list[int](), list[Exception]()
+
+    def work() -> None:
+        try:
+            with server_lock(connect(tracking_uri), "singers", lease=30, wait=60):
+                inside[0] += 1
+                seen.append(inside[0])
+                time.sleep(0.05)
+                inside[0] -= 1
+        except Exception as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert seen == [1] * 4
+
+
+def test_who_took_too_long_changes_nothing_more(client: "MlflowClient") -> None:
+    Hold("singers", time.monotonic(), 60).check()
+    with pytest.raises(ModelError, match=r"singers: the registry took 4\d s, and the lock may be another's by now"):
+        Hold("singers", time.monotonic() - 40, 60).check()
+    with server_lock(client, "singers", lease=0.1, wait=1):
+        time.sleep(0.15)
+    assert links(client) == [FIRST]  # whoever takes over clears it away
