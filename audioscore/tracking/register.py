@@ -92,6 +92,9 @@ def register_winner(
     )
     log.info("winner on validation: %s; %s", winner_plan, decision.reason)
     result = _result(plans, evaluation, winner_plan, decision, folders, provenance)
+    if probed and probed.flagged:
+        listed = ", ".join(probed.flagged)
+        result["warnings"] += [f"The {winner_plan} is flagged by probes: {listed}. The report has the effects."]
     verdict = {**result["decision"], "winner": winner_plan, **decision.parts()}
     facts = provenance_table(config, provenance, winner, champion)
     told = {
@@ -249,7 +252,7 @@ def _result(
         "gate": decision.parts(),
         "variants": figures["variants"],
         "noise_ceiling": figures["noise_ceiling"],
-        "warnings": figures["warnings"],
+        "warnings": [*figures["warnings"]],
     }
 
 

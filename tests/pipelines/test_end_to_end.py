@@ -203,6 +203,15 @@ def test_the_registered_version_carries_its_evidence(first_run: Any) -> None:
     assert version.run_id == mlflow_runs(first_run)[1][first_run.result["winner"]].info.run_id
 
 
+def test_the_winners_flags_are_told(first_run: Any) -> None:
+    registered = first_run.result["registered"]
+    tags = version_of(connect(first_run.home.tracking_uri), MODEL, registered["version"]).tags
+    flagged = json.loads(tags["probes"])["flagged"]
+    told = [text for text in first_run.result["warnings"] if "is flagged by probes: " in text]
+    assert len(told) == bool(flagged)
+    assert all(name in text for text in told for name in flagged)
+
+
 def test_the_registered_scorer_knows_what_it_has_seen(first_run: Any) -> None:
     description = read_description(scorer_folder(first_run.home.tracking_uri, f"models:/{MODEL}/1"))
     index = first_run.step("sort-data") / "index"

@@ -34,15 +34,14 @@ MODEL = "singers"
 READY_SECONDS = 300.0
 ROUNDS = 6
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", "GIT_PYTHON_REFRESH": "quiet"}
-# Without `site`, no .pth file makes this repository importable.
+# In an environment that has what the version asks for, and not this repository.
 ALONE = """
 import importlib.util, json, sys
-sys.path.append(sys.argv[1])
 assert importlib.util.find_spec("audioscore") is None
 import mlflow, pandas
-mlflow.set_tracking_uri(sys.argv[2])
-model = mlflow.pyfunc.load_model(sys.argv[3])
-sounds = [open(name, "rb").read() for name in sys.argv[4:]]
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+sounds = [open(name, "rb").read() for name in sys.argv[3:]]
 one, batch = (model.predict(pandas.DataFrame({"audio": part})) for part in (sounds[:1], sounds))
 files = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "audioscore"]
 print(json.dumps({"one": one["score"].tolist(), "batch": batch["score"].tolist(), "files": files}))
@@ -144,9 +143,25 @@ def sounds(tiny_corpus: Path) -> list[Path]:
     return [tiny_corpus / "audio" / f"c00{number}.wav" for number in (1, 2, 3)]
 
 
-def test_the_registered_code_is_what_runs(registered: str, scorer: Path, sounds: list[Path], tmp_path: Path) -> None:
-    packages = next(path for path in sys.path if path.endswith("site-packages"))
-    command = [sys.executable, "-I", "-S", "-c", ALONE, packages, registered, f"models:/{MODEL}/1", *map(str, sounds)]
+@pytest.fixture(scope="module")
+def alone(registered: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a new environment with the requirements of version 1, and nothing else."""
+    uv, folder = str(Path(sys.executable).parent / "uv"), tmp_path_factory.mktemp("alone")
+    code = Path(registered.removeprefix("sqlite:///")).parent / "artifacts"
+    (requirements,) = code.glob("**/requirements.txt")
+    python = folder / "environment" / "bin" / "python"
+    for command in (
+        [uv, "venv", "--quiet", "--python", sys.executable, str(python.parents[1])],
+        [uv, "pip", "install", "--quiet", "--python", str(python), "--requirement", str(requirements)],
+    ):
+        subprocess.run(command, check=True)
+    return python
+
+
+def test_a_version_runs_with_its_own_requirements_and_its_own_code(
+    registered: str, scorer: Path, sounds: list[Path], alone: Path, tmp_path: Path
+) -> None:
+    command = [str(alone), "-I", "-c", ALONE, registered, f"models:/{MODEL}/1", *map(str, sounds)]
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, **QUIET}, capture_output=True, text=True, check=False
     )
