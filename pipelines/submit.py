@@ -22,7 +22,7 @@ from audioscore.data.repository import pull_missing
 from audioscore.data.storage import ACCEPTED
 from audioscore.data.versioning import code_revision
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError, describe_os_error
-from audioscore.files import read_json, write_json, write_text
+from audioscore.files import atomic_path, read_json, write_json, write_text
 from audioscore.home import home_of_model
 from pipelines.local_run import output_of, run_locally
 from pipelines.steplog import steps_table
@@ -112,10 +112,11 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         console,
     )
     outcome = output_of(finished.root, "register_winner", "outcome")
-    for page in ("report.html", "model_card.md"):
-        shutil.copyfile(outcome / page, folder / page)
     result = {**read_json(outcome / "result.json"), "report": str(folder / "report.html")}
     write_json(folder / "result.json", result)
+    for page in ("model_card.md", "report.html"):  # the report last: who finds it takes the run for finished
+        with atomic_path(folder / page) as unfinished:
+            shutil.copyfile(outcome / page, unfinished)
     if not options.json:
         console.print(steps_table(finished.steps), highlight=False)
         console.print(f"logs: {folder / 'logs'}", markup=False, highlight=False, soft_wrap=True)

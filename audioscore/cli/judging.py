@@ -19,10 +19,14 @@ DataOption = Annotated[Path, typer.Option(help="A data folder that `audioscore d
 
 
 def gate_settings(config: Path | None, run: Path | None) -> "tuple[RegistrySection, EvaluationSection]":
-    """The gate's settings: of a configuration, else of the run that registered the version, else the defaults."""
+    """The gate's settings: of a configuration, else of the run that registered the version; the defaults where no run
+    is meant. Raises UsageError where that run's settings are there no longer: others might be easier to pass.
+    """
     from audioscore.config import EvaluationSection, RegistrySection, load_config
 
-    if config is None and run is not None and run.is_file():
+    if config is None and run is not None:
+        if not run.is_file():
+            raise UsageError(f"{run}: the settings of the version's run are there no longer. Name some with --config.")
         config = run
     if config is None:
         return RegistrySection(), EvaluationSection()

@@ -27,7 +27,7 @@ from audioscore.encoders.threads import one_torch_thread
 from audioscore.errors import AudioError, DataError, ModelError
 from audioscore.evaluation.bootstrap import Estimate, cluster_counts, estimate, singer_clusters
 from audioscore.evaluation.degradations import DEGRADATIONS, Expected, degrade, with_headroom
-from audioscore.evaluation.held_out import WILSON
+from audioscore.evaluation.held_out import SLICE_SINGERS, WILSON
 from audioscore.evaluation.metrics import bias
 from audioscore.evaluation.significance import wilson
 from audioscore.files import sha256_of
@@ -241,8 +241,12 @@ def _mean(values: Array, clusters: NDArray[np.int64], settings: "EvaluationSecti
     """A mean over clips, whose singers are resampled whole. Shape: [N], [N]."""
     if not len(values):
         return Estimate(np.nan, np.nan, np.nan, no_interval=NO_CLIP)
-    if len(np.unique(clusters)) < 2:
-        return Estimate(float(values.mean()), np.nan, np.nan, no_interval=ONE_SINGER)
+    singers = len(np.unique(clusters))
+    if singers < SLICE_SINGERS:
+        few = (
+            ONE_SINGER if singers == 1 else f"it rests on {singers} singers, and an interval on {SLICE_SINGERS} or more"
+        )
+        return Estimate(float(values.mean()), np.nan, np.nan, no_interval=few)
     counts = cluster_counts(clusters, settings.resamples, settings.seed)
     return estimate(bias, np.zeros(len(values)), values, counts, settings.confidence)
 

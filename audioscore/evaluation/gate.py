@@ -22,7 +22,7 @@ from audioscore.evaluation.gate_slices import Slice, SliceRule, judge_slices, sl
 from audioscore.evaluation.metrics import spearman, within_sources
 
 MIN_SPEARMAN = 0.3  # a first model must rank at least this well overall
-MIN_CLIPS = 10
+MIN_CLIPS, MIN_SINGERS = 10, 3  # of two singers, equal models are promoted in a quarter of the cases
 
 
 def choose_winner(validation: Mapping[str, Sequence[float | None]]) -> str:
@@ -121,8 +121,8 @@ def decide(
     count = len(np.unique(clusters))
     size: dict[str, Any] = {"clips": len(human), "singers": count, "dropped": dropped, "probes": tuple(failed_probes)}
     ground = _ground(singers, dropped)
-    if len(human) < min_clips or count < 2:
-        needed = f"at least {min_clips} clips of 2 singers are needed"
+    if len(human) < min_clips or count < MIN_SINGERS:
+        needed = f"at least {min_clips} clips of {MIN_SINGERS} singers are needed"
         return Decision(False, f"there is too little to judge by: {ground}, where {needed}", **size)
     if count < FEW_CLUSTERS:
         ground += ", so few singers that intervals are rough"

@@ -110,6 +110,8 @@ def beside_the_champion(champion: Mapping[str, Any] | None, plans: Mapping[str, 
     """The candidates and the champion on the clips that none of them has seen, and each difference."""
     if champion is None:
         return paragraph("There was no champion to score beside the plans.", "soft")
+    if "reason" in champion:
+        return paragraph(f"The champion could not be scored beside the plans: {champion['reason']}", "soft")
     notes = Notes()
     others = [plan for plan in champion["plans"] if plan != CHAMPION and plan in plans]
     names = [CHAMPION, *([plan for plan in others if plan in PLAN_TITLES] or others)]

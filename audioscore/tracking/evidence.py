@@ -1,7 +1,7 @@
 """What a registered version says of itself: where it came from, how good it is, and why it is champion or not."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,19 +69,25 @@ def version_tags(
     }
 
 
-def refusing_probes_of(tags: Mapping[str, str]) -> list[str]:
-    """The probes that refused a version when it was evaluated, as its tags say. Raises ModelError where they do not.
+def refusing_probes_of(tags: Mapping[str, str], refuse: Sequence[str] = ()) -> list[str]:
+    """The probes that refuse a version: those that did when it was evaluated, and those that flagged it of `refuse`.
 
-    >>> refusing_probes_of({"probes": '{"flagged": ["clipping", "low_pass"], "refusing": ["clipping"]}'})
-    ['clipping']
-    >>> refusing_probes_of({"probes": "not run"}), refusing_probes_of({})
-    ([], [])
+    Of a version that no probe was asked about, every one of `refuse` does. Raises ModelError where the tags cannot be
+    read.
+
+    >>> said = {"probes": '{"flagged": ["clipping", "low_pass"], "refusing": ["clipping"]}'}
+    >>> refusing_probes_of(said), refusing_probes_of(said, ["low_pass", "gain_up"])
+    (['clipping'], ['clipping', 'low_pass'])
+    >>> refusing_probes_of({"probes": "not run"}), refusing_probes_of({}, ["low_pass"])
+    ([], ['low_pass'])
     """
     said = tags.get(PROBES, NOT_RUN)
     if said == NOT_RUN:
-        return []
+        return list(refuse)
     try:
-        return [str(name) for name in json.loads(said)["refusing"]]
+        found = json.loads(said)
+        now_refusing = [str(name) for name in found["flagged"] if name in refuse]
+        return list(dict.fromkeys([*map(str, found["refusing"]), *now_refusing]))
     except (ValueError, KeyError, TypeError) as fault:
         raise ModelError(f"the version's tag {PROBES} is {said!r}, which names no refusing probes. Mend it.") from fault
 

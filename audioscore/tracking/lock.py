@@ -89,8 +89,8 @@ def server_lock(client: "MlflowClient", name: str, lease: float, wait: float) ->
     creating `NAME.promotion-lock.HOLDER`, which again only one can; the last of such a chain holds the lock.
     """
     token = secrets.token_hex(8)
-    chain = _acquire(client, f"{name}.{LOCK}", token, lease, wait)
-    hold = Hold(name, time.monotonic(), lease)
+    chain, since = _acquire(client, f"{name}.{LOCK}", token, lease, wait)
+    hold = Hold(name, since, lease)
     try:
         yield hold
     finally:
@@ -100,15 +100,26 @@ def server_lock(client: "MlflowClient", name: str, lease: float, wait: float) ->
                 _delete(client, link)
 
 
-def _acquire(client: "MlflowClient", first: str, token: str, lease: float, wait: float) -> list[str]:
-    """The chain of names that ends with one's own. Raises ModelError where there was none within `wait` seconds."""
+def _acquire(client: "MlflowClient", first: str, token: str, lease: float, wait: float) -> tuple[list[str], float]:
+    """The chain of names that ends with one's own, and since when it is held: others count from before the answer.
+
+    Raises ModelError where there was none within `wait` seconds.
+    """
     chain, holders = [first], list[str]()
     watched, since = "", time.monotonic()
     deadline = since + wait
+    first_try = True
     while True:
+        if not first_try:
+            if time.monotonic() > deadline:
+                raise ModelError(
+                    f"{chain[-1]}: held by another promotion for {wait:.0f} s. Wait for it to end, or end it."
+                )
+            time.sleep(POLL_SECONDS)
+        first_try, asked = False, time.monotonic()
         if _create(client, chain[-1], token):
             if _is_intact(client, chain[:-1], holders):
-                return chain
+                return chain, asked
             _delete(client, chain[-1])
             chain, holders = [first], []
             continue
@@ -121,9 +132,6 @@ def _acquire(client: "MlflowClient", first: str, token: str, lease: float, wait:
         elif time.monotonic() - since > lease:  # it has died
             chain, holders = [*chain, f"{first}.{holder}"], [*holders, holder]
             continue
-        if time.monotonic() > deadline:
-            raise ModelError(f"{chain[-1]}: held by another promotion for {wait:.0f} s. Wait for it to end, or end it.")
-        time.sleep(POLL_SECONDS)
 
 
 def _is_intact(client: "MlflowClient", links: list[str], holders: list[str]) -> bool:

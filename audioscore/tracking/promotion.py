@@ -72,7 +72,7 @@ def promote_if_better(
         store,
         registry,
         evaluation,
-        refusing_probes_of(challenger.tags),
+        refusing_probes_of(challenger.tags, evaluation.probes.refuse),
     )
     if decision.promoted:
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from audioscore.data.sort import read_split
 from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.store import FeatureStore
-from audioscore.errors import DataError, GateRefused
+from audioscore.errors import AudioscoreError, DataError, GateRefused
 from audioscore.evaluation.beside_champion import CHAMPION as BESIDE
 from audioscore.evaluation.beside_champion import beside_champion
 from audioscore.evaluation.gate import Decision, choose_winner
@@ -110,7 +110,13 @@ def register_winner(
     run = _log_runs(client, experiment, plans, evaluation, config, provenance, winner_plan, files, data)
     tags = version_tags(winner, evaluation.figures["plans"][winner_plan], decision, champion, provenance, probed)
     number = log_scorer(winner.scorer_folder(), run, config.registry.model)
-    _settle(client, config.registry.model, number, decision, champion, tags)
+    try:
+        _settle(client, config.registry.model, number, decision, champion, tags)
+    except GateRefused as refusal:  # the pages were written, and logged, for a promotion that did not come
+        told["decision"] = {**verdict, "promoted": False, "reason": str(refusal).rstrip(".")}
+        for page in write_page(target, folders.evaluation, plans, folders.data, told):
+            client.log_artifact(run, str(page))
+        raise
     result["registered"] = describe_version(version_of(client, config.registry.model, number))
     write_json(target / RESULT, result)
     return result
@@ -135,7 +141,9 @@ def _beside(
     provenance: Provenance,
     config: "Config",
 ) -> dict[str, Any] | None:
-    """Every figure of the champion and the plans on the clips that are new to all; None where there are too few."""
+    """Every figure of the champion and the plans on the clips that are new to all, or the reason why there are none;
+    None where there is no champion.
+    """
     if reigning is None:
         return None
     judged_on = JudgingData(folders.data, folders.index, provenance.data_digest)
@@ -146,7 +154,7 @@ def _beside(
         return beside_champion(evaluation.predictions, chosen, rows, config.evaluation)
     except DataError as fault:
         log.warning("the page has no champion to compare with: %s", fault)
-        return None
+        return {"reason": str(fault)}
 
 
 def _log_runs(
@@ -207,19 +215,26 @@ def _settle(
     champion: ModelVersion | None,
     tags: dict[str, str],
 ) -> None:
-    """Tag a new version with its evidence, and make it champion, or challenger where the gate said no."""
-    try:
-        if decision.promoted:
+    """Tag a new version with its evidence, and make it champion, or challenger where the gate said no.
+
+    The evidence comes first, and says that it is promoted only once it is: whatever ends this, no tag says too much.
+    """
+
+    def tag(key: str, value: str) -> None:
+        client.set_model_version_tag(name, str(version), key, value)
+
+    for key, value in {**tags, "promoted": "false"}.items():
+        tag(key, value)
+    if decision.promoted:
+        try:
             promote(client, name, version, expected=champion.version if champion else None, why=decision.reason)
-        else:
+        except AudioscoreError as refusal:  # the champion moved meanwhile, or the lock could not be had
+            tag("decision", str(refusal))
             client.set_registered_model_alias(name, CHALLENGER, str(version))
-    except GateRefused as refusal:  # the champion moved meanwhile: the version stays, and says why it is no champion
-        tags = {**tags, "promoted": "false", "decision": str(refusal)}
+            raise
+        tag("promoted", "true")
+    else:
         client.set_registered_model_alias(name, CHALLENGER, str(version))
-        raise
-    finally:
-        for key, value in tags.items():
-            client.set_model_version_tag(name, str(version), key, value)
     log.info("registered %s v%d as %s", name, version, CHAMPION if decision.promoted else CHALLENGER)
 
 

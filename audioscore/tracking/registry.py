@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from audioscore.errors import GateRefused, ModelError
 from audioscore.tracking.connection import connect, database_file, require_database
-from audioscore.tracking.history import Change, now, record_change
+from audioscore.tracking.history import Change, champion_before, now, read_changes, record_change
 from audioscore.tracking.lock import Hold, promotion_lock
 
 if TYPE_CHECKING:
@@ -100,23 +100,26 @@ def rollback(client: "MlflowClient", name: str, why: str = "") -> tuple[int, int
         champion, previous = (version_by_alias(client, name, alias) for alias in (CHAMPION, PREVIOUS))
         if champion is None:
             raise ModelError(f"{name} has no champion, so there is nothing to roll back. See `audioscore models`.")
-        if previous is None or previous.version == champion.version:
+        before = previous.version if previous else None
+        if before in (None, champion.version):  # a change that stopped halfway has moved the alias already
+            before = champion_before(read_changes(client, name), champion.version)
+        if before is None:
             raise ModelError(f"{champion.uri} is champion, and none before it is known. Promote a version instead.")
-        _change(client, hold, name, Change(previous.version, champion.version, "rollback", why, now()))
-        return previous.version, champion.version
+        _change(client, hold, name, Change(before, champion.version, "rollback", why, now()))
+        return before, champion.version
 
 
 def _change(client: "MlflowClient", hold: Hold, name: str, change: Change) -> None:
-    """Write down what is about to happen, then let it happen; the champion's alias moves last, which completes it."""
+    """Write down what is about to happen, then let it happen; the champion's alias completes it."""
     hold.check()
     record_change(client, name, change)
-    challenger = version_by_alias(client, name, CHALLENGER)
-    if challenger is not None and challenger.version == change.champion:
-        client.delete_registered_model_alias(name, CHALLENGER)
     if change.before is not None:
         client.set_registered_model_alias(name, PREVIOUS, str(change.before))
     hold.check()
     client.set_registered_model_alias(name, CHAMPION, str(change.champion))
+    challenger = version_by_alias(client, name, CHALLENGER)
+    if challenger is not None and challenger.version == change.champion:
+        client.delete_registered_model_alias(name, CHALLENGER)
 
 
 def scorer_folder(tracking_uri: str, uri: str) -> Path:

@@ -1,6 +1,8 @@
 """Recordings without a score, as every scorer of a run hears them: what `audioscore suggest` ranks."""
 
 import logging
+import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +83,7 @@ def suggest_clips(
     pattern, scored = singer_pattern(singer_from), _scored(folder)
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO and path.is_file())
     names = [path.relative_to(folder).as_posix() for path in found]
-    asked = [name for name in names if name not in scored]
+    asked = [name for name in names if _place(folder, name) not in scored]
     heard = hear_all(asked, folder, ProbeLimits(), progress=progress, memory=memory)
     faults = {name: _fault(one) for name, one in zip(asked, heard, strict=True)}
     clips = [
@@ -108,10 +110,15 @@ def suggest_clips(
 
 
 def _scored(folder: Path) -> set[str]:
-    """The files that the folder's labels table gives a score; none where it has no table."""
+    """Places of the files that the folder's labels table gives a score; none where it has no table."""
     if not any((folder / f"labels{suffix}").is_file() for suffix in SUFFIXES):
         return set()
-    return {clip.audio_file for clip in read_labels(find_labels(folder)).clips}
+    return {_place(folder, clip.audio_file) for clip in read_labels(find_labels(folder)).clips}
+
+
+def _place(folder: Path, audio_file: str) -> str:
+    """Where a file is, however a table or a file system spells it."""
+    return unicodedata.normalize("NFC", os.path.realpath(folder / audio_file))
 
 
 def _fault(heard: Heard) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from audioscore.cli.app import app
+from audioscore.config import SMALL
 from audioscore.data.clips import Clip
 from audioscore.data.labels import read_labels
 from audioscore.data.sort import write_sorted
@@ -60,6 +61,10 @@ def call(registry: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """`audioscore …` in a home with that registry; a version's raw outputs are the scores, missed by its NOISE."""
     home().folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(registry, home().folder / "mlflow.db")
+
+    for name in NOISE:  # what the versions' runs were configured to
+        (home().runs / f"run-{name}").mkdir(parents=True)
+        shutil.copyfile(SMALL, home().runs / f"run-{name}" / "config.json")
 
     def heard(scorer: Path, clips: list[Clip], data: Path, store: object) -> np.ndarray[Any, Any]:
         noise = np.random.default_rng(int(scorer.name[1:])).normal(0, NOISE[scorer.name], len(clips))

@@ -71,17 +71,17 @@ def judge(plan: Plan) -> Judge:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
-    """Four clips of a vowel with a little breath, two singers."""
+    """Five clips of a vowel with a little breath, five singers."""
     folder, clips = tmp_path_factory.mktemp("data"), []
     rng = np.random.default_rng(0)
-    for number in range(4):
+    for number in range(5):
         time = np.arange(2 * RATE) / RATE
         voice = sum(np.sin(2 * np.pi * (180 + 30 * number) * k * time) / k for k in range(1, 15))
         wave = np.asarray(0.1 * (voice + 0.01 * rng.standard_normal(len(time))), dtype=np.float32)
         name = f"c{number}.wav"
         encode(wave, RATE, folder / name, codec="pcm_s16le")
         sha256 = sha256_of(folder / name)
-        clips.append(Clip(name, 60.0 + number, f"s{number // 2}", source="ktv", sha256=sha256))
+        clips.append(Clip(name, 60.0 + number, f"s{number}", source="ktv", sha256=sha256))
     return folder, clips
 
 
@@ -128,7 +128,7 @@ def test_a_model_that_is_paid_by_noise_is_flagged(
     assert effects[2] - effects[1] == pytest.approx(40 / 6, abs=1)
     every = figures["noise_10db"]["violations"]
     assert (every["value"], every["hi"]) == (1, 1)
-    assert every["lo"] == pytest.approx(1 / (1 + 1.96**2 / 2), abs=1e-3)  # Wilson's, of two singers
+    assert every["lo"] == pytest.approx(1 / (1 + 1.96**2 / 5), abs=1e-3)  # Wilson's, of five singers
     assert not flags(figures) & {"low_pass", "gain_up", "gain_down"}
     assert figures["low_pass"]["effect"]["value"] < -5
 
@@ -145,7 +145,8 @@ def test_a_constant_model_is_never_flagged(data: tuple[Path, list[Clip]], monkey
     assert flags(figures) == set()
     for one in figures.values():
         assert one["effect"] == one["wrong_way"] == {"value": 0.0, "lo": 0.0, "hi": 0.0}
-        assert (one["clips"], one["violations"]["value"], one["violations"]["lo"]) == (4, 0, 0)
+        assert (one["clips"], one["violations"]["value"]) == (5, 0)
+        assert one["violations"]["lo"] == pytest.approx(0, abs=1e-9)
 
 
 def test_a_model_that_hears_the_level_is_flagged_by_gain_and_silence_alone(
@@ -259,6 +260,12 @@ def test_moves_both_ways_are_no_invariance() -> None:
     assert effect(values, "same")["wrong_way"]["value"] == 3
     assert effect(values, "same")["flagged"]
     assert effect(values, "same")["effect"]["value"] == 0
+
+
+def test_few_singers_give_no_interval_and_no_flag() -> None:
+    few = effect(np.full(8, 9.0))  # of four singers
+    assert (few["effect"]["lo"], few["flagged"]) == (None, False)
+    assert few["effect"]["no_interval"] == "it rests on 4 singers, and an interval on 5 or more"
 
 
 def test_one_singer_gives_no_interval_and_no_flag() -> None:

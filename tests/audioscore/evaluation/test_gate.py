@@ -98,7 +98,9 @@ def test_too_little_to_judge_by_is_refused() -> None:
     scores, about = clips(0, singers=2, each=4)
     few = decide(scores, None, **about)
     assert not few.promoted
-    assert "8 test clips of 2 singers, where at least 10 clips of 2 singers are needed" in few.reason
+    assert "8 test clips of 2 singers, where at least 10 clips of 3 singers are needed" in few.reason
+    scores, about = clips(0, singers=2, each=20)
+    assert "40 test clips of 2 singers, where at least" in decide(scores, None, **about).reason
     one = {**clips(0, singers=5)[1], "singers": ["only"] * 20}
     assert "20 test clips of 1 singer," in decide(one["scores"], None, **one).reason
     nothing = decide([], None, scores=[], singers=[], sources=[])

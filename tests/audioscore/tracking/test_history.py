@@ -29,9 +29,28 @@ def test_promotions_and_rollbacks_are_all_written_down(client: "MlflowClient") -
 def test_a_change_that_stopped_halfway_is_seen(client: "MlflowClient") -> None:
     promote(client, "singers", 1, expected=None)
     record_change(client, "singers", Change(2, 1, "promote", "better", "2026-01-01T00:00:00+00:00"))
-    assert [one.carried_out for one in reigns(read_changes(client, "singers"), 1)] == [True, False]
+    found = reigns(read_changes(client, "singers"), 1)
+    assert [one.carried_out for one in found] == [True, False]
+    assert found[0].until is None, "it is champion still"
     promote(client, "singers", 3, expected=1)
     assert [one.carried_out for one in reigns(read_changes(client, "singers"), 3)] == [True, False, True]
+
+
+def test_a_change_never_takes_the_place_of_another(client: "MlflowClient") -> None:
+    for version, before in ((1, None), (2, 1), (3, 2)):
+        promote(client, "singers", version, expected=before)
+    client.delete_registered_model_tag("singers", "champion_change_00001")
+    promote(client, "singers", 1, expected=3)
+    assert [change.champion for change in read_changes(client, "singers")] == [2, 3, 1]
+
+
+def test_rolling_back_after_a_promotion_that_stopped_halfway(client: "MlflowClient") -> None:
+    promote(client, "singers", 1, expected=None)
+    promote(client, "singers", 2, expected=1)
+    # What a promotion of version 3 leaves behind that ended before the champion's alias moved.
+    record_change(client, "singers", Change(3, 2, "promote", "better", "2026-01-01T00:00:00+00:00"))
+    client.set_registered_model_alias("singers", "previous", "2")
+    assert rollback(client, "singers") == (1, 2)
 
 
 def test_a_tag_that_is_no_change_is_named(client: "MlflowClient") -> None:
