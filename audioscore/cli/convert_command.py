@@ -36,9 +36,10 @@ def convert(
     from audioscore.data.versioning import code_revision
     from audioscore.scoring.convert import convert as convert_folder
     from audioscore.scoring.convert import is_calibrated
+    from audioscore.tracking.judging_data import require_sorted
 
     if data is not None:
-        _require_sorted(data)
+        require_sorted(data)
     with stages() as stage:
         description = convert_folder(
             old, new, muq,
@@ -58,16 +59,6 @@ def convert(
         typer.echo(json.dumps(_row(new, description), ensure_ascii=False, indent=2))
     else:
         _tell(new, description)
-
-
-def _require_sorted(data: Path) -> None:
-    from audioscore.cli.data_options import require_folder
-    from audioscore.data.sort import INDEX
-    from audioscore.errors import UsageError
-
-    require_folder(data)
-    if not (data / INDEX).is_dir():
-        raise UsageError(f"{data}: is not sorted, {INDEX}/ missing. Run `audioscore data sort {data}` first.")
 
 
 def _row(folder: Path, description: "Description") -> dict[str, object]:

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,9 +27,8 @@ from audioscore.encoders.threads import one_torch_thread
 from audioscore.errors import AudioError, DataError, ModelError
 from audioscore.evaluation.bootstrap import Estimate, cluster_counts, estimate, singer_clusters
 from audioscore.evaluation.degradations import DEGRADATIONS, Expected, degrade, with_headroom
-from audioscore.evaluation.held_out import SLICE_SINGERS, WILSON
+from audioscore.evaluation.held_out import few_singers, with_wilson
 from audioscore.evaluation.metrics import bias
-from audioscore.evaluation.significance import wilson
 from audioscore.files import sha256_of
 from audioscore.scoring.checkpoint import ENCODERS, load_network, load_reference, read_description
 from audioscore.scoring.scorer import CANDIDATES, Description
@@ -49,7 +48,7 @@ Progress = Callable[[int, int], None]
 CLEAN = "clean"  # the recording itself, with the headroom that its degraded versions need
 HELD_FRAMES = 16_384  # rows of features in memory before the networks judge them
 LITTLE = 1 / 3  # of a rise is what a fall counts, where a score may fall a little
-NO_CLIP, ONE_SINGER = "no clip could be asked", "all clips are by one singer"
+NO_CLIP = "no clip could be asked"
 
 
 @dataclass(frozen=True)
@@ -241,11 +240,7 @@ def _mean(values: Array, clusters: NDArray[np.int64], settings: "EvaluationSecti
     """A mean over clips, whose singers are resampled whole. Shape: [N], [N]."""
     if not len(values):
         return Estimate(np.nan, np.nan, np.nan, no_interval=NO_CLIP)
-    singers = len(np.unique(clusters))
-    if singers < SLICE_SINGERS:
-        few = (
-            ONE_SINGER if singers == 1 else f"it rests on {singers} singers, and an interval on {SLICE_SINGERS} or more"
-        )
+    if few := few_singers(len(np.unique(clusters))):
         return Estimate(float(values.mean()), np.nan, np.nan, no_interval=few)
     counts = cluster_counts(clusters, settings.resamples, settings.seed)
     return estimate(bias, np.zeros(len(values)), values, counts, settings.confidence)
@@ -255,8 +250,7 @@ def _share(hits: NDArray[np.bool_], clusters: NDArray[np.int64], settings: "Eval
     """A share of clips. Of none and of all, where every resample is alike, Wilson's interval says how sure it is."""
     found = _mean(hits.astype(np.float64), clusters, settings)
     if found.lo == found.hi:
-        lo, hi = wilson(found.value, len(np.unique(clusters)), settings.confidence)
-        return replace(found, lo=lo, hi=hi, method=WILSON)
+        return with_wilson(found, len(np.unique(clusters)), settings.confidence)
     return found
 
 

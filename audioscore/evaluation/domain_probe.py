@@ -7,7 +7,6 @@ clips of singers that it was not trained on.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from audioscore.errors import DataError
 from audioscore.evaluation.bootstrap import Estimate, cluster_counts, interval, singer_clusters, undefined_resamples
-from audioscore.evaluation.held_out import WILSON
-from audioscore.evaluation.significance import wilson
+from audioscore.evaluation.held_out import with_wilson
 from audioscore.evaluation.speaker_probe import ridge_classes
 from audioscore.units import band_of
 
@@ -140,8 +138,7 @@ def _balanced(
     value = float(np.mean([hits.mean() for _, hits, _ in cells]))
     found = Estimate(value, *interval(values, settings.confidence), undefined_resamples(values))
     if found.lo == found.hi and value in (0.0, 1.0):  # every resample is alike, however few singers there are
-        lo, hi = wilson(value, len(np.unique(clusters[asked])), settings.confidence)
-        return replace(found, lo=lo, hi=hi, method=WILSON)
+        return with_wilson(found, len(np.unique(clusters[asked])), settings.confidence)
     return found
 
 

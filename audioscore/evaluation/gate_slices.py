@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from audioscore.errors import shorten
 from audioscore.evaluation.bootstrap import Counts, or_none, paired_difference
+from audioscore.evaluation.held_out import NO_SOURCE, SLICE_SINGERS
 from audioscore.evaluation.metrics import Array, spearman
 from audioscore.units import SCORE_BANDS, band_of
 
-SLICE_MARGIN, SLICE_CLIPS, SLICE_SINGERS = 0.05, 20, 5
-NO_SOURCE = "unknown"
+SLICE_MARGIN, SLICE_CLIPS = 0.05, 20
 
 Verdict = Literal["kept", "fell", "too small"]
 

@@ -85,8 +85,7 @@ class HeldOut:
         """
         found, singers = self.mean(hits.astype(np.float64), member), self.singer_count(member)
         if singers > 1 and (found.lo == found.hi or math.isnan(found.lo)):
-            lo, hi = wilson(found.value, singers, self.confidence)
-            return replace(found, lo=lo, hi=hi, no_interval=None, method=WILSON)
+            return with_wilson(found, singers, self.confidence)
         return found
 
     def singer_count(self, member: Any = ALL) -> int:
@@ -97,9 +96,25 @@ class HeldOut:
         """Why these clips are too few for an interval; None where they are not. All clips need two singers."""
         clips, singers = len(self.scores[member]), self.singer_count(member)
         if singers > 1:
-            enough = singers >= min(SLICE_SINGERS, self.singer_count())
-            return None if enough else f"it rests on {singers} singers, and an interval on {SLICE_SINGERS} or more"
+            return None if singers == self.singer_count() else few_singers(singers)
         return "it rests on one clip" if clips == 1 else f"all {clips} clips are by one singer"
+
+
+def few_singers(singers: int) -> str | None:
+    """Why so many singers are too few for an interval; None where they are not.
+
+    >>> few_singers(4), few_singers(5)
+    ('it rests on 4 singers, and an interval on 5 or more', None)
+    """
+    if singers >= SLICE_SINGERS:
+        return None
+    return f"it rests on {singers} singer{'' if singers == 1 else 's'}, and an interval on {SLICE_SINGERS} or more"
+
+
+def with_wilson(share: Estimate, singers: int, confidence: float) -> Estimate:
+    """A share with Wilson's interval, one draw a singer, where every resample is alike and says nothing."""
+    lo, hi = wilson(share.value, singers, confidence)
+    return replace(share, lo=lo, hi=hi, no_interval=None, method=WILSON)
 
 
 def hold_out(rows: Sequence[Prediction], resamples: int, confidence: float, seed: int) -> tuple[HeldOut, list[str]]:

@@ -47,21 +47,3 @@ class AttentionPool(nn.Module):
         """Shape: values [B, F, D], mask [B, F] -> [B, D]."""
         scores = self.score(values)[..., 0].masked_fill(~mask, float("-inf"))
         return torch.einsum("bf,bfd->bd", scores.softmax(dim=1), values)
-
-
-class AttentiveStatistics(nn.Module):
-    """Mean and deviation over real frames, both weighted by one learned score of each frame.
-
-    Source: Okabe et al. 2018, Attentive Statistics Pooling for Deep Speaker Embedding.
-    """
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.score = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
-
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Shape: values [B, F, D], mask [B, F] -> [B, 2 D]."""
-        weights = self.score(values)[..., 0].masked_fill(~mask, float("-inf")).softmax(dim=1)[..., None]
-        mean = (values * weights).sum(1)
-        variance = ((values - mean[:, None]).square() * weights).sum(1)
-        return torch.cat([mean, (variance + VARIANCE_FLOOR).sqrt()], dim=-1)

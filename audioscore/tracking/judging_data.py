@@ -42,12 +42,17 @@ class JudgingData:
         return replace(clip, sha256=sha256_of(path))
 
 
-def sorted_data(folder: Path) -> JudgingData:
-    """A sorted data folder. Raises UsageError where it is none."""
+def require_sorted(folder: Path) -> None:
+    """Raise UsageError where it is no sorted data folder."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder. Give a data folder that `audioscore data sort` has sorted.")
     if not (folder / INDEX).is_dir():
         raise UsageError(f"{folder}: is not sorted, {INDEX}/ missing. Run `audioscore data sort {folder}` first.")
+
+
+def sorted_data(folder: Path) -> JudgingData:
+    """A sorted data folder. Raises UsageError where it is none."""
+    require_sorted(folder)
     return JudgingData(folder, folder, folder_digest(folder))
 
 

@@ -271,7 +271,10 @@ def test_few_singers_give_no_interval_and_no_flag() -> None:
 def test_one_singer_gives_no_interval_and_no_flag() -> None:
     figures = probe_figures(np.zeros(3), np.full(3, 9.0), "not higher", ["a"] * 3, SETTINGS)
     assert [figures["effect"][part] for part in ("value", "lo", "hi")] == [9.0, None, None]
-    assert (figures["flagged"], figures["wrong_way"]["no_interval"]) == (False, "all clips are by one singer")
+    assert (figures["flagged"], figures["wrong_way"]["no_interval"]) == (
+        False,
+        "it rests on 1 singer, and an interval on 5 or more",
+    )
 
 
 def test_clips_are_drawn_evenly_over_sources_and_scores() -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,9 +11,9 @@ SINGERS = np.repeat(np.arange(20), 4)
 SOURCES = ["ktv" if singer % 2 else None for singer in SINGERS]
 
 
-def judged(new: np.ndarray, old: np.ndarray, human: np.ndarray, **rule: float) -> dict[str, Slice]:
+def judged(new: np.ndarray, old: np.ndarray, human: np.ndarray, **rule: Any) -> dict[str, Slice]:
     counts = cluster_counts(SINGERS, 200, 0)
-    found = judge_slices(human, new, old, SINGERS, SOURCES, counts, SliceRule(**rule), 0.95)  # type: ignore[arg-type]
+    found = judge_slices(human, new, old, SINGERS, SOURCES, counts, SliceRule(**rule), 0.95)
     return {one.title: one for one in found}
 
 

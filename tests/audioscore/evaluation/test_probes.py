@@ -172,7 +172,8 @@ def test_a_probe_that_is_to_refuse_and_cannot_is_named(
 ) -> None:
     asked = settings(clips=1, refuse=["gain_up"])  # one clip: no interval
     document = probe_plans(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, asked)
-    expected = "gain_up is to refuse promotion, but says nothing of baseline: all clips are by one singer."
+    few = "it rests on 1 singer, and an interval on 5 or more."
+    expected = f"gain_up is to refuse promotion, but says nothing of baseline: {few}"
     assert expected in document["warnings"]
     assert failed(document["plans"]["baseline"], document["refuse"]) == []
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,9 +12,15 @@ NAMES = ["a.wav", "b.wav", "c.wav", "d.wav"]
 NOBODY = [None] * 4
 
 
-def rank(predicted: object, **others: object) -> list[str]:
-    given = {"singers": NOBODY, "widths": np.ones(4), "novelty": np.zeros(4), "labelled": [70.0], **others}
-    return [one.audio_file for one in rank_suggestions(NAMES, predicted=predicted, **given)]  # type: ignore[arg-type]
+def rank(predicted: Any, **others: Any) -> list[str]:
+    given: dict[str, Any] = {
+        "singers": NOBODY,
+        "widths": np.ones(4),
+        "novelty": np.zeros(4),
+        "labelled": [70.0],
+        **others,
+    }
+    return [one.audio_file for one in rank_suggestions(NAMES, predicted=predicted, **{**given, **others})]
 
 
 def test_each_sign_alone_decides() -> None:
