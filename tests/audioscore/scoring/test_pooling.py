@@ -4,7 +4,6 @@ import torch
 
 from audioscore.scoring.pooling import (
     AttentionPool,
-    AttentiveStatistics,
     frame_mask,
     masked_max,
     masked_mean,
@@ -43,7 +42,7 @@ def test_what_stands_in_the_padding_changes_nothing(frames: torch.Tensor) -> Non
     mask = frame_mask(torch.tensor(LENGTHS), 7)
     pool = AttentionPool(4)
     other = torch.where(mask[..., None], frames, torch.full_like(frames, 1e4))
-    for pooled in (masked_mean, masked_std, masked_max, pool, AttentiveStatistics(4, 3)):
+    for pooled in (masked_mean, masked_std, masked_max, pool):
         torch.testing.assert_close(pooled(other, mask), pooled(frames, mask), rtol=0, atol=1e-6)
 
 
@@ -57,22 +56,8 @@ def test_attention_is_the_closed_form_softmax_mean(frames: torch.Tensor) -> None
         np.testing.assert_allclose(pooled[row], (weights / weights.sum()) @ real, atol=1e-5)
 
 
-def test_attentive_statistics_are_the_closed_form(frames: torch.Tensor) -> None:
-    pool = AttentiveStatistics(4, 3)
-    pooled = pool(frames, frame_mask(torch.tensor(LENGTHS), 7)).detach().numpy()
-    assert pooled.shape == (3, 8)
-    state = {name: value.double().numpy() for name, value in pool.state_dict().items()}
-    for row, length in enumerate(LENGTHS):
-        real = frames[row, :length].double().numpy()
-        inner = np.tanh(real @ state["score.0.weight"].T + state["score.0.bias"])
-        weights = np.exp(inner @ state["score.2.weight"][0] + state["score.2.bias"])
-        mean = np.average(real, axis=0, weights=weights)
-        variance = np.average((real - mean) ** 2, axis=0, weights=weights)
-        np.testing.assert_allclose(pooled[row], np.concatenate([mean, np.sqrt(variance + 1e-6)]), atol=1e-5)
-
-
 def test_constant_channels_have_a_finite_gradient() -> None:
-    for pooled in (masked_std, masked_max, AttentiveStatistics(3, 2)):
+    for pooled in (masked_std, masked_max):
         values = torch.ones(2, 5, 3, requires_grad=True)
         pooled(values, frame_mask(torch.tensor([5, 2]), 5)).sum().backward()
         assert values.grad is not None
