@@ -1,74 +1,79 @@
 """`audioscore score`: recordings to scores, with the registered winner unless told otherwise."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from audioscore.scoring.results import ClipScore
 
 SOME_FAILED = 3
 
 
 def score(
-    files: Annotated[list[Path], typer.Argument(help="Recordings: m4a, mp3, flac, ogg, opus, wav, ...")],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Recordings, folders, patterns, s3:// links, or - for a list on stdin."),
+    ],
     model: Annotated[
         str | None,
         typer.Option(help="A scorer folder, or models:/NAME@ALIAS. Default: models:/audioscore@champion."),
     ] = None,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Also a score each 2.5 s, and a picture of it for each recording.")
+    ] = False,
+    pictures: Annotated[Path, typer.Option(help="Where --timeline puts its pictures.")] = Path(),
+    fast: Annotated[bool, typer.Option("--fast", help="Less exact and quicker on a CPU; see docs/scoring.md.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line as soon as it is known.")] = False,
 ) -> None:
     """Score recordings. A recording that cannot be judged gets a sentence instead of a score, and exit code 3."""
+    from audioscore.errors import UsageError
+
+    if as_json and as_csv:
+        raise UsageError("--json and --csv: only one of them can be printed. Choose one.")
+    from audioscore.cli import score_output
     from audioscore.cli.find_model import find_model
-    from audioscore.errors import AudioError
+    from audioscore.cli.score_sources import takes_of
+    from audioscore.encoders.extract import choose_device
     from audioscore.scoring.checkpoint import load_scorer
 
+    takes = takes_of(files)
     name, folder = find_model(model)
-    scorer = load_scorer(folder)
-    results: list[dict[str, Any]] = []
-    for path in files:
-        row: dict[str, Any] = {
-            "file": str(path),
-            "score": None,
-            "interval": None,
-            "raw": None,
-            "seconds": None,
-            "error": None,
-        }
-        try:
-            scored = scorer.score(path)
-        except AudioError as fault:
-            row["error"] = str(fault)
-        else:
-            row |= {
-                "score": round(scored.score, 4),
-                "interval": [round(end, 4) for end in scored.interval],
-                "raw": scored.raw,
-                "seconds": round(scored.seconds, 3),
-            }
-        results.append(row)
-    if as_json:
+    scorer = load_scorer(folder, device=choose_device(device), fast=fast, needs_voice=True)
+    failed: list[str] = []
+    rows = _watched(scorer.score_many(takes, timeline=timeline), len(takes), failed, pictures if timeline else None)
+    if as_csv:
+        for line in score_output.csv_lines(rows):
+            typer.echo(line)
+    elif as_json:
+        results = [score_output.json_row(row, timeline=timeline) for row in rows]
         typer.echo(json.dumps({"model": name, "results": results}, ensure_ascii=False, indent=2))
     else:
-        _print_table(name, results)
-    if any(row["error"] for row in results):
+        score_output.print_table(name, list(rows))
+    if failed:
         raise typer.Exit(SOME_FAILED)
 
 
-def _print_table(name: str, results: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+def _watched(
+    rows: "Iterator[ClipScore]", total: int, failed: list[str], pictures: Path | None
+) -> "Iterator[ClipScore]":
+    """The same rows, with a bar on a terminal, a picture of each timeline, and a note of those that failed."""
+    from audioscore.cli.progress import stages
 
-    table = Table(box=None, pad_edge=False, caption=f"scored by {escape(name)}", caption_justify="left")
-    table.add_column("file", overflow="fold")
-    for heading in ("score", "90 % interval", "seconds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in results:
-        if row["error"]:
-            table.add_row(f"{escape(row['file'])}\n  [red]{escape(row['error'])}[/red]", "-", "-", "-")
-        else:
-            low, high = row["interval"]
-            table.add_row(
-                escape(row["file"]), f"{row['score']:.1f}", f"{low:.1f} - {high:.1f}", f"{row['seconds']:.1f}"
-            )
-    Console().print(table)
+    with stages() as stage:
+        show = stage("scoring")
+        for done, row in enumerate(rows, start=1):
+            if row.error is not None:
+                failed.append(row.file)
+            elif pictures is not None and row.timeline:
+                from audioscore.cli.score_picture import write_picture
+
+                typer.echo(f"note: {write_picture(row, pictures)} shows the timeline of {row.file}", err=True)
+            if show is not None:
+                show(done, total)
+            yield row

@@ -138,15 +138,24 @@ class LayerMix(nn.Module):
 
 def _hidden_state(model: Any, waves: Tensor, layer: int) -> Tensor:
     """Shape: waves [B, T] of equal length -> [B, F, dim]."""
-    mel = model.normalize(model.preprocessing(waves, features=[MEL]))[MEL]
-    states: Tensor = model.conv(mel)
-    positions = model.conformer.embed_positions(states)
-    for part in model.conformer.layers[:layer]:
+    return through_layers(model.conformer, model.conv(mel_of(model, waves)), layer)
+
+
+def mel_of(model: Any, waves: Tensor) -> Tensor:
+    """The spectrogram that the front-end is given. Shape: waves [B, T] of equal length -> [B, bands, T // 240]."""
+    mel: Tensor = model.normalize(model.preprocessing(waves, features=[MEL]))[MEL]
+    return mel
+
+
+def through_layers(conformer: Any, states: Tensor, layer: int) -> Tensor:
+    """The hidden state that the layers below `layer` make of the front-end's. Shape: [B, F, dim] -> the same."""
+    positions = None if conformer.embed_positions is None else conformer.embed_positions(states)
+    for part in conformer.layers[:layer]:
         states = _conformer_layer(part, states, positions, None)
     return states
 
 
-def _conformer_layer(layer: Any, states: Tensor, positions: Tensor, real: Tensor | None) -> Tensor:
+def _conformer_layer(layer: Any, states: Tensor, positions: Tensor | None, real: Tensor | None) -> Tensor:
     """One layer as transformers computes it, bit for bit, but that padding is heard by no real frame.
 
     Attention is easily told what is padding; the convolution over time is not, and is given zeros there, which is what

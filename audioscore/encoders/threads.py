@@ -1,7 +1,12 @@
 """How torch's own threads are used on a CPU."""
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -19,3 +24,17 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def cores() -> int:
+    """How many cores this process may use, which may be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """What each task gives, in order: one thread a core, each with one of torch's; a task alone has all of torch's."""
+    workers = min(cores(), len(tasks))
+    if workers <= 1:
+        return [task() for task in tasks]
+    with one_torch_thread(), ThreadPoolExecutor(workers, thread_name_prefix="hear") as pool:
+        return list(pool.map(lambda task: task(), tasks))

@@ -74,13 +74,16 @@ def _check_embedded(kind: Kind, reference: EncoderReference, folder: Path) -> No
         raise ModelError(f"{folder}: holds another {kind} than the features are of. Extract them again, and train.")
 
 
-def load_scorer(folder: Path, *, device: str = "cpu") -> Scorer:
+def load_scorer(folder: Path, *, device: str = "cpu", fast: bool = False, needs_voice: bool = False) -> Scorer:
     """Read a scorer folder; encoders that are not embedded come from the hub's cache or the hub.
+
+    `fast` and `needs_voice`: see `Scorer`.
 
     Raises ModelError where something is missing, does not fit, or is not the encoder the scorer was trained with.
     """
     description, encoders = read_description(folder), load_encoders_of(folder, device=device)
-    return Scorer(_load_network(folder, description, encoders.get("muq")), description, encoders, device=device)
+    network = _load_network(folder, description, encoders.get("muq"))
+    return Scorer(network, description, encoders, device=device, fast=fast, needs_voice=needs_voice)
 
 
 def load_encoders_of(folder: Path, *, device: str = "cpu") -> dict[Kind, MuQEncoder | CampplusEncoder]:

@@ -1,20 +1,25 @@
 """A scorer: encoders, head and calibration, from a recording to a score."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 
 from audioscore.config import Plan
-from audioscore.data.audio import Recording, Wave, decode
-from audioscore.data.probes import ProbeLimits, probe, refusal
-from audioscore.encoders.extract import Encoders, Features, encode_recording
+from audioscore.data.audio import MAX_SECONDS, Wave
+from audioscore.encoders.extract import Encoders, Features
 from audioscore.encoders.reference import EncoderReference, Kind
-from audioscore.errors import AudioError, UsageError
+from audioscore.errors import AudioscoreError, UsageError
 from audioscore.scoring.calibration import Calibration
+from audioscore.scoring.hearing import Hearing
+from audioscore.scoring.intake import DecodedClip, Ears, Limits, Source, Take, named, take_in
+from audioscore.scoring.judging import Answer, judge
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
+from audioscore.scoring.results import ClipScore, ScoredClip
+from audioscore.scoring.stream import score_stream
 
 # What each plan hears. A plan that is not in CANDIDATES is a control: trained and reported, never the winner.
 BRANCHES: dict[Plan, tuple[Kind, ...]] = {
@@ -81,42 +86,66 @@ class Description:
         return " + ".join(sorted({reference.licence for reference in self.encoders.values()}))
 
 
-@dataclass(frozen=True)
-class ScoredClip:
-    """One answer. `score` and `interval` are on the 0-100 scale; `raw` is what ranks."""
-
-    score: float
-    interval: tuple[float, float]
-    raw: float
-    seconds: float
-
-
 class Scorer:
-    """Scores recordings. The same file gets the same score alone, in any batch, and twice."""
+    """Scores recordings. The same file gets the same score alone, in any batch, through any door, and twice.
+
+    Threads may share one: decoding runs side by side, scoring one batch after the other. `fast` computes MuQ less
+    exactly on a CPU; `needs_voice` refuses recordings in which nobody sings, as the doors do.
+    """
 
     def __init__(
-        self, network: ScoreNetwork, description: Description, encoders: Encoders, *, device: str = "cpu"
+        self,
+        network: ScoreNetwork,
+        description: Description,
+        encoders: Encoders,
+        *,
+        device: str = "cpu",
+        fast: bool = False,
+        needs_voice: bool = False,
     ) -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         self.description = description
         self.encoders = encoders
         self.device = device
+        self.fast = fast
+        whole = any(reference.window is None for reference in description.encoders.values())
+        self.ears = Ears("muq" in encoders, "campplus" in encoders, whole)
+        self.limits = Limits(None, WHOLE_SECONDS if whole else MAX_SECONDS, needs_voice)
+        self._one_batch_at_a_time = threading.Lock()
 
-    def score(self, source: str | Path | bytes | Wave, rate: int | None = None) -> ScoredClip:
+    def score(self, source: Source | Wave, rate: int | None = None, *, timeline: bool = False) -> ScoredClip:
         """Score one recording: a path, a file's bytes, or samples [T] with their rate in Hz.
 
-        Raises AudioError, one sentence, where it cannot be decoded or is too short, silent or clipped to be judged.
+        `timeline` adds a score each few seconds. Raises AudioError, one sentence, where it cannot be decoded or is too
+        short, silent, clipped or without a voice to be judged.
         """
-        recording = _recording_of(source, rate)
-        name = str(source) if isinstance(source, str | Path) else "the recording"
-        whole = any(reference.window is None for reference in self.description.encoders.values())
-        limits = ProbeLimits(max_seconds=WHOLE_SECONDS) if whole else ProbeLimits()
-        reason = refusal(probe(recording), limits)
-        if reason is not None:
-            raise AudioError(f"{name}: {reason}")
-        features = encode_recording(recording, self.encoders, self.description.prefix_layer)
-        raw = float(self.raw([features])[0])
-        return self._scored(raw, recording.seconds)
+        given = (source, rate) if isinstance(source, np.ndarray) else source
+        found = self.score_batch([self.decode(named(given, 0))], timeline=timeline)[0]
+        if isinstance(found, AudioscoreError):
+            raise found
+        return found
+
+    def score_many(self, sources: Iterable[Source | Take], *, timeline: bool = False) -> Iterator[ClipScore]:
+        """Score any number of recordings, as a stream in their order; one that cannot be scored is a row with `error`.
+
+        Memory grows neither with their number nor, but for what is being decoded, with their length.
+        """
+        return score_stream(self.decode, partial(self.score_batch, timeline=timeline), sources)
+
+    def decode(self, take: Take, limits: Limits | None = None) -> DecodedClip:
+        """Take in one recording for `score_batch`; `limits` are the scorer's own unless given. Raises AudioError."""
+        return take_in(take, self.ears, limits or self.limits)
+
+    def score_batch(self, clips: Sequence[DecodedClip], *, timeline: bool = False) -> list[Answer]:
+        """Score decoded recordings together, in their order; a fault of one stands in its place and hurts no other."""
+        calibration = self.description.calibration
+        with self._one_batch_at_a_time:
+            return judge(self.network, calibration, clips, self._hear(clips), device=self.device, timeline=timeline)
+
+    @cached_property
+    def _hear(self) -> Hearing:
+        # Made at first use: training and conversion make scorers whose weights may still change.
+        return Hearing(self.encoders, self.description.prefix_layer, fast=self.fast)
 
     def raw(self, features: Sequence[Features]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Raw outputs of clips whose features are known.
@@ -124,23 +153,3 @@ class Scorer:
         Shape: N clips -> [N], float64.
         """
         return raw_outputs(self.network, features, self.device)
-
-    def _scored(self, raw: float, seconds: float) -> ScoredClip:
-        calibration = self.description.calibration
-        value = calibration.apply([raw])
-        low, high = calibration.interval(value)
-        return ScoredClip(float(value[0]), (float(low[0]), float(high[0])), raw, seconds)
-
-
-def _recording_of(source: str | Path | bytes | Wave, rate: int | None) -> Recording:
-    if isinstance(source, np.ndarray):
-        if rate is None or rate <= 0:
-            raise AudioError(f"samples need their rate in Hz; got {rate}. Pass score(samples, rate).")
-        if source.ndim != 1:
-            raise AudioError(f"samples must be mono [T]; got shape {list(source.shape)}. Average the channels.")
-        if not np.issubdtype(source.dtype, np.floating) or not np.isfinite(source).all():
-            raise AudioError(
-                f"samples must be finite floats in [-1, 1]; got {source.dtype} or NaN. Convert them first."
-            )
-        return Recording(np.ascontiguousarray(source, dtype=np.float32), rate)
-    return decode(source)

@@ -11,7 +11,6 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-from audioscore.errors import AudioError
 from audioscore.scoring.checkpoint import load_scorer
 
 COLUMNS = ["score", "lo", "hi", "raw", "seconds", "error"]
@@ -21,20 +20,14 @@ class ScorerModel(PythonModel):  # type: ignore[misc]  # its base class has no t
     """A scorer behind MLflow's interface; a recording that cannot be scored gets a sentence and no score."""
 
     def load_context(self, context: Any) -> None:
-        self.scorer = load_scorer(Path(context.artifacts["scorer"]))
+        self.scorer = load_scorer(Path(context.artifacts["scorer"]), needs_voice=True)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Shape: N rows with a column `audio` -> N rows."""
-        rows = [self._row(bytes(audio)) for audio in model_input["audio"]]
+        scored = self.scorer.score_many([bytes(audio) for audio in model_input["audio"]])
+        rows = [[row.score, *(row.interval or (None, None)), row.raw, row.seconds, row.error] for row in scored]
         # Columns of numbers would turn None into NaN, which an HTTP answer would carry and JSON has not.
         return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
-
-    def _row(self, audio: bytes) -> list[Any]:
-        try:
-            scored = self.scorer.score(audio)
-        except AudioError as fault:
-            return [None, None, None, None, None, str(fault)]
-        return [scored.score, *scored.interval, scored.raw, scored.seconds, None]
 
 
 mlflow.tracing.disable()  # audio bytes do not belong into traces

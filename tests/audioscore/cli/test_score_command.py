@@ -19,7 +19,7 @@ def test_good_recordings_are_scored_though_one_is_bad(
 ) -> None:
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"not audio")
-    good = [tiny_corpus / "audio" / "c001.wav", tiny_corpus / "audio" / "c002.wav"]
+    good = [tiny_corpus / "audio" / "c003.wav", tiny_corpus / "audio" / "c004.wav"]
     files = [str(good[0]), str(bad), str(good[1])]
     said = CliRunner().invoke(app, ["score", *files, "--model", str(scorer_directory), "--json"])
     assert said.exit_code == 3
@@ -41,7 +41,7 @@ def test_good_recordings_are_scored_though_one_is_bad(
 
 
 def test_a_table_for_people(scorer_directory: Path, tiny_corpus: Path, tmp_path: Path) -> None:
-    good, missing = str(tiny_corpus / "audio" / "c001.wav"), str(tmp_path / "gone[1].wav")
+    good, missing = str(tiny_corpus / "audio" / "c003.wav"), str(tmp_path / "gone[1].wav")
     options = ["score", good, missing, "--model", str(scorer_directory)]
     said = CliRunner().invoke(app, options, env={"COLUMNS": "400"})
     assert said.exit_code == 3
@@ -50,6 +50,39 @@ def test_a_table_for_people(scorer_directory: Path, tiny_corpus: Path, tmp_path:
     assert f"scored by {scorer_directory}" in said.stdout
     fine = CliRunner().invoke(app, [*options[:2], *options[3:]], env={"COLUMNS": "400"})
     assert fine.exit_code == 0
+
+
+def test_csv_a_folder_a_list_and_a_timeline(
+    scorer_directory: Path, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes = tmp_path / "takes"
+    takes.mkdir()
+    for name in ("c003.wav", "c004.wav"):
+        shutil.copy(tiny_corpus / "audio" / name, takes)
+    model = ["--model", str(scorer_directory)]
+    said = CliRunner().invoke(app, ["score", str(takes), *model, "--csv"])
+    assert said.exit_code == 0, said.output
+    header, *rows = said.stdout.splitlines()
+    assert header == "file,score,lo,hi,raw,seconds,error"
+    assert [row.split(",")[0] for row in rows] == [str(takes / "c003.wav"), str(takes / "c004.wav")]
+    options = ["score", "-", *model, "--json", "--timeline", "--pictures", str(tmp_path / "pictures")]
+    listed = CliRunner().invoke(app, options, input=f"{takes}/c004.wav\n{takes}/gone.wav\n")
+    assert listed.exit_code == 3, listed.output
+    found, gone = json.loads(listed.stdout)["results"]
+    assert found["score"] == float(rows[1].split(",")[1])
+    assert [one["score"] for one in found["timeline"]] == [pytest.approx(found["score"], abs=1e-4)]
+    assert gone["timeline"] is None
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["c004.wav.timeline.png"]
+    assert "shows the timeline of" in listed.stderr
+
+
+def test_what_is_asked_for_wrongly_is_one_sentence(scorer_directory: Path) -> None:
+    for options, sentence in (
+        (["a.wav", "--json", "--csv"], "--json and --csv: only one of them"),
+        (["nowhere*"], r"nowhere\*: no file matches this pattern"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            CliRunner().invoke(app, ["score", *options, "--model", str(scorer_directory)], catch_exceptions=False)
 
 
 def test_without_a_model_the_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,10 +95,10 @@ def test_without_a_model_the_sentence_says_what_to_do(tmp_path: Path, monkeypatc
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path))
-    with pytest.raises(UsageError, match=r"--model gone: no such folder"):
+    with pytest.raises(UsageError, match=r"^gone: no such folder"):
         find_model("gone")
     for uri in ("models:/audioscore", "models:/audioscore/latest", "models:audioscore@champion"):
-        with pytest.raises(UsageError, match=rf"--model {uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION"):
+        with pytest.raises(UsageError, match=rf"^{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION"):
             find_model(uri)
     for uri in ("models:/audioscore@champion", "models:/audioscore/3"):
         with pytest.raises(ModelError, match="no model has been registered there yet"):
@@ -77,8 +110,8 @@ def test_a_predecessors_folder_is_converted_once(
     judge: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("audioscore.cli.find_model.PREDECESSOR_MUQ", str(judge.muq))
-    clip = tiny_corpus / "audio" / "c001.wav"
+    monkeypatch.setattr("audioscore.tracking.find_scorer.PREDECESSOR_MUQ", str(judge.muq))
+    clip = tiny_corpus / "audio" / "c003.wav"
     said = [CliRunner().invoke(app, ["score", str(clip), "--model", str(judge.adapters), "--json"]) for _ in range(2)]
     assert [run.exit_code for run in said] == [0, 0], said[0].output
     assert "is a predecessor's folder; converting it once, to " in said[0].stderr
@@ -111,8 +144,8 @@ def test_a_folder_is_its_own_name(scorer_directory: Path) -> None:
 def champions(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The models that have a champion; the registry is not asked."""
     found: set[str] = set()
-    monkeypatch.setattr("audioscore.cli.find_model.has_champion", lambda _uri, name: name in found)
-    monkeypatch.setattr("audioscore.cli.find_model.scorer_folder", lambda tracking_uri, _uri: Path(tracking_uri))
+    monkeypatch.setattr("audioscore.tracking.registry.has_champion", lambda _uri, name: name in found)
+    monkeypatch.setattr("audioscore.tracking.registry.scorer_folder", lambda tracking_uri, _uri: Path(tracking_uri))
     return found
 
 
@@ -135,6 +168,6 @@ def test_a_champion_that_cannot_be_loaded_is_not_passed_over(
     def broken(_tracking_uri: str, uri: str) -> Path:
         raise ModelError(f"{uri}: cannot be loaded")
 
-    monkeypatch.setattr("audioscore.cli.find_model.scorer_folder", broken)
+    monkeypatch.setattr("audioscore.tracking.registry.scorer_folder", broken)
     with pytest.raises(ModelError, match="models:/audioscore@champion: cannot be loaded"):
         find_model(None)

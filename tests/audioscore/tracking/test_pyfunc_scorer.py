@@ -1,12 +1,12 @@
 """The registered model's behaviour beside its scorer; the loading by MLflow is part of the end-to-end test."""
 
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from audioscore.errors import AudioError
-from audioscore.scoring.scorer import ScoredClip
+from audioscore.scoring.results import ClipScore
 from audioscore.tracking import pyfunc_scorer
 from audioscore.tracking.pyfunc_scorer import COLUMNS, ScorerModel
 
@@ -14,15 +14,17 @@ from audioscore.tracking.pyfunc_scorer import COLUMNS, ScorerModel
 class Scorer:
     """Stands in for a scorer: bytes of a length score their length."""
 
-    def score(self, audio: bytes) -> ScoredClip:
-        if not audio:
-            raise AudioError("the recording: the file is empty (0 bytes).")
-        return ScoredClip(60.0 + len(audio), (55.0, 95.0), 0.5, 2.0)
+    def score_many(self, recordings: Sequence[bytes]) -> Iterator[ClipScore]:
+        for place, audio in enumerate(recordings, start=1):
+            if audio:
+                yield ClipScore(f"recording {place}", 60.0 + len(audio), (55.0, 95.0), 0.5, 2.0)
+            else:
+                yield ClipScore(f"recording {place}", error="the recording: the file is empty (0 bytes).")
 
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> ScorerModel:
-    monkeypatch.setattr(pyfunc_scorer, "load_scorer", lambda folder: Scorer())
+    monkeypatch.setattr(pyfunc_scorer, "load_scorer", lambda folder, needs_voice: Scorer() if needs_voice else None)
     model = ScorerModel()
     model.load_context(SimpleNamespace(artifacts={"scorer": "folder"}))
     return model

@@ -1,0 +1,101 @@
+"""MuQ's convolutional front-end for inference: most of its time on a CPU, and the same frames in under half of it.
+
+Two residual blocks of 3 x 3 convolutions, each halving time and bands, then a linear layer. Here normalisation is
+folded into the weights, convolutions of the same input are one, those of stride 1 use Winograd's algorithm, channels
+lie innermost, and time is cut into pieces that overlap by as much as the convolutions reach, so that memory does not
+grow with the length.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from audioscore.encoders.winograd import WinogradConv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIN_CHANNELS = 128  # below, moving numbers takes longer than multiplying them
+PIECE_FRAMES = 192  # 25 a second, computed at once: some 150 MB at 512 channels
+REACH_FRAMES = 3  # how far beyond a frame the convolutions hear
+MEL_PER_FRAME = 4
+
+
+class FrontEnd:
+    """The front-end of a MuQ, with weights as they are when it is made."""
+
+    def __init__(self, conv: Any) -> None:
+        self.blocks = [_Block(block) for block in conv.conv]
+        weight = conv.linear.weight  # (dim, C * bands), channels first
+        self.linear = weight.unflatten(1, (self.blocks[-1].channels, -1)).transpose(1, 2).flatten(1).contiguous()
+        self.bias = conv.linear.bias
+
+    @staticmethod
+    def suits(conv: Any, device: str) -> bool:
+        """Whether it is worth it: on a CPU, for many channels."""
+        return torch.device(device).type == "cpu" and conv.conv[0].conv1.out_channels >= MIN_CHANNELS
+
+    def __call__(self, mel: Tensor) -> Tensor:
+        """Shape: mel [B, bands, M], 100 a second -> [B, ceil(M / 4), dim]."""
+        return torch.stack([torch.cat([self._piece(*part) for part in _pieces(one.T)]) for one in mel])
+
+    def _piece(self, mel: Tensor, first: int, count: int) -> Tensor:
+        """Shape: mel [M, bands] -> `count` frames from `first` on, [count, dim]."""
+        values = mel[:, :, None]
+        for block in self.blocks:
+            values = block(values)
+        return F.linear(values[first : first + count].flatten(1), self.linear, self.bias)
+
+
+def _pieces(mel: Tensor) -> "Iterator[tuple[Tensor, int, int]]":
+    """Overlapping pieces of a spectrogram, the first of each piece's frames that count, and how many do.
+
+    Shape: mel [M, bands].
+    """
+    frames = -(-len(mel) // MEL_PER_FRAME)
+    count = -(-frames // PIECE_FRAMES)
+    for place in range(count):
+        start, end = frames * place // count, frames * (place + 1) // count
+        before, after = max(0, start - REACH_FRAMES), min(frames, end + REACH_FRAMES)
+        yield mel[before * MEL_PER_FRAME : after * MEL_PER_FRAME], start - before, end - start
+
+
+class _Block:
+    """relu(norm(conv(relu(norm(conv(x))))) + norm(conv(x))), the two convolutions of x being one of stride 2."""
+
+    def __init__(self, block: Any) -> None:
+        self.channels = int(block.conv2.out_channels)
+        inner, beside = _folded(block.conv1, block.bn1), _folded(block.conv3, block.bn3)
+        weight = torch.cat([inner[0], beside[0]])
+        self.bias = torch.cat([inner[1], beside[1]])
+        # Of one channel, the patches are so small that a plain matrix product is best.
+        self.matrix = weight.flatten(1)
+        self.halving = None if weight.shape[1] == 1 else WinogradConv(weight, self.bias, stride=2)
+        self.conv = WinogradConv(*_folded(block.conv2, block.bn2))
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Shape: values [T, bands, C] -> [ceil(T / 2), bands / 2, channels]."""
+        both = self._halve(values)
+        inner, beside = both[..., : self.channels], both[..., self.channels :]
+        return self.conv(inner.relu_(), beside)
+
+    def _halve(self, values: Tensor) -> Tensor:
+        """Shape: values [T, bands, C] -> [ceil(T / 2), bands / 2, 2 * channels]."""
+        if self.halving is not None:
+            return self.halving(values)
+        padded = F.pad(values[..., 0], (1, 1, 1, 1))
+        patches = padded.unfold(0, 3, 2).unfold(1, 3, 2)  # (T / 2, bands / 2, 3, 3)
+        return F.linear(patches.flatten(2), self.matrix, self.bias)
+
+
+def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution and its normalisation in one; bands and time change places, as in the input.
+
+    Shape: -> [O, C, 3 in time, 3 in bands], [O].
+    """
+    scale = (norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt())[:, None, None, None]
+    weight = (conv.weight.double() * scale).to(conv.weight.dtype).transpose(2, 3).contiguous()
+    bias = (conv.bias.double() - norm.running_mean.double()) * scale.flatten() + norm.bias.double()
+    return weight, bias.to(conv.weight.dtype)
