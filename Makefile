@@ -1,31 +1,42 @@
 # Everything a newcomer needs: `make demo` and `make test` set up .venv by themselves.
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+JOBS ?= 2
 BIN := .venv/bin
 UV := $(BIN)/uv
 INSTALL := $(UV) pip install --python $(BIN)/python --quiet
 PIN := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
 	--custom-compile-command "make pins"
 
-.PHONY: help demo test test-services check format corpus encoders pins clean
+.PHONY: help demo test test-services test-containers image check check-manifests format corpus encoders pins clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.runtime ## set up, then the whole pipeline on the demo corpus
 	$(BIN)/audioscore demo
 
 test: .venv/.dev ## set up, then every test, doctests included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-services: .venv/.services ## set up, then the tests that start servers or take minutes
 	$(BIN)/python -m pytest -m services
+
+test-containers: .venv/.dev ## set up, build the image, and run the whole pipeline in containers
+	$(BIN)/python -m pytest -m containers
+
+image: ## build the image that the steps run in, by Docker or Podman
+	components/image/build.sh
 
 check: .venv/.dev ## set up, then lint, format, types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint components/image/Dockerfile
+
+check-manifests: .venv/.services ## set up, then build the cluster manifests and judge them, offline
+	$(BIN)/python -m manifests.check
 
 format: .venv/.dev ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
@@ -45,11 +56,13 @@ pins: .venv/.bootstrap ## resolve the requirements again, with hashes
 	$(PIN) --upgrade requirements/bootstrap.in -o requirements/bootstrap.txt
 	$(PIN) --upgrade pyproject.toml -o requirements.txt
 	$(PIN) --upgrade pyproject.toml --extra dev -c requirements.txt -o requirements/dev.txt
+	$(PIN) --upgrade pyproject.toml --extra cluster -c requirements.txt -o requirements/image.txt
+	$(PIN) --upgrade requirements/sbom.in -o requirements/sbom.txt
 	$(PIN) --upgrade --no-deps requirements/services.in -o requirements/services.txt
 
 clean: ## remove what runs and tests leave behind; .venv stays
 	rm -rf .audioscore .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
-	find audioscore components pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find audioscore components manifests pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.bootstrap: requirements/bootstrap.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

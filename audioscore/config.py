@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
 from audioscore.errors import UsageError, shorten
+from audioscore.places import STRICT, ClusterSection, ContainersSection
 
 CONFIGS = Path(__file__).resolve().parents[1] / "pipelines" / "configs"
 SMALL = CONFIGS / "small.yaml"  # what `run` uses unless told otherwise: encoders that ship with the repository
@@ -32,7 +33,7 @@ Severity = Annotated[
 class Section(BaseModel):
     """A part of the configuration: immutable, and refusing keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
 
 class DataSection(Section):
@@ -121,6 +122,35 @@ class AdversarySection(Section):
         return self
 
 
+class TrainJobSection(Section):
+    """A training on several machines of a cluster: a TrainJob of Kubeflow Trainer.
+
+    Placement, volumes and credentials are the runtime's, on the cluster: nothing secret is written here.
+    """
+
+    # What step and pods share: s3://BUCKET/PREFIX, or a folder that all see under this path.
+    exchange: Annotated[str, StringConstraints(pattern="^(s3://[^/]+|/).*$")] | None = None
+    image: str | None = None  # that the pods run, with this code in it; cluster.image by default
+    runtime: str = "torch-distributed"
+    namespace: str | None = None  # that of the step's pod, or of the kubeconfig's context, by default
+    num_nodes: int = Field(2, ge=1)
+    resources_per_node: dict[str, int | str] = {}  # {gpu: 4, cpu: 16, memory: 64Gi}, requested and the limit
+    env: dict[str, str] = {}  # of the pods, beside the runtime's
+    hours: float = Field(24.0, gt=0)  # from its creation on, waiting for nodes included; then the job is deleted
+
+    @model_validator(mode="after")
+    def _leave_torchrun_its_own(self) -> "TrainJobSection":
+        if reserved := sorted(name for name in self.env if name.startswith("PET_")):
+            raise ValueError(f"env must not set {', '.join(reserved)}: the cluster tells torchrun its place by PET_*")
+        return self
+
+    @property
+    def gpus(self) -> int | None:
+        """GPUs of a node; None where they are not counted whole."""
+        found = self.resources_per_node.get("gpu", self.resources_per_node.get("nvidia.com/gpu", 0))
+        return int(found) if str(found).isdigit() else None
+
+
 class TrainingSection(Section):
     """How plans are trained. Controls are trained beside A and B with the encoders frozen and a light head."""
 
@@ -160,7 +190,11 @@ class TrainingSection(Section):
     warmup_share: Share = 0.0  # of all steps, in which the rate rises from 0
     clip_norm: float = Field(1.0, gt=0)  # gradients are scaled down to this length
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # on a GPU; a CPU always computes in fp32
-    processes: int = Field(1, ge=1)  # one a GPU; more than one are started by torchrun
+    # Where: in this process, in several of this machine, or in several machines of a cluster. By default, one process
+    # is inproc and more are torchrun.
+    launcher: Literal["inproc", "torchrun", "trainjob"] | None = None
+    processes: int = Field(1, ge=1)  # of each machine; one a GPU
+    trainjob: TrainJobSection = TrainJobSection()
     checkpoint_steps: int = Field(200, ge=1)  # steps between checkpoints, which are also written after each epoch
     save: Literal["adapters", "full"] = "adapters"  # full embeds the whole encoders in every scorer
 
@@ -175,6 +209,25 @@ class TrainingSection(Section):
         if self.head == "predecessor" and self.fusion != "frames":
             raise ValueError("head predecessor hears MuQ alone: fusion does not apply to it")
         return self
+
+    @model_validator(mode="after")
+    def _a_launcher_that_can(self) -> "TrainingSection":
+        if self.launcher == "inproc" and self.processes != 1:
+            raise ValueError(f"launcher inproc is one process; got processes {self.processes}. Leave one of them out")
+        if self.launcher != "trainjob":
+            return self
+        if self.trainjob.exchange is None:
+            raise ValueError("launcher trainjob needs trainjob.exchange: a bucket or folder that step and pods share")
+        if self.trainjob.gpus and self.trainjob.gpus != self.processes:
+            raise ValueError(
+                f"a node has {self.trainjob.gpus} GPUs and processes is {self.processes}: each process needs its own"
+            )
+        return self
+
+    @property
+    def started_by(self) -> Literal["inproc", "torchrun", "trainjob"]:
+        """The launcher, where none is named as well."""
+        return self.launcher or ("inproc" if self.processes == 1 else "torchrun")
 
     @property
     def prefix_layer(self) -> int | None:
@@ -224,6 +277,19 @@ class Config(Section):
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     registry: RegistrySection = RegistrySection()
+    containers: ContainersSection = ContainersSection()
+    cluster: ClusterSection = ClusterSection()
+
+    @model_validator(mode="after")
+    def _an_image_to_train_in(self) -> "Config":
+        if self.training.launcher == "trainjob" and self.trainjob_image is None:
+            raise ValueError("launcher trainjob needs training.trainjob.image, or cluster.image")
+        return self
+
+    @property
+    def trainjob_image(self) -> str | None:
+        """The image that a TrainJob's pods run."""
+        return self.training.trainjob.image or self.cluster.image
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

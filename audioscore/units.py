@@ -5,6 +5,8 @@ MUQ_FRAME_HZ = 25  # 24 000 Hz / 240-sample hop / 4 (two stride-2 convolutions)
 CAMPPLUS_RATE = 16_000  # Hz, what CAM++ hears
 CAMPPLUS_MELS = 80
 
+HOUR_SECONDS = 3600
+
 SCORE_MIN, SCORE_MAX = 0.0, 100.0  # the scale of the labels; in use: 50 to 99
 SCORE_BANDS = ((0.0, 60.0), (60.0, 70.0), (70.0, 80.0), (80.0, 85.0), (85.0, 90.0), (90.0, 95.0), (95.0, 100.0))
 

@@ -1,5 +1,7 @@
 """Step 4: what the encoders hear, once for all plans."""
 
+from typing import List
+
 from kfp import dsl
 
 from components.base import component
@@ -13,6 +15,7 @@ def extract_features(
     code_rev: str,
     settings: dict,
     feature_store: str,
+    shares: dsl.Input[List[dsl.Artifact]],
     features: dsl.Output[dsl.Artifact],
 ) -> None:
     """Run MuQ and CAM++ on every clip whose features the store lacks."""
@@ -23,5 +26,5 @@ def extract_features(
 
     config = parse_config(settings)
     extract_folder(
-        Path(data.path), Path(index.path), Path(features.path), Path(feature_store), config.encoders, config.training
+        Path(data.path), Path(index.path), Path(features.path), feature_store, config.encoders, config.training
     )

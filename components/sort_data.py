@@ -23,6 +23,6 @@ def sort_data(
     from audioscore.encoders.speakers import voice_embedder
 
     config = parse_config(settings)
-    embed = voice_embedder(config.encoders.campplus, Path(data.path), Path(feature_store))
+    embed = voice_embedder(config.encoders.campplus, Path(data.path), feature_store)
     sort_folder(Path(data.path), Path(validated.path), Path(index.path), config.split, embed)
     index.metadata["data_digest"] = data_digest

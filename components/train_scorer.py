@@ -30,5 +30,6 @@ def train_scorer(
         parse_config(settings),
         data_digest=index.metadata["data_digest"],  # KFP's local runner gives a loop's steps a wrong parameter
         code_revision=code_rev,
+        resume=True,  # a step that was stopped and is tried again in the same place goes on from its checkpoint
     )
     model.metadata.update(plan=plan, seed=trained.representative, parameters=trained.chosen.parameters)

@@ -1,4 +1,4 @@
-"""Run the pipeline on this machine, every step a process of its own in this Python environment."""
+"""Run the pipeline on this machine, every step a process of its own, in this Python environment or in a container."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -14,6 +14,9 @@ from audioscore import errors
 from audioscore.errors import AudioscoreError
 from pipelines.platform import LOCAL
 from pipelines.steplog import Step, StepLog
+
+if TYPE_CHECKING:
+    from pipelines.containers import Containers
 
 OFFLINE = {
     # Nothing in a step phones home, and no progress bar writes a line an update into a log.
@@ -41,27 +44,42 @@ class StepFailed(AudioscoreError):
     exit_code = errors.FAULT_EXIT_CODE
 
 
-def run_locally(arguments: dict[str, Any], folder: Path, console: Console) -> LocalRun:
+def run_locally(
+    arguments: dict[str, Any], folder: Path, console: Console, containers: "Containers | None" = None
+) -> LocalRun:
     """Run the pipeline with these arguments; logs go to `folder`/logs, step outputs to `folder`/steps.
 
-    Raises the error that a step raised for the user (GateRefused, DataError, …), or StepFailed naming the step's log.
+    What an earlier call with the same arguments and folder has finished is taken over. Raises the error that a step
+    raised for the user (GateRefused, DataError, …), or StepFailed naming the step's log.
     """
     from kfp import local
 
+    from pipelines.containers import end_leftovers, engine, runner, waited_for
+    from pipelines.resume import CACHE, OWNER, STEPS, repeatable
     from pipelines.scorer_pipeline import build
 
-    root = folder / "steps"
-    runner = local.SubprocessRunner(use_venv=False)
-    with warnings.catch_warnings():
+    root = folder / STEPS
+    root.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        held.enter_context(_environment({**OFFLINE, OWNER: str(folder)}))
+        if containers is not None:
+            held.enter_context(engine())
+            end_leftovers(str(folder))
+            held.enter_context(waited_for(containers.section.image))
+        held.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # KFP's own notices about its local runner
-        local.init(runner, pipeline_root=str(root), raise_on_error=True)
+        local.init(
+            local.SubprocessRunner(use_venv=False) if containers is None else runner(containers, str(folder)),
+            pipeline_root=str(root), raise_on_error=True, enable_caching=True, cache_root=str(folder / CACHE),
+        )  # fmt: skip
         pipeline = build(LOCAL)
-        with _environment(OFFLINE), StepLog(folder / "logs", console) as log:
-            try:
-                with contextlib.redirect_stdout(log):
-                    pipeline(**arguments)
-            except RuntimeError as fault:
-                raise _failure(log.steps, fault) from fault
+        log = held.enter_context(StepLog(folder / "logs", console))
+        held.enter_context(repeatable(log.reused))
+        try:
+            with contextlib.redirect_stdout(log):
+                pipeline(**arguments)
+        except RuntimeError as fault:
+            raise _failure(log.steps, fault) from fault
     return LocalRun(log.steps, root)
 
 

@@ -3,7 +3,8 @@
 1. fetch_data       the data folder, and which version it is
 2. validate_data    the gate; it stops the run where the data cannot be trusted
 3. sort_data        one list, high to low; singer-disjoint splits
-4. extract_features MuQ frames and CAM++ embeddings, once for all plans
+4. extract_shard    shares of the next step, side by side, where several pods share it
+   extract_features MuQ frames and CAM++ embeddings, once for all plans
 5. train_scorer     each plan, every seed
 6. evaluate_scorers every plan on the same held-out clips, as they are and degraded
 7. register_winner  winner on validation, gate against the champion, registry, report
@@ -17,15 +18,16 @@ from typing import List
 
 from kfp import dsl
 
-from components.base import IMAGE
+from audioscore.places import IMAGE, StepName
 from components.evaluate_scorers import evaluate_scorers
 from components.extract_features import extract_features
+from components.extract_shard import extract_shard
 from components.fetch_data import fetch_data
 from components.register_winner import register_winner
 from components.sort_data import sort_data
 from components.train_scorer import train_scorer
 from components.validate_data import validate_data
-from pipelines.platform import Platform
+from pipelines.platform import Platform, place
 
 NAME = "audioscore"
 
@@ -40,36 +42,47 @@ def build(platform: Platform) -> dsl.base_component.BaseComponent:
         code_rev: str,
         settings: dict,
         plans: List[str],
+        shards: List[str],
         feature_store: str,
         tracking_uri: str,
         artifact_root: str,
         image: str = IMAGE,
     ) -> None:
+        def on(task: dsl.PipelineTask, step: StepName) -> None:
+            task.set_container_image(image)
+            place(task, step, platform)
+
         fetched = fetch_data(data_uri=data_uri)
         fetched.set_caching_options(False)  # the same address may hold new data
-        fetched.set_container_image(image)
+        on(fetched, "fetch_data")
         data, digest = fetched.outputs["data"], fetched.outputs["data_digest"]
         version = {"data_digest": digest, "code_rev": code_rev, "settings": settings}
 
         gate = validate_data(data=data, **version)
-        gate.set_container_image(image)
+        on(gate, "validate_data")
         validated = gate.outputs["validated"]
 
         index = sort_data(data=data, validated=validated, feature_store=feature_store, **version)
-        index.set_container_image(image)
+        on(index, "sort_data")
 
-        features = extract_features(data=data, index=index.output, feature_store=feature_store, **version)
-        features.set_container_image(image)
+        with dsl.ParallelFor(items=shards) as shard:
+            shared = extract_shard(shard=shard, data=data, index=index.output, feature_store=feature_store, **version)
+            on(shared, "extract_shard")
+
+        features = extract_features(
+            data=data, index=index.output, feature_store=feature_store, shares=dsl.Collected(shared.output), **version
+        )
+        on(features, "extract_features")
 
         with dsl.ParallelFor(items=plans, parallelism=platform.parallel_trainings or None) as plan:
             trained = train_scorer(plan=plan, index=index.output, features=features.output, **version)
-            trained.set_container_image(image)
+            on(trained, "train_scorer")
 
         # A Collected may be used once only: the compiler rewrites it.
         evaluated = evaluate_scorers(
             data=data, models=dsl.Collected(trained.output), index=index.output, features=features.output, **version
         )
-        evaluated.set_container_image(image)
+        on(evaluated, "evaluate_scorers")
 
         registered = register_winner(
             data=data,
@@ -85,6 +98,6 @@ def build(platform: Platform) -> dsl.base_component.BaseComponent:
             **version,
         )
         registered.set_caching_options(False)  # registering is an act, not a value
-        registered.set_container_image(image)
+        on(registered, "register_winner")
 
     return scorer_pipeline

@@ -44,6 +44,7 @@ class StepLog(io.TextIOBase):
         self.folder = folder
         self.console = console
         self.steps: list[Step] = []
+        self.kept: list[str] = []
         self._pending = ""
         self._file: IO[str] | None = None
         self._status = console.status("starting") if console.is_terminal else None
@@ -76,6 +77,11 @@ class StepLog(io.TextIOBase):
     def running(self) -> Step | None:
         return self.steps[-1] if self.steps and self.steps[-1].status == "running" else None
 
+    def reused(self, name: str) -> None:
+        """A step that was finished before, and is not run again."""
+        self.kept.append(name.replace("-", "_"))
+        self.console.print(f"  [green]kept[/green]  {self.kept[-1]:<32}", highlight=False)
+
     def _line(self, raw: str) -> None:
         line = ANSI.sub("", raw).rstrip()
         if started := STARTED.search(line):
@@ -103,7 +109,7 @@ class StepLog(io.TextIOBase):
     def _open(self, name: str) -> None:
         self._close("stopped")
         name = name.replace("-", "_")
-        log = self.folder / f"{len(self.steps) + 1:02d}-{name}.log"
+        log = self.folder / f"{len(list(self.folder.glob('*.log'))) + 1:02d}-{name}.log"
         self._file = log.open("w", encoding="utf-8")
         self.steps.append(Step(name, log, time.monotonic()))
         if self._status is not None:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,12 +21,17 @@ from audioscore.config import DEMO, SMALL, Config, load_config
 from audioscore.data.repository import pull_missing
 from audioscore.data.storage import ACCEPTED
 from audioscore.data.versioning import code_revision
+from audioscore.encoders.shards import shards_of
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError, describe_os_error
-from audioscore.files import atomic_path, read_json, write_json, write_text
-from audioscore.home import home_of_model
+from audioscore.files import atomic_path, read_json, write_json
+from audioscore.home import home, home_of_model
 from pipelines.local_run import output_of, run_locally
+from pipelines.resume import CODE, end_leftovers, find_unfinished, forget_other_code, only_one
 from pipelines.steplog import steps_table
 from pipelines.summary import print_summary
+
+if TYPE_CHECKING:
+    from pipelines.containers import Containers
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GATE_SAID_NO, INTERRUPTED = 1, 130
@@ -68,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--demo", action="store_true")
     parser.add_argument("--data")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
-    parser.add_argument("--on", choices=["local"], default="local")
+    parser.add_argument("--on", choices=["local", "docker", "cluster"], default="local")
+    parser.add_argument("--resume", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--require-promotion", action="store_true")
     parser.add_argument("--json", action="store_true")
@@ -84,44 +90,103 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     config = load_config(DEMO if options.demo else options.config, overrides)
     if config.data.uri is None:
         raise UsageError("no data: pass --data FOLDER (or s3://…, or a git repository with @REV), or set data.uri.")
+    if options.on == "cluster":
+        from pipelines.cluster_run import check, run_on_cluster
+
+        check(config)
+        if options.dry_run:
+            return _dry_run(config, console, quiet=options.json)
+        return run_on_cluster(config, revision(), _new_run(), console, quiet=options.json)
     _check_uri(config.data.uri)
     if options.dry_run:
         return _dry_run(config, console, quiet=options.json)
-    for source in (config.data.uri, config.encoders.muq.source, config.encoders.campplus.source):
-        if Path(source).is_relative_to(REPOSITORY):  # only what ships with the repository can be pulled from its store
-            pull_missing(Path(source), console.print)
+    for source in _sources(config):
+        if source.is_relative_to(REPOSITORY):  # only what ships with the repository can be pulled from its store
+            pull_missing(source, console.print)
+    return _run_here(config, options, console, started)
+
+
+def _run_here(config: Config, options: argparse.Namespace, console: Console, started: float) -> dict[str, Any]:
+    """A run on this machine, new or resumed."""
     place = home_of_model(config.registry.model)
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    folder = place.runs / run_id
-    settings = config.model_dump(mode="json", exclude_none=True)  # KFP has no null
-    write_text(folder / "config.json", json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
-    _initialise(place.tracking_uri, config.registry.model, place.artifacts)
-    console.print(f"run {run_id} on {config.data.uri}", markup=False, highlight=False, soft_wrap=True)
-    finished = run_locally(
-        {
-            "data_uri": config.data.uri,
-            "run_id": run_id,
-            "code_rev": code_revision(REPOSITORY),
-            "settings": settings,
-            "plans": list(config.training.plans),
+    recorded = config.model_dump(mode="json", exclude_none=True)  # KFP has no null
+    folder = find_unfinished(place.runs, recorded) if options.resume else place.runs / _new_run()
+    code_rev = revision()
+    code = {"code_rev": code_rev, "on": options.on, "image": config.containers.image}
+    with only_one(folder):
+        if options.resume:
+            if ended := end_leftovers(folder):
+                console.print(f"ended {ended} processes that the broken run had left", highlight=False)
+            if forget_other_code(folder, code):
+                console.print("the code has changed since: every step runs again", highlight=False)
+        write_json(folder / "config.json", recorded)
+        write_json(folder / CODE, code)
+        _initialise(place.tracking_uri, config.registry.model, place.artifacts)
+        doing = "resuming run" if options.resume else "run"
+        console.print(f"{doing} {folder.name} on {config.data.uri}", markup=False, highlight=False, soft_wrap=True)
+        arguments = run_arguments(config, folder.name, code_rev) | {
             "feature_store": str(place.features),
             "tracking_uri": place.tracking_uri,
             "artifact_root": str(place.artifacts),
-        },
-        folder,
-        console,
-    )
-    outcome = output_of(finished.root, "register_winner", "outcome")
-    result = {**read_json(outcome / "result.json"), "report": str(folder / "report.html")}
-    write_json(folder / "result.json", result)
-    for page in ("model_card.md", "report.html"):  # the report last: who finds it takes the run for finished
-        with atomic_path(folder / page) as unfinished:
-            shutil.copyfile(outcome / page, unfinished)
+        }
+        containers = None
+        if options.on == "docker":
+            arguments["image"] = config.containers.image
+            containers = _containers(config)
+        finished = run_locally(arguments, folder, console, containers)
+        outcome = output_of(finished.root, "register_winner", "outcome")
+        result = {**read_json(outcome / "result.json"), "report": str(folder / "report.html")}
+        for page in ("model_card.md", "report.html"):
+            with atomic_path(folder / page) as unfinished:
+                shutil.copyfile(outcome / page, unfinished)
+        write_json(folder / "result.json", result)  # the last: who finds it takes the run for finished
     if not options.json:
         console.print(steps_table(finished.steps), highlight=False)
         console.print(f"logs: {folder / 'logs'}", markup=False, highlight=False, soft_wrap=True)
         print_summary(result, config, place, time.monotonic() - started)
     return result
+
+
+def run_arguments(config: Config, run_id: str, code_rev: str, *, on_cluster: bool = False) -> dict[str, Any]:
+    """What the pipeline is called with, wherever it runs; where things are kept is added there.
+
+    The settings leave out where a run runs: the same step elsewhere is the same step.
+    """
+    settings = config.model_dump(mode="json", exclude_none=True, exclude={"containers", "cluster"})
+    return {
+        "data_uri": config.data.uri,
+        "run_id": run_id,
+        "code_rev": code_rev,
+        "settings": settings,
+        "plans": list(config.training.plans),
+        "shards": shards_of(config.cluster.shards if on_cluster else 1),
+    }
+
+
+def _new_run() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def revision() -> str:
+    """Of this code; an image has no repository, and was told when it was built."""
+    return os.environ.get("AUDIOSCORE_CODE_REVISION") or code_revision(REPOSITORY)
+
+
+def _sources(config: Config) -> list[Path]:
+    """What of a configuration may be a folder of this machine."""
+    encoders = config.encoders
+    return [Path(name) for name in (str(config.data.uri), encoders.muq.source, encoders.campplus.source)]
+
+
+def _containers(config: Config) -> "Containers":
+    """What the steps of a run see of this machine: the home, to write in, and what the configuration names."""
+    from pipelines.containers import Containers
+
+    training = config.training
+    named = [*_sources(config), Path(training.init.removeprefix("warm:")), Path(training.adversary.source or "")]
+    return Containers(
+        config.containers, home().folder, tuple(path for path in named if path.is_absolute() and path.exists())
+    )
 
 
 def _initialise(tracking_uri: str, model: str, artifacts: Path) -> None:

@@ -33,6 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing what draws boxes would double the time to an answer
 )
 app.add_typer(data_command.app, name="data")
 app.add_typer(config_command.app, name="config")
@@ -52,14 +53,19 @@ app.command("convert")(convert_command.convert)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one setting: a.b=value. May be repeated.")]
 
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Finish the newest run, which was broken off; finished steps are kept.")
+]
+
 
 @app.command()
 def demo(
     overrides: SetOption = None,
+    resume: ResumeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole pipeline on the demo corpus, on this machine."""
-    _submit(["--demo"], overrides, as_json=as_json)
+    _submit(["--demo", *["--resume"] * resume], overrides, as_json=as_json)
 
 
 @app.command()
@@ -71,7 +77,10 @@ def run(
     overrides: SetOption = None,
     column_map: data_options.MapOption = None,
     singer_from: data_options.SingerOption = None,
-    on: Annotated[str, typer.Option(help="Where to run: local.")] = "local",
+    on: Annotated[
+        str, typer.Option(help="Where to run: local, docker (containers of this machine), or cluster.")
+    ] = "local",
+    resume: ResumeOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved configuration only.")] = False,
     require_promotion: Annotated[
         bool, typer.Option("--require-promotion", help="Exit with 1 unless the winner became champion.")
@@ -85,16 +94,37 @@ def run(
     if data is not None:
         options += ["--data", data]
     overrides = (overrides or []) + data_options.reading_overrides(column_map, singer_from)
-    options += ["--dry-run"] * dry_run + ["--require-promotion"] * require_promotion
+    options += ["--resume"] * resume + ["--dry-run"] * dry_run + ["--require-promotion"] * require_promotion
     _submit(options, overrides, as_json=as_json)
 
 
-def _submit(options: list[str], overrides: list[str] | None, *, as_json: bool) -> None:
-    """Pipelines stand above the library, which knows nothing of KFP: they run as a program of their own."""
+@app.command("compile")
+def compile_(
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; its name ends in .yaml.")],
+    config: Annotated[Path | None, typer.Option(help="YAML configuration whose section cluster says where.")] = None,
+    overrides: SetOption = None,
+    kubernetes: Annotated[
+        bool, typer.Option("--kubernetes", help="As Kubernetes resources, for a KFP that keeps its pipelines there.")
+    ] = False,
+) -> None:
+    """Write the pipeline as KFP reads it: for a cluster where a configuration is given, else for one machine."""
+    options = ["--out", str(out), *["--kubernetes"] * kubernetes]
+    if config is not None:
+        options += ["--config", str(config)]
     for override in overrides or []:
         options += ["--set", override]
-    options += ["--json"] * as_json
-    program = subprocess.Popen([sys.executable, "-m", "pipelines.submit", *options])
+    _run_program("pipelines.compile", options)
+
+
+def _submit(options: list[str], overrides: list[str] | None, *, as_json: bool) -> None:
+    for override in overrides or []:
+        options += ["--set", override]
+    _run_program("pipelines.submit", options + ["--json"] * as_json)
+
+
+def _run_program(module: str, options: list[str]) -> None:
+    """Pipelines stand above the library, which knows nothing of KFP: they run as a program of their own."""
+    program = subprocess.Popen([sys.executable, "-m", module, *options])
     while True:
         try:
             raise typer.Exit(program.wait())

@@ -1,6 +1,7 @@
 """Putting a data folder in place, from wherever it is kept."""
 
 import logging
+import os
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -65,6 +66,8 @@ def _fetch_folder(data_uri: str, target: Path) -> FetchReport:
     source = Path(data_uri).resolve()
     if target.resolve().is_relative_to(source):
         raise DataError(f"{target} lies inside {data_uri}, which it would copy into itself. Give another folder.")
+    if not os.access(source, os.R_OK | os.X_OK):
+        raise DataError(f"{data_uri} may not be read by user {os.getuid()}. Let that user read it.")
     files = data_files(source)
     if not files:
         raise DataError(f"{data_uri} is an empty folder. Give {ACCEPTED}.")

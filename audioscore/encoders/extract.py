@@ -19,6 +19,7 @@ from audioscore.data.split import SPLITS
 from audioscore.encoders.campplus import CampplusEncoder, load_campplus
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.reference import EncoderReference, Kind
+from audioscore.encoders.shards import share_of
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.threads import one_torch_thread
 from audioscore.errors import AudioError, DataError, ModelError
@@ -48,7 +49,7 @@ WINDOWS = "windows"
 class Extraction:
     """What one pass over the corpus did, which encoders it used, and where the features lie."""
 
-    store: Path
+    store: str  # a folder, or s3://BUCKET/PREFIX
     encoders: dict[Kind, EncoderReference]
     clips: int
     reused: int
@@ -169,9 +170,7 @@ def extract_features(
             todo.append((clip, missing))
     reused = len(distinct) - len(todo)
     log.info("features: %d of %d clips reused from the store, %d to extract", reused, len(distinct), len(todo))
-    for clip, heard in _extracted(todo, folder):
-        for part, (feature, windows) in heard:
-            store.put(part.reference, str(clip.sha256), feature, windows)
+    for _ in _extracted(todo, folder, store):
         computed += 1
         if progress is not None:
             progress(computed, len(todo))
@@ -180,38 +179,36 @@ def extract_features(
             log.info("extracted %d of %d clips", computed, len(todo))
     references: dict[Kind, EncoderReference] = {kind: encoder.reference for kind, encoder in encoders.items()}
     return Extraction(
-        store.root, references, len(distinct), reused, computed, time.monotonic() - started,
+        store.uri, references, len(distinct), reused, computed, time.monotonic() - started,
         None if speaker is None else speaker.reference,
     )  # fmt: skip
 
 
-Heard = list[tuple[Part, "tuple[Tensor, int]"]]
+def _extracted(todo: Sequence[tuple[Clip, list[Part]]], folder: Path, store: FeatureStore) -> Iterator[None]:
+    """Decode, hear and store clips side by side, one thread a core, in order, at most AHEAD a thread in memory."""
 
-
-def _extracted(todo: Sequence[tuple[Clip, list[Part]]], folder: Path) -> Iterator[tuple[Clip, Heard]]:
-    """Decode and hear clips side by side, one thread a core, in order, at most AHEAD a thread in memory."""
-
-    def extract(clip: Clip, missing: list[Part]) -> Heard:
+    def extract(clip: Clip, missing: list[Part]) -> None:
         path = folder / clip.audio_file
         recording = decode(path)
         if sha256_of(path) != clip.sha256:
             raise DataError(f"{clip.audio_file}: changed since it was validated. Validate the data again.")
         try:
-            return [(part, part.hear(recording)) for part in missing]
+            heard = [(part, part.hear(recording)) for part in missing]
         except (AudioError, ModelError) as fault:
             raise type(fault)(f"{clip.audio_file}: {fault}") from fault
+        for part, (feature, windows) in heard:  # here, where other clips are heard while a bucket takes its time
+            store.put(part.reference, str(clip.sha256), feature, windows)
 
     workers = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     with one_torch_thread(), ThreadPoolExecutor(max_workers=workers) as pool:
         waiting = iter(todo)
-        queue: deque[tuple[Clip, Future[Heard]]] = deque(
-            (clip, pool.submit(extract, clip, missing)) for clip, missing in islice(waiting, AHEAD * workers)
+        queue: deque[Future[None]] = deque(
+            pool.submit(extract, clip, missing) for clip, missing in islice(waiting, AHEAD * workers)
         )
         while queue:
-            clip, future = queue.popleft()
-            heard = future.result()
-            queue.extend((clip, pool.submit(extract, clip, missing)) for clip, missing in islice(waiting, 1))
-            yield clip, heard
+            queue.popleft().result()
+            queue.extend(pool.submit(extract, clip, missing) for clip, missing in islice(waiting, 1))
+            yield
 
 
 def write_extraction(extraction: Extraction, encoders: Encoders, folder: Path, *, embed: bool = False) -> None:
@@ -225,7 +222,7 @@ def write_extraction(extraction: Extraction, encoders: Encoders, folder: Path, *
     speaker = None if extraction.speaker is None else extraction.speaker.to_json()
     write_json(
         folder / "extraction.json",
-        {**asdict(extraction), "store": str(extraction.store), "encoders": described, "speaker": speaker},
+        {**asdict(extraction), "encoders": described, "speaker": speaker},
     )
 
 
@@ -238,7 +235,7 @@ def read_extraction(folder: Path) -> Extraction:
     encoders = {kind: EncoderReference(**reference) for kind, reference in value.pop("encoders").items()}
     speaker = value.pop("speaker", None)
     return Extraction(
-        **{**value, "store": Path(value["store"]), "encoders": encoders},
+        **{**value, "encoders": encoders},
         speaker=None if speaker is None else EncoderReference(**speaker),
     )
 
@@ -246,8 +243,8 @@ def read_extraction(folder: Path) -> Extraction:
 def extract_folder(
     data: Path,
     index: Path,
-    target: Path,
-    store: Path,
+    target: Path | None,
+    store: str | Path,
     section: "EncodersSection",
     training: "TrainingSection | None" = None,
     device: str = "auto",
@@ -255,8 +252,9 @@ def extract_folder(
 ) -> Extraction:
     """Extract every clip of an index, also those that only an order names, with a configuration's encoders.
 
-    What `training` needs beside their outputs is extracted too. The result is described under `target`. `share` (i, n)
-    hears every n-th clip from the i-th on, and only the first describes: n processes together extract the whole.
+    What `training` needs beside their outputs is extracted too. The result is described under `target`, if one is
+    given. `share` (i, n) hears every n-th clip from the i-th on, and only the first describes: n processes together
+    extract the whole.
     """
     device = choose_device(device)
     clips = [clip for split in SPLITS for clip in read_split(index, split)]
@@ -268,12 +266,25 @@ def extract_folder(
         if training.adversary.weight > 0 and training.adversary.target != "campplus":
             speaker = load_speaker(training.adversary.target, str(training.adversary.source), device)
     which, count = share
-    mine = sorted(clips, key=lambda clip: str(clip.sha256))[which::count]
+    distinct = {str(clip.sha256): clip for clip in clips}  # a recording twice in the index is in one share only
+    mine = [distinct[sha256] for sha256 in sorted(distinct)][which::count]
     extraction = extract_features(mine, data, encoders, FeatureStore(store), prefix_layer=prefix, speaker=speaker)
-    if which == 0:
+    if which == 0 and target is not None:
         embed = training is not None and training.save == "full"
         write_extraction(extraction, encoders, target, embed=embed)
     return extraction
+
+
+def extract_share(
+    shard: str, data: Path, index: Path, store: "str | Path", section: "EncodersSection", training: "TrainingSection"
+) -> None:
+    """What `shard` ("1/4") names of an extraction. The whole ("0/1") is left to `extract_folder`, which describes it.
+
+    Raises UsageError where `shard` is no share.
+    """
+    which, count = share_of(shard)
+    if count > 1:
+        extract_folder(data, index, None, store, section, training, share=(which, count))
 
 
 def choose_device(device: str) -> str:

@@ -29,15 +29,16 @@ def embed_voices(
     if not clips:
         return np.zeros((0, encoder.dim), dtype=np.float32)
     extract_features(clips, folder, {"campplus": encoder}, store, progress)
+    store.fetch((encoder.reference, str(clip.sha256)) for clip in clips)
     return np.stack([store.get(encoder.reference, str(clip.sha256)).numpy() for clip in clips])
 
 
 def voice_embedder(
-    section: "EncoderSection", folder: Path, store: Path, progress: Progress | None = None
+    section: "EncoderSection", folder: Path, store: str | Path, progress: Progress | None = None
 ) -> Callable[[Sequence[Clip]], NDArray[np.float32]]:
     """A function from clips to their voice embeddings; the encoder is loaded when it is first called, if ever.
 
-    `section` is the configuration's CAM++, `folder` the data folder, `store` the feature store's root.
+    `section` is the configuration's CAM++, `folder` the data folder, `store` the feature store's folder or URI.
     """
 
     def embed(clips: Sequence[Clip]) -> NDArray[np.float32]:

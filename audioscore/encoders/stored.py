@@ -51,8 +51,8 @@ class Chosen(_Clips):
 class StoredFeatures(_Clips):
     """The features of clips, in their order; memory does not grow with their number.
 
-    With `prefix_layer`, "muq" is that hidden state, and WINDOWS comes with it. Raises ModelError where a kind was not
-    extracted, and, when it is read, where a clip's was not.
+    With `prefix_layer`, "muq" is that hidden state, and WINDOWS comes with it. Of a bucket, all are fetched when the
+    first is read. Raises ModelError where a kind was not extracted, and, when it is read, where a clip's was not.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class StoredFeatures(_Clips):
         if self._windowed and prefix_layer is not None:
             self._references["muq"] = prefix_reference(references["muq"], prefix_layer)
         self._store = store
+        self._fetched = False
         self._kept: dict[int, Features] = {}
         self._free = kept_bytes
 
@@ -83,6 +84,10 @@ class StoredFeatures(_Clips):
     def _one(self, place: int) -> Features:
         if place in self._kept:
             return self._kept[place]
+        if not self._fetched:
+            wanted = [(reference, sha256) for reference in self._references.values() for sha256 in self._clips]
+            self._store.fetch(wanted)
+            self._fetched = True
         feature = self._read(self._clips[place])
         size = sum(value.nbytes for value in feature.values())
         if size <= self._free:  # what came first stays: going round in turns, a cache of what came last never hits
@@ -91,9 +96,9 @@ class StoredFeatures(_Clips):
         return feature
 
     def _read(self, sha256: str) -> Features:
-        found: dict[str, torch.Tensor] = {
-            kind: self._store.get(reference, sha256) for kind, reference in self._references.items()
-        }
-        if self._windowed:
-            found[WINDOWS] = torch.tensor(self._store.windows(self._references["muq"], sha256))
+        found: dict[str, torch.Tensor] = {}
+        for kind, reference in self._references.items():
+            found[kind], windows = self._store.load(reference, sha256)
+            if kind == "muq" and self._windowed:
+                found[WINDOWS] = torch.tensor(windows)
         return found

@@ -119,6 +119,7 @@ def register_winner(
         raise
     result["registered"] = describe_version(version_of(client, config.registry.model, number))
     write_json(target / RESULT, result)
+    client.log_artifact(run, str(target / RESULT))
     return result
 
 
@@ -175,7 +176,8 @@ def _log_runs(
         "dvc_rev": provenance.data_revision or NO_DVC,
         "code_rev": provenance.code_revision,
     }
-    parameters = flatten(config.model_dump(mode="json"))
+    # Where the run runs is not in a step's settings.
+    parameters = flatten(config.model_dump(mode="json", exclude={"containers", "cluster"}))
     parent = str(client.create_run(experiment, run_name=provenance.run_id, tags={**tags, "winner": winner}).info.run_id)
     log_dataset(client, parent, data)
     for name, value in parameters.items():

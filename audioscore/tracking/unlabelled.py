@@ -159,6 +159,7 @@ def _novelty(clips: Sequence[Clip], trained: Trained) -> Array:
         return new.astype(np.float64)
 
     def unit(of: Sequence[Clip]) -> Array:
+        trained.store.fetch((voices[0], str(clip.sha256)) for clip in of)
         rows = np.stack([trained.store.get(voices[0], str(clip.sha256)).double().numpy() for clip in of])
         return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 

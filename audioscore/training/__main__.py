@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="override a setting: a.b=value")
     parser.add_argument("--plan", action="append", help="baseline, hybrid or a control; all configured ones by default")
     parser.add_argument("--data", type=Path, help="a data folder that `audioscore data sort` has sorted")
-    parser.add_argument("--store", type=Path, help="feature store; the home's by default")
+    parser.add_argument("--store", help="feature store: a folder, or s3://BUCKET/PREFIX; the home's by default")
     parser.add_argument("--index", type=Path, help="index folder of the sort step, in place of --data")
     parser.add_argument("--features", type=Path, help="folder of the extraction step, beside --index")
     parser.add_argument("--out", type=Path, required=True, help="a folder for each plan is written below it")
@@ -90,6 +90,11 @@ def train(options: argparse.Namespace) -> None:
     if options.init is not None:
         overrides.append(f"training.init={options.init}")
     config = load_config(options.config, overrides)
+    if config.training.launcher == "trainjob":
+        raise UsageError(
+            "launcher trainjob is for the pipeline's training step. "
+            "Here pass --set training.launcher=torchrun, or inproc."
+        )
     plans = [plan_named(plan) for plan in dict.fromkeys(options.plan or config.training.plans)]
     if options.single and len(plans) != 1:
         raise UsageError(f"--single writes one plan; got {len(plans)}. Name it with --plan.")

@@ -63,7 +63,7 @@ class Ground:
     @property
     def identity(self) -> str:
         """Tells this training from any other: clips and scores, settings, encoders."""
-        skipped = {"plans", "seeds", "processes", "checkpoint_steps"}
+        skipped = {"plans", "seeds", "processes", "checkpoint_steps", "launcher", "trainjob"}
         value = [
             self.plan,
             self.settings.model_dump(exclude=skipped),
@@ -146,6 +146,7 @@ def _fold(
         reference = extraction.encoders["campplus"] if own else extraction.speaker
         if reference is None or reference.kind != settings.adversary.target:
             raise ModelError(f"{settings.adversary.target} features were not extracted. Run the extraction again.")
+        store.fetch((reference, str(clip.sha256)) for clip in clips)
         targets = torch.stack([store.get(reference, str(clip.sha256)) for clip in clips])
     return Fold(
         StoredFeatures(clips, extraction.encoders, kinds, store, prefix_layer=layer),

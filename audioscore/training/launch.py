@@ -1,4 +1,4 @@
-"""Where a training runs: in this process, or in as many as the configuration says, one a GPU, under torchrun."""
+"""Where a training runs: in this process, in several of this machine under torchrun, or on a cluster's machines."""
 
 import json
 import logging
@@ -36,11 +36,18 @@ def launch_plan(
     device: str = "auto",
     resume: bool = False,
 ) -> TrainedPlan:
-    """`train_plan`, by `training.processes` processes.
+    """`train_plan`, by `training.launcher`.
 
-    Raises what `train_plan` raises; where torchrun's processes fail, ProcessesFailed: they have said why.
+    Raises what `train_plan` raises; where torchrun's processes fail, ProcessesFailed: they have said why; on a cluster
+    what `train_on_cluster` raises, which always goes on where its job stands, with `resume` or without.
     """
-    if config.training.processes == 1:
+    if config.training.started_by == "trainjob":
+        from audioscore.training.trainjob import train_on_cluster
+        from audioscore.training.trainjob_parcel import Asked
+
+        asked = Asked(plan, index_folder, features_folder, config, data_digest, code_revision, device)
+        return train_on_cluster(asked, target)
+    if config.training.started_by == "inproc":
         from audioscore.training.train import train_plan
 
         return train_plan(
@@ -72,10 +79,11 @@ def train_together(options: Sequence[str], processes: int) -> None:
         raise failed
 
 
-def torchrun(options: Sequence[str], processes: int) -> int:
+def torchrun(options: Sequence[str], processes: int, place: Sequence[str] = ("--standalone",)) -> int:
     """Be torchrun: start the processes, end all where one fails. The exit code of the first that failed, or 0.
 
     As `torchrun -m audioscore.training` does, but of a failure nothing is said beside what the process said itself.
+    `place` are torchrun's own options for where its other machines are; PET_* in the environment say the rest.
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -84,7 +92,7 @@ def torchrun(options: Sequence[str], processes: int) -> int:
     # Unless told otherwise, torchrun gives each process one thread, and says so at length.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    command = ["--standalone", "--nproc-per-node", str(processes), "-m", PROGRAM, *options]
+    command = [*place, "--nproc-per-node", str(processes), "-m", PROGRAM, *options]
     try:
         run.run(run.parse_args(command))
     except ChildFailedError as fault:

@@ -168,7 +168,9 @@ def _describe(ground: Ground, seed: int, fit: Fit, raw: np.ndarray[Any, Any]) ->
     seen = {str(one.clip.sha256) for entries in ground.entries.values() for one in entries}
     if ground.warm is not None and (ground.warm / DESCRIPTION).is_file():
         seen |= set(read_description(ground.warm).seen_clips)  # what it started from has seen them too
-    options = settings.model_dump(exclude={"plans": True, "seeds": True, "init": True, "adversary": {"source"}})
+    # Where it was trained is no property of a scorer.
+    places: dict[str, Any] = {"launcher": True, "trainjob": True, "adversary": {"source"}}
+    options = settings.model_dump(exclude={"plans": True, "seeds": True, "init": True, **places})
     return Description(
         plan=ground.plan,
         seed=seed,

@@ -196,3 +196,62 @@ def test_a_folder_in_an_override_is_relative_to_where_the_command_was_typed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config(SMALL, ["data.uri=./mine"]).data.uri == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("training", "launcher"),
+    [
+        ({}, "inproc"),
+        ({"processes": 4}, "torchrun"),
+        ({"launcher": "inproc"}, "inproc"),
+        ({"launcher": "torchrun"}, "torchrun"),
+        ({"launcher": "trainjob", "trainjob": {"exchange": "s3://jobs/x", "image": "a/b:1"}}, "trainjob"),
+        ({"trainjob": {"exchange": "/mnt/jobs", "image": "a/b:1"}}, "inproc"),
+        (
+            {
+                "launcher": "trainjob", "processes": 4,
+                "trainjob": {"exchange": "/mnt/jobs", "image": "a/b:1", "resources_per_node": {"gpu": 4, "cpu": "8"}},
+            },
+            "trainjob",
+        ),
+    ],
+)  # fmt: skip
+def test_a_launcher_follows_from_the_processes_unless_one_is_named(
+    write: Any, training: dict[str, Any], launcher: str
+) -> None:
+    config = load_config(write(training=training))
+    assert config.training.started_by == launcher
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"launcher": "inproc", "processes": 2}, "launcher inproc is one process; got processes 2. Leave one of them"),
+        ({"launcher": "trainjob"}, r"launcher trainjob needs trainjob\.exchange: a bucket or folder that step and"),
+        (
+            {"launcher": "trainjob", "trainjob": {"exchange": "/mnt"}},
+            r"file: .*launcher trainjob needs training\.trainjob\.image, or cluster\.image\.",
+        ),
+        (
+            {
+                "launcher": "trainjob",
+                "trainjob": {"exchange": "/mnt", "image": "a", "resources_per_node": {"nvidia.com/gpu": "4"}},
+            },
+            "a node has 4 GPUs and processes is 1: each process needs its own",
+        ),
+        ({"trainjob": {"exchange": "jobs"}}, r"trainjob\.exchange: String should match pattern"),
+        ({"trainjob": {"env": {"PET_NNODES": "3"}}}, "env must not set PET_NNODES: the cluster tells torchrun its"),
+        ({"trainjob": {"nodes": 3}}, r"trainjob\.nodes: Extra inputs are not permitted"),
+    ],
+)  # fmt: skip
+def test_a_launcher_that_cannot_is_refused(write: Any, training: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load_config(write(training=training))
+
+
+def test_a_trainjob_runs_the_clusters_image_unless_it_names_its_own(write: Any) -> None:
+    image = "a/python@sha256:" + "ab" * 32
+    training = {"launcher": "trainjob", "trainjob": {"exchange": "/mnt"}}
+    assert load_config(write(training=training, cluster={"image": image})).trainjob_image == image
+    assert load_config(write(training=training), ["training.trainjob.image=b"]).trainjob_image == "b"

@@ -15,7 +15,7 @@ from components.base import IMAGE
 from pipelines.compile import GOLDEN
 
 NAMES = (
-    "fetch_data", "validate_data", "sort_data", "extract_features", "train_scorer", "evaluate_scorers",
+    "fetch_data", "validate_data", "sort_data", "extract_shard", "extract_features", "train_scorer", "evaluate_scorers",
     "register_winner",
 )  # fmt: skip
 FOLDER = Path(components.__file__).parent

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
-from components.base import IMAGE
+from audioscore.places import IMAGE, ClusterSection, SecretSection, TolerationSection, VolumeSection
+from pipelines import compile as program
 from pipelines.compile import GOLDEN, compile_pipeline
-from pipelines.platform import Platform
+from pipelines.platform import GPU_STEPS, Platform, on_cluster
 
 IMAGE_INPUT = "{{$.inputs.parameters['pipelinechannel--image']}}"
 UNCACHED = {"fetch-data", "register-winner"}
 STEPS = {
-    "fetch-data", "validate-data", "sort-data", "extract-features", "train-scorer", "evaluate-scorers",
-    "register-winner",
+    "fetch-data", "validate-data", "sort-data", "extract-shard", "extract-features", "train-scorer",
+    "evaluate-scorers", "register-winner",
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def test_the_golden_file_is_what_the_code_compiles_to(tmp_path: Path) -> None:
 
 def test_compiling_is_a_program(tmp_path: Path) -> None:
     target = tmp_path / "pipeline.yaml"
-    subprocess.run([sys.executable, "-m", "pipelines.compile", str(target)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "pipelines.compile", "-o", str(target)], check=True, capture_output=True)
     assert target.read_bytes() == GOLDEN.read_bytes()
 
 
@@ -70,14 +71,19 @@ def test_every_step_runs_in_the_pipelines_image(golden: dict[str, Any]) -> None:
 
 
 def test_code_and_data_are_inputs_of_every_step_after_the_first(golden: dict[str, Any]) -> None:
-    loops = [task for name, task in tasks(golden) if name.startswith("for-loop")]
+    loops = {
+        inner: task
+        for name, task in tasks(golden)
+        if name.startswith("for-loop")
+        for inner in golden["components"][task["componentRef"]["name"]]["dag"]["tasks"]
+    }
     for name, task in steps(golden).items():
         inputs = task["inputs"]["parameters"]
         if name == "fetch-data":
             assert "code_rev" not in inputs
             continue
         code, data = inputs["code_rev"]["componentInputParameter"], inputs["data_digest"]
-        source = data.get("taskOutputParameter") or loops[0]["inputs"]["parameters"][data["componentInputParameter"]]
+        source = data.get("taskOutputParameter") or loops[name]["inputs"]["parameters"][data["componentInputParameter"]]
         source = source.get("taskOutputParameter", source)
         assert code in {"code_rev", "pipelinechannel--code_rev"}
         assert source == {"outputParameterKey": "data_digest", "producerTask": "fetch-data"}
@@ -99,12 +105,131 @@ def test_the_pipeline_uses_only_what_runs_everywhere(golden: dict[str, Any]) -> 
     assert "platforms" not in golden
 
 
+LOOPS = ("for-loop-1", "for-loop-2")
+IMAGE_BY_DIGEST = "registry.example/audioscore-python@sha256:" + "a" * 64
+CLUSTER = ClusterSection(
+    image=IMAGE_BY_DIGEST,
+    feature_store="s3://features/audioscore",
+    tracking_uri="https://mlflow.example",
+    gpus=4,
+    node_selector={"pool": "gpu"},
+    tolerations=[TolerationSection(key="nvidia.com/gpu", effect="NoSchedule")],
+    secrets=[SecretSection(name="object-store", env={"key": "AWS_ACCESS_KEY_ID"})],
+    volume=VolumeSection(claim="encoders"),
+    env={"HF_HUB_OFFLINE": "1"},
+    labels={"team": "scoring"},
+    pull_secrets=["registry"],
+    hours={"train_scorer": 30},
+    retries=3,
+)
+
+
+def without_platform(document: dict[str, Any]) -> dict[str, Any]:
+    """The pipeline less what a platform may decide: resources, variables, retries and how many at once."""
+    for executor in document["deploymentSpec"]["executors"].values():
+        for name in ("resources", "env"):
+            executor["container"].pop(name, None)
+    for _, task in tasks(document):
+        task.pop("retryPolicy", None)
+        task.pop("iteratorPolicy", None)
+    return document
+
+
 def test_platforms_differ_in_nothing_but_their_constants(tmp_path: Path, golden: dict[str, Any]) -> None:
-    other = compiled(tmp_path / "other.yaml", Platform(parallel_trainings=3))
-    limit = golden["root"]["dag"]["tasks"]["for-loop-1"].pop("iteratorPolicy")
-    assert limit == {"parallelismLimit": 1}
-    assert other["root"]["dag"]["tasks"]["for-loop-1"].pop("iteratorPolicy") == {"parallelismLimit": 3}
-    assert other == golden
-    free = compiled(tmp_path / "free.yaml", Platform(parallel_trainings=0))
-    assert "iteratorPolicy" not in free["root"]["dag"]["tasks"]["for-loop-1"]
-    assert free == golden
+    target = tmp_path / "cluster.yaml"
+    compile_pipeline(target, on_cluster(CLUSTER))
+    pipeline, platform = yaml.safe_load_all(target.read_text(encoding="utf-8"))
+    assert without_platform(pipeline) == without_platform(golden)
+    assert set(platform) == {"platforms"}
+    other = tmp_path / "other.yaml"
+    compile_pipeline(other, on_cluster(CLUSTER.model_copy(update={"gpus": 1, "volume": None, "retries": 0})))
+    again, _ = yaml.safe_load_all(other.read_text(encoding="utf-8"))
+    assert without_platform(again) == pipeline
+    assert compiled(tmp_path / "free.yaml", Platform(parallel_trainings=0)) == golden
+
+
+def test_pods_get_what_the_cluster_section_says(tmp_path: Path) -> None:
+    target = tmp_path / "cluster.yaml"
+    compile_pipeline(target, on_cluster(CLUSTER))
+    pipeline, platform = yaml.safe_load_all(target.read_text(encoding="utf-8"))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert {name.removeprefix("exec-") for name in executors} == STEPS
+    for name, pod in executors.items():
+        step = name.removeprefix("exec-").replace("-", "_")
+        container = pipeline["deploymentSpec"]["executors"][name]["container"]
+        heavy = step in GPU_STEPS
+        resources = container["resources"]
+        assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == (
+            ("8", "48Gi") if heavy else ("2", "8Gi")
+        )
+        assert ("accelerator" in resources) == heavy
+        assert ("nodeSelector" in pod) == ("tolerations" in pod) == heavy
+        mounts = {mount["mountPath"] for mount in pod["emptyDirMounts"]}
+        assert mounts == ({"/state", "/dev/shm"} if heavy else {"/state"})  # /cache is the volume
+        assert pod["pvcMount"][0]["mountPath"] == "/cache"
+        assert pod["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+        assert int(pod["activeDeadlineSeconds"]) == (30 if step == "train_scorer" else 6) * 3600
+        assert pod["secretAsEnv"][0]["keyToEnv"][0] == {"secretKey": "key", "envVar": "AWS_ACCESS_KEY_ID"}
+        assert pod["podMetadata"]["labels"]["team"] == "scoring"
+        assert pod["podMetadata"]["labels"]["audioscore/step"] == step
+        assert container["env"] == [{"name": "HF_HUB_OFFLINE", "value": "1"}]
+    for name, task in steps(pipeline).items():
+        assert task["retryPolicy"]["maxRetryCount"] == 3, name
+
+
+SETTINGS = (
+    f"cluster.image={IMAGE_BY_DIGEST}", "cluster.feature_store=s3://features/audioscore",
+    "cluster.tracking_uri=https://mlflow.example", "cluster.namespace=scoring", "cluster.shards=3",
+    "data.uri=s3://corpus/songs", "encoders.muq.source=OpenMuQ/MuQ-large-msd-iter",
+    "encoders.campplus.source=iic/speech_campplus_sv_zh-cn_16k-common",
+)  # fmt: skip
+OPTIONS = [part for setting in SETTINGS for part in ("--set", setting)]
+
+
+def test_a_compiled_cluster_pipeline_knows_all_but_its_run_id(tmp_path: Path) -> None:
+    target = tmp_path / "pipeline.yaml"
+    assert program.main([*OPTIONS, "--out", str(target)]) == 0
+    pipeline, _ = yaml.safe_load_all(target.read_text(encoding="utf-8"))
+    parameters = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert {name for name, value in parameters.items() if "defaultValue" not in value} == {"run_id"}
+    assert parameters["shards"]["defaultValue"] == ["0/3", "1/3", "2/3"]
+    assert parameters["image"]["defaultValue"] == IMAGE_BY_DIGEST
+    assert not {"cluster", "containers"} & set(parameters["settings"]["defaultValue"])
+
+
+def test_kubernetes_resources_hold_the_same_pipeline(tmp_path: Path) -> None:
+    target = tmp_path / "resources.yaml"
+    assert program.main([*OPTIONS, "--kubernetes", "--out", str(target)]) == 0
+    documents = list(yaml.safe_load_all(target.read_text(encoding="utf-8")))
+    assert [document["kind"] for document in documents] == ["Pipeline", "PipelineVersion"]
+    assert {document["metadata"]["namespace"] for document in documents} == {"scoring"}
+    assert set(documents[1]["spec"]["pipelineSpec"]["deploymentSpec"]["executors"]) == {
+        f"exec-{step}" for step in STEPS
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--set", "cluster.gpus=1"], "a cluster needs cluster.image, by digest"),
+        (["--set", "cluster.image=registry.example/a:latest"], "may be another image tomorrow: name it by digest"),
+        (["--set", "cluster.shm=lots"], "cluster.shm: String should match pattern"),
+        (["--set", "cluster.gpu=1"], "cluster.gpu: Extra inputs are not permitted"),
+        (["--config", "gone.yaml"], "gone.yaml: no such configuration"),
+    ],
+)
+def test_wrong_settings_write_nothing(
+    options: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "pipeline.yaml"
+    assert program.main([*options, "--out", str(target)]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--out", str(tmp_path / "pipeline.json")]) == 2
+    assert "KFP takes a pipeline whose name ends in .yaml." in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert program.main(["--out", str(tmp_path / "file" / "pipeline.yaml")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PLANS = {"baseline", "hybrid", "muq_frozen"}
 STEPS = [
-    "fetch_data", "validate_data", "sort_data", "extract_features", *["train_scorer"] * len(PLANS),
+    "fetch_data", "validate_data", "sort_data", "extract_shard", "extract_features", *["train_scorer"] * len(PLANS),
     "evaluate_scorers", "register_winner",
 ]  # fmt: skip
 COLUMNS = "sha256,audio_file,split,singer_id,song_id,source,score,plan,seed,raw,predicted,lo,hi"

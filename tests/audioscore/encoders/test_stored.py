@@ -25,9 +25,9 @@ class CountingStore(FeatureStore):
         super().__init__(root)
         self.read: list[tuple[str, int]] = []
 
-    def get(self, encoder: EncoderReference, sha256: str) -> torch.Tensor:
+    def load(self, encoder: EncoderReference, sha256: str) -> tuple[torch.Tensor, int]:
         self.read.append((encoder.key.split("-")[0] + f"-{encoder.layer}", int(sha256, 16)))
-        return super().get(encoder, sha256)
+        return super().load(encoder, sha256)
 
 
 @pytest.fixture

@@ -78,3 +78,14 @@ def test_the_exit_code_of_what_failed_is_kept(monkeypatch: pytest.MonkeyPatch, r
         train_together(["--out", "x"], 4)
     assert fault.value.exit_code == code
     assert ProcessesFailed.exit_code == 2, "another failure starts anew"
+
+
+def test_torchrun_starts_one_process_too_where_it_is_named(
+    ground: Any, tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "read_trained", lambda folder: folder)
+    config = ground.config(seeds=[1], epochs=1, launcher="torchrun")
+    options = {"data_digest": "d.dir", "code_revision": "abc", "device": "cpu"}
+    launch_plan("campplus_only", ground.index, ground.features, tmp_path / "plan", config, **options)
+    ((*_, processes, number),) = (command[:5] for command in started)
+    assert [processes, number] == ["--processes", "1"]

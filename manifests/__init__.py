@@ -1,0 +1,1 @@
+"""Cluster manifests, and the programs that check them."""

@@ -1,0 +1,135 @@
+"""A broken run goes on where it stopped: the steps that finished are taken from KFP's cache.
+
+KFP keys a step's cached outputs by its code, image and inputs, and files them only once the step has ended well. It
+names a run's folder after the time, though, which would make the inputs of every step new: here the name is fixed.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from audioscore.errors import UsageError
+from audioscore.files import read_json
+from pipelines.scorer_pipeline import NAME
+
+OWNER = "AUDIOSCORE_RUN_FOLDER"  # what every process of a run has among its variables
+PATIENCE = 10.0  # seconds that a step left over may take to end
+CACHE, STEPS, CODE = "cache", "steps", "code.json"
+KEPT = ("train-scorer",)  # what it had saved when it was stopped is what it goes on from
+HIT = re.compile(r"Task '?(?P<name>[\w-]+)'? cache hit")
+
+
+def find_unfinished(runs: Path, settings: dict[str, Any]) -> Path:
+    """The folder of the newest run that has no result.
+
+    Raises UsageError where there is none, or it was started with other settings.
+    """
+    begun = sorted(path.parent for path in runs.glob("*/config.json"))
+    if not begun:
+        raise UsageError(f"nothing to resume: no run was started in {runs}. Run without --resume.")
+    newest = begun[-1]
+    if (newest / "result.json").is_file():
+        raise UsageError(f"nothing to resume: the newest run, {newest.name}, is finished. Run without --resume.")
+    if different := sorted(_different(read_json(newest / "config.json"), settings)):
+        raise UsageError(
+            f"run {newest.name} was started with other settings ({', '.join(different[:5])}). "
+            "Give the same options as then, or run without --resume."
+        )
+    return newest
+
+
+def forget_other_code(folder: Path, code: dict[str, str]) -> bool:
+    """Take away what other code has done in a run's folder; whether it was other code."""
+    before = folder / CODE
+    if before.is_file() and read_json(before) == code:
+        return False
+    for name in (STEPS, CACHE):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    return True
+
+
+def end_leftovers(folder: Path) -> int:
+    """End the steps that a killed run has left running: they would write where the resumed one does. How many."""
+    import psutil
+
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(OWNER) == str(folder):
+                process.terminate()
+                left.append(process)
+    _, stubborn = psutil.wait_procs(left, PATIENCE)
+    for process in stubborn:
+        process.kill()
+    psutil.wait_procs(stubborn, PATIENCE)
+    return len(left)
+
+
+def _different(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    """The keys whose values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before.keys() | now.keys():
+            yield from _different(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif before != now:
+        yield path
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold a run's folder; the system lets go of it when its holder ends, however it ends.
+
+    Raises UsageError where another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as fault:
+            raise UsageError(f"run {folder.name} is under way in another process. Wait for it to end.") from fault
+        yield
+
+
+@contextlib.contextmanager
+def repeatable(reused: Callable[[str], None]) -> Iterator[None]:
+    """KFP's local runner with fixed names of folders, cleared before a step begins; `reused` is told of each hit."""
+    from kfp.local import executor_input_utils as names
+
+    before = names.get_local_pipeline_resource_name, names.construct_local_task_root
+    root, log = before[1], logging.getLogger()
+    listener = _Hits(reused)
+    level = log.level
+
+    def cleared(pipeline_root: str, pipeline_resource_name: str, task_resource_name: str) -> str:
+        folder = str(root(pipeline_root, pipeline_resource_name, task_resource_name))
+        if not task_resource_name.startswith(KEPT):
+            shutil.rmtree(folder, ignore_errors=True)
+        return folder
+
+    names.get_local_pipeline_resource_name = lambda name: NAME
+    names.construct_local_task_root = cleared
+    log.addHandler(listener)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(listener)
+        names.get_local_pipeline_resource_name, names.construct_local_task_root = before
+
+
+class _Hits(logging.Handler):
+    """KFP says at level INFO of its root logger, and nowhere else, that it took a step from its cache."""
+
+    def __init__(self, reused: Callable[[str], None]) -> None:
+        super().__init__()
+        self.reused = reused
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := HIT.search(record.getMessage()):
+            self.reused(found["name"])

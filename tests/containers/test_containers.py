@@ -1,0 +1,162 @@
+"""The image, and the whole pipeline in containers of it, against the same pipeline in processes."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audioscore.files import read_json
+from pipelines.containers import Containers, end_leftovers, engine, run_container, runner, waited_for
+from pipelines.platform import UID
+
+pytestmark = pytest.mark.containers
+TOLERANCE = 1e-3
+FIGURES = ("spearman", "spearman_within_source", "pairwise_accuracy", "kendall", "mae")
+SETTINGS = (
+    "training.epochs=3", "training.seeds=[1]", "training.plans=[baseline,hybrid,muq_frozen]",
+    "evaluation.resamples=200", "evaluation.probes.clips=3", "validation.min_clips=10",
+    "split.val=0.25", "split.test=0.3", "registry.model=singers",
+)  # fmt: skip
+
+
+def podman(*arguments: str) -> str:
+    return subprocess.run(["podman", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def readable(tiny_corpus: Path, tiny_encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Corpus and encoders where the image's own user may read them: pytest's folders are for their owner alone."""
+    import shutil
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="audioscore-"))
+    shutil.copytree(tiny_corpus, folder / "data")
+    shutil.copytree(tiny_encoders, folder / "encoders")
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return folder
+
+
+def submit(readable: Path, home: Path, *options: str) -> dict[str, Any]:
+    from pipelines.submit import main
+
+    settings = [
+        *SETTINGS,
+        *(f"encoders.{name}.source={readable / 'encoders' / f'{name}-small'}" for name in ("muq", "campplus")),
+    ]
+    listed = [part for setting in settings for part in ("--set", setting)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUDIOSCORE_HOME", str(home))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        assert main(["--data", str(readable / "data"), *listed, *options]) == 0
+    (result,) = home.glob("runs/*/result.json")
+    document: dict[str, Any] = read_json(result)
+    return document
+
+
+def test_the_whole_pipeline_in_containers_has_the_figures_of_processes(
+    image: str, readable: Path, tmp_path: Path
+) -> None:
+    home = readable / "home"  # where the image's own user can get at it
+    before = {path: path.stat().st_mtime_ns for path in (readable / "data").rglob("*")}
+    inside = submit(readable, home, "--on", "docker", "--set", f"containers.image={image}")
+    outside = submit(readable, tmp_path / "home")
+    for plan, figures in outside["plans"].items():
+        for name in FIGURES:
+            assert inside["plans"][plan][name]["value"] == pytest.approx(figures[name]["value"], abs=TOLERANCE), name
+    assert inside["winner"] == outside["winner"]
+    assert inside["registered"]["version"] == 1
+    assert {path: path.stat().st_mtime_ns for path in (readable / "data").rglob("*")} == before
+    assert podman("ps", "--all", "--quiet", "--filter", "label=audioscore.run") == ""
+    owners = {path.stat().st_uid for path in home.glob("runs/*/steps/*/*")}
+    assert owners == ({UID} if os.getuid() == 0 else {os.getuid()})
+
+
+@pytest.fixture
+def held(image: str, tmp_path: Path) -> Any:
+    """An engine, its client, and the settings that a step gets."""
+    import docker
+
+    data, home = tmp_path / "data", tmp_path / "home"
+    for folder in (tmp_path, *tmp_path.parents[:2], data, home):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+    with engine():
+        settings = dict(runner(Containers(_section(image), home, (data,)), "owner").container_run_args)
+        yield docker.from_env(), settings, data, home
+
+
+def _section(image: str) -> Any:
+    from audioscore.places import ContainersSection
+
+    return ContainersSection(image=image)
+
+
+def run(held: Any, image: str, command: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    client, settings, _, _ = held
+    code = run_container(client, image, ["sh", "-c", command], {}, **settings)
+    return code, capsys.readouterr().out
+
+
+def test_a_step_is_nobody_special_and_reads_only(held: Any, image: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, data, home = held
+    code, said = run(held, image, f"id -u; touch {home}/made && ! touch {data}/made && ! touch /opt/made", capsys)
+    assert code == 0, said
+    assert said.splitlines()[0] == str(UID if os.getuid() == 0 else os.getuid())
+    assert (home / "made").is_file()
+    assert not (data / "made").exists()
+
+
+def test_exit_codes_and_the_last_line_arrive_every_time(
+    held: Any, image: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for code in (0, 1, 3, 7) * 3:
+        assert run(held, image, f"echo said {code}; exit {code}", capsys) == (code, f"said {code}\n")
+
+
+def test_what_a_killed_run_left_is_removed(held: Any, image: str) -> None:
+    client, settings, _, _ = held
+    client.containers.run(image, ["sleep", "600"], detach=True, **settings)
+    assert end_leftovers("another") == 0
+    assert end_leftovers("owner") == 1
+    assert podman("ps", "--all", "--quiet", "--filter", "label=audioscore.run=owner") == ""
+
+
+def test_an_image_that_is_not_there_is_one_sentence(engine_settings: None) -> None:
+    from audioscore.errors import UsageError
+
+    missing = "localhost/audioscore-python:never"
+    with (
+        engine(),
+        pytest.raises(UsageError, match=f"there is no image {missing} here, and it could not be pulled"),
+        waited_for(missing),
+    ):
+        pass
+
+
+def test_the_image_says_what_it_is_and_what_is_in_it(image: str) -> None:
+    (about,) = json.loads(podman("image", "inspect", image))
+    labels = about["Config"]["Labels"] if "Config" in about else about["Labels"]
+    assert labels["org.opencontainers.image.title"] == "audioscore"
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert about["Config"]["User"] == f"{UID}:{UID}"
+    sbom = json.loads(
+        podman("run", "--rm", "--network", "host", image, "cat", "/opt/audioscore/share/sbom/python.cdx.json")
+    )
+    assert sbom["bomFormat"] == "CycloneDX"
+    assert {"torch", "kfp", "mlflow", "muq", "kubeflow"} <= {part["name"] for part in sbom["components"]}
+
+
+def test_the_image_runs_as_anybody_on_a_file_system_that_is_read_only(image: str) -> None:
+    said = podman(
+        "run", "--rm", "--network", "host", "--read-only", "--user", "54321:0", "--tmpfs", "/tmp", image,
+        "sh", "-c", "audioscore --help && audioscore doctor --help && touch /cache/x /state/x",
+    )  # fmt: skip
+    assert "Score singing" in said
+
+
+def test_nothing_is_installed_while_a_step_runs(image: str) -> None:
+    assert podman("run", "--rm", "--network", "none", image, "python3", "-c", "import kfp, kubeflow, audioscore") == ""

@@ -1,0 +1,86 @@
+"""The whole check on the repository's own manifests, sound and with a fault planted in a copy."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from manifests.check.__main__ import MANIFESTS, check, main
+
+WEB = "components/serving/serving.yaml"
+DIGEST = f"sha256:{'0' * 64}"
+OURS = "container serving"
+
+# What is changed in which file, and how the check names it.
+PLANTED = {
+    "unknown field": (WEB, "terminationGracePeriodSeconds", "terminationGracePeriod", "('terminationGracePeriod' was"),
+    "missing limit": (
+        WEB, 'limits:\n              cpu: "4"\n', "limits:\n", f"{OURS}: no cpu in resources.limits"
+    ),
+    "root": (WEB, "runAsNonRoot: true", "runAsNonRoot: false", f"{OURS}: may run as root: runAsNonRoot must be true"),
+    "latest": (
+        "overlays/prod/kustomization.yaml", f"digest: {DIGEST}", "newTag: latest",
+        f"{OURS}: image registry.example.com/audioscore-python:latest is `latest`",
+    ),
+    "no tag": ("overlays/prod/kustomization.yaml", "    newTag: 17.6-bookworm\n", "", "postgres has no tag"),
+    "selector": (
+        "components/mlflow/mlflow.yaml", "selector:\n    app.kubernetes.io/name: mlflow",
+        "selector:\n    app.kubernetes.io/name: mlflov", "app.kubernetes.io/name=mlflov selects no pod",
+    ),
+    "secret key": (
+        "overlays/prod/secrets.yaml", "secretKey: flask-secret-key", "secretKey: flask-key",
+        "Secret mlflow-server has no key flask-secret-key, but admin-password, flask-key",
+    ),
+    "external secret": (
+        "overlays/prod/secrets.yaml", "refreshInterval: 1h", "refreshEvery: 1h", "('refreshEvery' was unexpected)"
+    ),
+    "trainer": (
+        "components/trainer-runtime/runtime.yaml", "numNodes: 1", "numNode: 1", "spec.mlPolicy.numNode: unknown field"
+    ),
+    "run settings": ("overlays/prod/run.yaml", "  gpus: 4", "  gpu: 4", "cluster.gpu: Extra inputs are not permitted"),
+}  # fmt: skip
+
+
+def planted(folder: Path, name: str, old: str, new: str) -> Path:
+    """A copy of the manifests with one text replaced, and the production overlay alone: half the work."""
+    copy = folder / "manifests"
+    shutil.copytree(MANIFESTS, copy, ignore=shutil.ignore_patterns("*.env", "__pycache__"))
+    shutil.rmtree(copy / "overlays" / "dev")
+    before = (copy / name).read_text(encoding="utf-8")
+    assert old in before
+    (copy / name).write_text(before.replace(old, new), encoding="utf-8")
+    return copy
+
+
+@pytest.mark.services
+def test_every_overlay_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    dev, prod = capsys.readouterr().out.splitlines()
+    assert dev.startswith("dev: ")
+    assert prod.startswith("prod: ")
+    assert dev.endswith("objects for Kubernetes 1.34, all hold")
+    assert prod.endswith("objects for Kubernetes 1.34, all hold")
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_fault_fails_the_check(fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, old, new, message = PLANTED[fault]
+    assert main([str(planted(tmp_path, name, old, new))]) == 1
+    assert message in "\n".join(line for line in capsys.readouterr().out.splitlines() if line.startswith("prod: "))
+
+
+@pytest.mark.services
+def test_a_password_in_production_fails_the_check(tmp_path: Path) -> None:
+    generator = (
+        "secretGenerator:\n  - name: more\n    namespace: audioscore\n    literals: [password=hunter2]\nimages:\n"
+    )
+    found = check(planted(tmp_path, "overlays/prod/kustomization.yaml", "\nimages:\n", f"\n{generator}"))
+    assert found["prod"][1] == ["Secret audioscore/more: holds its values (password): use an ExternalSecret"]
+
+
+def test_a_folder_without_overlays_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty")]) == 2
+    message = f"error: {tmp_path / 'empty'}: no overlays/*/kustomization.yaml to check. Name the manifests folder.\n"
+    assert capsys.readouterr().err == message

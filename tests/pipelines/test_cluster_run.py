@@ -1,0 +1,161 @@
+"""Running on a cluster, at the boundary of the KFP API: KFP's own client, and a server that answers as the API does."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines import cluster_run, submit
+
+IMAGE = "registry.example/audioscore-python@sha256:" + "a" * 64
+SETTINGS = (
+    f"cluster.image={IMAGE}", "cluster.feature_store=s3://features/audioscore", "data.uri=s3://corpus/songs",
+    "encoders.muq.source=OpenMuQ/MuQ-large-msd-iter", "cluster.shards=2",
+    "encoders.campplus.source=iic/speech_campplus_sv_zh-cn_16k-common",
+)  # fmt: skip
+RESULT = {"run_id": "x", "decision": {"promoted": True, "reason": "better"}}
+TASKS = [
+    [("fetch-data", "RUNNING")],
+    [("fetch-data", "SUCCEEDED"), ("validate-data", "CACHED"), ("sort-data", "RUNNING")],
+    [("fetch-data", "SUCCEEDED"), ("validate-data", "CACHED"), ("sort-data", "SUCCEEDED")],
+]
+
+
+class Api:
+    """What of the KFP API a run needs; it notes the run that it was asked for."""
+
+    def __init__(self, last: str = "SUCCEEDED", refuse: int = 0) -> None:
+        self.last, self.refuse, self.asked, self.looked = last, refuse, {}, 0
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(api.get(self.path))
+
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                self.answer(api.post(self.path, json.loads(self.rfile.read(length))))
+
+            def answer(self, document: Any) -> None:
+                body = json.dumps(document).encode()
+                self.send_response(api.refuse if api.refuse and "/runs" in self.path else 200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def get(self, path: str) -> Any:
+        if "/runs/" in path:
+            tasks = TASKS[min(self.looked, len(TASKS) - 1)]
+            ended = self.looked >= len(TASKS) - 1
+            self.looked += 1
+            details = [{"display_name": name, "state": state} for name, state in tasks]
+            state = self.last if ended else "RUNNING"
+            return {"run_id": "run-1", "state": state, "run_details": {"task_details": details}}
+        if "/experiments" in path:
+            return {"experiments": [{"experiment_id": "e-1", "display_name": "audioscore"}]}
+        return {"multi_user": False}
+
+    def post(self, path: str, document: Any) -> Any:
+        if path.endswith("/runs"):
+            self.asked = document
+            return {"run_id": "run-1", "display_name": document["display_name"]}
+        return {"experiment_id": "e-1"}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Api]:
+    monkeypatch.setattr(cluster_run, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(cluster_run, "_outcome", lambda config, run_id: {**RESULT, "run_id": run_id})
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HOME", str(tmp_path))  # where KFP's client keeps who is logged in
+    served = Api()
+    yield served
+    served.server.shutdown()
+    served.server.server_close()
+
+
+def run(api: Api, *more: str) -> int:
+    settings = [*SETTINGS, "cluster.tracking_uri=https://mlflow.example", f"cluster.host={api.address}", *more]
+    listed = [part for setting in settings for part in ("--set", setting)]
+    return submit.main(["--on", "cluster", "--json", *listed])
+
+
+def test_a_run_is_started_followed_and_its_result_fetched(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(api) == 0
+    streams = capsys.readouterr()
+    assert json.loads(streams.out)["decision"] == RESULT["decision"]
+    assert json.loads(streams.out)["run_id"] == api.asked["display_name"]
+    for line in ("running   fetch_data", "succeeded fetch_data", "kept      validate_data", "succeeded sort_data"):
+        assert line.replace("_", "-") in streams.err
+    assert streams.err.count("fetch-data") == 2
+    given = api.asked["runtime_config"]["parameters"]
+    assert given["image"] == IMAGE
+    assert given["shards"] == ["0/2", "1/2"]
+    assert given["feature_store"] == "s3://features/audioscore"
+    assert given["data_uri"] == "s3://corpus/songs"
+    assert not {"cluster", "containers"} & set(given["settings"])
+    specification = api.asked["pipeline_spec"]
+    pipeline = specification.get("pipeline_spec", specification)
+    assert pipeline["pipelineInfo"]["name"] == "audioscore"
+    assert "platforms" in yaml.safe_dump(specification)
+
+
+def test_a_run_that_failed_there_failed_here(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    api.last = "FAILED"
+    assert run(api) == cluster_run.ClusterRunFailed.exit_code
+    assert "(run-1) failed on the cluster; KFP has its logs." in capsys.readouterr().err
+
+
+def test_an_api_that_refuses_is_one_sentence(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    api.refuse = 403
+    assert run(api) == 2
+    said = capsys.readouterr().err
+    assert "error: the KFP API did not take the run: (403)" in said
+    assert "Traceback" not in said
+
+
+def test_an_api_that_is_not_there_is_one_sentence(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(api, "cluster.host=http://127.0.0.1:9") == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ([], "a cluster needs cluster.tracking_uri: its pods share no folder and no database of this machine."),
+        (
+            ["cluster.tracking_uri=https://mlflow.example", "data.uri=/songs"],
+            "/songs: a folder of this machine, which a cluster's pods do not see.",
+        ),
+        (
+            ["cluster.tracking_uri=https://mlflow.example", "encoders.muq.source=/models/muq"],
+            "encoders.muq.source /models/muq is a folder that pods do not see.",
+        ),
+        (["cluster.tracking_uri=sqlite:///x"], "cluster.tracking_uri: String should match pattern"),
+    ],
+)
+def test_what_only_this_machine_has_is_refused(
+    settings: list[str], sentence: str, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = [part for setting in [*SETTINGS, *settings] for part in ("--set", setting)]
+    assert submit.main(["--on", "cluster", *listed]) == 2
+    assert sentence in capsys.readouterr().err
+    assert api.asked == {}
+
+
+def test_encoders_on_the_volume_are_seen_by_pods(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(api, "cluster.volume={claim: encoders}", "encoders.muq.source=/cache/muq") == 0
+    assert json.loads(capsys.readouterr().out)["decision"]["promoted"]

@@ -1,0 +1,178 @@
+"""What `--resume` takes over, what it does not, and who may do it."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audioscore.errors import UsageError
+from pipelines import submit
+from pipelines.resume import (
+    CACHE,
+    CODE,
+    OWNER,
+    STEPS,
+    end_leftovers,
+    find_unfinished,
+    forget_other_code,
+    only_one,
+    repeatable,
+)
+
+SETTINGS = {"data": {"uri": "/songs"}, "training": {"epochs": 3}}
+
+
+def begun(runs: Path, name: str, settings: dict[str, Any], *, finished: bool = False) -> Path:
+    folder = runs / name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    if finished:
+        (folder / "result.json").write_text("{}", encoding="utf-8")
+    return folder
+
+
+def test_the_newest_run_without_a_result_is_resumed(tmp_path: Path) -> None:
+    begun(tmp_path, "20260101-000000-aaaa", SETTINGS)
+    begun(tmp_path, "20260102-000000-bbbb", SETTINGS, finished=True)
+    newest = begun(tmp_path, "20260103-000000-cccc", SETTINGS)
+    assert find_unfinished(tmp_path, SETTINGS) == newest
+
+
+@pytest.mark.parametrize(
+    ("finished", "settings", "sentence"),
+    [
+        (None, SETTINGS, "nothing to resume: no run was started in"),
+        (True, SETTINGS, "nothing to resume: the newest run, 20260101-000000-aaaa, is finished"),
+        (
+            False,
+            {"data": {"uri": "/songs"}, "training": {"epochs": 5}, "split": {"seed": 3}},
+            r"other settings \(split, training.epochs\). Give the same options as then",
+        ),
+    ],
+)
+def test_nothing_is_resumed_by_guessing(
+    finished: bool | None, settings: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    if finished is not None:
+        begun(tmp_path, "20260101-000000-aaaa", SETTINGS, finished=finished)
+    with pytest.raises(UsageError, match=sentence):
+        find_unfinished(tmp_path, settings)
+
+
+def test_what_other_code_has_done_is_forgotten(tmp_path: Path) -> None:
+    code = {"code_rev": "abc", "on": "local"}
+    for name in (STEPS, CACHE):
+        (tmp_path / name).mkdir()
+    (tmp_path / CODE).write_text(json.dumps(code), encoding="utf-8")
+    assert not forget_other_code(tmp_path, code)
+    assert (tmp_path / STEPS).is_dir()
+    assert forget_other_code(tmp_path, {**code, "code_rev": "def"})
+    assert not (tmp_path / STEPS).exists()
+    assert not (tmp_path / CACHE).exists()
+
+
+def test_a_run_is_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        only_one(tmp_path / "run"),
+        pytest.raises(UsageError, match="run run is under way in another process"),
+        only_one(tmp_path / "run"),
+    ):
+        pass
+    with only_one(tmp_path / "run"):
+        pass
+
+
+def test_steps_that_a_killed_run_left_are_ended(tmp_path: Path) -> None:
+    sleeping = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+    ours, other = (
+        subprocess.Popen(sleeping, env={**os.environ, OWNER: str(folder)}, stdout=subprocess.PIPE)
+        for folder in (tmp_path / "run", tmp_path / "another")
+    )
+    try:
+        for process in (ours, other):
+            assert process.stdout is not None
+            process.stdout.readline()
+        assert end_leftovers(tmp_path / "run") == 1
+        assert ours.poll() is not None
+        assert other.poll() is None
+    finally:
+        for process in (ours, other):
+            process.kill()
+            process.communicate()
+
+
+def test_folders_have_fixed_names_and_are_cleared_but_for_training(tmp_path: Path) -> None:
+    from kfp.local import executor_input_utils as names
+
+    before = names.get_local_pipeline_resource_name, names.construct_local_task_root
+    with repeatable(lambda _: None):
+        pipeline = names.get_local_pipeline_resource_name("audioscore")
+        assert pipeline == names.get_local_pipeline_resource_name("audioscore") == "audioscore"
+        for step, kept in (("sort-data", False), ("train-scorer", True)):
+            folder = tmp_path / pipeline / step
+            folder.mkdir(parents=True)
+            (folder / "half").touch()
+            assert Path(names.construct_local_task_root(str(tmp_path), pipeline, step)) == folder
+            assert (folder / "half").exists() == kept
+    assert (names.get_local_pipeline_resource_name, names.construct_local_task_root) == before
+
+
+def test_each_hit_of_the_cache_is_told() -> None:
+    told: list[str] = []
+    level = logging.getLogger().level
+    with repeatable(told.append):
+        logging.getLogger().info("Task sort-data cache hit (key=0123456789ab); skipping execution.")
+        logging.getLogger().info("Task 'train-scorer' finished")
+    assert told == ["sort-data"]
+    assert logging.getLogger().level == level
+
+
+def test_resuming_nothing_is_wrong_usage(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
+    assert submit.main(["--data", str(tiny_corpus), "--resume"]) == 2
+    assert "nothing to resume: no run was started in" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
+
+
+def program(arguments: list[str], home: Path) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "AUDIOSCORE_HOME": str(home), "AUDIOSCORE_CODE_REVISION": "test"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.submit", *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.services
+def test_a_run_killed_in_every_step_ends_as_if_it_had_not_been(arguments: list[str], tmp_path: Path) -> None:
+    """Each attempt is killed a different while after the next step has begun; the last one is let be."""
+    whole = program(arguments, tmp_path / "undisturbed")
+    expected = json.loads(whole.communicate()[0])
+    home, ended, resumed = tmp_path / "killed", [], []
+    steps = ["fetch", "validate", "sort", "extract_shard", "extract_features", "train", "evaluate", "register"]
+    for place, step in enumerate(steps):
+        attempt = program([*arguments, *["--resume"] * (place > 0)], home)
+        while not list(home.glob(f"runs/*/logs/*{step}*.log")):
+            assert attempt.poll() is None, attempt.communicate()
+            time.sleep(0.05)
+        time.sleep(0.3 + 0.9 * (place % 4))
+        attempt.kill()
+        ended.append(attempt.communicate()[1])
+    last = program([*arguments, "--resume"], home)
+    out, said = last.communicate()
+    assert last.returncode == 0, said
+    found = json.loads(out)
+    assert len(list(home.glob("runs/*"))) == 1
+    resumed = [line.split()[1] for line in said.splitlines() if line.startswith("  kept")]
+    assert resumed[:4] == ["validate_data", "sort_data", "extract_shard", "extract_features"]
+    assert resumed.count("train_scorer") == 3
+    assert "fetch_data" not in resumed  # the same address may hold new data
+    assert found["plans"] == expected["plans"]
+    assert (found["winner"], found["data"]) == (expected["winner"], expected["data"])

@@ -1,0 +1,244 @@
+"""Feature stores that several processes fill and read, some of which are killed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+import torch
+
+from audioscore.config import EncodersSection
+from audioscore.data.audio import encode
+from audioscore.data.clips import Clip
+from audioscore.data.index import write_index
+from audioscore.encoders.extract import extract_folder
+from audioscore.encoders.reference import EncoderReference
+from audioscore.encoders.store import FeatureStore
+from audioscore.files import sha256_of, write_json
+
+pytestmark = pytest.mark.services
+
+COUNT, KILLS = 24, 2
+URI = "s3://features/team a/特征"
+# What a pod of the cluster runs, slowed down so that it can be killed in the middle; a line for each feature computed.
+SHARD = """
+import json, sys, time
+from types import SimpleNamespace
+from pathlib import Path
+from audioscore.encoders.extract import Part
+from components.extract_shard import extract_shard
+hear = Part.hear
+def slow(part, recording):
+    time.sleep(0.2)
+    print(part.reference.kind, flush=True)
+    return hear(part, recording)
+Part.hear = slow
+shard, data, index, settings, store = sys.argv[1:]
+artifacts = [SimpleNamespace(path=path, metadata={"data_digest": "d"}) for path in (data, index)]
+extract_shard.python_func(shard, *artifacts, shard, "code", json.loads(Path(settings).read_text()), store)
+"""
+FETCH = """
+import sys
+from audioscore.encoders import store_bucket
+from audioscore.encoders.store_bucket import FeatureBucket
+download, done = store_bucket.download_object, []
+def note(*positional, **named):
+    download(*positional, **named)
+    done.append(1)
+store_bucket.download_object = note
+FeatureBucket(sys.argv[1]).fetch(sys.stdin.read().split())
+print(len(done))
+"""
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Clip]:
+    """Recordings under `data`, and their index under `sorted`."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(COUNT):
+        wave = rng.normal(0, 0.1, 12_000 + 500 * number).astype(np.float32)
+        path = tmp_path / "data" / "audio" / f"{number:02d}.wav"
+        encode(wave, 24_000, path, codec="pcm_s16le")
+        found.append(Clip(f"audio/{path.name}", 99.0 - number, sha256=sha256_of(path)))
+    for split, part in (("train", found[:16]), ("val", found[16:20]), ("test", found[20:])):
+        write_index(tmp_path / "sorted" / "index" / f"{split}.json", [part])
+    return found
+
+
+@pytest.fixture
+def settings(tiny_encoders: Path, tmp_path: Path) -> Path:
+    sources: dict[str, dict[str, Any]] = {
+        name: {"source": str(tiny_encoders / f"{name}-small")} for name in ("muq", "campplus")
+    }
+    sources["muq"]["layer"] = 2
+    write_json(tmp_path / "settings.json", {"encoders": sources})
+    return tmp_path / "settings.json"
+
+
+@pytest.fixture
+def features_bucket(s3_environment: Any) -> Any:
+    client = boto3.session.Session().client("s3")
+    client.create_bucket(Bucket="features")
+    yield client
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket="features"):
+        for one in page.get("Contents", []):
+            client.delete_object(Bucket="features", Key=one["Key"])
+    client.delete_bucket(Bucket="features")
+    client.close()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "features")
+    request.getfixturevalue("features_bucket")
+    return URI
+
+
+def start(shard: str, folder: Path, settings: Path, uri: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", SHARD, shard, str(folder / "data"), str(folder / "sorted"), str(settings), uri]
+    one_thread = {**os.environ, "LOCAL_WORLD_SIZE": str(os.cpu_count())}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=one_thread)
+
+
+def finished(process: "subprocess.Popen[str]") -> int:
+    """How many features it computed."""
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 0
+    return len(out.split())
+
+
+def kill_half_way(process: "subprocess.Popen[str]", lines: int, seconds: float) -> int:
+    """Kill it so long after it began to compute so many features; how many it did compute at least in part."""
+    assert process.stdout is not None
+    begun = sum(1 for _ in zip(range(lines), process.stdout, strict=False))
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    return begun + len(process.communicate(timeout=60)[0].split())
+
+
+def there(uri: str, clips: list[Clip], references: list[EncoderReference]) -> set[tuple[str, str]]:
+    """What a store has, looked at anew; each feature is read whole."""
+    store, found = FeatureStore(uri), set()
+    for clip in clips:
+        for reference in references:
+            if store.has(reference, str(clip.sha256)):
+                store.get(reference, str(clip.sha256))
+                found.add((reference.key, str(clip.sha256)))
+    return found
+
+
+def test_a_killed_shard_is_retried_and_only_what_is_missing_is_computed(
+    clips: list[Clip], settings: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    section = EncodersSection.model_validate(json.loads(settings.read_text())["encoders"])
+    data, index = tmp_path / "data", tmp_path / "sorted"
+    wanted = extract_folder(data, index, tmp_path / "alone", tmp_path / "wanted", section, device="cpu")
+    references = list(wanted.encoders.values())
+    mine = sorted(clips, key=lambda clip: str(clip.sha256))[0::2]
+    dice = random.Random(1)
+    before: set[tuple[str, str]] = set()
+    for _ in range(KILLS):
+        computed = kill_half_way(start("0/2", tmp_path, settings, uri), 7, dice.uniform(0, 0.1))
+        after = there(uri, clips, references)
+        assert before <= after
+        assert len(after) - len(before) <= computed
+        before = after
+    assert 2 * 3 * KILLS <= len(before) < 2 * len(mine), "killed half-way: three clips and a half each time"
+    assert before <= {(reference.key, str(clip.sha256)) for clip in mine for reference in references}
+    assert finished(start("0/2", tmp_path, settings, uri)) == 2 * len(mine) - len(before)
+    assert finished(start("0/2", tmp_path, settings, uri)) == 0
+    # The other share failed and was skipped: the step after the shards does it.
+    extraction = extract_folder(data, index, tmp_path / "out", uri, section, device="cpu")
+    assert (extraction.clips, extraction.reused, extraction.store) == (COUNT, COUNT // 2, uri)
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "another machine"))
+    found, right = FeatureStore(uri), FeatureStore(tmp_path / "wanted")
+    for clip in clips:
+        for reference in references:
+            assert torch.equal(found.get(reference, str(clip.sha256)), right.get(reference, str(clip.sha256)))
+
+
+def test_shards_side_by_side_fill_one_bucket(
+    clips: list[Clip], settings: Path, features_bucket: Any, tmp_path: Path
+) -> None:
+    assert sum(finished(one) for one in [start(f"{i}/2", tmp_path, settings, URI) for i in range(2)]) == 2 * COUNT
+    listed = features_bucket.list_objects_v2(Bucket="features")["Contents"]
+    assert len(listed) == 2 * COUNT
+    assert all(one["Key"].startswith("team a/特征/") for one in listed)
+
+
+def test_processes_of_one_machine_fetch_a_feature_once_together(
+    features_bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, store = EncoderReference("campplus", None, None, "cd" * 32), FeatureStore(URI)
+    for number in range(40):
+        store.put(encoder, f"{number:064x}", torch.full((192,), float(number)))
+    names = [f"{encoder.key}/00/{number:064x}.safetensors" for number in range(40)]
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "another machine"))
+    processes = [
+        subprocess.Popen([sys.executable, "-c", FETCH, URI], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n".join(names))
+        process.stdin.close()
+        process.stdin = None
+    assert sum(int(process.communicate(timeout=120)[0]) for process in processes) == 40
+    found = FeatureStore(URI)
+    assert [found.path(encoder, f"{number:064x}").is_file() for number in range(40)] == [True] * 40
+    assert float(found.get(encoder, f"{7:064x}")[0]) == 7.0
+
+
+@pytest.fixture
+def cut_short(features_bucket: Any) -> Callable[[str], str]:
+    """Replace an object by its first half; its address."""
+
+    def cut(name: str) -> str:
+        key = f"team a/特征/{name}"
+        whole = features_bucket.get_object(Bucket="features", Key=key)["Body"].read()
+        features_bucket.put_object(Bucket="features", Key=key, Body=whole[: len(whole) // 2])
+        return f"{URI}/{name}"
+
+    return cut
+
+
+def test_a_half_object_is_named_and_a_large_one_comes_back(
+    cut_short: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from audioscore.errors import ModelError
+
+    muq, store = EncoderReference("muq", None, None, "ab" * 32, 6), FeatureStore(URI)
+    long = torch.randn(8000, 1024, generator=torch.Generator().manual_seed(1))  # 320 s, 33 MB
+    store.put(muq, "11" * 32, long)
+    store.put(muq, "22" * 32, long[:50])
+    address = cut_short(f"{muq.key}/22/{'22' * 32}.safetensors")
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "another machine"))
+    store = FeatureStore(URI)
+    store.fetch([(muq, "11" * 32), (muq, "22" * 32)])
+    assert torch.equal(store.get(muq, "11" * 32), long)
+    with pytest.raises(ModelError, match=rf"^{address} is damaged \(.+\)\. Delete it; the next run extracts it again"):
+        store.get(muq, "22" * 32)
+
+
+def test_who_may_not_write_there_is_told(s3_server: Any, features_bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from audioscore.errors import ModelError
+
+    for name, value in s3_server.stranger.items():
+        monkeypatch.setenv(name, value)
+    encoder = EncoderReference("campplus", None, None, "cd" * 32)
+    with pytest.raises(ModelError, match=r"^s3://features/.+ cannot be stored at http://.+ \(AccessDenied\)\. Check"):
+        FeatureStore(URI).put(encoder, "00" * 32, torch.ones(4))
+    with pytest.raises(ModelError, match=r"^s3://features/.+ cannot be fetched from http://.+ \(AccessDenied: access"):
+        FeatureStore(URI).has(encoder, "00" * 32)
