@@ -144,7 +144,7 @@ def test_the_image_says_what_it_is_and_what_is_in_it(image: str) -> None:
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert about["Config"]["User"] == f"{UID}:{UID}"
     sbom = json.loads(
-        podman("run", "--rm", "--network", "host", image, "cat", "/opt/audioscore/share/sbom/python.cdx.json")
+        podman("run", "--rm", "--network", "host", image, "cat", "/usr/share/sbom/python.cdx.json")
     )
     assert sbom["bomFormat"] == "CycloneDX"
     assert {"torch", "kfp", "mlflow", "muq", "kubeflow"} <= {part["name"] for part in sbom["components"]}
