@@ -20,7 +20,7 @@ test: .venv/.dev ## set up, then every test, doctests included
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-services: .venv/.services ## set up, then the tests that start servers or take minutes
-	$(BIN)/python -m pytest -m services
+	$(BIN)/python -m pytest -m services -n $(JOBS) --dist loadfile
 
 test-containers: .venv/.dev ## set up, build the image, and run the whole pipeline in containers
 	$(BIN)/python -m pytest -m containers

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 LABEL = "audioscore.run"
+API = "1.41"  # of Docker 20.10 and Podman 4, and of all since
 START_SECONDS = 30.0  # that Podman's service may take to answer
 # Variables that say where things are and who may read them. What else the shell holds stays outside.
 PASSED = ("AWS_", "MLFLOW_TRACKING_", "HF_ENDPOINT", "HF_TOKEN", "OMP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -50,14 +51,15 @@ def engine() -> Iterator[None]:
             "Install Docker or Podman, or run with --on local."
         )
     with tempfile.TemporaryDirectory() as folder:
-        socket = Path(folder) / "podman.sock"
-        service = subprocess.Popen(
-            [program, "system", "service", "--time=0", f"unix://{socket}"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,  # an interrupt from the terminal must not end it before its containers
-        )  # fmt: skip
+        socket, said = Path(folder) / "podman.sock", Path(folder) / "podman.log"
+        with said.open("w") as log:
+            service = subprocess.Popen(
+                [program, "system", "service", "--time=0", f"unix://{socket}"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,  # an interrupt from the terminal must not end it before its containers
+            )  # fmt: skip
         try:
-            _await(socket, service)
+            _await(socket, service, said)
             os.environ["DOCKER_HOST"] = f"unix://{socket}"
             _ask()
             yield
@@ -72,22 +74,24 @@ def _ask() -> None:
     import docker
     from docker.errors import DockerException
 
-    try:
-        docker.from_env().ping()
-    except DockerException as fault:
-        raise UsageError(
-            f"the container engine at {os.environ.get('DOCKER_HOST', DOCKER_SOCKET)} does not answer ({fault}). "
-            "Start it, or correct DOCKER_HOST."
-        ) from fault
+    address = os.environ.get("DOCKER_HOST", f"unix://{DOCKER_SOCKET}")
+    fault: Exception | str = "no such socket"
+    if not address.startswith("unix://") or Path(address.removeprefix("unix://")).exists():
+        try:
+            with contextlib.closing(docker.from_env(version=API)) as client:
+                client.ping()
+            return
+        except DockerException as found:
+            fault = found
+    raise UsageError(f"the container engine at {address} does not answer ({fault}). Start it, or correct DOCKER_HOST.")
 
 
-def _await(socket: Path, service: "subprocess.Popen[str]") -> None:
+def _await(socket: Path, service: "subprocess.Popen[bytes]", said: Path) -> None:
     until = time.monotonic() + START_SECONDS
     while not socket.exists():
         if service.poll() is not None or time.monotonic() > until:
-            service.kill()
-            said = (service.communicate()[1] or "nothing").strip().splitlines()[-1:]
-            raise UsageError(f"podman's service did not start ({' '.join(said)}). Try `podman info`.")
+            lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
+            raise UsageError(f"podman's service did not start ({lines[-1]}). Try `podman info`.")
         time.sleep(0.05)
 
 
@@ -156,10 +160,10 @@ def end_leftovers(owner: str) -> int:
     """Remove the containers that a killed run has left running. How many."""
     import docker
 
-    client = docker.from_env()
-    left = client.containers.list(all=True, filters={"label": f"{LABEL}={owner}"})
-    for container in left:
-        container.remove(force=True)
+    with contextlib.closing(docker.from_env()) as client:
+        left = client.containers.list(all=True, filters={"label": f"{LABEL}={owner}"})
+        for container in left:
+            container.remove(force=True)
     return len(left)
 
 
@@ -172,7 +176,8 @@ def waited_for(image: str) -> Iterator[None]:
     import docker
     from kfp.local import docker_task_handler
 
-    _have(docker.from_env(), image)
+    with contextlib.closing(docker.from_env()) as asked:
+        _have(asked, image)
 
     def run(client: "DockerClient", image: str, **given: Any) -> int:
         return run_container(client, known, **given)

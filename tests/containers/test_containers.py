@@ -86,7 +86,9 @@ def held(image: str, tmp_path: Path) -> Any:
         folder.chmod(0o755)
     with engine():
         settings = dict(runner(Containers(_section(image), home, (data,)), "owner").container_run_args)
-        yield docker.from_env(), settings, data, home
+        client = docker.from_env()
+        yield client, settings, data, home
+        client.close()
 
 
 def _section(image: str) -> Any:
@@ -143,9 +145,7 @@ def test_the_image_says_what_it_is_and_what_is_in_it(image: str) -> None:
     assert labels["org.opencontainers.image.title"] == "audioscore"
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert about["Config"]["User"] == f"{UID}:{UID}"
-    sbom = json.loads(
-        podman("run", "--rm", "--network", "host", image, "cat", "/usr/share/sbom/python.cdx.json")
-    )
+    sbom = json.loads(podman("run", "--rm", "--network", "host", image, "cat", "/usr/share/sbom/python.cdx.json"))
     assert sbom["bomFormat"] == "CycloneDX"
     assert {"torch", "kfp", "mlflow", "muq", "kubeflow"} <= {part["name"] for part in sbom["components"]}
 

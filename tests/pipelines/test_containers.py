@@ -1,0 +1,109 @@
+"""Steps in containers, without an engine: what a step gets, and what is said where none answers."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from audioscore.errors import UsageError
+from audioscore.places import ContainersSection
+from pipelines import containers
+from pipelines.containers import LABEL, Containers, engine, run_container, runner
+
+
+@pytest.fixture
+def no_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(containers, "DOCKER_SOCKET", tmp_path / "docker.sock")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_docker")
+def test_no_engine_is_one_sentence() -> None:
+    with pytest.raises(UsageError, match="no container engine: neither DOCKER_HOST, nor Docker's socket"), engine():
+        pass
+
+
+@pytest.mark.usefixtures("no_docker")
+def test_an_engine_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///gone.sock")
+    with pytest.raises(UsageError, match=r"the container engine at unix:///gone\.sock does not answer"), engine():
+        pass
+
+
+@pytest.mark.usefixtures("no_docker")
+def test_a_podman_that_does_not_start_is_one_sentence(tmp_path: Path) -> None:
+    podman = tmp_path / "podman"
+    podman.write_text("#!/bin/sh\necho cannot clone: Operation not permitted >&2\nexit 125\n", encoding="utf-8")
+    podman.chmod(0o755)
+    with pytest.raises(UsageError, match=r"did not start \(cannot clone: Operation not permitted\)"), engine():
+        pass
+    assert "DOCKER_HOST" not in os.environ
+
+
+def test_a_step_sees_the_home_and_what_is_named_and_nothing_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, data = tmp_path / "home", tmp_path / "data"
+    for folder in (home, home / "own", data):
+        folder.mkdir()
+    monkeypatch.setattr(containers, "_give", lambda *_: None)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/here/alone.pem")
+    monkeypatch.setenv("MY_PASSWORD", "secret")
+    section = ContainersSection(memory="4g", gpus=True)
+    settings = runner(Containers(section, home, (data, data, home / "own")), "owner").container_run_args
+    assert [(mount["Source"], mount.get("ReadOnly", False)) for mount in settings["mounts"]] == [
+        (str(home), False),
+        (str(data), True),
+    ]
+    assert settings["environment"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9000"
+    assert settings["environment"]["AUDIOSCORE_HOME"] == str(home)
+    assert not {"MY_PASSWORD", "AWS_CA_BUNDLE", "PATH"} & set(settings["environment"])
+    assert settings["labels"] == {LABEL: "owner"}
+    assert (settings["cap_drop"], settings["security_opt"]) == (["ALL"], ["no-new-privileges"])
+    assert settings["mem_limit"] == "4g"
+    assert settings["device_requests"][0]["Capabilities"] == [["gpu"]]
+    assert not settings["user"].startswith("0:")
+
+
+class Engine:
+    """Stands in for a client: one container that says two lines in three pieces and ends with a code."""
+
+    def __init__(self, code: int, fault: Exception | None = None) -> None:
+        self.code, self.fault, self.removed = code, fault, 0
+        self.containers = SimpleNamespace(create=self.create)
+
+    def create(self, **settings: Any) -> Any:
+        if self.fault is not None:
+            raise self.fault
+        return SimpleNamespace(start=lambda: None, logs=self.logs, wait=self.wait, remove=self.remove)
+
+    def logs(self, **_: Any) -> Any:
+        yield from (b"first\nsec", b"ond\n", b"\xff")
+
+    def wait(self) -> dict[str, int]:
+        assert not self.removed
+        return {"StatusCode": self.code}
+
+    def remove(self, *, force: bool) -> None:
+        assert force
+        self.removed += 1
+
+
+@pytest.mark.parametrize("code", [0, 1, 137])
+def test_a_container_is_waited_for_and_then_removed(code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    client = Engine(code)
+    assert run_container(client, "image", ["true"], {}) == code
+    assert capsys.readouterr().out.startswith("first\nsecond\n")
+    assert client.removed == 1
+
+
+def test_a_container_that_cannot_be_made_is_one_sentence() -> None:
+    from docker.errors import APIError
+
+    client = Engine(0, APIError("500", explanation="no such\n  device"))
+    with pytest.raises(UsageError, match=r"no container of image could be made \(no such device\)"):
+        run_container(client, "image", ["true"], {})
