@@ -22,6 +22,7 @@ from audioscore.cli import (
     promote_command,
     report_command,
     score_command,
+    serve_command,
     suggest_command,
     train_command,
 )
@@ -40,6 +41,7 @@ app.add_typer(config_command.app, name="config")
 app.add_typer(encoders_command.app, name="encoders")
 app.command("doctor")(doctor_command.doctor)
 app.command("score")(score_command.score)
+app.command("serve")(serve_command.serve)
 app.command("train")(train_command.train)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("compare")(compare_command.compare)

@@ -25,6 +25,7 @@ Wave = NDArray[np.float32]
 MAX_SECONDS = 3600.0  # an hour: more is a broadcast, not a take, and would exhaust memory
 SHORTFALL_SECONDS = 0.5  # how much less than the container declares may come out (encoder delay and padding)
 EXACT_CODECS = frozenset({"flac"})  # whose container declares every sample, so that not one may be missing
+MOST_CHANNELS = 8  # beyond which PyAV 18 reads past a frame's end when it makes an array of it
 LOUDEST = 1e6  # of full scale: float files may go beyond 1 or hold integers, but this is no sound, and squares overflow
 LOSS_FLOOR_DB = -120.0  # what channels that cancel to nothing read, since JSON has no -inf
 RATES = range(1_000, 1_000_001)  # Hz; a header that says anything else is damaged
@@ -165,6 +166,10 @@ def _read_stream(container: Any, name: str, max_seconds: float) -> tuple[Recordi
     def keep(frames: list[Any]) -> None:
         nonlocal total, kept, given
         for frame in frames:
+            if frame.layout.nb_channels > MOST_CHANNELS:
+                raise AudioError(
+                    f"{name}: has {frame.layout.nb_channels} channels; at most {MOST_CHANNELS} are taken. Mix it down."
+                )
             total += frame.samples
             if len(frame.planes) == 1:  # one channel: its buffer as it is; to_ndarray would cost a fifth more time
                 chunks.append(np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples).copy())

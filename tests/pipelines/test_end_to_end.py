@@ -228,7 +228,7 @@ def test_pyfunc_library_and_command_line_agree(
 
     monkeypatch.setenv("AUDIOSCORE_HOME", str(first_run.home.folder))
     monkeypatch.setattr(sys, "path", list(sys.path))  # loading a model puts its own code first
-    uri, recording = f"models:/{MODEL}/1", tiny_corpus / "audio" / "c020.wav"
+    uri, recording = f"models:/{MODEL}/1", tiny_corpus / "audio" / "c021.wav"
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"no audio")
     scored = load_scorer(scorer_folder(first_run.home.tracking_uri, uri)).score(recording)
@@ -312,7 +312,7 @@ def test_models_lists_what_was_registered(second_run: Any, monkeypatch: pytest.M
 
 
 def test_a_second_run_reuses_every_feature(second_run: Any) -> None:
-    log = (second_run.folder / "logs" / "04-extract_features.log").read_text(encoding="utf-8")
+    log = (second_run.folder / "logs" / "05-extract_features.log").read_text(encoding="utf-8")
     assert "features: 45 of 45 clips reused from the store, 0 to extract" in log
     assert "features: 45 of 45 clips reused" in second_run.err
 

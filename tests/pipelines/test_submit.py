@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -81,10 +80,8 @@ def test_a_promotion_counts_only_where_it_is_required(
 
 
 def test_too_many_rejected_clips_stop_the_run(
-    first_run: Any, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], own_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("AUDIOSCORE_HOME", str(first_run.home.folder))
-    before = set(first_run.home.runs.iterdir())
     assert submit.main([*arguments, "--set", "validation.max_rejected_share=0.01"]) == 1
     streams = capsys.readouterr()
     assert streams.out == ""
@@ -92,7 +89,7 @@ def test_too_many_rejected_clips_stop_the_run(
     (error,) = [line for line in streams.err.splitlines() if line.startswith("error: ")]
     assert error.startswith("error: data gate: 3 of 48 rows are rejected")
     assert streams.err.rstrip().endswith(error)
-    (folder,) = set(first_run.home.runs.iterdir()) - before
+    (folder,) = (own_home / "runs").iterdir()
     logs = sorted(path.name for path in (folder / "logs").iterdir())
     assert logs == ["01-fetch_data.log", "02-validate_data.log"]
     (page,) = folder.glob("steps/*/validate-data/report")

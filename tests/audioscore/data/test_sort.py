@@ -273,7 +273,7 @@ def test_a_tampered_index_stops_training(tmp_path: Path) -> None:
     groups = json.loads(path.read_text())
     groups[0][3], groups[0][5] = groups[0][5], groups[0][3]
     path.write_text(json.dumps(groups))
-    write_extraction(Extraction(tmp_path / "store", {}, 0, 0, 0, 0.0), {}, tmp_path / "features")
+    write_extraction(Extraction(str(tmp_path / "store"), {}, 0, 0, 0, 0.0), {}, tmp_path / "features")
     config = load_config(SMALL)
     lower = groups[0][3]["audio_file"]
     with pytest.raises(DataError, match=rf"train\.json, group 1: {lower} .*position 4\) stands above .*position 5\)"):

@@ -81,7 +81,7 @@ def test_what_is_no_share_is_refused(shard: str) -> None:
 
 def test_shares_are_what_a_loop_is_given() -> None:
     assert [share_of(shard) for shard in shards_of(4)] == [(0, 4), (1, 4), (2, 4), (3, 4)]
-    assert shards_of(1) == []
+    assert shards_of(1) == ["0/1"]
     assert share_of("0/1") == (0, 1)
 
 

@@ -63,7 +63,7 @@ def features(tmp_path: Path) -> Path:
     for number, one in enumerate(clips):
         store.put(ENCODERS["muq"], str(one.sha256), torch.randn(5 + number % 4, DIMS["muq"], generator=generator))
         store.put(ENCODERS["campplus"], str(one.sha256), torch.randn(DIMS["campplus"], generator=generator))
-    write_extraction(Extraction(store.root, ENCODERS, len(clips), 0, len(clips), 0.0), {}, tmp_path / "features")
+    write_extraction(Extraction(store.uri, ENCODERS, len(clips), 0, len(clips), 0.0), {}, tmp_path / "features")
     return tmp_path / "features"
 
 

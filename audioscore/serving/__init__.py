@@ -1,0 +1,1 @@
+"""HTTP service: recordings over a network, scored together."""

@@ -1,0 +1,86 @@
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from audioscore.errors import ModelError
+from audioscore.serving import watch
+from audioscore.serving.served import Which
+from audioscore.serving.service import Service
+from audioscore.serving.settings import Settings
+from audioscore.serving.watch import keep_current
+
+
+def followed(
+    monkeypatch: pytest.MonkeyPatch, pointed_at: list[int | Exception], models: dict[int, Any], **settings: Any
+) -> Service:
+    """A service that followed an alias: at each look it points at the next of these, at last for good."""
+    looks = iter([*pointed_at])
+    last: list[Any] = []
+    seen: list[Service] = []
+
+    def which_model(_: str | None) -> Which:
+        last.append(next(looks, last[-1] if last else None))
+        if isinstance(last[-1], Exception):
+            raise last[-1]
+        return Which("singers", last[-1], "models:/singers@champion", f"models:/singers/{last[-1]}")
+
+    def load_served(which: Which, *_: Any, **__: Any) -> Any:
+        found = models[which.version or 0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(watch, "which_model", which_model)
+    monkeypatch.setattr(watch, "load_served", load_served)
+
+    async def run() -> None:
+        service = Service(Settings(watch_seconds=0.001, **settings))
+        seen.append(service)
+        async with service.running():
+            watching = asyncio.create_task(keep_current(service, "models:/singers@champion", device="cpu", fast=False))
+            for _ in range(1000):
+                await asyncio.sleep(0.002)
+                if len(last) > len(pointed_at) + 2 or watching.done():
+                    break
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+    asyncio.run(run())
+    return seen[0]
+
+
+def test_a_moved_alias_is_followed(monkeypatch: pytest.MonkeyPatch, a_model: Any) -> None:
+    first, second = a_model(1), a_model(2)
+    service = followed(monkeypatch, [1, 1, 2], {1: first, 2: second})
+    assert service.model is second
+    assert first.decoder.closed
+    assert service.failure is None
+    assert 'version="2"} 1.0' in service.metrics.page().decode()
+    assert 'audioscore_model_switches_total{outcome="done"} 1.0' in service.metrics.page().decode()
+
+
+@pytest.mark.parametrize("fault", [ModelError("weights are missing."), None])
+def test_a_broken_champion_is_not_used_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, a_model: Any, caplog: pytest.LogCaptureFixture, fault: Exception | None
+) -> None:
+    first, broken = a_model(1), fault or a_model(2, fault=RuntimeError("NaN"))
+    service = followed(monkeypatch, [1, 2, 2, 2], {1: first, 2: broken})
+    assert service.model is first
+    said = str(fault or "models:/singers@champion version 2: fails a trial (NaN).")
+    assert caplog.text.count(f"models:/singers/1 is kept: {said}") == 1
+    assert 'outcome="failed"} 1.0' in service.metrics.page().decode()
+
+
+def test_a_registry_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch, a_model: Any) -> None:
+    second = a_model(2)
+    service = followed(monkeypatch, [1, ModelError("the registry is away."), 2], {1: a_model(1), 2: second})
+    assert service.model is second
+
+
+def test_without_a_first_model_there_is_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = followed(monkeypatch, [1], {1: ModelError("weights are missing.")})
+    assert service.model is None
+    assert str(service.failure) == "weights are missing."

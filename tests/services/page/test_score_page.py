@@ -1,0 +1,274 @@
+"""The web page in headless Chromium, against the running service."""
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.serving import Served
+
+pytestmark = pytest.mark.services
+
+PHONE = 360  # CSS pixels
+WIDE = """[...document.querySelectorAll('body *')].filter((one) => !one.closest('.wave, .live')
+  && one.getBoundingClientRect().right > innerWidth + 1).map((one) => one.className || one.tagName)"""
+# Relative luminance and contrast as WCAG 2 defines them, of every text that is seen, against what lies behind it.
+CONTRASTS = """(() => {
+  const light = (rgb) => rgb.map((v) => v / 255).map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const behind = (one) => {
+    for (let at = one; at; at = at.parentElement) {
+      const colour = numbers(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour.slice(0, 3);
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll('body *')].filter((one) => one.checkVisibility() && !one.disabled
+    && [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim())).map((one) => {
+    const [a, b] = [light(numbers(getComputedStyle(one).color).slice(0, 3)), light(behind(one))];
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), one.className || one.tagName];
+  }).filter(([ratio]) => ratio < 4.5);
+})()"""
+
+
+def url(served: Served) -> str:
+    return f"http://127.0.0.1:{served.port}/"
+
+
+def of(take: int, selector: str, what: str = "textContent") -> str:
+    return f"document.querySelectorAll('.take')[{take}].querySelector('{selector}').{what}"
+
+
+def answer(served: Served, file: Path) -> dict[str, Any]:
+    """What the interface says of a recording, asked without the page."""
+    status, document = served.score((file.name, file.read_bytes()), path="/score?timeline=true")
+    assert status == 200
+    result: dict[str, Any] = document["results"][0]
+    return result
+
+
+def instead(status: int, headers: dict[str, str] | None = None) -> str:
+    """Let the page's next questions to /score be answered so; what the service itself says then is tested there."""
+    said = json.dumps({"status": status, "headers": headers or {}})
+    return f"""(() => {{ const real = window.fetch; window.fetch = (path, options) => path.startsWith('score')
+      ? Promise.resolve(new Response('{{}}', {said})) : real(path, options); }})()"""
+
+
+def test_an_upload_shows_what_the_interface_says(page: Any, served: Served, recordings: Path) -> None:
+    expected = answer(served, recordings / "long.m4a")
+    page.open(url(served))
+    page.choose(0, recordings / "long.m4a")
+    page.until(of(0, ".score"))
+    low, high = expected["interval"]
+    assert page.run(of(0, ".score")) == f"{expected['score']:.1f}"
+    assert page.run(of(0, ".interval")) == f"90 % interval: {low:.1f} to {high:.1f}"
+    bands = served.get("/model")[2]
+    band = next(pair for pair in json.loads(bands)["bands"] if pair[0] <= expected["score"] < pair[1])
+    assert page.run(of(0, ".band")) == f"In the band {max(band[0], 50):g} to {min(band[1], 99):g}."
+    rows = page.run(f"[...{of(0, 'tbody', 'rows')}].map((row) => [...row.cells].map((cell) => cell.textContent))")
+    moments = [f"{moment['score']:.1f}" for moment in expected["timeline"]]
+    assert rows == [
+        list(row) for row in zip(("0:00\u20130:10", "0:02\u20130:12", "0:04\u20130:14"), moments, strict=True)
+    ]
+    assert page.run(of(0, ".course", "points.numberOfItems")) == 3 + 2  # to both edges
+    assert page.run(of(0, ".answer", "getAttribute('aria-live')")) == "polite"
+
+
+def test_the_mark_stands_where_the_score_is_and_the_chart_as_wide_as_the_waveform(
+    page: Any, served: Served, recordings: Path
+) -> None:
+    page.open(url(served))
+    page.choose(0, recordings / "long.m4a")
+    score = float(page.until(of(0, ".score")))
+    scale, mark = (page.run(f"{of(0, part, 'getBoundingClientRect()')}.toJSON()") for part in (".scale", ".mark"))
+    middle = (mark["left"] + mark["right"]) / 2
+    assert 50 + 49 * (middle - scale["left"]) / scale["width"] == pytest.approx(min(max(score, 50), 99), abs=0.2)
+    page.until(of(0, ".wave div div", "shadowRoot.querySelectorAll('canvas').length"))
+    wave, chart = (page.run(f"{of(0, part, 'getBoundingClientRect()')}.toJSON()") for part in (".wave", ".chart"))
+    assert (wave["left"], wave["width"]) == (chart["left"], chart["width"])
+    assert page.until(of(0, "audio", "duration")) == pytest.approx(14, abs=0.1)
+    page.run(
+        of(0, ".chart", f"dispatchEvent(new MouseEvent('click', {{clientX: {chart['left'] + chart['width'] / 2}}}))")
+    )
+    assert page.until(of(0, "audio", "currentTime")) == pytest.approx(7, abs=0.2)
+
+
+def test_a_take_is_recorded_with_the_microphone_and_scored(page: Any, served: Served) -> None:
+    page.open(url(served))
+    assert page.run(of(0, ".record")) == "Record"
+    page.run(of(0, ".record", "click()"))
+    page.until(f"{of(0, '.record')} === 'Stop' && {of(0, '.status')} === 'Recording: 0:03'")
+    assert page.run(of(0, ".live div div", "shadowRoot.querySelectorAll('canvas').length")) > 0
+    page.run(of(0, ".record", "click()"))
+    score = float(page.until(of(0, ".score")))
+    assert 50 <= score <= 100
+    assert page.until(of(0, "audio", "duration")) == pytest.approx(3.3, abs=1.5)
+    assert page.run(of(0, ".live", "hidden")) is True
+    sent = next(one for one in page.asked if "/score" in one["url"])
+    assert sent["method"] == "POST"
+    assert page.faults == []
+
+
+def test_a_cancelled_recording_is_sent_nowhere(page: Any, served: Served) -> None:
+    page.open(url(served))
+    page.run(of(0, ".record", "click()"))
+    page.until(f"{of(0, '.clear')} === 'Cancel' && {of(0, '.status')} === 'Recording: 0:01'")
+    page.run(of(0, ".clear", "click()"))
+    assert page.until(of(0, ".record")) == "Record"
+    assert page.run(of(0, ".status")) == ""
+    assert page.run("document.activeElement.textContent") == "Record"
+    assert [one for one in page.asked if "/score" in one["url"]] == []
+    assert page.faults == []
+
+
+def test_two_takes_stand_side_by_side(page: Any, served: Served, recordings: Path) -> None:
+    first, second = (answer(served, recordings / name)["score"] for name in ("long.m4a", "short.wav"))
+    page.open(url(served))
+    page.choose(0, recordings / "long.m4a")
+    page.choose(1, recordings / "short.wav")
+    page.until("!document.getElementById('comparison').hidden")
+    left, right = page.run("[...document.querySelectorAll('.take')].map((one) => one.getBoundingClientRect().toJSON())")
+    assert left["top"] == right["top"]
+    assert left["right"] < right["left"]
+    verdict = page.run("document.querySelector('.verdict').textContent")
+    better, worse = (1, 2) if first >= second else (2, 1)
+    difference = f"{abs(first - second):.1f}"
+    said = f"Take {better} is {difference} points above take {worse}." if difference != "0.0" else "Both takes have"
+    assert verdict.startswith(said)
+    page.run(of(1, ".clear", "click()"))
+    assert page.run("document.getElementById('comparison').hidden") is True
+    assert page.run(of(1, ".sound", "hidden")) is True
+
+
+def test_a_refusal_is_a_sentence_in_either_language(page: Any, served: Served, recordings: Path) -> None:
+    page.open(url(served))
+    page.choose(0, recordings / "silent.wav")
+    assert page.until(of(0, ".fault")).startswith("Silent: its level is")
+    assert page.run(of(0, ".answer", "hidden")) is True
+    page.run("document.getElementById('language').click()")
+    assert re.match(r"没有声音.电平为 .* dBFS。请检查麦克风", page.run(of(0, ".fault")))
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "english", "chinese"),
+    [
+        (429, {"Retry-After": "7"}, "The service is busy. Try again in 7 seconds.", "服务繁忙.请在 7 秒后重试。"),
+        (503, {}, "The service is starting or stopping. Try again in a moment.", "服务正在启动或停止.请稍后重试。"),
+        (408, {}, "The upload was too slow. Try again, or with a shorter recording.",
+         "上传太慢。请重试.或换一段较短的录音。"),
+        (500, {}, "The service failed (500). Try again later.", "服务出错.500..请稍后重试。"),
+    ],
+)  # fmt: skip
+def test_what_the_service_cannot_do_is_said(
+    page: Any, served: Served, recordings: Path, status: int, headers: dict[str, str], english: str, chinese: str
+) -> None:
+    page.open(url(served))
+    page.run(instead(status, headers))
+    page.choose(0, recordings / "short.wav")
+    assert page.until(of(0, ".fault")) == english
+    page.run("document.getElementById('language').click()")
+    assert re.fullmatch(chinese, page.run(of(0, ".fault")))  # a dot for a full-width mark
+    assert page.run(of(0, ".again", "hidden")) is False
+
+
+def test_what_is_too_large_is_not_even_sent(page: Any, served: Served, tmp_path: Path) -> None:
+    (tmp_path / "large.wav").write_bytes(bytes(3 << 20))
+    page.open(url(served))
+    page.choose(0, tmp_path / "large.wav")
+    assert page.until(of(0, ".fault")) == "The recording is too large: at most 2 MB are taken. Choose a shorter one."
+    assert [one for one in page.asked if "/score" in one["url"]] == []
+
+
+def test_the_token_is_asked_for_and_sent(page: Any, serve: Callable[..., Served], recordings: Path) -> None:
+    guarded = serve("guarded", AUDIOSCORE_TOKEN="open-sesame")
+    page.open(url(guarded))
+    page.until("!document.getElementById('token-form').hidden")
+    page.choose(0, recordings / "short.wav")
+    assert page.until(of(0, ".fault")) == "The access token is missing or wrong. Enter it above and try again."
+    assert page.run("document.activeElement.id") == "token"
+    page("Input.insertText", text="open-sesame")
+    page.run(of(0, ".again", "click()"))
+    assert float(page.until(of(0, ".score"))) > 0
+    assert page.run(of(0, ".fault", "hidden")) is True
+
+
+def test_the_page_speaks_the_browsers_language_and_remembers_a_choice(page: Any, served: Served) -> None:
+    page.look(1100, 900, language="zh-CN,zh;q=0.9")
+    page.open(url(served))
+    assert (page.run("document.documentElement.lang"), page.run("document.title")) == ("zh-CN", "歌声评分")
+    assert page.run(of(0, ".record")) == "开始录音"
+    page.run("document.getElementById('language').click()")
+    assert (page.run("document.documentElement.lang"), page.run(of(0, ".record"))) == ("en", "Record")
+    page.open(url(served))
+    assert page.run(of(0, ".record")) == "Record"
+
+
+def test_everything_is_reached_by_the_tab_key_in_the_order_of_the_page(page: Any, served: Served) -> None:
+    page.open(url(served))
+    reached = []
+    for _ in range(5):
+        page.press("Tab", 9)
+        reached.append(page.run("document.activeElement.textContent"))
+    assert reached == ["中文", "Record", "Choose a file", "Record", "Choose a file"]
+    outlined = "getComputedStyle(document.activeElement)"
+    assert page.run(f"{outlined}.boxShadow !== 'none' || {outlined}.outlineStyle !== 'none'")
+
+
+@pytest.mark.parametrize(
+    ("devices", "state", "sentence"),
+    [
+        ([], "prompt", "No microphone was found. Connect one, or choose a file."),
+        (["audioinput"], "denied",
+         "The browser may not use the microphone. Allow it in the site's settings, or choose a file."),
+        (["audioinput"], "prompt",
+         "The microphone could not be recorded (Error accessing the microphone: no). Choose a file."),
+    ],
+)  # fmt: skip
+def test_a_microphone_that_cannot_be_had_is_explained(
+    page: Any, served: Served, devices: list[str], state: str, sentence: str
+) -> None:
+    page.open(url(served))
+    page.run(f"""navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('no', 'NotFoundError'); }};
+      navigator.mediaDevices.enumerateDevices = async () => {json.dumps(devices)}.map((kind) => ({{ kind }}));
+      navigator.permissions.query = async () => ({{ state: '{state}' }}); 0""")
+    page.run(of(0, ".record", "focus()"))
+    page.press("Enter", 13, "\r")
+    assert page.until(of(0, ".fault")) == sentence
+    assert page.run(of(0, ".record", "disabled")) is False
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
+def test_on_a_phone_nothing_sticks_out_and_every_text_can_be_read(
+    page: Any, served: Served, recordings: Path, dark: bool, language: str
+) -> None:
+    page.look(PHONE, 780, dark=dark, language=language)
+    page.open(url(served))
+    page.choose(0, recordings / "long.m4a")
+    page.choose(1, recordings / "silent.wav")
+    page.until(f"{of(0, '.score')} && {of(1, '.fault')}")
+    assert page.run("document.documentElement.scrollWidth") == PHONE
+    assert page.run(WIDE) == []
+    assert page.run(CONTRASTS) == []
+    with Image.open(io.BytesIO(page.picture())) as picture:
+        paper = np.median(np.asarray(picture.convert("L")))
+    assert (paper < 60) == dark
+
+
+def test_nothing_but_the_recording_leaves_and_the_policy_is_kept(page: Any, served: Served, recordings: Path) -> None:
+    page.open(url(served))
+    page.choose(0, recordings / "long.m4a")
+    page.until(of(0, ".score"))
+    page.until(of(0, ".wave div div", "shadowRoot.querySelectorAll('canvas').length"))
+    asked = [one["url"].removeprefix(url(served)) for one in page.asked]
+    elsewhere = [one for one in asked if one.startswith("http")]
+    assert elsewhere == []
+    assert [one["url"] for one in page.asked if one["method"] != "GET"] == [url(served) + "score?timeline=true"]
+    assert page.faults == []

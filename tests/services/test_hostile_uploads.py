@@ -1,0 +1,274 @@
+"""What nobody means well by: each upload gets the right answer, soon, and the next good one is scored as ever."""
+
+import contextlib
+import io
+import json
+import re
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from audioscore import load_scorer
+from audioscore.data.audio import encode
+from benchmarks.serving import Served, make_scorer, multipart
+
+pytestmark = pytest.mark.services
+
+MEGABYTES, MINUTES, RATE = 4, 2, 24_000
+
+
+class House(NamedTuple):
+    served: Served
+    good: tuple[str, bytes]
+    score: float
+
+
+def sung(seconds: float) -> Any:
+    time = np.arange(round(seconds * RATE)) / RATE
+    phase = 2 * np.pi * (220 * time + 0.3 * np.sin(2 * np.pi * 5 * time))
+    return np.asarray(sum(0.05 * np.sin(k * phase) / k for k in range(1, 12)), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A service with small limits, a recording that it scores, and what the scorer says of that by itself."""
+    folder = tmp_path_factory.mktemp("hostile")
+    model = make_scorer(folder / "scorer")
+    encode(sung(2.5), RATE, folder / "good.wav", codec="pcm_s16le")
+    limits = ["--max-megabytes", str(MEGABYTES), "--max-minutes", str(MINUTES)]
+    with Served(str(model), folder / "log", *limits) as served:
+        expected = load_scorer(model, device="cpu").score(folder / "good.wav").score
+        yield House(served.ready(), ("good.wav", (folder / "good.wav").read_bytes()), expected)
+
+
+@pytest.fixture(autouse=True)
+def _the_next_is_scored_as_ever(house: House) -> Iterator[None]:
+    yield
+    status, document = house.served.score(house.good)
+    assert status == 200
+    assert document["results"][0]["score"] == pytest.approx(house.score, abs=1e-4)
+
+
+def wav(rate: int, channels: int, samples: bytes, *, bits: int = 16, kind: int = 1, size: int | None = None) -> bytes:
+    """A wav whose header says what it is told to."""
+    block = channels * bits // 8
+    chunk = struct.pack("<HHIIHH", kind, channels, rate, (rate * block) & 0xFFFFFFFF, block & 0xFFFF, bits)
+    declared = len(samples) if size is None else size
+    body = b"WAVEfmt " + struct.pack("<I", len(chunk)) + chunk + b"data" + struct.pack("<I", declared) + samples
+    return b"RIFF" + struct.pack("<I", len(body) & 0xFFFFFFFF) + body
+
+
+def silence(seconds: int, rate: int) -> bytes:
+    """A flac of nothing."""
+    import av
+
+    written = io.BytesIO()
+    with av.open(written, "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=rate, layout="mono")
+        stream.codec_context.options = {"frame_size": "65535"}
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4608), dtype=np.int16), format="s16", layout="mono")
+        frame.sample_rate = rate
+        for _ in range(seconds * rate // 4608):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return written.getvalue()
+
+
+def fake_flac(rate: int, channels: int, samples: int) -> bytes:
+    """A flac that is a header alone."""
+    packed = (rate << 44) | ((channels - 1) << 41) | (15 << 36) | samples
+    info = struct.pack(">HH", 65535, 65535) + bytes(6) + packed.to_bytes(8, "big") + bytes(16)
+    return b"fLaC" + b"\x80" + len(info).to_bytes(3, "big") + info + b"\xff\xf8" + bytes(400)
+
+
+def raw(house: House, sent: bytes, *, wait: float = 60.0) -> tuple[int, dict[str, Any]]:
+    """Status and document for bytes sent as they are."""
+    with socket.create_connection(("127.0.0.1", house.served.port), timeout=wait) as line:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before it was all sent
+            line.sendall(sent)
+        return answer_of(line)
+
+
+def answer_of(line: socket.socket) -> tuple[int, dict[str, Any]]:
+    said = b""
+    while b"\r\n\r\n" not in said:
+        got = line.recv(65536)
+        assert got, said
+        said += got
+    head, _, body = said.partition(b"\r\n\r\n")
+    length = next(int(one.split(b":")[1]) for one in head.split(b"\r\n") if one.lower().startswith(b"content-length"))
+    while len(body) < length:
+        body += line.recv(65536)
+    return int(head.split()[1]), json.loads(body)
+
+
+def head(length: int | None, kind: str = "multipart/form-data; boundary=b", more: str = "") -> bytes:
+    size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    return f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{size}\r\n{more}\r\n".encode()
+
+
+def test_recordings_that_are_none_get_a_sentence(house: House) -> None:
+    count = RATE * 2
+    noise = (np.random.default_rng(1).normal(0, 3000, count)).astype("<i2").tobytes()
+    lies: dict[str, tuple[bytes, str]] = {
+        "hours of silence": (silence(3 * 3600, 8000), r"is 10800 s long; at most 120 s"),
+        "an hour at most rate": (fake_flac(655_350, 8, 2**36 - 1), r"is 104859 s long"),
+        "text.mp3": (b"I am no song. " * 1000, r"cannot be decoded"),
+        "nothing.wav": (b"", r"the file is empty"),
+        "nan.wav": (wav(RATE, 1, np.full(count, np.nan, "<f4").tobytes(), bits=32, kind=3), r"not numbers"),
+        "huge.wav": (wav(RATE, 1, np.full(count, 1e30, "<f4").tobytes(), bits=32, kind=3), r"samples up to 1e\+30"),
+        "1hz.wav": (wav(1, 1, noise), r"1 Hz|cannot be decoded|is longer than"),
+        "4ghz.wav": (wav(2**32 - 1, 1, noise), r"Hz|cannot be decoded"),
+        "0hz.wav": (wav(0, 1, noise), r"Hz|cannot be decoded"),
+        "1000 channels": (wav(RATE, 1000, noise), r"cannot be decoded|shorter than|no audio|short"),
+        "9 channels": (wav(RATE, 9, noise[: count // 9 * 18]), r"has 9 channels; at most 8 are taken"),
+        "65535 channels": (wav(RATE, 65535, noise), r"cannot be decoded|no audio"),
+        "4 GB.wav": (wav(RATE, 1, noise, size=0x7000_0000), r"ends \d+ bytes before"),
+        "cut.wav": (wav(RATE, 1, noise)[: -count], r"ends \d+ bytes before"),
+        "rails.wav": (wav(RATE, 1, (np.arange(count) // 50 % 2 * 65535 - 32768).astype("<i2").tobytes()), r"clip|rail"),
+        "hiss.wav": (wav(RATE, 1, noise), r"pitch|voice|sing"),
+        "zip": (b"PK\x03\x04" + bytes(5000), r"cannot be decoded"),
+        "gzip": (b"\x1f\x8b\x08" + bytes(5000), r"cannot be decoded"),
+        "nested": (multipart([house.good], "inner")[0], r"cannot be decoded"),
+        "png": (b"\x89PNG\r\n\x1a\n" + bytes(3000), r"cannot be decoded|no audio"),
+    }  # fmt: skip
+    status, document = house.served.score(*((name, data) for name, (data, _) in lies.items()))
+    assert status == 200
+    rows = document["results"]
+    assert [row["file"] for row in rows] == list(lies)
+    unlike = [
+        (row["file"], row["error"])
+        for row, (_, sentence) in zip(rows, lies.values(), strict=True)
+        if row["score"] is not None
+        or not re.match(rf"the (uploaded )?recording: .*({sentence})", row["error"])
+        or "/tmp" in row["error"]
+    ]
+    assert unlike == []
+
+
+def test_lists_and_links_are_not_followed(house: House, tmp_path: Path) -> None:
+    """A playlist must make the service open neither a file of its machine nor a connection."""
+    (tmp_path / "secret.wav").write_bytes(house.good[1])
+    with socket.create_server(("127.0.0.1", 0)) as trap:
+        trap.settimeout(0.5)
+        to, secret = f"http://127.0.0.1:{trap.getsockname()[1]}/a.wav", f"file://{tmp_path}/secret.wav"
+        lists = [
+            *(f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{one}\n#EXT-X-ENDLIST\n" for one in (to, secret)),
+            *(f"ffconcat version 1.0\nfile '{one}'\n" for one in (to, secret, tmp_path / "secret.wav")),
+            f"v=0\nc=IN IP4 127.0.0.1\nm=audio {trap.getsockname()[1]} RTP/AVP 0\n",
+            *(
+                "<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011' type='static' "
+                "mediaPresentationDuration='PT3S'><Period><AdaptationSet mimeType='audio/mp4'><Representation id='1'>"
+                f"<BaseURL>{one}</BaseURL></Representation></AdaptationSet></Period></MPD>"
+                for one in (to, secret)
+            ),
+            *(f"[playlist]\nFile1={one}\nNumberOfEntries=1\n" for one in (to, secret)),
+        ]
+        names = ("a.m3u8", "b.m3u8", "c.ffconcat", "d.ffconcat", "e.ffconcat", "f.sdp", "g.mpd", "h.mpd", "i.pls", "j")
+        status, document = house.served.score(*zip(names, (one.encode() for one in lists), strict=True))
+        assert status == 200
+        for row in document["results"]:
+            assert row["score"] is None, row
+            assert row["error"].startswith("the recording: "), row
+        with pytest.raises(TimeoutError):
+            trap.accept()
+
+
+def test_names_are_only_names(house: House) -> None:
+    given = {
+        "../../../../etc/passwd": "passwd",
+        "C:\\windows\\win.ini": "win.ini",
+        "": "recording 3",
+        "/": "recording 4",
+        "x" * 3000 + ".wav": "x" * 200,
+        "a\tb\x00c\x1b[31m.wav": "abc[31m.wav",
+        "歌.wav": "歌.wav",
+        "$(reboot).wav": "$(reboot).wav",
+    }
+    status, document = house.served.score(*((name, house.good[1]) for name in given))
+    assert status == 200
+    assert [row["file"] for row in document["results"]] == list(given.values())
+    for row in document["results"]:
+        assert row["score"] == pytest.approx(house.score, abs=1e-4)
+
+
+def test_bodies_that_are_no_form(house: House) -> None:
+    body, kind = multipart([house.good], "b")
+    ask = house.served.get
+    json_kind = {"Content-Type": "application/json"}
+    for headers, sent, status, sentence in (
+        (json_kind, b'{"file": 1}', 415, "got application/json"),
+        ({}, b"", 415, "got no content type"),
+        ({"Content-Type": "multipart/form-data"}, body, 400, "names no boundary"),
+        ({"Content-Type": "multipart/form-data; boundary=" + "x" * 300}, body, 400, "malformed"),
+        ({"Content-Type": kind.replace("=b", "=c")}, body, 400, "malformed"),
+        ({"Content-Type": kind}, body[:-8], 400, "ends before its last boundary"),
+        ({"Content-Type": kind}, b"", 400, "ends before its last boundary"),
+        ({"Content-Type": kind}, b"--b--\r\n", 400, "holds no recording"),
+        ({"Content-Type": kind}, multipart([("", b"")], "b")[0], 400, "holds no recording"),
+        ({"Content-Type": kind}, body.replace(b'name="file"', b'name="flie"'), 400, "a part is called 'flie'"),
+        ({"Content-Type": kind}, body.replace(b'name="file"; ', b""), 400, "a part is called without a name"),
+        ({"Content-Type": kind}, body.replace(b"form-data;", b"form-data;" + b" " * 200_000), 400, "malformed"),
+        ({"Content-Type": kind, "Content-Encoding": "gzip"}, b"\x1f\x8b\x08" + bytes(99), 400, "malformed"),
+    ):
+        found, _, said = ask("/score", method="POST", body=sent, headers=headers)
+        assert (found, sentence in json.loads(said)["error"]) == (status, True), (headers, found, said)
+    assert ask("/score?timeline=perhaps", method="POST")[0] == 400
+    assert ask("/score")[0] == 405
+    assert ask("/../../etc/passwd")[0] == 404
+    assert ask("/page/..%2f..%2fapp.py")[0] == 404
+
+
+def test_too_much_is_refused_before_it_is_kept(house: House) -> None:
+    ten_thousand = multipart([("a.wav", b"RIFF")] * 10_000)
+    status, document = raw(house, head(len(ten_thousand[0]), ten_thousand[1]) + ten_thousand[0])
+    assert (status, document["error"]) == (
+        413, "POST /score: holds more than 32 recordings. Send fewer at a time.",
+    )  # fmt: skip
+    sentence = "POST /score: the request is larger than 4 MiB, the most that is taken."
+    assert raw(house, head(10 << 30)) == (413, {"error": sentence})
+    begun = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    endless = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in [begun, *[bytes(1 << 20)] * 5])
+    assert raw(house, head(None) + endless) == (413, {"error": sentence})
+    huge = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Huge: " + b"y" * (5 << 20)
+    assert raw(house, huge) == (431, {"error": "the request's headers are too large. Send fewer, or shorter ones."})
+    assert raw(house, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n") == (
+        400, {"error": "this is no HTTP/1.1 request. Send one."},
+    )  # fmt: skip
+    twice = head(5, more="Content-Length: 6\r\n")
+    assert raw(house, twice + b"hello!")[0] == 400
+
+
+def test_who_is_slow_is_not_waited_for(house: House) -> None:
+    """One sends a header's byte now and then, one a body's, one nothing, one hangs up in the middle."""
+    lines = [socket.create_connection(("127.0.0.1", house.served.port), timeout=60) for _ in range(4)]
+    started = time.monotonic()
+    lines[0].sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    lines[1].sendall(head(100_000) + b"--b\r\n")
+    lines[3].sendall(head(100_000) + b"--b\r\n")
+    lines[3].close()
+    answers: dict[int, tuple[int, dict[str, Any]]] = {}
+    while len(answers) < 3 and time.monotonic() - started < 50:
+        for number in {0, 1, 2} - set(answers):
+            try:
+                if number < 2:
+                    lines[number].sendall(b"y")
+                lines[number].settimeout(0.5)
+                answers[number] = answer_of(lines[number])
+            except TimeoutError:
+                continue
+    for line in lines:
+        line.close()
+    assert {number: status for number, (status, _) in answers.items()} == {0: 408, 1: 408, 2: 408}
+    assert "headers were not complete after 10 s" in answers[0][1]["error"]
+    assert "bytes came in 20 s" in answers[1][1]["error"]
+    document = json.loads(house.served.get("/healthz")[2])
+    assert document == {"status": "ok"}
+    figures = house.served.get("/metrics")[2].decode()
+    assert "audioscore_in_flight_requests 0.0" in figures
