@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TOKEN = "AUDIOSCORE_KFP_TOKEN"  # of whoever may not speak to the API as a pod of its cluster does
 POLL_SECONDS = 15.0
+MOST_UNANSWERED = 20  # looks at a run in a row
 NEEDED = ("image", "feature_store", "tracking_uri")
 ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
 
@@ -115,8 +116,19 @@ def _client(config: Config) -> "Client":
 def _follow(client: "Client", run: str, console: Console) -> str:
     """Say what each step comes to, until the run has ended; its last state."""
     said: dict[str, str] = {}
+    unanswered = 0
     while True:
-        found = client.get_run(run)
+        try:
+            found = client.get_run(run)
+        except Exception as fault:  # a tunnel that broke, a server that starts again: the run itself goes on
+            unanswered += 1
+            if unanswered == MOST_UNANSWERED:
+                raise ClusterRunFailed(
+                    f"the KFP API no longer answers ({_first_line(fault)}); run {run} goes on there."
+                ) from fault
+            time.sleep(POLL_SECONDS)
+            continue
+        unanswered = 0
         for name, state in _steps(found):
             if said.get(name) != state:
                 said[name] = state
@@ -138,7 +150,19 @@ def _outcome(config: Config, run_id: str) -> dict[str, Any]:
     from audioscore.tracking.outcome import fetch_outcome
 
     target = home_of_model(config.registry.model).runs / run_id
-    result: Mapping[str, Any] = fetch_outcome(str(config.cluster.tracking_uri), run_id, target)
+    seen = os.environ.get(
+        "MLFLOW_TRACKING_URI", ""
+    )  # the server's address as it is from here, through a tunnel perhaps
+    address = seen if seen.startswith(("http://", "https://")) else str(config.cluster.tracking_uri)
+    try:
+        result: Mapping[str, Any] = fetch_outcome(address, run_id, target)
+    except AudioscoreError:
+        raise
+    except Exception as fault:  # of MLflow and of requests
+        raise ClusterRunFailed(
+            f"run {run_id} ended well, but {address} did not give its result ({_first_line(fault)}). "
+            "Set MLFLOW_TRACKING_URI to the server's address as it is from here."
+        ) from fault
     return {**result, "report": str(target / "report.html")}
 
 

@@ -8,6 +8,7 @@ kept to the last line, and then it is removed, whatever happened.
 import contextlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 LABEL = "audioscore.run"
-API = "1.41"  # of Docker 20.10 and Podman 4, and of all since
 START_SECONDS = 30.0  # that Podman's service may take to answer
 # Variables that say where things are and who may read them. What else the shell holds stays outside.
 PASSED = ("AWS_", "MLFLOW_TRACKING_", "HF_ENDPOINT", "HF_TOKEN", "OMP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -78,7 +78,7 @@ def _ask() -> None:
     fault: Exception | str = "no such socket"
     if not address.startswith("unix://") or Path(address.removeprefix("unix://")).exists():
         try:
-            with contextlib.closing(docker.from_env(version=API)) as client:
+            with contextlib.closing(docker.from_env()) as client:
                 client.ping()
             return
         except DockerException as found:
@@ -114,7 +114,9 @@ def runner(containers: Containers, owner: str) -> "DockerRunner":
 
     section, home = containers.section, containers.home
     user, group = os.getuid(), os.getgid()
-    if user == 0:
+    if user != 0 and _is_rootless():
+        user = group = 0  # nobody's root: it is this user, outside
+    elif user == 0:
         user = group = UID
         _give(home, user, group)
     mounts = [Mount(str(home), str(home), type="bind")]
@@ -125,19 +127,36 @@ def runner(containers: Containers, owner: str) -> "DockerRunner":
     ]
     settings: dict[str, Any] = {
         "user": f"{user}:{group}",
-        "environment": {**_environment(os.environ), "HOME": "/tmp", "AUDIOSCORE_HOME": str(home)},
+        "environment": {**_environment(os.environ), "HOME": "/tmp", **_caches(home)},
         "mounts": mounts,
         "labels": {LABEL: owner},
         "network_mode": "host",  # a server of runs or of objects may listen on this machine only
         "shm_size": section.shm,
         "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
+        "security_opt": ["no-new-privileges", "label=disable"],  # SELinux would deny the folders of this machine
     }
     if section.memory is not None:
         settings["mem_limit"] = section.memory
     if section.gpus:
         settings["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
     return local.DockerRunner(**settings)
+
+
+def _is_rootless() -> bool:
+    """Whether the engine runs as this user, whose own number is 0 inside its containers then."""
+    import docker
+
+    with contextlib.closing(docker.from_env()) as client:
+        return any("rootless" in str(option) for option in client.info().get("SecurityOptions") or ())
+
+
+def _caches(home: Path) -> dict[str, str]:
+    """State and downloads outlive a step, in the home."""
+    return {
+        "AUDIOSCORE_HOME": str(home),
+        "HF_HOME": str(home / "cache" / "huggingface"),
+        "MODELSCOPE_CACHE": str(home / "cache" / "modelscope"),
+    }
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -148,11 +167,15 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _give(folder: Path, user: int, group: int) -> None:
-    """What root made before the steps run as somebody else; root still reads and writes it."""
+    """What root made before the steps run as somebody else; root still reads and writes it.
+
+    A file with a second name is left alone: it may be the user's recording, of which a run holds a hard link.
+    """
     for parent, folders, files in os.walk(folder):
         for name in (".", *folders, *files):
             path = os.path.join(parent, name)
-            if os.lstat(path).st_uid != user:
+            found = os.lstat(path)
+            if found.st_uid != user and (stat.S_ISDIR(found.st_mode) or found.st_nlink == 1):
                 os.chown(path, user, group, follow_symlinks=False)
 
 
@@ -163,7 +186,7 @@ def end_leftovers(owner: str) -> int:
     with contextlib.closing(docker.from_env()) as client:
         left = client.containers.list(all=True, filters={"label": f"{LABEL}={owner}"})
         for container in left:
-            container.remove(force=True)
+            container.remove(v=True, force=True)
     return len(left)
 
 
@@ -211,7 +234,7 @@ def run_container(client: "DockerClient", image: str, command: list[str], volume
             sys.stdout.write(chunk.decode(errors="replace"))
         return int(container.wait()["StatusCode"])
     finally:
-        container.remove(force=True)
+        container.remove(v=True, force=True)  # and the volumes that the image declares
 
 
 def _have(client: "DockerClient", image: str) -> None:

@@ -7,6 +7,7 @@ KFP's local runner cannot take accelerators from parameters inside a loop, and i
 from dataclasses import dataclass
 from typing import Any
 
+from audioscore.errors import UsageError
 from audioscore.places import ClusterSection, ResourcesSection, StepName
 from audioscore.units import HOUR_SECONDS
 
@@ -39,7 +40,12 @@ def place(task: Any, step: StepName, platform: Platform) -> None:
     section = platform.cluster
     if section is None:
         return
-    from kfp import kubernetes
+    try:
+        from kfp import kubernetes
+    except ImportError as fault:
+        raise UsageError(
+            "a cluster needs the package kfp-kubernetes. Install it: pip install 'audioscore[cluster]'."
+        ) from fault
 
     heavy = step in GPU_STEPS
     _resources(task, section.heavy if heavy else section.light)

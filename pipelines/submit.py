@@ -183,7 +183,13 @@ def _containers(config: Config) -> "Containers":
     from pipelines.containers import Containers
 
     training = config.training
-    named = [*_sources(config), Path(training.init.removeprefix("warm:")), Path(training.adversary.source or "")]
+    recorded = Path(f"{config.data.uri}.dvc")  # says which version of the data it is
+    named = [
+        *_sources(config),
+        recorded,
+        Path(training.init.removeprefix("warm:")),
+        Path(training.adversary.source or ""),
+    ]
     return Containers(
         config.containers, home().folder, tuple(path for path in named if path.is_absolute() and path.exists())
     )

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Build the image of the steps, by Docker or Podman: components/image/build.sh [NAME]
+#   ENGINE         docker or podman, where both are there
 #   BASE           another base image, with Python 3.11
 #   SSL_CERT_FILE  a bundle of certificates that the build has to trust (Podman only)
 #   PIP_INDEX_URL, UV_DEFAULT_INDEX  a registry of the company's own
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 name=${1:-localhost/audioscore-python:dev}
-engine=$(command -v docker >/dev/null && docker info >/dev/null 2>&1 && echo docker || command -v podman || true)
+engine=${ENGINE:-$(command -v docker >/dev/null && docker info >/dev/null 2>&1 && echo docker || command -v podman || true)}
 if [ -z "$engine" ]; then
   echo "neither a running Docker nor Podman was found; install one of them to build images" >&2
   exit 2

@@ -27,6 +27,9 @@ def engine_settings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if not Path("/etc/containers/containers.conf").exists():
             patch.setenv("CONTAINERS_CONF", str(Path(__file__).with_name("containers.conf")))
+        # The image is Podman's, also where Docker is running.
+        patch.delenv("DOCKER_HOST", raising=False)
+        patch.setattr("pipelines.containers.DOCKER_SOCKET", Path("/var/run/no-docker.sock"))
         yield
 
 
@@ -39,7 +42,7 @@ def image(engine_settings: None) -> str:
     base = os.environ.get("BASE") or _base(str(podman))
     built = subprocess.run(
         [str(REPOSITORY / "components" / "image" / "build.sh"), IMAGE],
-        env={**os.environ, "BASE": base}, capture_output=True, text=True, timeout=BUILD_SECONDS,
+        env={**os.environ, "BASE": base, "ENGINE": "podman"}, capture_output=True, text=True, timeout=BUILD_SECONDS,
     )  # fmt: skip
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
     # What an earlier build was called so far has no name now, and takes 7 GB.

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def podman(*arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def readable(tiny_corpus: Path, tiny_encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def readable(tiny_corpus: Path, tiny_encoders: Path) -> Iterator[Path]:
     """Corpus and encoders where the image's own user may read them: pytest's folders are for their owner alone."""
     import shutil
     import tempfile
@@ -37,7 +38,8 @@ def readable(tiny_corpus: Path, tiny_encoders: Path, tmp_path_factory: pytest.Te
     shutil.copytree(tiny_encoders, folder / "encoders")
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 def submit(readable: Path, home: Path, *options: str) -> dict[str, Any]:

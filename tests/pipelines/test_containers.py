@@ -63,7 +63,10 @@ def test_a_step_sees_the_home_and_what_is_named_and_nothing_secret(
     assert settings["environment"]["AUDIOSCORE_HOME"] == str(home)
     assert not {"MY_PASSWORD", "AWS_CA_BUNDLE", "PATH"} & set(settings["environment"])
     assert settings["labels"] == {LABEL: "owner"}
-    assert (settings["cap_drop"], settings["security_opt"]) == (["ALL"], ["no-new-privileges"])
+    assert (settings["cap_drop"], settings["security_opt"]) == (
+        ["ALL"],
+        ["no-new-privileges", "label=disable"],
+    )
     assert settings["mem_limit"] == "4g"
     assert settings["device_requests"][0]["Capabilities"] == [["gpu"]]
     assert not settings["user"].startswith("0:")
@@ -88,7 +91,8 @@ class Engine:
         assert not self.removed
         return {"StatusCode": self.code}
 
-    def remove(self, *, force: bool) -> None:
+    def remove(self, *, v: bool, force: bool) -> None:
+        assert v
         assert force
         self.removed += 1
 
