@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from audioscore.data.repository import pull_missing
+
 ROOT = Path(__file__).resolve().parents[1]
 ENCODERS = ROOT / "pipelines" / "encoders"
 SERVE = "from audioscore.cli import app; app.main()"
@@ -34,6 +36,7 @@ READY_SECONDS = 120.0
 
 def make_scorer(folder: Path, *, seed: int = 5, encoders: Path = ENCODERS) -> Path:
     """A scorer folder with an untrained head over both encoders: it scores, if not well."""
+    pull_missing(encoders, print)
     import torch
 
     from audioscore.encoders.campplus import load_campplus
@@ -261,6 +264,7 @@ def overload(load: Load, served: Served, seconds: float, calm_seconds: float) ->
 
 def demo_clips(count: int) -> list[tuple[str, bytes]]:
     """Recordings of the demo corpus."""
+    pull_missing(ROOT / "data", print)
     return [(path.name, path.read_bytes()) for path in sorted((ROOT / "data" / "audio").iterdir())[:count]]
 
 

@@ -43,7 +43,8 @@ def slow(part, recording):
 Part.hear = slow
 shard, data, index, settings, store = sys.argv[1:]
 artifacts = [SimpleNamespace(path=path, metadata={"data_digest": "d"}) for path in (data, index)]
-extract_shard.python_func(shard, *artifacts, shard, "code", json.loads(Path(settings).read_text()), store)
+share = SimpleNamespace(path=str(Path(settings).with_name(shard.replace("/", "-"))))
+extract_shard.python_func(shard, *artifacts, shard, "code", json.loads(Path(settings).read_text()), store, share)
 """
 FETCH = """
 import sys

@@ -223,15 +223,15 @@ def test_the_published_weights_tell_singers_apart() -> None:
     found = importlib.util.find_spec("resemblyzer")
     assert found is not None, "`make test-services` installs requirements/services.txt first"
     assert found.origin is not None
-    from audioscore.data.synthesis.corpus import speaker_clips
+    from audioscore.data.synthesis.exercises import exercises
 
     with quiet_imports():
         import soxr
 
     encoder, voices, singers = load_ge2e(Path(found.origin).parent / "pretrained.pt"), [], []
-    for singer, wave in speaker_clips(8, 4, 5.0, seed=3):
-        voices.append(encoder.embedding(torch.from_numpy(soxr.resample(wave, 24_000, 16_000))).numpy())
-        singers.append(singer)
+    for sung in exercises(8, 4, 5.0, seed=3):
+        voices.append(encoder.embedding(torch.from_numpy(soxr.resample(sung.wave, 24_000, 16_000))).numpy())
+        singers.append(sung.singer.singer_id)
     who, alike = np.array(singers), np.array(voices) @ np.array(voices).T
     same = (who[:, None] == who) & ~np.eye(len(who), dtype=bool)
     assert encoder.dim == 256
