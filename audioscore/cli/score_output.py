@@ -12,21 +12,9 @@ COLUMNS = ("file", "score", "lo", "hi", "raw", "seconds", "error")
 
 
 def json_row(row: "ClipScore", *, timeline: bool) -> dict[str, Any]:
-    """A result as `score --json` has it: score, interval and times rounded to what they mean, raw as it is."""
-    scored: dict[str, Any] = {
-        "file": row.file,
-        "score": None if row.score is None else round(row.score, 4),
-        "interval": None if row.interval is None else [round(end, 4) for end in row.interval],
-        "raw": row.raw,
-        "seconds": None if row.seconds is None else round(row.seconds, 3),
-        "error": row.error,
-    }
-    if timeline:
-        scored["timeline"] = None if row.timeline is None else [
-            {"start": round(one.start, 3), "end": round(one.end, 3), "score": round(one.score, 4)}
-            for one in row.timeline
-        ]  # fmt: skip
-    return scored
+    """A result as `score --json` has it."""
+    told = row.to_json()
+    return told if timeline else {name: value for name, value in told.items() if name != "timeline"}
 
 
 def csv_lines(rows: "Iterable[ClipScore]") -> Iterator[str]:

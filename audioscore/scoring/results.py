@@ -1,6 +1,7 @@
 """What scoring answers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,18 @@ class ClipScore:
     def of(file: str, scored: ScoredClip) -> "ClipScore":
         """A row with an answer."""
         return ClipScore(file, scored.score, scored.interval, scored.raw, scored.seconds, None, scored.timeline)
+
+    def to_json(self) -> dict[str, Any]:
+        """As every door tells it: score, interval and times rounded to what they mean, `raw` as it is."""
+        return {
+            "file": self.file,
+            "score": None if self.score is None else round(self.score, 4),
+            "interval": None if self.interval is None else [round(end, 4) for end in self.interval],
+            "raw": self.raw,
+            "seconds": None if self.seconds is None else round(self.seconds, 3),
+            "error": self.error,
+            "timeline": None if self.timeline is None else [
+                {"start": round(one.start, 3), "end": round(one.end, 3), "score": round(one.score, 4)}
+                for one in self.timeline
+            ],
+        }  # fmt: skip

@@ -81,17 +81,5 @@ def name_of(served: "ServedModel") -> ModelName:
 
 
 def result_of(row: ClipScore) -> Result:
-    """A row as JSON: score, interval and times rounded to what they mean, `raw` as it is."""
-    return Result(
-        file=row.file,
-        score=None if row.score is None else round(row.score, 4),
-        interval=None if row.interval is None else (round(row.interval[0], 4), round(row.interval[1], 4)),
-        raw=row.raw,
-        seconds=None if row.seconds is None else round(row.seconds, 3),
-        error=row.error,
-        timeline=None
-        if row.timeline is None
-        else [
-            Moment(start=round(one.start, 3), end=round(one.end, 3), score=round(one.score, 4)) for one in row.timeline
-        ],
-    )
+    """A row as JSON."""
+    return Result(**row.to_json())

@@ -183,9 +183,9 @@ def _add_state(app: FastAPI, service: Service) -> None:
             token_required=settings.token is not None,
         )
 
-    plain = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+    plain: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-    @app.get("/metrics", response_class=Response, responses=plain, summary="Figures for Prometheus")  # type: ignore[arg-type]
+    @app.get("/metrics", response_class=Response, responses=plain, summary="Figures for Prometheus")
     async def metrics() -> Response:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

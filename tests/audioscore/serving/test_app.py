@@ -70,7 +70,7 @@ def test_rows_come_in_the_order_of_the_parts(a_model: Any) -> None:
     assert service.in_flight == 0
     assert service.model is not None
     assert service.model.users == 0
-    assert service.model.decoder.closed  # type: ignore[attr-defined]
+    assert service.model.decoder.closed
 
 
 def test_requests_at_the_same_time_share_batches(a_model: Any) -> None:
