@@ -103,7 +103,8 @@ class _Run:
         self.stepper, self.val, self.checkpoint, self.identity = stepper, val, checkpoint, identity
         found = None
         if checkpoint is not None and resume:
-            found = read_checkpoint(checkpoint, identity, stepper.plain, stepper.optimizer)
+            scaler = stepper.accelerator.scaler
+            found = read_checkpoint(checkpoint, identity, stepper.plain, stepper.optimizer, scaler)
         if found is not None:
             log.info("going on from epoch %d, step %d", found.epoch, found.step)
         self.progress = found or Progress(best_state=moving_state(stepper.plain))
@@ -160,9 +161,11 @@ class _Run:
 
     def write(self) -> None:
         """Checkpoint."""
-        if self.checkpoint is not None and self.stepper.accelerator.is_main_process:
+        stepper = self.stepper
+        if self.checkpoint is not None and stepper.accelerator.is_main_process:
             write_checkpoint(
-                self.checkpoint, self.identity, self.stepper.plain, self.stepper.optimizer, self.progress
+                self.checkpoint, self.identity, stepper.plain, stepper.optimizer, self.progress,
+                stepper.accelerator.scaler,
             )  # fmt: skip
 
     def end(self) -> Fit:

@@ -1,7 +1,7 @@
 """Checkpoints of a fit that is under way: written whole or not at all, so that a killed run goes on from one.
 
 Batches and random numbers depend on the seed, the epoch and the step alone: where a fit stands is all of their state.
-(The scale of fp16's gradients is not kept; it is found again within a few steps.)
+What fp16 has beside that is the scale of its gradients, and how long it has held: torch's GradScaler, kept as it is.
 """
 
 import pickle
@@ -53,22 +53,28 @@ def restore(module: nn.Module, state: State) -> None:
     module.load_state_dict(state, strict=False)  # the names were compared above
 
 
-def write_checkpoint(path: Path, identity: str, module: nn.Module, optimizer: Any, progress: Progress) -> None:
-    """Write where a fit stands. `identity` says which fit it is: data, settings, seed."""
+def write_checkpoint(
+    path: Path, identity: str, module: nn.Module, optimizer: Any, progress: Progress, scaler: Any = None
+) -> None:
+    """Write where a fit stands. `identity` says which fit it is: data, settings, seed; `scaler` is fp16's, if any."""
     state = {
         "identity": identity,
         "module": moving_state(module),
         "optimizer": optimizer.state_dict(),
         "progress": vars(progress),
+        "scaler": None if scaler is None else scaler.state_dict(),
     }
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
 
 
-def read_checkpoint(path: Path, identity: str, module: nn.Module, optimizer: Any) -> Progress | None:
+def read_checkpoint(
+    path: Path, identity: str, module: nn.Module, optimizer: Any, scaler: Any = None
+) -> Progress | None:
     """Go on where a fit stood; None where there is no checkpoint.
 
-    Raises ModelError for a file that is damaged or of another fit: other data, settings, seed or encoders.
+    A scale that is kept and not needed is left: who has no `scaler` computes in fp32 or bf16. Raises ModelError for a
+    file that is damaged or of another fit (other data, settings, seed or encoders), and where the scale is missing.
     """
     if not path.is_file():
         return None
@@ -76,15 +82,22 @@ def read_checkpoint(path: Path, identity: str, module: nn.Module, optimizer: Any
         state = torch.load(path, map_location="cpu", weights_only=True)
         other = state["identity"] != identity
         progress = Progress(**state["progress"])
-        states = (state["module"], state["optimizer"])
+        states = (state["module"], state["optimizer"], state.get("scaler"))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as fault:
         raise ModelError(f"{path}: is no checkpoint, or damaged. Delete it, or train without --resume.") from fault
     if other:
         raise ModelError(
             f"{path}: is of a fit with other data, settings, seed or encoders. Use those, or train without --resume."
         )
+    if scaler is not None and not states[2]:
+        raise ModelError(
+            f"{path}: has no scale of fp16's gradients. It was written on a CPU, which computes in fp32, or by an "
+            f"earlier version. Go on where it was written, or train without --resume."
+        )
     restore(module, states[0])
     optimizer.load_state_dict(states[1])
+    if scaler is not None:
+        scaler.load_state_dict(states[2])
     return progress
 
 

@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from audioscore.errors import ModelError
+from audioscore.training import loop
 from audioscore.training.fold import fit_statistics
 from audioscore.training.loop import Fit, fit_network
+from audioscore.training.processes import start
 from audioscore.training.state import Progress, moving_state, read_checkpoint, restore, write_checkpoint
 
 OTHER = r"fit\.checkpoint: is of a fit with other data, settings, seed or encoders\. Use those, or train without"
@@ -107,6 +110,61 @@ def test_without_resume_an_old_checkpoint_is_not_read(toys: Any, uninterrupted: 
     plug = Plug(-1)
     assert_same(fit(toys, tmp_path / "fit.checkpoint", plug=plug), uninterrupted)
     assert plug.first == 0
+
+
+@pytest.fixture
+def scalers(monkeypatch: pytest.MonkeyPatch) -> list[torch.amp.GradScaler]:
+    """fp16 as a GPU has it, on a CPU, which has no scaler by default; the scaler of each fit, in their order.
+
+    It starts so high that gradients overflow and steps are left out, and doubles every other step.
+    """
+    made: list[torch.amp.GradScaler] = []
+
+    def with_scaler(device: str, precision: str) -> Accelerator:
+        accelerator = start(device, precision)
+        accelerator.state._mixed_precision = "fp16"
+        accelerator.native_amp = True
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=2)
+        made.append(accelerator.scaler)
+        return accelerator
+
+    monkeypatch.setattr(loop, "start", with_scaler)
+    return made
+
+
+@pytest.mark.parametrize("kill", [2, 5, 11, 18])
+def test_in_fp16_the_scale_of_gradients_goes_on_too(
+    toys: Any, scalers: list[torch.amp.GradScaler], tmp_path: Path, kill: int
+) -> None:
+    wanted = fit(toys, None)
+    with pytest.raises(PulledPlug):
+        fit(toys, tmp_path / "fit.checkpoint", plug=Plug(kill), checkpoint_steps=1)
+    assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True), wanted)
+    judge, stopped, found = (scaler.state_dict() for scaler in scalers)
+    assert found == judge
+    assert stopped["scale"] < 2.0**24, "some steps were left out before the kill"
+
+
+def test_an_fp16_fit_does_not_go_on_without_its_scale(saved: tuple[Path, Any, Any]) -> None:
+    path, network, optimizer = saved  # as a CPU writes it
+    state = torch.load(path, weights_only=True)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for written in (state, {name: value for name, value in state.items() if name != "scaler"}):  # and earlier versions
+        torch.save(written, path)
+        with pytest.raises(
+            ModelError, match=r"fit\.checkpoint: has no scale of fp16's gradients\. .* without --resume"
+        ):
+            read_checkpoint(path, "this", network, optimizer, torch.amp.GradScaler("cpu"))
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+        assert read_checkpoint(path, "this", network, optimizer) is not None, "fp32 and bf16 have none"
+
+
+def test_a_scale_that_is_not_needed_is_left(saved: tuple[Path, Any, Any]) -> None:
+    path, network, optimizer = saved
+    write_checkpoint(path, "this", network, optimizer, Progress(step=7), torch.amp.GradScaler("cpu"))
+    found = read_checkpoint(path, "this", network, optimizer)
+    assert found is not None
+    assert found.step == 7
 
 
 @pytest.fixture
