@@ -2,16 +2,20 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs, broadcast, broadcast_object_list
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from audioscore.errors import UsageError
+
+T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(hours=12)  # of processes for each other
 BOARD_WAIT = timedelta(seconds=10)  # for the notice board of torchrun, which answers at once where it is alive
@@ -64,6 +68,18 @@ def _on_cpu(device: str) -> bool:
 def is_main() -> bool:
     """Whether this process is the one that writes."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def once(work: Callable[[], T]) -> T:
+    """What the main process makes of some work, for every process; the others wait for it, on an open `start`."""
+    (made,) = broadcast_object_list([work() if is_main() else None])
+    return made  # type: ignore[no-any-return]
+
+
+def share(tensors: Iterable[Tensor]) -> None:
+    """Give every process the main one's values of tensors, in place."""
+    for tensor in tensors:
+        broadcast(tensor)
 
 
 def count() -> int:

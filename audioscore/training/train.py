@@ -38,7 +38,7 @@ from audioscore.training.callbacks import Callback, Listen
 from audioscore.training.fold import fit_statistics
 from audioscore.training.ground import Ground, read_ground
 from audioscore.training.loop import Fit, fit_network
-from audioscore.training.processes import is_main, start
+from audioscore.training.processes import is_main, once, share, start
 from audioscore.training.recipe import fit_settings
 from audioscore.training.singer_probe import probe_speakers
 from audioscore.training.state import clear
@@ -103,11 +103,13 @@ def _train_seed(ground: Ground, seed: int, target: Path, resume: bool, callbacks
     network, muq, adversary = _new_network(ground, seed, accelerator.device)
     # A head that warm_start took computes with the statistics it brought; others would change what it knows.
     if not (warm is not None and takes_head(recipe, warm)):
-        fit_statistics(network, train.features, accelerator.device, train.names)
+        if is_main():  # once: it reads every clip, and where MuQ is tuned hears it too
+            fit_statistics(network, train.features, accelerator.device, train.names)
+        share(network.head.buffers())
     if adversary is not None and train.targets is not None:
         adversary.fit_targets(train.targets)
     val_clips = [entry.clip for entry in ground.entries["val"]]
-    before = probe_speakers(network, val_clips, val.features, accelerator.device)
+    before = once(lambda: probe_speakers(network, val_clips, val.features, accelerator.device))
     # The small matrices of a light head are done before several threads have agreed to share them.
     with one_torch_thread() if network.suffix is None else contextlib.nullcontext():
         fit = fit_network(
@@ -115,7 +117,8 @@ def _train_seed(ground: Ground, seed: int, target: Path, resume: bool, callbacks
             seed=seed, adversary=adversary, checkpoint=target / f"seed-{seed}.checkpoint", resume=resume,
             identity=f"{ground.identity}-{seed}", callbacks=callbacks if is_main() else (), device=ground.device,
         )  # fmt: skip
-    after = probe_speakers(network.to(accelerator.device), val_clips, val.features, accelerator.device)
+    network.to(accelerator.device)
+    after = once(lambda: probe_speakers(network, val_clips, val.features, accelerator.device))
     if is_main():
         raw = raw_outputs(network, val.features, accelerator.device)
         folder = target / f"seed-{seed}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from audioscore.data.index import write_index
@@ -121,6 +122,26 @@ def test_all_fail_alike_and_one_says_why(ground: Any, tmp_path: Path) -> None:
     assert sentence.startswith("error: seed 1, epoch 1, step ")
     assert "not finite (audio/c" in sentence
     assert not (tmp_path / "run" / "out" / "baseline" / "plan.json").exists()
+
+
+def test_what_the_main_process_alone_finds_ends_all_with_its_sentence(ground: Any, tmp_path: Path) -> None:
+    """Statistics of the training clips are made once, while the other process waits for them."""
+    store, extraction = tmp_path / "store", read_extraction(ground.features)
+    shutil.copytree(ground.store, store)
+    shutil.copytree(ground.features, tmp_path / "features")
+    about = json.loads((tmp_path / "features" / "extraction.json").read_text())
+    (tmp_path / "features" / "extraction.json").write_text(json.dumps({**about, "store": str(store)}))
+    clip = read_split(ground.index, "train")[0]
+    broken = torch.full_like(FeatureStore(store).get(extraction.encoders["muq"], str(clip.sha256)), float("nan"))
+    FeatureStore(store).path(extraction.encoders["muq"], str(clip.sha256)).unlink()
+    FeatureStore(store).put(extraction.encoders["muq"], str(clip.sha256), broken)
+    there = ["--index", str(ground.index), "--features", str(tmp_path / "features"), "--plan", "baseline"]
+    command = [sys.executable, "-m", "audioscore.training", "--processes", "2", *there]
+    said = run(command, ground.config(seeds=[1]), tmp_path / "run")
+    assert said.returncode == 2, said.stderr
+    errors = [line for line in said.stderr.splitlines() if not line.startswith("baseline, seed 1: 30 clips")]
+    assert len(errors) == 1, said.stderr
+    assert errors[0].startswith(f"error: the features of {clip.audio_file} are not finite")
 
 
 @pytest.mark.parametrize("start", ["own", "torchrun"])
