@@ -5,7 +5,6 @@ What comes first stays; what no longer fits is fetched each time it is read: goi
 does, a cache of what came last would never be hit.
 """
 
-import base64
 import contextlib
 import fcntl
 import hashlib
@@ -21,9 +20,9 @@ from typing import Any, TypeVar
 
 from audioscore.data.transfer.partial import partial_of
 from audioscore.data.transfer.pool import Hooks, run_all
-from audioscore.data.transfer.s3 import MD5, connect, download_object, endpoint, list_objects, split_uri
-from audioscore.errors import AudioError, ModelError, UsageError
-from audioscore.files import sha256_of
+from audioscore.data.transfer.s3 import connect, download_object, endpoint, list_objects, split_uri
+from audioscore.data.transfer.s3_write import upload_object
+from audioscore.errors import DataError, ModelError, UsageError
 from audioscore.home import home
 
 log = logging.getLogger(__name__)
@@ -62,15 +61,7 @@ class FeatureBucket:
 
         Raises ModelError where that cannot be done, or the server got other bytes than were sent.
         """
-        uri = f"{self.uri}/{name}"
-        with source.open("rb") as body:
-            md5 = hashlib.file_digest(body, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            body.seek(0)
-            answer = self._upload(uri, body, base64.b64encode(bytes.fromhex(sha256_of(source))).decode())
-        sealed = "kms" in answer.get("ServerSideEncryption", "")  # then the ETag is no MD5 of the content
-        if (match := MD5.fullmatch(answer.get("ETag", ""))) and not sealed and match[1] != md5:
-            raise ModelError(f"{uri} was stored with MD5 {match[1]}, not {md5}. Delete it, and extract again.")
-        size = source.stat().st_size
+        size = _as_model_errors(upload_object)(self._client(), self._bucket, self._key(name), source)
         with self._lock:
             if name.partition("/")[0] in self._listed:
                 self._listed[name.partition("/")[0]][name] = size
@@ -172,23 +163,6 @@ class FeatureBucket:
             partial=partial_of(target), sleep=hooks.sleep, progress=hooks.received,
         )  # fmt: skip
 
-    def _upload(self, uri: str, body: Any, sha256: str) -> dict[str, Any]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        key = self._key(uri.removeprefix(f"{self.uri}/"))
-        try:
-            answer: dict[str, Any] = self._client().put_object(
-                Bucket=self._bucket, Key=key, Body=body, ChecksumAlgorithm="SHA256", ChecksumSHA256=sha256
-            )
-        except (BotoCoreError, ClientError) as fault:
-            code = getattr(fault, "response", {}).get("Error", {}).get("Code")
-            why = " ".join(str(code or fault).split()).rstrip(".")
-            raise ModelError(
-                f"{uri} cannot be stored at {endpoint()} ({why}). "
-                f"Check the bucket, AWS_ENDPOINT_URL, your credentials and the right to write there."
-            ) from fault
-        return answer
-
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the copies' lock, which the system frees when its holder ends, however it ends."""
@@ -199,12 +173,12 @@ class FeatureBucket:
 
 
 def _as_model_errors(call: Callable[..., T]) -> Callable[..., T]:
-    """A feature that cannot be had is no fault of a recording, which an AudioError would say."""
+    """A feature that cannot be had is no fault of a recording or of the data, which these errors would say."""
 
     def called(*positional: Any, **named: Any) -> T:
         try:
             return call(*positional, **named)
-        except AudioError as fault:
+        except DataError as fault:
             raise ModelError(str(fault)) from fault
 
     return called

@@ -12,7 +12,8 @@ from typing import Any
 from audioscore.data.storage import LARGEST_FILE
 from audioscore.data.transfer.partial import partial_of
 from audioscore.data.transfer.pool import Hooks, run_all
-from audioscore.data.transfer.s3 import connect, download_object, endpoint, explain, list_objects, split_uri
+from audioscore.data.transfer.s3 import connect, download_object, explain, list_objects, split_uri
+from audioscore.data.transfer.s3_write import remove_objects, upload_object
 from audioscore.errors import DataError
 from audioscore.files import atomic_path, sha256_of, write_json
 
@@ -93,9 +94,8 @@ class Exchange:
             shutil.rmtree(self.folder / name, ignore_errors=True)
             return
         bucket, prefix = split_uri(self.uri)
-        keys = [item.key for item in list_objects(self._client, f"{self.uri}/{name}")]
-        for key in (str(PurePosixPath(prefix, f"{name}{NOTE}")), *keys):
-            self._ask("delete_object", key, Bucket=bucket)
+        remove_objects(self._client, bucket, [str(PurePosixPath(prefix, f"{name}{NOTE}"))])
+        remove_objects(self._client, bucket, [item.key for item in list_objects(self._client, f"{self.uri}/{name}")])
 
     def _link(self, name: str, source: Path) -> bool:
         """Whether a hard link could be made; it is there whole at once, as a copy is not."""
@@ -121,7 +121,7 @@ class Exchange:
             write_json(self.folder / name, value)
             return
         bucket, prefix = split_uri(self.uri)
-        self._ask("put_object", str(PurePosixPath(prefix, name)), Bucket=bucket, Body=json.dumps(value).encode())
+        upload_object(self._client, bucket, str(PurePosixPath(prefix, name)), json.dumps(value).encode())
 
     def _read(self, name: str) -> bytes | None:
         """A file's bytes; None where there is none."""
@@ -140,9 +140,7 @@ class Exchange:
 
     def _upload(self, name: str, source: Path, hooks: Hooks) -> None:
         bucket, prefix = split_uri(self.uri)
-        with source.open("rb") as body:
-            self._ask("put_object", str(PurePosixPath(prefix, name)), Bucket=bucket, Body=body)
-        hooks.received(source.stat().st_size)
+        upload_object(self._client, bucket, str(PurePosixPath(prefix, name)), source, progress=hooks.received)
 
     def _download(self, name: str, target: Path, hooks: Hooks) -> None:
         bucket, prefix = split_uri(self.uri)
@@ -152,16 +150,3 @@ class Exchange:
             partial=partial_of(target), sleep=hooks.sleep, progress=hooks.received,
             limit=LARGEST_FILE,
         )  # fmt: skip
-
-    def _ask(self, action: str, key: str, **request: Any) -> None:
-        """A request that changes an object."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            getattr(self._client, action)(Key=key, **request)
-        except (BotoCoreError, ClientError) as fault:
-            why = getattr(fault, "response", {}).get("Error", {}).get("Code") or " ".join(str(fault).split())
-            raise DataError(
-                f"s3://{request['Bucket']}/{key} cannot be changed at {endpoint()} ({why.rstrip('.')}). "
-                f"Check the bucket, AWS_ENDPOINT_URL, and your right to write there."
-            ) from fault

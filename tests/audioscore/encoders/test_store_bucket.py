@@ -16,7 +16,7 @@ from audioscore.encoders import store_bucket
 from audioscore.encoders.muq_layers import prefix_reference
 from audioscore.encoders.reference import EncoderReference
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.store_bucket import CACHE, LIMIT, FeatureBucket
+from audioscore.encoders.store_bucket import CACHE, LIMIT
 from audioscore.encoders.stored import StoredFeatures
 from audioscore.errors import DataError, ModelError, UsageError
 from audioscore.home import home
@@ -283,7 +283,7 @@ def test_an_upload_that_breaks_off_leaves_no_object_and_no_copy(bucket: Any, mon
         def die(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(FeatureBucket, "_upload", die)
+        patch.setattr(store_bucket, "upload_object", die)
         with pytest.raises(KeyboardInterrupt):
             store.put(MUQ, CLIPS[0], frames(CLIPS[0]))
     assert list(bucket.objects.all()) == copies() == []
@@ -291,18 +291,13 @@ def test_an_upload_that_breaks_off_leaves_no_object_and_no_copy(bucket: Any, mon
 
 
 def test_bytes_that_arrived_otherwise_are_refused(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FeatureBucket, "_upload", lambda *_: {"ETag": f'"{"0" * 32}"'})
-    with pytest.raises(
-        ModelError, match=rf"^{URI}/.+ was stored with MD5 0{{32}}, not [0-9a-f]{{32}}\. Delete it, and"
-    ):
+    def garble(*_: object) -> None:
+        raise DataError("s3://songs/a was stored with MD5 1, not 2. Delete it, and try again.")
+
+    monkeypatch.setattr(store_bucket, "upload_object", garble)
+    with pytest.raises(ModelError, match=r"^s3://songs/a was stored with MD5 1, not 2\. Delete it, and try again\.$"):
         FeatureStore(URI).put(MUQ, CLIPS[0], frames(CLIPS[0]))
     assert copies() == []
-
-
-def test_an_encrypted_objects_etag_is_no_checksum(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = {"ETag": f'"{"0" * 32}"', "ServerSideEncryption": "aws:kms"}
-    monkeypatch.setattr(FeatureBucket, "_upload", lambda *_: answer)
-    FeatureStore(URI).put(MUQ, CLIPS[0], frames(CLIPS[0]))
 
 
 def test_objects_are_stored_with_their_sha256(bucket: Any) -> None:

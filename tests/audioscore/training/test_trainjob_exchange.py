@@ -104,6 +104,6 @@ def test_a_bucket_that_is_not_there(bucket: None, source: Path) -> None:
         DataError, match=r"^s3://nowhere/x/job/model.json cannot be fetched from .*there is no such buc"
     ):
         exchange.has_folder("job/model")
-    expected = r"^s3://nowhere/x/a cannot be changed at http.* \(NoSuchBucket\)\. Check the bucket, AWS_ENDPOINT_URL,"
+    expected = r"^s3://nowhere/x/a cannot be stored at http.* \(NoSuchBucket\)\. Check the bucket, AWS_ENDPOINT_URL,"
     with pytest.raises(DataError, match=expected):
         exchange.put({"a": source / "plan.json"})
