@@ -1,7 +1,7 @@
 """`audioscore data add` and `data remove`: what changes a data folder, and makes a new version of it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ from audioscore.cli.data_options import (
     require_folder,
 )
 from audioscore.cli.progress import stages
-from audioscore.errors import shorten
+from audioscore.errors import DataError, shorten
 
 if TYPE_CHECKING:
     from audioscore.config import Config
@@ -107,7 +107,8 @@ def remove(
     folder: FolderOption = Path("data"),
     singer: Annotated[list[str] | None, typer.Option(help="All recordings of a singer. May be repeated.")] = None,
     purge: Annotated[
-        bool, typer.Option("--purge", help="Also from DVC's cache and remotes, and from earlier runs: for good.")
+        bool,
+        typer.Option("--purge", help="Also from DVC's cache and remotes, earlier runs and feature stores: for good."),
     ] = False,
     no_version: NoVersionOption = False,
     config: ConfigOption = None,
@@ -116,7 +117,7 @@ def remove(
     """Take recordings out, as when a singer withdraws consent: from the table, the folder and the index.
 
     They are remembered in withdrawn.json by their hashes, and not added again. With --purge and no names, everything
-    that was removed so far is purged.
+    that was removed so far is purged. Feature stores in S3 are those that --config names.
     """
     from audioscore.config import SMALL, load_config
     from audioscore.data.ingest.new_version import prepare
@@ -142,7 +143,7 @@ def remove(
     with stages() as stage:
         out.finish(_settle(folder, settings, record=purge or not no_version, stage=stage, removing=True))
     if purge:
-        out.document["purged"] = _purge(folder, out.say)
+        out.document["purged"] = _purge(folder, settings, out.say)
     out.end()
 
 
@@ -169,8 +170,8 @@ class _Output:
             typer.echo(json.dumps(self.document, ensure_ascii=False, indent=2))
 
 
-def _purge(folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
-    """Take what was removed out of DVC's cache and remotes, and out of earlier runs and the feature store."""
+def _purge(folder: Path, settings: "Config", say: Callable[[str], object]) -> dict[str, Any]:
+    """Take what was removed out of DVC's cache and remotes, and out of earlier runs and every feature store."""
     from dataclasses import asdict
 
     from audioscore.data.ingest.add import empty, incoming_of
@@ -190,6 +191,7 @@ def _purge(folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
     say(f"purged    {sum(purged.removed.values())} objects from DVC, {copies} copies from {home().folder}")
     for remote, reason in purged.failed.items():
         say(f"note      {remote}: {reason}")
+    shared = _purge_shared(shared_features(settings), withdrawn, say)
     if purged.in_git:
         say(f"note      git's own history still holds them, in the remotes {', '.join(purged.in_git)}")
     if purged.broken:
@@ -197,7 +199,38 @@ def _purge(folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
     if purged.unknown:
         say(f"note      versions whose list of files is nowhere to be had: {shorten(purged.unknown)}")
     say("note      models that were trained on them stay as they are: train again, and promote the new one")
-    return {**asdict(purged), "copies": copies}
+    return {**asdict(purged), "copies": copies, "features": shared}
+
+
+def shared_features(settings: "Config") -> list[str]:
+    """Where a configuration's runs on a cluster keep features: their store, and what trainings of several pods read."""
+    from audioscore.training.trainjob_parcel import FEATURES
+
+    store, exchange = settings.cluster.feature_store, settings.training.trainjob.exchange
+    return [uri for uri in (store, exchange and f"{exchange.rstrip('/')}/{FEATURES}") if uri]
+
+
+def _purge_shared(
+    stores: Sequence[str], withdrawn: Collection[str], say: Callable[[str], object]
+) -> dict[str, dict[str, Any]]:
+    """Take features out of stores that others share; what came of it by store. One that fails stops no other."""
+    from audioscore.encoders.forget import forget_features
+
+    told: dict[str, dict[str, Any]] = {}
+    for uri in stores:
+        try:
+            found = forget_features(uri, withdrawn)
+        except DataError as fault:
+            say(f"note      {uri} was not purged: {fault} Then purge again.")
+            told[uri] = {"removed": 0, "failed": str(fault)}
+            continue
+        say(f"purged    {found.features} features from {uri}")
+        if found.still_versions:
+            say(f"note      {uri} still holds {found.still_versions} of them as older versions: expire those")
+        told[uri] = {"removed": found.features, "still_versions": found.still_versions, "failed": None}
+    if not stores:
+        say("note      no feature store in S3 was looked at: --config names none. Give that of your runs on a cluster")
+    return told
 
 
 def _settle(folder: Path, settings: "Config", *, record: bool, stage: Any, removing: bool = False) -> "NewVersion":

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from audioscore.cli.app import app
 from audioscore.cli.data_options import DEMO_CORPUS
+from audioscore.config import SMALL
 from audioscore.data.versioning import data_revision, folder_digest
 from audioscore.errors import DataError, GateRefused, UsageError
-from audioscore.files import read_json
+from audioscore.files import read_json, sha256_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -124,6 +126,7 @@ def test_status_removal_and_purge(repository: Path, delivery: Path, tiny_corpus:
     assert code == 0
     assert "removed   1 recordings: audio/c000.wav\n" in out
     assert "purged    1 objects from DVC, " in out
+    assert "no feature store in S3 was looked at: --config names none" in out
     assert not (repository / "songs" / "audio" / "c000.wav").exists()
     assert "audio/c000.wav" not in splits(repository / "songs")
     left = {path for path in (repository / ".dvc" / "cache").rglob("*") if path.is_file()}
@@ -212,3 +215,29 @@ def test_every_refused_row_is_listed_before_the_refusal(
     document = json.loads(as_json.stdout)
     assert (len(document["delivery"]["refused"]), document["delivery"]["added"]) == (9, [])
     assert "9 of 9 rows cannot be used" in document["error"]
+
+
+def test_a_purge_reaches_every_shared_store_that_it_can_and_names_the_others(
+    repository: Path, delivery: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    add(delivery, tiny_corpus)
+    content = sha256_of(repository / "songs" / "audio" / "c000.wav")
+    exchange = tmp_path / "exchange"
+    features = [exchange / "features" / encoder / content[:2] / f"{content}.safetensors" for encoder in ("muq", "cam")]
+    other = features[0].with_name(f"{'0' * 64}.safetensors")
+    for path in (*features, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    config = yaml.safe_load(SMALL.read_text(encoding="utf-8"))
+    config["cluster"] = {"feature_store": "/gone/features"}
+    config.setdefault("training", {})["trainjob"] = {"exchange": f"{exchange}/"}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    options = ["--data", "songs", "--purge", "--config", str(tmp_path / "run.yaml")]
+    code, out = invoke("remove", "audio/c000.wav", *options)
+    assert code == 0
+    assert "note      /gone/features was not purged: /gone/features: no such folder on this machine. Purge" in out
+    assert f"purged    2 features from {exchange}/features\n" in out
+    assert [path.exists() for path in (*features, other)] == [False, False, True]
+    told = json.loads(invoke("remove", *options, "--json")[1])["purged"]["features"]
+    assert told[f"{exchange}/features"] == {"removed": 0, "still_versions": 0, "failed": None}
+    assert told["/gone/features"]["failed"].startswith("/gone/features: no such folder")
