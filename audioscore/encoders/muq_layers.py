@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from audioscore.encoders.muq import window_count
@@ -60,6 +61,7 @@ class MuQSuffix(nn.Module):
 
     Which of its parameters are trained is for `adapters` to say, before or after. Parameters keep MuQ's layer numbers
     in their names. With `checkpointing`, each layer is computed again in the backward pass instead of remembered.
+    A pass that will have gradients attends by torch's fused kernel, equal but for rounding; without, as scoring does.
 
     Shape: frames [B, F, dim] and lengths [B] -> [B, F, dim], zero beyond each clip's length.
     Raises ModelError for a layer that is not kept, and for clips longer than a window.
@@ -112,10 +114,12 @@ class MuQSuffix(nn.Module):
         return self.positions
 
     def _through(self, layer: nn.Module, states: Tensor, positions: Tensor, real: Tensor | None) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            made: Tensor = checkpoint(_conformer_layer, layer, states, positions, real, use_reentrant=False)
-            return made
-        return _conformer_layer(layer, states, positions, real)
+        if not (self.training and torch.is_grad_enabled()):
+            return _conformer_layer(layer, states, positions, real)
+        if not self.checkpointing:
+            return _conformer_layer(layer, states, positions, real, fused=True)
+        made: Tensor = checkpoint(_conformer_layer, layer, states, positions, real, fused=True, use_reentrant=False)
+        return made
 
 
 class LayerMix(nn.Module):
@@ -155,25 +159,46 @@ def through_layers(conformer: Any, states: Tensor, layer: int) -> Tensor:
     return states
 
 
-def _conformer_layer(layer: Any, states: Tensor, positions: Tensor | None, real: Tensor | None) -> Tensor:
+def _conformer_layer(
+    layer: Any, states: Tensor, positions: Tensor | None, real: Tensor | None, *, fused: bool = False
+) -> Tensor:
     """One layer as transformers computes it, bit for bit, but that padding is heard by no real frame.
 
     Attention is easily told what is padding; the convolution over time is not, and is given zeros there, which is what
-    it finds beyond the end of a clip that is alone.
+    it finds beyond the end of a clip that is alone. With `fused`, attention is no longer equal to the last bit.
 
     Shape: states [B, F, dim], positions [2, >= F, 1, 1, head], real [B, F] or None where all are -> [B, F, dim].
     Source: Conformer, arXiv 2005.08100; rotary positions, arXiv 2104.09864.
     """
-    bias = None if real is None else _bias(real, states.dtype)
     states = layer.ffn1(layer.ffn1_layer_norm(states)) * 0.5 + states
-    heard, _ = layer.self_attn(
-        layer.self_attn_layer_norm(states), attention_mask=bias, relative_position_embeddings=positions
-    )
+    attending = layer.self_attn_layer_norm(states)
+    if fused and positions is not None:
+        heard = _attend(layer.self_attn, attending, positions, real)
+    else:
+        bias = None if real is None else _bias(real, states.dtype)
+        heard, _ = layer.self_attn(attending, attention_mask=bias, relative_position_embeddings=positions)
     states = layer.self_attn_dropout(heard) + states
     states = states + _convolve(layer.conv_module, states, real)
     states = layer.ffn2(layer.ffn2_layer_norm(states)) * 0.5 + states
     made: Tensor = layer.final_layer_norm(states)
     return made
+
+
+def _attend(attention: Any, states: Tensor, positions: Tensor, real: Tensor | None) -> Tensor:
+    """Self-attention with rotary positions that never writes its F x F weights down, nor keeps them for the gradient.
+
+    Shape: states [B, F, dim], positions [2, >= F, 1, 1, head], real [B, F] or None -> [B, F, dim].
+    """
+    turned = attention._apply_rotary_embedding(states, positions)
+    query, key, value = (
+        linear(given).unflatten(-1, (attention.num_heads, attention.head_size)).transpose(1, 2)  # (B, H, F, head)
+        for linear, given in ((attention.linear_q, turned), (attention.linear_k, turned), (attention.linear_v, states))
+    )
+    dropped = attention.dropout.p if attention.dropout.training else 0.0
+    mask = None if real is None else real[:, None, None]
+    heard = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropped)
+    out: Tensor = attention.linear_out(heard.transpose(1, 2).flatten(2))
+    return out
 
 
 def _convolve(module: Any, states: Tensor, real: Tensor | None) -> Tensor:

@@ -72,11 +72,26 @@ def test_prefix_and_suffix_are_the_full_model_bit_for_bit(
     encoder, wave = load_muq(str(lively_muq), layer=layer), noise(40_000)
     frames, states = prefix_frames(encoder, wave, cut), full(wave)
     assert torch.equal(frames, states[cut])
-    suffix = MuQSuffix(encoder, cut)
+    suffix = MuQSuffix(encoder, cut).eval()
     made = suffix.hidden_states(frames[None], torch.tensor([len(frames)]))
     assert len(made) == 1 + layer - cut
     assert all(torch.equal(state[0], states[cut + place]) for place, state in enumerate(made))
     assert torch.equal(alone(suffix, frames), encoder.frames(wave))
+
+
+@pytest.mark.parametrize("lengths", [(36_000,), (12_000, 36_000, 24_000)])
+def test_in_training_the_same_is_heard_and_learned_by_a_fused_kernel(
+    encoder: MuQEncoder, lengths: tuple[int, ...]
+) -> None:
+    parameters = adapt(encoder)
+    batch, sizes = padded([prefix_frames(encoder, noise(samples, samples), 0) for samples in lengths], 5.0)
+    found = []
+    for mode in (True, False):  # False: as transformers computes it
+        made = MuQSuffix(encoder, 0).train(mode)(batch, sizes)
+        found.append((made.detach(), *torch.autograd.grad(made.square().mean(), parameters)))
+    for ours, judge in zip(*found, strict=True):
+        assert torch.allclose(ours, judge, rtol=1e-4, atol=1e-5 * float(judge.abs().max()))
+    assert not torch.equal(found[0][0], found[1][0]), "another kernel"
 
 
 @pytest.mark.parametrize("filler", [0.0, 7.0, float("nan")])
@@ -167,6 +182,7 @@ def test_what_is_trained_has_muqs_names_and_nothing_else_moves(encoder: MuQEncod
     after = encoder.module.state_dict()
     assert {name for name in before if not torch.equal(before[name], after[name])} == set(names)
     assert torch.equal(prefix_frames(encoder, noise(24_000), 1), frames), "the prefix stays what was cached"
+    suffix.eval()
     assert torch.equal(alone(suffix, frames), encoder.frames(noise(24_000))), "the encoder scores with what was trained"
 
 
