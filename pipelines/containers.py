@@ -180,13 +180,15 @@ def _give(folder: Path, user: int, group: int) -> None:
 
 
 def end_leftovers(owner: str) -> int:
-    """Remove the containers that a killed run has left running. How many."""
+    """Remove the containers of a run, which a killed one has left running. How many."""
     import docker
+    from docker.errors import NotFound
 
     with contextlib.closing(docker.from_env()) as client:
         left = client.containers.list(all=True, filters={"label": f"{LABEL}={owner}"})
         for container in left:
-            container.remove(v=True, force=True)
+            with contextlib.suppress(NotFound):  # whoever waits for it was faster
+                container.remove(v=True, force=True)
     return len(left)
 
 
@@ -220,7 +222,7 @@ def run_container(client: "DockerClient", image: str, command: list[str], volume
 
     Raises UsageError where the engine does not make such a container.
     """
-    from docker.errors import DockerException
+    from docker.errors import DockerException, NotFound
 
     try:
         container = client.containers.create(image=image, command=command, volumes=volumes, **settings)
@@ -234,7 +236,8 @@ def run_container(client: "DockerClient", image: str, command: list[str], volume
             sys.stdout.write(chunk.decode(errors="replace"))
         return int(container.wait()["StatusCode"])
     finally:
-        container.remove(v=True, force=True)  # and the volumes that the image declares
+        with contextlib.suppress(NotFound):  # an interrupt has removed it
+            container.remove(v=True, force=True)  # and the volumes that the image declares
 
 
 def _have(client: "DockerClient", image: str) -> None:

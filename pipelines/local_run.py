@@ -50,13 +50,21 @@ def run_locally(
     """Run the pipeline with these arguments; logs go to `folder`/logs, step outputs to `folder`/steps.
 
     What an earlier call with the same arguments and folder has finished is taken over. Raises the error that a step
-    raised for the user (GateRefused, DataError, …), or StepFailed naming the step's log.
+    raised for the user (GateRefused, DataError, …), or StepFailed naming the step's log; KeyboardInterrupt once no
+    step runs any more.
     """
     from kfp import local
 
     from pipelines.containers import end_leftovers, engine, runner, waited_for
+    from pipelines.interrupt import interruptible
     from pipelines.resume import CACHE, OWNER, STEPS, repeatable
+    from pipelines.resume import end_leftovers as end_processes
     from pipelines.scorer_pipeline import build
+
+    def end() -> None:
+        end_processes(folder)
+        if containers is not None:
+            end_leftovers(str(folder))
 
     root = folder / STEPS
     root.mkdir(parents=True, exist_ok=True)
@@ -73,13 +81,18 @@ def run_locally(
             pipeline_root=str(root), raise_on_error=True, enable_caching=True, cache_root=str(folder / CACHE),
         )  # fmt: skip
         pipeline = build(LOCAL)
-        log = held.enter_context(StepLog(folder / "logs", console))
+        interruption = held.enter_context(interruptible(end))
+        log = held.enter_context(StepLog(folder / "logs", console, lambda: interruption.happened))
         held.enter_context(repeatable(log.reused))
         try:
             with contextlib.redirect_stdout(log):
                 pipeline(**arguments)
-        except RuntimeError as fault:
-            raise _failure(log.steps, fault) from fault
+        except Exception as fault:
+            if interruption.happened:  # the step that it ended failed of it
+                raise KeyboardInterrupt from fault
+            if isinstance(fault, RuntimeError):
+                raise _failure(log.steps, fault) from fault
+            raise
     return LocalRun(log.steps, root)
 
 

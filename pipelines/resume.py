@@ -10,13 +10,17 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audioscore.errors import UsageError
 from audioscore.files import read_json
 from pipelines.scorer_pipeline import NAME
+
+if TYPE_CHECKING:
+    import psutil
 
 OWNER = "AUDIOSCORE_RUN_FOLDER"  # what every process of a run has among its variables
 PATIENCE = 10.0  # seconds that a step left over may take to end
@@ -55,7 +59,11 @@ def forget_other_code(folder: Path, code: dict[str, str]) -> bool:
 
 
 def end_leftovers(folder: Path) -> int:
-    """End the steps that a killed run has left running: they would write where the resumed one does. How many."""
+    """End the steps of a run that run: a resumed one writes where they would. How many.
+
+    Whoever started them learns how they ended: a child that were waited for here would look to KFP as if it had ended
+    well, and what it left would be filed as finished.
+    """
     import psutil
 
     left = []
@@ -64,11 +72,28 @@ def end_leftovers(folder: Path) -> int:
             if process.pid != os.getpid() and process.environ().get(OWNER) == str(folder):
                 process.terminate()
                 left.append(process)
-    _, stubborn = psutil.wait_procs(left, PATIENCE)
-    for process in stubborn:
-        process.kill()
-    psutil.wait_procs(stubborn, PATIENCE)
+    for process in _await_end(left):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    _await_end(left)
     return len(left)
+
+
+def _await_end(processes: "Sequence[psutil.Process]") -> "list[psutil.Process]":
+    """Watch processes end, without taking their exit codes; those that have not after PATIENCE."""
+    until = time.monotonic() + PATIENCE
+    while (left := [process for process in processes if _runs(process)]) and time.monotonic() < until:
+        time.sleep(0.05)
+    return left
+
+
+def _runs(process: "psutil.Process") -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _different(before: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ and "finished with status" belong to that step.
 import io
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -38,11 +39,12 @@ class Step:
 
 
 class StepLog(io.TextIOBase):
-    """A text stream that KFP writes to."""
+    """A text stream that KFP writes to; a step that fails once the run is `interrupted` was stopped."""
 
-    def __init__(self, folder: Path, console: Console) -> None:
+    def __init__(self, folder: Path, console: Console, interrupted: Callable[[], bool] = lambda: False) -> None:
         self.folder = folder
         self.console = console
+        self.interrupted = interrupted
         self.steps: list[Step] = []
         self.kept: list[str] = []
         self._pending = ""
@@ -118,6 +120,7 @@ class StepLog(io.TextIOBase):
     def _close(self, status: str) -> None:
         step = self.running
         if step is not None:
+            status = "stopped" if status == "failed" and self.interrupted() else status
             step.status, step.seconds = status, time.monotonic() - step.started
             mark = "[green]done[/green]" if status == "done" else f"[red]{status}[/red]"
             self.console.print(f"  {mark}  {step.name:<32} {step.seconds:6.1f} s", highlight=False)

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GATE_SAID_NO, INTERRUPTED = 1, 130
+AFTER_INTERRUPT = {
+    "local": "no step runs any more, and the same command with --resume goes on from here",
+    "docker": "no container runs any more, and the same command with --resume goes on from here",
+    "cluster": "what was started on the cluster goes on there",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"[red]error:[/red] {escape(describe_os_error(fault))}", highlight=False, soft_wrap=True)
         return AudioscoreError.exit_code
     except KeyboardInterrupt:
-        console.print("interrupted; what was extracted is kept, and the next run reuses it")
+        console.print(f"interrupted; {AFTER_INTERRUPT[options.on]}", highlight=False, soft_wrap=True)
         return INTERRUPTED
     except Exception:
         # Python's own code for this is 1, which here means that a gate said no.

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -99,7 +100,7 @@ def test_steps_that_a_killed_run_left_are_ended(tmp_path: Path) -> None:
             assert process.stdout is not None
             process.stdout.readline()
         assert end_leftovers(tmp_path / "run") == 1
-        assert ours.poll() is not None
+        assert ours.poll() == -signal.SIGTERM, "its exit code was taken by nobody else"
         assert other.poll() is None
     finally:
         for process in (ours, other):

@@ -1,0 +1,86 @@
+"""Ctrl-C ends a run: what runs is ended, and nothing begins after it.
+
+KFP's local runner learns of an interrupt in its main thread alone. There it waits for the threads of a loop, which
+finish the step at hand and begin the next ones; and a step in a container hears no interrupt of the terminal at all.
+"""
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 0.3  # a step may be about to begin when it is looked for; it is found the next time
+
+
+@dataclass
+class Interruption:
+    """Whether the user has interrupted the run."""
+
+    happened: bool = False
+
+
+@contextlib.contextmanager
+def interruptible(end: Callable[[], object]) -> Iterator[Interruption]:
+    """While this holds, an interrupt makes `end` end the steps that run, keeps others from beginning, and is raised.
+
+    `end` is called from another thread until this is left, and once more then: whatever came of the interrupt, no step
+    of the run outlives it. A second interrupt changes nothing, since the first is being carried out.
+    """
+    from kfp.local import task_dispatcher
+
+    interruption, left = Interruption(), threading.Event()
+    begin = task_dispatcher.run_single_task_implementation
+
+    def begin_unless_interrupted(*positional: Any, **named: Any) -> Any:
+        if interruption.happened:
+            raise KeyboardInterrupt
+        return begin(*positional, **named)
+
+    def interrupt(*_: object) -> None:
+        if not interruption.happened:
+            interruption.happened = True  # a plain value: a lock might be held by what is interrupted
+            raise KeyboardInterrupt
+
+    def sweep() -> None:
+        while not left.wait(EVERY_SECONDS):
+            if interruption.happened:
+                with contextlib.suppress(Exception):  # the last try, below, tells
+                    end()
+
+    sweeper = threading.Thread(target=sweep, daemon=True)
+    task_dispatcher.run_single_task_implementation = begin_unless_interrupted
+    sweeper.start()
+    with _on_interrupt(interrupt):
+        try:
+            yield interruption
+        finally:
+            left.set()
+            sweeper.join()
+            task_dispatcher.run_single_task_implementation = begin
+            if interruption.happened:
+                _end_last(end)
+
+
+def _end_last(end: Callable[[], object]) -> None:
+    try:
+        end()
+    except Exception as fault:  # of the container engine, say: the run is broken off all the same
+        log.warning("a step of the interrupted run may still be running (%s); --resume ends it first", fault)
+
+
+@contextlib.contextmanager
+def _on_interrupt(handler: Callable[..., None]) -> Iterator[None]:
+    """Handle SIGINT so; Python allows it in the main thread alone, and delivers it nowhere else."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

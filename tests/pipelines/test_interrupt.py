@@ -1,0 +1,136 @@
+"""An interrupt, with KFP's own local runner and steps that would never end."""
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from kfp import dsl
+from rich.console import Console
+
+from components.base import component
+from pipelines import local_run, scorer_pipeline
+from pipelines.interrupt import interruptible
+from pipelines.resume import OWNER
+
+
+@component()
+def linger(name: str, folder: str) -> None:
+    """Say that it has begun, by a file, and stay."""
+    import pathlib
+    import time
+
+    (pathlib.Path(folder) / name).touch()
+    time.sleep(600)
+
+
+@dsl.pipeline(name="loop")
+def in_a_loop(folder: str) -> None:
+    """Three that stay, one after another."""
+    with dsl.ParallelFor(items=["1", "2", "3"], parallelism=1) as name:
+        linger(name=name, folder=folder).set_caching_options(False)
+
+
+@dsl.pipeline(name="line")
+def in_a_line(folder: str) -> None:
+    """Two that stay."""
+    first = linger(name="1", folder=folder).set_caching_options(False)
+    linger(name="2", folder=folder).set_caching_options(False).after(first)
+
+
+@contextlib.contextmanager
+def interrupted_when(ready: Callable[[], bool], times: int = 1) -> Iterator[None]:
+    """Interrupt this process alone, as `kill` does: no terminal tells the steps."""
+
+    def interrupt() -> None:
+        while not ready():
+            time.sleep(0.05)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.02)  # all of them before the steps have ended
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
+def running(folder: Path) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(OWNER) == str(folder):
+                found.append(process.pid)
+    return found
+
+
+@pytest.mark.parametrize("pipeline", [in_a_loop, in_a_line])
+@pytest.mark.parametrize("times", [1, 3])
+def test_after_an_interrupt_nothing_begins_and_nothing_runs(
+    pipeline: Callable[..., object], times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scorer_pipeline, "build", lambda platform: pipeline)
+    begun, run = tmp_path / "begun", tmp_path / "run"
+    begun.mkdir()
+    said = io.StringIO()
+    handler = signal.getsignal(signal.SIGINT)
+    with (
+        interrupted_when(lambda: bool(list(begun.iterdir())), times),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        local_run.run_locally({"folder": str(begun)}, run, Console(file=said, width=120))
+    assert [path.name for path in begun.iterdir()] == ["1"]
+    assert running(run) == []
+    assert "stopped  linger" in said.getvalue()
+    assert "failed" not in said.getvalue()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_step_that_cannot_be_ended_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[float] = []
+
+    def end() -> None:
+        calls.append(time.monotonic())
+        raise ConnectionError("the engine is gone")
+
+    inside = threading.Event()
+
+    def run() -> None:
+        with interruptible(end) as interruption:
+            inside.set()
+            try:
+                time.sleep(600)
+            finally:
+                assert interruption.happened
+                time.sleep(1)
+
+    with caplog.at_level(logging.WARNING), interrupted_when(inside.is_set), pytest.raises(KeyboardInterrupt):
+        run()
+    assert len(calls) >= 2
+    assert "a step of the interrupted run may still be running (the engine is gone); --resume" in caplog.text
+
+
+def test_an_undisturbed_run_ends_nothing() -> None:
+    with interruptible(lambda: pytest.fail("ended")) as interruption:
+        pass
+    assert not interruption.happened
+
+
+def test_a_run_in_another_thread_than_the_main_one_has_no_handler() -> None:
+    handlers: list[object] = []
+
+    def run() -> None:
+        with interruptible(lambda: None):
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGINT)]
