@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from audioscore.config import Config
+from audioscore.data.storage import local_repository
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError
 from audioscore.home import home_of_model
 from pipelines.compile import compile_pipeline
@@ -42,7 +43,7 @@ def check(config: Config) -> None:
             f"a cluster needs {', '.join(missing)}: its pods share no folder and no database of this machine."
         )
     uri = str(config.data.uri)
-    if not uri.startswith(("s3://", "git+")) and "@" not in uri:
+    if local_repository(uri) or (not uri.startswith(("s3://", "git+")) and "@" not in uri):
         raise DataError(
             f"{uri}: a folder of this machine, which a cluster's pods do not see. Give s3://… or git+URL@REV."
         )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from audioscore.errors import UsageError
 from audioscore.places import ContainersSection
+from pipelines.causes import OUT_OF_MEMORY, WAS_KILLED
 from pipelines.platform import UID
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 LABEL = "audioscore.run"
+REVISION, UNKNOWN = "org.opencontainers.image.revision", "unknown"  # as components/image/Dockerfile writes them
+KILLED = 137  # exit code of what was ended by signal 9
 START_SECONDS = 30.0  # that Podman's service may take to answer
 # Variables that say where things are and who may read them. What else the shell holds stays outside.
 PASSED = ("AWS_", "MLFLOW_TRACKING_", "HF_ENDPOINT", "HF_TOKEN", "OMP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -127,7 +130,8 @@ def runner(containers: Containers, owner: str) -> "DockerRunner":
     ]
     settings: dict[str, Any] = {
         "user": f"{user}:{group}",
-        "environment": {**_environment(os.environ), "HOME": "/tmp", **_caches(home)},
+        # DVC asks for the user's name, and a number that the image does not know has none.
+        "environment": {**_environment(os.environ), "HOME": "/tmp", "LOGNAME": "audioscore", **_caches(home)},
         "mounts": mounts,
         "labels": {LABEL: owner},
         "network_mode": "host",  # a server of runs or of objects may listen on this machine only
@@ -192,6 +196,29 @@ def end_leftovers(owner: str) -> int:
     return len(left)
 
 
+@dataclass(frozen=True)
+class ImageCode:
+    """Which image a name means now, and the revision of the code in it, as its build noted it."""
+
+    image: str
+    revision: str
+
+
+def code_in(image: str) -> ImageCode:
+    """What an image says of itself; one that was built without a revision is told by its id.
+
+    Raises UsageError where there is no such image.
+    """
+    import docker
+
+    with contextlib.closing(docker.from_env()) as client:
+        _have(client, image)
+        found = client.images.get(image)
+    number = str(found.id).removeprefix("sha256:")[:12]
+    said = (found.labels or {}).get(REVISION, UNKNOWN)
+    return ImageCode(f"{image} {number}", said if said != UNKNOWN else f"{UNKNOWN}-image-{number}")
+
+
 @contextlib.contextmanager
 def waited_for(image: str) -> Iterator[None]:
     """KFP's runner with `run_container` in place of its own, and this image: 2.17 puts no parameter in an image's name.
@@ -234,10 +261,19 @@ def run_container(client: "DockerClient", image: str, command: list[str], volume
         container.start()
         for chunk in container.logs(stream=True, follow=True):
             sys.stdout.write(chunk.decode(errors="replace"))
-        return int(container.wait()["StatusCode"])
+        code = int(container.wait()["StatusCode"])
+        if code == KILLED:
+            sys.stdout.write(f"\n{OUT_OF_MEMORY if _is_out_of_memory(container) else WAS_KILLED}\n")
+        return code
     finally:
         with contextlib.suppress(NotFound):  # an interrupt has removed it
             container.remove(v=True, force=True)  # and the volumes that the image declares
+
+
+def _is_out_of_memory(container: Any) -> bool:
+    """Whether the system ended a container for its memory; not every engine notes it."""
+    container.reload()
+    return bool(container.attrs.get("State", {}).get("OOMKilled"))
 
 
 def _have(client: "DockerClient", image: str) -> None:

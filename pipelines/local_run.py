@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from audioscore import errors
-from audioscore.errors import AudioscoreError
+from audioscore.errors import AudioscoreError, UsageError
+from pipelines.causes import outside_cause
 from pipelines.platform import LOCAL
 from pipelines.steplog import Step, StepLog
 
 if TYPE_CHECKING:
+    from audioscore.places import ContainersSection
     from pipelines.containers import Containers
 
 OFFLINE = {
@@ -49,13 +51,14 @@ def run_locally(
 ) -> LocalRun:
     """Run the pipeline with these arguments; logs go to `folder`/logs, step outputs to `folder`/steps.
 
-    What an earlier call with the same arguments and folder has finished is taken over. Raises the error that a step
-    raised for the user (GateRefused, DataError, …), or StepFailed naming the step's log; KeyboardInterrupt once no
+    `containers` need an `engine` that the caller holds. What an earlier call with the same arguments and folder has
+    finished is taken over. Raises the error that a step raised for the user (GateRefused, DataError, …), or StepFailed
+    naming the step's log; UsageError for what its image or its memory is to blame; KeyboardInterrupt once no
     step runs any more.
     """
     from kfp import local
 
-    from pipelines.containers import end_leftovers, engine, runner, waited_for
+    from pipelines.containers import end_leftovers, runner, waited_for
     from pipelines.interrupt import interruptible
     from pipelines.resume import CACHE, OWNER, STEPS, repeatable
     from pipelines.resume import end_leftovers as end_processes
@@ -71,7 +74,6 @@ def run_locally(
     with contextlib.ExitStack() as held:
         held.enter_context(_environment({**OFFLINE, OWNER: str(folder)}))
         if containers is not None:
-            held.enter_context(engine())
             end_leftovers(str(folder))
             held.enter_context(waited_for(containers.section.image))
         held.enter_context(warnings.catch_warnings())
@@ -91,18 +93,21 @@ def run_locally(
             if interruption.happened:  # the step that it ended failed of it
                 raise KeyboardInterrupt from fault
             if isinstance(fault, RuntimeError):
-                raise _failure(log.steps, fault) from fault
+                raise _failure(log.steps, fault, containers.section if containers else None) from fault
             raise
     return LocalRun(log.steps, root)
 
 
-def _failure(steps: list[Step], fault: RuntimeError) -> AudioscoreError:
+def _failure(steps: list[Step], fault: RuntimeError, section: "ContainersSection | None" = None) -> AudioscoreError:
+    """What is told of a failed run; `section` is of the containers that its steps ran in."""
     step = steps[-1] if steps else None
     if step is None:
         return StepFailed(f"the pipeline could not start: {fault}")
     if step.fault is not None:
         kind: type[AudioscoreError] = getattr(errors, step.fault[0], AudioscoreError)
         return kind(step.fault[1])
+    if section is not None and (why := outside_cause(step.log, section)) is not None:
+        return UsageError(f"step {step.name} {why} Its log is {step.log}.")
     return StepFailed(f"step {step.name} failed unexpectedly; its log is {step.log}. Please report it.")
 
 

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import json
 import os
 import secrets
@@ -19,7 +20,7 @@ from rich.markup import escape
 
 from audioscore.config import DEMO, SMALL, Config, load_config
 from audioscore.data.repository import pull_missing
-from audioscore.data.storage import ACCEPTED
+from audioscore.data.storage import ACCEPTED, local_repository
 from audioscore.data.versioning import code_revision
 from audioscore.encoders.shards import shards_of
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError, describe_os_error
@@ -103,6 +104,8 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             return _dry_run(config, console, quiet=options.json)
         return run_on_cluster(config, revision(), _new_run(), console, quiet=options.json)
     _check_uri(config.data.uri)
+    if options.on == "docker":
+        _check_seen_in_containers(config.data.uri)
     if options.dry_run:
         return _dry_run(config, console, quiet=options.json)
     for source in _sources(config):
@@ -113,12 +116,16 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 def _run_here(config: Config, options: argparse.Namespace, console: Console, started: float) -> dict[str, Any]:
     """A run on this machine, new or resumed."""
+    from pipelines.containers import engine
+
     place = home_of_model(config.registry.model)
     recorded = config.model_dump(mode="json", exclude_none=True)  # KFP has no null
-    folder = find_unfinished(place.runs, recorded) if options.resume else place.runs / _new_run()
-    code_rev = revision()
-    code = {"code_rev": code_rev, "on": options.on, "image": config.containers.image}
-    with only_one(folder):
+    with contextlib.ExitStack() as held:
+        if options.on == "docker":
+            held.enter_context(engine())
+        folder = find_unfinished(place.runs, recorded) if options.resume else place.runs / _new_run()
+        code = _code(config, options.on, console)
+        held.enter_context(only_one(folder))
         if options.resume:
             if ended := end_leftovers(folder):
                 console.print(f"ended {ended} processes that the broken run had left", highlight=False)
@@ -129,7 +136,7 @@ def _run_here(config: Config, options: argparse.Namespace, console: Console, sta
         _initialise(place.tracking_uri, config.registry.model, place.artifacts)
         doing = "resuming run" if options.resume else "run"
         console.print(f"{doing} {folder.name} on {config.data.uri}", markup=False, highlight=False, soft_wrap=True)
-        arguments = run_arguments(config, folder.name, code_rev) | {
+        arguments = run_arguments(config, folder.name, code["code_rev"]) | {
             "feature_store": str(place.features),
             "tracking_uri": place.tracking_uri,
             "artifact_root": str(place.artifacts),
@@ -175,6 +182,23 @@ def _new_run() -> str:
 def revision() -> str:
     """Of this code; an image has no repository, and was told when it was built."""
     return os.environ.get("AUDIOSCORE_CODE_REVISION") or code_revision(REPOSITORY)
+
+
+def _code(config: Config, on: str, console: Console) -> dict[str, str]:
+    """Which code the steps run, and where: for containers that of their image, whatever this checkout is."""
+    own = {"code_rev": revision(), "on": on, "image": config.containers.image}
+    if on != "docker":
+        return own
+    from pipelines.containers import code_in
+
+    found = code_in(config.containers.image)
+    if found.revision != own["code_rev"]:
+        console.print(
+            f"the steps run the code of {found.image}, revision {found.revision}; this checkout is {own['code_rev']}. "
+            "`make image` builds the image anew.",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    return own | {"code_rev": found.revision, "image": found.image}
 
 
 def _sources(config: Config) -> list[Path]:
@@ -225,6 +249,15 @@ def _check_uri(uri: str) -> None:
     recorded = Path(f"{uri}.dvc").is_file()  # not there yet, but DVC knows where it is
     if not uri.startswith(("s3://", "git+")) and "@" not in uri and not Path(uri).is_dir() and not recorded:
         raise DataError(f"{uri}: no such folder. Give {ACCEPTED}.")
+
+
+def _check_seen_in_containers(uri: str) -> None:
+    """A repository of this machine is refused: git reads none of another user's, and DVC's store lies elsewhere."""
+    if (repository := local_repository(uri)) is not None:
+        raise DataError(
+            f"{uri}: {repository} is a git repository of this machine, which steps in containers do not see. "
+            "Give its data folder, s3://BUCKET/PREFIX or git+https://HOST/REPOSITORY@REV, or run with --on local."
+        )
 
 
 def _data_uri(value: str) -> str:

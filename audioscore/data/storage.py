@@ -84,6 +84,22 @@ def _fetch_folder(data_uri: str, target: Path) -> FetchReport:
 # --- git and DVC ---
 
 
+def local_repository(data_uri: str) -> Path | None:
+    """The git repository of this machine whose data an address names, if it is such an address.
+
+    >>> local_repository("git+file:///srv/songs@v1#corpus"), local_repository("../songs@v1")
+    (PosixPath('/srv/songs'), PosixPath('../songs'))
+    >>> local_repository("git@host:team/songs@v1"), local_repository("s3://songs/a@b"), local_repository("/srv/songs")
+    (None, None, None)
+    """
+    if data_uri.startswith("s3://") or Path(data_uri).is_dir():
+        return None
+    repository, revision, _ = _split_git(data_uri)
+    if revision and repository.startswith("file://"):
+        return Path(repository.removeprefix("file://"))
+    return Path(repository) if revision and not ADDRESS.match(repository) else None
+
+
 def _split_git(data_uri: str) -> tuple[str, str, str]:
     """Repository, revision ("" where none is named) and folder.
 

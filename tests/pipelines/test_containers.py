@@ -10,7 +10,8 @@ import pytest
 from audioscore.errors import UsageError
 from audioscore.places import ContainersSection
 from pipelines import containers
-from pipelines.containers import LABEL, Containers, engine, run_container, runner
+from pipelines.causes import OUT_OF_MEMORY, WAS_KILLED
+from pipelines.containers import LABEL, Containers, ImageCode, code_in, engine, run_container, runner
 
 
 @pytest.fixture
@@ -75,14 +76,17 @@ def test_a_step_sees_the_home_and_what_is_named_and_nothing_secret(
 class Engine:
     """Stands in for a client: one container that says two lines in three pieces and ends with a code."""
 
-    def __init__(self, code: int, fault: Exception | None = None) -> None:
-        self.code, self.fault, self.removed = code, fault, 0
+    def __init__(self, code: int, fault: Exception | None = None, *, starved: bool = False) -> None:
+        self.code, self.fault, self.removed, self.starved = code, fault, 0, starved
         self.containers = SimpleNamespace(create=self.create)
 
     def create(self, **settings: Any) -> Any:
         if self.fault is not None:
             raise self.fault
-        return SimpleNamespace(start=lambda: None, logs=self.logs, wait=self.wait, remove=self.remove)
+        return SimpleNamespace(
+            start=lambda: None, logs=self.logs, wait=self.wait, remove=self.remove, reload=lambda: None,
+            attrs={"State": {"OOMKilled": self.starved}},
+        )  # fmt: skip
 
     def logs(self, **_: Any) -> Any:
         yield from (b"first\nsec", b"ond\n", b"\xff")
@@ -111,3 +115,45 @@ def test_a_container_that_cannot_be_made_is_one_sentence() -> None:
     client = Engine(0, APIError("500", explanation="no such\n  device"))
     with pytest.raises(UsageError, match=r"no container of image could be made \(no such device\)"):
         run_container(client, "image", ["true"], {})
+
+
+@pytest.mark.parametrize(
+    ("code", "starved", "ending"), [(137, True, OUT_OF_MEMORY), (137, False, WAS_KILLED), (1, True, None)]
+)
+def test_the_log_says_what_ended_a_killed_container(
+    code: int, starved: bool, ending: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_container(Engine(code, starved=starved), "image", ["true"], {})
+    out = capsys.readouterr().out
+    assert out.endswith(f"\n{ending}\n") if ending else "container ended" not in out
+
+
+def test_a_container_that_an_interrupt_has_removed_is_no_fault() -> None:
+    from docker.errors import NotFound
+
+    client = Engine(0)
+
+    def gone(**_: Any) -> None:
+        raise NotFound("no such container")
+
+    client.remove = gone  # type: ignore[method-assign]
+    assert run_container(client, "image", ["true"], {}) == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "revision"),
+    [
+        ({"org.opencontainers.image.revision": "12ab"}, "12ab"),
+        ({"org.opencontainers.image.revision": "unknown"}, "unknown-image-0123456789ab"),
+        (None, "unknown-image-0123456789ab"),
+    ],
+)
+def test_the_code_in_an_image_is_what_its_build_noted(
+    labels: dict[str, str] | None, revision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import docker
+
+    image = SimpleNamespace(id="sha256:0123456789abcdef", labels=labels)
+    client = SimpleNamespace(images=SimpleNamespace(get=lambda name: image), close=lambda: None)
+    monkeypatch.setattr(docker, "from_env", lambda: client)
+    assert code_in("python:1") == ImageCode("python:1 0123456789ab", revision)

@@ -1,11 +1,13 @@
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from audioscore.config import SMALL, load_config
 from audioscore.data.storage import ACCEPTED
-from pipelines import submit
+from pipelines import containers, submit
 
 
 @pytest.fixture
@@ -106,3 +108,29 @@ def test_data_that_cannot_be_there_are_refused_before_anything_is_set_up(
         assert submit.main(["--data", address, *options]) == 2
         assert "no such folder. Give a folder, s3://" in capsys.readouterr().err
     assert not own_home.exists()
+
+
+@pytest.mark.parametrize("address", ["/srv/songs@v1", "git+file:///srv/songs@v1", "git+/srv/songs@v1#corpus"])
+def test_a_repository_of_this_machine_is_refused_for_containers_before_anything_starts(
+    address: str, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in ([], ["--dry-run"]):
+        assert submit.main(["--data", address, "--on", "docker", *more]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {address}: /srv/songs is a git repository of this machine, which steps in")
+        assert said.count("\n") == 1
+    assert not own_home.exists()
+
+
+@pytest.mark.parametrize(("revision", "told"), [("12ab", False), ("34cd", True)])
+def test_the_images_code_is_recorded_and_another_checkout_told(
+    revision: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIOSCORE_CODE_REVISION", "12ab")
+    monkeypatch.setattr(containers, "code_in", lambda image: containers.ImageCode(f"{image} 0123", revision))
+    config, said = load_config(SMALL), io.StringIO()
+    image = config.containers.image
+    code = submit._code(config, "docker", Console(file=said))
+    assert code == {"code_rev": revision, "on": "docker", "image": f"{image} 0123"}
+    assert (f"revision {revision}; this checkout is 12ab. `make image`" in said.getvalue()) == told
+    assert submit._code(config, "local", Console(file=said)) == {"code_rev": "12ab", "on": "local", "image": image}
