@@ -254,11 +254,12 @@ def run_container(client: "DockerClient", image: str, command: list[str], volume
     try:
         container = client.containers.create(image=image, command=command, volumes=volumes, **settings)
     except DockerException as fault:
-        raise UsageError(
-            f"no container of {image} could be made ({_said(fault)}). See the section containers."
-        ) from fault
+        raise _told(f"no container of {image} could be made ({_said(fault)}). See the section containers.") from fault
     try:
-        container.start()
+        try:
+            container.start()
+        except DockerException as fault:
+            raise _told(f"a container of {image} could not be started ({_said(fault)}).") from fault
         for chunk in container.logs(stream=True, follow=True):
             sys.stdout.write(chunk.decode(errors="replace"))
         code = int(container.wait()["StatusCode"])
@@ -268,6 +269,12 @@ def run_container(client: "DockerClient", image: str, command: list[str], volume
     finally:
         with contextlib.suppress(NotFound):  # an interrupt has removed it
             container.remove(v=True, force=True)  # and the volumes that the image declares
+
+
+def _told(sentence: str) -> UsageError:
+    """An error that the step's log holds too: of what is raised in a loop, KFP keeps nothing."""
+    sys.stdout.write(f"audioscore.errors.UsageError: {sentence}\n")
+    return UsageError(sentence)
 
 
 def _is_out_of_memory(container: Any) -> bool:

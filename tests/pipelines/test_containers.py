@@ -76,17 +76,29 @@ def test_a_step_sees_the_home_and_what_is_named_and_nothing_secret(
 class Engine:
     """Stands in for a client: one container that says two lines in three pieces and ends with a code."""
 
-    def __init__(self, code: int, fault: Exception | None = None, *, starved: bool = False) -> None:
-        self.code, self.fault, self.removed, self.starved = code, fault, 0, starved
+    def __init__(
+        self,
+        code: int,
+        fault: Exception | None = None,
+        *,
+        unstartable: Exception | None = None,
+        starved: bool = False,
+    ) -> None:
+        self.code, self.fault, self.unstartable, self.starved = code, fault, unstartable, starved
+        self.removed = 0
         self.containers = SimpleNamespace(create=self.create)
 
     def create(self, **settings: Any) -> Any:
         if self.fault is not None:
             raise self.fault
         return SimpleNamespace(
-            start=lambda: None, logs=self.logs, wait=self.wait, remove=self.remove, reload=lambda: None,
+            start=self.start, logs=self.logs, wait=self.wait, remove=self.remove, reload=lambda: None,
             attrs={"State": {"OOMKilled": self.starved}},
         )  # fmt: skip
+
+    def start(self) -> None:
+        if self.unstartable is not None:
+            raise self.unstartable
 
     def logs(self, **_: Any) -> Any:
         yield from (b"first\nsec", b"ond\n", b"\xff")
@@ -109,12 +121,18 @@ def test_a_container_is_waited_for_and_then_removed(code: int, capsys: pytest.Ca
     assert client.removed == 1
 
 
-def test_a_container_that_cannot_be_made_is_one_sentence() -> None:
+@pytest.mark.parametrize("when", ["made", "started"])
+def test_a_container_that_cannot_be_had_is_one_sentence_that_the_log_holds_too(
+    when: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     from docker.errors import APIError
 
-    client = Engine(0, APIError("500", explanation="no such\n  device"))
-    with pytest.raises(UsageError, match=r"no container of image could be made \(no such device\)"):
+    fault = APIError("500", explanation="no such\n  device")
+    client = Engine(0, fault if when == "made" else None, unstartable=fault if when == "started" else None)
+    with pytest.raises(UsageError, match=rf"container of image could (not )?be {when} \(no such device\)") as told:
         run_container(client, "image", ["true"], {})
+    assert capsys.readouterr().out == f"audioscore.errors.UsageError: {told.value}\n"
+    assert client.removed == (when == "started")
 
 
 @pytest.mark.parametrize(
