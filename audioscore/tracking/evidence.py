@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NO_DVC = "not under DVC"
 NO_CHAMPION = "none"
+COMPARED_WITH = "compared_with"
 PROBES, NOT_RUN = "probes", "not run"
 JUDGED = "judged_"  # begins the tags that each `audioscore promote` leaves, refused or not
 
@@ -64,7 +65,7 @@ def version_tags(
         "licence_of_weights": read_description(winner.scorer_folder()).licence,
         "test_spearman": interval_text(figures["spearman"]),
         "test_spearman_within_source": interval_text(figures["spearman_within_source"]),
-        "compared_with": compared_with(champion),
+        COMPARED_WITH: compared_with(champion),
         PROBES: NOT_RUN if probed is None else json.dumps(asdict(probed)),
     }
 
@@ -101,7 +102,7 @@ def note_judgement(
         "decision": decision.reason,
         "promoted": str(decision.promoted).lower(),
         "data_digest": digest,
-        "compared_with": compared_with(champion),
+        COMPARED_WITH: compared_with(champion),
     }
     for key, value in tags.items():
         client.set_model_version_tag(name, str(version), f"{JUDGED}{key}", value)

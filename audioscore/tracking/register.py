@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audioscore.data.sort import read_split
+from audioscore.data.versioning import folder_digest
 from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import AudioscoreError, DataError, GateRefused
@@ -30,12 +31,12 @@ from audioscore.tracking.registry import (
     describe_version,
     promote,
     scorer_folder,
-    version_by_alias,
     version_of,
 )
 from audioscore.tracking.rescore import judge
 from audioscore.tracking.run_page import RESULT, write_page
 from audioscore.tracking.runs import PARAM_CHARACTERS, DatasetInput, dataset_name, flatten, log_dataset, log_plan
+from audioscore.tracking.second_try import RUN_ID, SCORER, forget_runs, look
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,7 +70,7 @@ def register_winner(
     model_card.md under `target`.
 
     Returns the document that `run --json` prints. The champion is re-scored now, on the test clips that neither model
-    has seen.
+    has seen. Tried again after it was broken off, it registers nothing twice, and ends what was begun.
     """
     plans = [read_trained(folder) for folder in folders.plans]
     evaluation = read_evaluation(folders.evaluation)
@@ -78,7 +79,9 @@ def register_winner(
     probed = _probed(folders.evaluation, winner_plan, config.evaluation.probes.refuse)
     experiment = initialise(tracking_uri, config.registry.model, artifacts)
     client = connect(tracking_uri)
-    champion = version_by_alias(client, config.registry.model, CHAMPION)
+    scorer_digest = folder_digest(winner.scorer_folder())
+    before = look(client, experiment, config.registry.model, provenance.run_id, scorer_digest)
+    champion = before.champion
     reigning = scorer_folder(tracking_uri, champion.uri) if champion else None
     decision = judge(
         winner.scorer_folder(),
@@ -90,6 +93,9 @@ def register_winner(
         config.evaluation,
         probed.refusing if probed else (),
     )
+    if before.version and before.promoted and not decision.promoted:  # it was, whatever is found today
+        reason = before.version.tags.get("decision", "promoted by an earlier try")
+        decision = replace(decision, promoted=True, reason=reason)
     log.info("winner on validation: %s; %s", winner_plan, decision.reason)
     result = _result(plans, evaluation, winner_plan, decision, folders, provenance)
     if probed and probed.flagged:
@@ -107,11 +113,18 @@ def register_winner(
     pages = write_page(target, folders.evaluation, plans, folders.data, told)
     data = _dataset(folders, config, provenance, result["data"])
     files = [*pages, folders.evaluation / PREDICTIONS]
-    run = _log_runs(client, experiment, plans, evaluation, config, provenance, winner_plan, files, data)
     tags = version_tags(winner, evaluation.figures["plans"][winner_plan], decision, champion, provenance, probed)
-    number = log_scorer(winner.scorer_folder(), run, config.registry.model)
+    if before.version:
+        run, number = before.version.run_id, before.version.version
+        log.info("an earlier try of this run registered %s; this one goes on from there", before.version.uri)
+        for path in files:
+            client.log_artifact(run, str(path))
+    else:
+        forget_runs(client, experiment, config.registry.model, provenance.run_id)
+        run = _log_runs(client, experiment, plans, evaluation, config, provenance, winner_plan, files, data)
+        number = log_scorer(winner.scorer_folder(), run, config.registry.model)
     try:
-        _settle(client, config.registry.model, number, decision, champion, tags)
+        _settle(client, config.registry.model, number, decision, champion, tags, promoted=before.promoted)
     except GateRefused as refusal:  # the pages were written, and logged, for a promotion that did not come
         told["decision"] = {**verdict, "promoted": False, "reason": str(refusal).rstrip(".")}
         for page in write_page(target, folders.evaluation, plans, folders.data, told):
@@ -171,7 +184,7 @@ def _log_runs(
 ) -> str:
     """A parent run for the pipeline run and a child a plan; returns the winner's run id."""
     tags = {
-        "run_id": provenance.run_id,
+        RUN_ID: provenance.run_id,
         "data_digest": provenance.data_digest,
         "dvc_rev": provenance.data_revision or NO_DVC,
         "code_rev": provenance.code_revision,
@@ -192,7 +205,7 @@ def _log_runs(
             trained,
             evaluation.figures["plans"][trained.plan],
             parameters,
-            tags,
+            {**tags, SCORER: folder_digest(trained.scorer_folder())},
             files,
             data,
         )
@@ -216,17 +229,22 @@ def _settle(
     decision: Decision,
     champion: ModelVersion | None,
     tags: dict[str, str],
+    *,
+    promoted: bool = False,
 ) -> None:
-    """Tag a new version with its evidence, and make it champion, or challenger where the gate said no.
+    """Tag a version with its evidence, and make it champion, or challenger where the gate said no.
 
     The evidence comes first, and says that it is promoted only once it is: whatever ends this, no tag says too much.
+    What an earlier try has `promoted` already keeps the aliases that it has by now, after a rollback too.
     """
 
     def tag(key: str, value: str) -> None:
         client.set_model_version_tag(name, str(version), key, value)
 
-    for key, value in {**tags, "promoted": "false"}.items():
+    for key, value in {**tags, "promoted": str(promoted).lower()}.items():
         tag(key, value)
+    if promoted:
+        return
     if decision.promoted:
         try:
             promote(client, name, version, expected=champion.version if champion else None, why=decision.reason)

@@ -22,6 +22,7 @@ def test_every_run_of_a_training_names_its_data_and_its_code(tracking_uri: str, 
     folders = RunFolders(*[tmp_path] * 4, plans=(), evaluation=tmp_path)
     data = register._dataset(folders, config, provenance, {"clips": 40, "train": 30})
     outcome = Outcome(0.6, 0.6, [], 321, ("b",))
+    (tmp_path / "seed-2").mkdir()
     plans = [TrainedPlan(plan, tmp_path, 2, {2: outcome}) for plan in ("baseline", "hybrid")]
     evaluation: Any = SimpleNamespace(figures={"plans": {"baseline": {}, "hybrid": {}}})
     winner = register._log_runs(client, experiment, plans, evaluation, config, provenance, "hybrid", [], data)
