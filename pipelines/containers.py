@@ -58,7 +58,7 @@ def engine() -> Iterator[None]:
         with said.open("w") as log:
             service = subprocess.Popen(
                 [program, "system", "service", "--time=0", f"unix://{socket}"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder,  # it drops a file where a container starves
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder,  # it drops files where it began
                 start_new_session=True,  # an interrupt from the terminal must not end it before its containers
             )  # fmt: skip
         try:
