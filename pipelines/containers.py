@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from audioscore.errors import UsageError
 from audioscore.places import ContainersSection
 from pipelines.causes import OUT_OF_MEMORY, WAS_KILLED
+from pipelines.container_log import follow_log
 from pipelines.platform import UID
 
 if TYPE_CHECKING:
@@ -260,8 +261,7 @@ def run_container(client: "DockerClient", image: str, command: list[str], volume
             container.start()
         except DockerException as fault:
             raise _told(f"a container of {image} could not be started ({_said(fault)}).") from fault
-        for chunk in container.logs(stream=True, follow=True):
-            sys.stdout.write(chunk.decode(errors="replace"))
+        follow_log(container)
         code = int(container.wait()["StatusCode"])
         if code == KILLED:
             sys.stdout.write(f"\n{OUT_OF_MEMORY if _is_out_of_memory(container) else WAS_KILLED}\n")

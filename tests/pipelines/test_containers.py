@@ -100,8 +100,10 @@ class Engine:
         if self.unstartable is not None:
             raise self.unstartable
 
-    def logs(self, **_: Any) -> Any:
-        yield from (b"first\nsec", b"ond\n", b"\xff")
+    def logs(self, *, stream: bool = False, follow: bool = False) -> Any:
+        assert stream == follow
+        chunks = (b"first\nsec", b"ond\n", b"\xff")
+        return iter(chunks) if stream else b"".join(chunks)
 
     def wait(self) -> dict[str, int]:
         assert not self.removed
