@@ -6,12 +6,15 @@ lie innermost, and time is cut into pieces that overlap by as much as the convol
 grow with the length.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audioscore.encoders.half import HalfLinear
+from audioscore.encoders.scratch import Scratch
 from audioscore.encoders.winograd import WinogradConv
 
 if TYPE_CHECKING:
@@ -24,13 +27,15 @@ MEL_PER_FRAME = 4
 
 
 class FrontEnd:
-    """The front-end of a MuQ, with weights as they are when it is made."""
+    """The front-end of a MuQ, with weights as they are when it is made; `half`: its products are of bfloat16."""
 
-    def __init__(self, conv: Any) -> None:
-        self.blocks = [_Block(block) for block in conv.conv]
+    def __init__(self, conv: Any, *, half: bool = False) -> None:
+        scratch = Scratch()
+        self.blocks = [_Block(block, f"block {place}", scratch, half=half) for place, block in enumerate(conv.conv)]
         weight = conv.linear.weight  # (dim, C * bands), channels first
-        self.linear = weight.unflatten(1, (self.blocks[-1].channels, -1)).transpose(1, 2).flatten(1).contiguous()
-        self.bias = conv.linear.bias
+        weight = weight.unflatten(1, (self.blocks[-1].channels, -1)).transpose(1, 2).flatten(1).contiguous()
+        bias = conv.linear.bias
+        self.linear = HalfLinear(weight, bias) if half else partial(F.linear, weight=weight, bias=bias)
 
     @staticmethod
     def suits(conv: Any, device: str) -> bool:
@@ -46,7 +51,8 @@ class FrontEnd:
         values = mel[:, :, None]
         for block in self.blocks:
             values = block(values)
-        return F.linear(values[first : first + count].flatten(1), self.linear, self.bias)
+        made: Tensor = self.linear(values[first : first + count].flatten(1))
+        return made
 
 
 def _pieces(mel: Tensor) -> "Iterator[tuple[Tensor, int, int]]":
@@ -65,29 +71,34 @@ def _pieces(mel: Tensor) -> "Iterator[tuple[Tensor, int, int]]":
 class _Block:
     """relu(norm(conv(relu(norm(conv(x))))) + norm(conv(x))), the two convolutions of x being one of stride 2."""
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: Any, name: str, scratch: Scratch, *, half: bool) -> None:
         self.channels = int(block.conv2.out_channels)
+        self._name, self._scratch = name, scratch
         inner, beside = _folded(block.conv1, block.bn1), _folded(block.conv3, block.bn3)
         weight = torch.cat([inner[0], beside[0]])
         self.bias = torch.cat([inner[1], beside[1]])
         # Of one channel, the patches are so small that a plain matrix product is best.
-        self.matrix = weight.flatten(1)
-        self.halving = None if weight.shape[1] == 1 else WinogradConv(weight, self.bias, stride=2)
-        self.conv = WinogradConv(*_folded(block.conv2, block.bn2))
+        self.matrix = weight.flatten(1).T.contiguous()
+        self.halving = None
+        if weight.shape[1] > 1:
+            self.halving = WinogradConv(weight, self.bias, stride=2, half=half, scratch=scratch)
+        self.conv = WinogradConv(*_folded(block.conv2, block.bn2), half=half, scratch=scratch)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Shape: values [T, bands, C] -> [ceil(T / 2), bands / 2, channels]."""
-        both = self._halve(values)
-        inner, beside = both[..., : self.channels], both[..., self.channels :]
-        return self.conv(inner.relu_(), beside)
+        """Shape: values [T, bands, C] -> [ceil(T / 2), bands / 2, channels], until the next call of this thread."""
+        height, width = (-(-size // 2) for size in values.shape[:2])
+        both = self._scratch.take(f"{self._name} halved", height, width, 2 * self.channels)
+        self._halve(values, both)
+        return self.conv.joined(both, self._scratch.take(self._name, height, width, self.channels))
 
-    def _halve(self, values: Tensor) -> Tensor:
-        """Shape: values [T, bands, C] -> [ceil(T / 2), bands / 2, 2 * channels]."""
+    def _halve(self, values: Tensor, out: Tensor) -> None:
+        """Shape: values [T, bands, C] -> out [ceil(T / 2), bands / 2, 2 * channels]."""
         if self.halving is not None:
-            return self.halving(values)
+            self.halving(values, out)
+            return
         padded = F.pad(values[..., 0], (1, 1, 1, 1))
         patches = padded.unfold(0, 3, 2).unfold(1, 3, 2)  # (T / 2, bands / 2, 3, 3)
-        return F.linear(patches.flatten(2), self.matrix, self.bias)
+        torch.addmm(self.bias, patches.flatten(2).flatten(0, 1), self.matrix, out=out.flatten(0, 1))
 
 
 def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from audioscore.encoders.int8 import in_int8
+from audioscore.encoders.half import in_half, multiplies_half
 from audioscore.encoders.muq_front import FrontEnd
 from audioscore.encoders.muq_layers import mel_of, through_layers
 from audioscore.encoders.precision import computing_in
@@ -28,17 +28,18 @@ BATCH_MEL = 3_000  # spectrogram frames heard together, 30 s: more fill a CPU no
 class MuQInference:
     """A MuQ encoder with its weights as they are when this is made; the encoder itself is not changed.
 
-    `fast`: on a CPU, wide matrix products are of 8-bit integers, and the frames no longer the encoder's own.
+    `fast`: on a CPU that multiplies bfloat16 itself, products are of that, and the frames no longer the encoder's own.
     """
 
     def __init__(self, encoder: "MuQEncoder", *, fast: bool = False) -> None:
         self.encoder = encoder
         self._on_cpu = torch.device(encoder.device).type == "cpu"
         model = encoder.module.model
+        half = fast and multiplies_half(encoder.device)
         self.front: Callable[[Tensor], Tensor] = model.conv
         if FrontEnd.suits(model.conv, encoder.device):
-            self.front = FrontEnd(model.conv)
-        self.conformer = in_int8(model.conformer) if fast and self._on_cpu else model.conformer
+            self.front = FrontEnd(model.conv, half=half)
+        self.conformer = in_half(model.conformer) if half else model.conformer
 
     def hear(self, waves: Sequence[Tensor], layer: int | None = None) -> list[Tensor]:
         """Frames of recordings, each in its windows joined in time; with `layer`, that hidden state of MuQ.

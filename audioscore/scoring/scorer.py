@@ -11,6 +11,7 @@ import numpy as np
 from audioscore.config import Plan
 from audioscore.data.audio import MAX_SECONDS, Wave
 from audioscore.encoders.extract import Encoders, Features
+from audioscore.encoders.half import in_half, multiplies_half
 from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.errors import AudioscoreError, UsageError
 from audioscore.scoring.calibration import Calibration
@@ -89,8 +90,8 @@ class Description:
 class Scorer:
     """Scores recordings. The same file gets the same score alone, in any batch, through any door, and twice.
 
-    Threads may share one: decoding runs side by side, scoring one batch after the other. `fast` computes MuQ less
-    exactly on a CPU; `needs_voice` refuses recordings in which nobody sings, as the doors do.
+    Threads may share one: decoding runs side by side, scoring one batch after the other. `fast` multiplies in bfloat16
+    on a CPU that can; `needs_voice` refuses recordings in which nobody sings, as the doors do.
     """
 
     def __init__(
@@ -140,12 +141,16 @@ class Scorer:
         """Score decoded recordings together, in their order; a fault of one stands in its place and hurts no other."""
         calibration = self.description.calibration
         with self._one_batch_at_a_time:
-            return judge(self.network, calibration, clips, self._hear(clips), device=self.device, timeline=timeline)
+            return judge(self._judging, calibration, clips, self._hear(clips), device=self.device, timeline=timeline)
 
     @cached_property
     def _hear(self) -> Hearing:
         # Made at first use: training and conversion make scorers whose weights may still change.
         return Hearing(self.encoders, self.description.prefix_layer, fast=self.fast)
+
+    @cached_property
+    def _judging(self) -> ScoreNetwork:
+        return in_half(self.network) if self.fast and multiplies_half(self.device) else self.network
 
     def raw(self, features: Sequence[Features]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Raw outputs of clips whose features are known.

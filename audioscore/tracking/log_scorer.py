@@ -9,8 +9,8 @@ from audioscore.tracking.registry import SCORER_ARTIFACT
 
 # What a registered scorer needs to run, pinned to the versions that made it.
 REQUIREMENTS = (
-    "addict", "av", "mlflow", "modelscope", "muq", "numpy", "pandas", "peft", "pydantic", "pyyaml", "safetensors",
-    "scipy", "soxr", "torch", "torchaudio", "torchvision", "transformers",
+    "addict", "av", "mlflow", "modelscope", "muq", "numba", "numpy", "pandas", "peft", "pydantic", "pyyaml",
+    "safetensors", "scipy", "soxr", "torch", "torchaudio", "torchvision", "transformers",
 )  # fmt: skip
 
 

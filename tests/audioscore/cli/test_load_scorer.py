@@ -24,11 +24,15 @@ def test_a_folder_is_loaded_and_scores_as_ever(scorer_directory: Path, tiny_corp
     assert audioscore.load_scorer(str(scorer_directory), device="cpu").score(clip) == expected
 
 
-def test_the_fast_mode_is_close(scorer_directory: Path, tiny_corpus: Path) -> None:
+def test_the_fast_mode_is_close(scorer_directory: Path, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audioscore.encoders.half.MIN_WIDTH", 1)  # as for layers of the published width
+    for module in ("audioscore.encoders.muq_inference", "audioscore.scoring.scorer"):
+        monkeypatch.setattr(f"{module}.multiplies_half", lambda device: True)
     clip = tiny_corpus / "audio" / "c003.wav"
     exact, fast = (
         audioscore.load_scorer(scorer_directory, device="cpu", fast=fast).score(clip) for fast in (False, True)
     )
+    assert fast.raw != exact.raw
     assert fast.score == pytest.approx(exact.score, abs=0.5)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from audioscore.data.audio import decode, encode
@@ -84,6 +85,24 @@ def test_a_tuned_scorer_hears_long_recordings_as_extraction_does(
     alone = [scorer.score(path).raw for path in paths]
     np.testing.assert_allclose(alone, scorer.raw(features), rtol=0, atol=1e-5)
     np.testing.assert_allclose(alone[::-1], scorer.raw(features[::-1]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda one: f"{one.mode}-{one.from_layer}")
+def test_the_fast_mode_of_a_tuned_scorer_is_close_and_changes_no_weight(
+    make_tuned: Callable[..., Any], recordings: list[Path], tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audioscore.encoders.half.MIN_WIDTH", 1)  # as for layers of the published width
+    for module in ("audioscore.encoders.muq_inference", "audioscore.scoring.scorer"):
+        monkeypatch.setattr(f"{module}.multiplies_half", lambda device: True)
+    made = make_tuned(tuning, plan="hybrid")
+    before = {name: weight.clone() for name, weight in made.network.state_dict().items()}
+    exact, fast = (
+        [row.raw for row in Scorer(made.network, made.description, made.encoders, fast=fast).score_many(recordings)]
+        for fast in (False, True)
+    )
+    assert fast != exact
+    np.testing.assert_allclose(fast, exact, rtol=0, atol=0.05)
+    assert all(torch.equal(weight, before[name]) for name, weight in made.network.state_dict().items())
 
 
 def test_the_score_is_the_calibrated_raw_output_with_its_interval(scorer: Scorer, recordings: list[Path]) -> None:

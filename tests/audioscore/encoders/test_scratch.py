@@ -1,0 +1,29 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from audioscore.encoders.scratch import Scratch
+
+
+def test_a_name_is_the_same_memory_whatever_its_shape() -> None:
+    scratch = Scratch()
+    first = scratch.take("a", 4, 5)
+    again = scratch.take("a", 2, 3)
+    assert (tuple(first.shape), tuple(again.shape)) == ((4, 5), (2, 3))
+    assert first.data_ptr() == again.data_ptr()
+    assert scratch.take("b", 2, 3).data_ptr() != again.data_ptr()
+
+
+def test_it_grows_and_changes_its_kind() -> None:
+    scratch = Scratch()
+    scratch.take("a", 2).fill_(1.0)
+    assert scratch.take("a", 300).numel() == 300
+    assert scratch.take("a", 2, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_threads_do_not_share() -> None:
+    scratch = Scratch()
+    own = scratch.take("a", 3)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(scratch.take, "a", 3).result()
+    assert own.data_ptr() != other.data_ptr()
