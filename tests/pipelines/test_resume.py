@@ -155,8 +155,9 @@ def program(arguments: list[str], home: Path) -> "subprocess.Popen[str]":
 def test_a_run_killed_in_every_step_ends_as_if_it_had_not_been(arguments: list[str], tmp_path: Path) -> None:
     """Each attempt is killed a different while after the next step has begun; the last one is let be."""
     whole = program(arguments, tmp_path / "undisturbed")
-    expected = json.loads(whole.communicate()[0])
-    home, ended, resumed = tmp_path / "killed", [], []
+    out, said = whole.communicate()
+    assert whole.returncode == 0, said
+    expected, home, ended, resumed = json.loads(out), tmp_path / "killed", [], []
     steps = ["fetch", "validate", "sort", "extract_shard", "extract_features", "train", "evaluate", "register"]
     for place, step in enumerate(steps):
         attempt = program([*arguments, *["--resume"] * (place > 0)], home)

@@ -97,12 +97,14 @@ class Web:
     def send(self, request: http.server.BaseHTTPRequestHandler, path: str, body: bytes, pause: float) -> None:
         size = 1000 if pause else len(body) or 1
         for start in range(0, len(body), size):
+            piece = body[start : start + size]
+            self.sent[path] += len(piece)  # before: who has read the last one may look at once
             try:
-                request.wfile.write(body[start : start + size])
+                request.wfile.write(piece)
             except OSError:
+                self.sent[path] -= len(piece)
                 request.close_connection = True
                 return
-            self.sent[path] += len(body[start : start + size])
             time.sleep(pause)
 
 
