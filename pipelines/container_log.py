@@ -33,4 +33,5 @@ def _close_late(container: Any, stream: Any, over: threading.Event) -> None:
     with contextlib.suppress(DockerException, RequestException, OSError):  # an interrupt has removed it
         container.wait()
     if not over.wait(GRACE):
-        stream.close()
+        with contextlib.suppress(DockerException, OSError):  # through ssh it cannot be closed
+            stream.close()

@@ -279,7 +279,12 @@ def _told(sentence: str) -> UsageError:
 
 def _is_out_of_memory(container: Any) -> bool:
     """Whether the system ended a container for its memory; not every engine notes it."""
-    container.reload()
+    from docker.errors import DockerException
+
+    try:
+        container.reload()
+    except DockerException:  # somebody has removed it
+        return False
     return bool(container.attrs.get("State", {}).get("OOMKilled"))
 
 

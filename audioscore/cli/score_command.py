@@ -26,7 +26,9 @@ def score(
         bool, typer.Option("--timeline", help="Also a score each 2.5 s, and a picture of it for each recording.")
     ] = False,
     pictures: Annotated[Path, typer.Option(help="Where --timeline puts its pictures.")] = Path(),
-    fast: Annotated[bool, typer.Option("--fast", help="Less exact and quicker on a CPU; see docs/scoring.md.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="In bfloat16, on a CPU that multiplies it: quicker, less exact.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line as soon as it is known.")] = False,

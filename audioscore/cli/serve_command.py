@@ -17,7 +17,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one, and says which.")] = 8000,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    fast: Annotated[bool, typer.Option("--fast", help="Less exact and quicker on a CPU; see docs/scoring.md.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="In bfloat16, on a CPU that multiplies it: quicker, less exact.")
+    ] = False,
     token_file: Annotated[
         Path | None, typer.Option(help=f"File with the bearer token that /score asks for; else ${TOKEN_VARIABLE}.")
     ] = None,

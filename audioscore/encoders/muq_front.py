@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audioscore.encoders.half import HalfLinear
-from audioscore.encoders.scratch import Scratch
+from audioscore.encoders.scratch import Scratch, Scratches
 from audioscore.encoders.winograd import WinogradConv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIN_CHANNELS = 128  # below, moving numbers takes longer than multiplying them
-PIECE_FRAMES = 192  # 25 a second, computed at once: some 150 MB at 512 channels
+PIECE_FRAMES = 192  # 25 a second, computed at once: some 280 MB at 512 channels
 REACH_FRAMES = 3  # how far beyond a frame the convolutions hear
 MEL_PER_FRAME = 4
 
@@ -30,12 +30,12 @@ class FrontEnd:
     """The front-end of a MuQ, with weights as they are when it is made; `half`: its products are of bfloat16."""
 
     def __init__(self, conv: Any, *, half: bool = False) -> None:
-        scratch = Scratch()
-        self.blocks = [_Block(block, f"block {place}", scratch, half=half) for place, block in enumerate(conv.conv)]
+        self.blocks = [_Block(block, f"block {place}", half=half) for place, block in enumerate(conv.conv)]
         weight = conv.linear.weight  # (dim, C * bands), channels first
         weight = weight.unflatten(1, (self.blocks[-1].channels, -1)).transpose(1, 2).flatten(1).contiguous()
         bias = conv.linear.bias
         self.linear = HalfLinear(weight, bias) if half else partial(F.linear, weight=weight, bias=bias)
+        self._scratches = Scratches()
 
     @staticmethod
     def suits(conv: Any, device: str) -> bool:
@@ -44,13 +44,14 @@ class FrontEnd:
 
     def __call__(self, mel: Tensor) -> Tensor:
         """Shape: mel [B, bands, M], 100 a second -> [B, ceil(M / 4), dim]."""
-        return torch.stack([torch.cat([self._piece(*part) for part in _pieces(one.T)]) for one in mel])
+        with self._scratches.one() as scratch:
+            return torch.stack([torch.cat([self._piece(*part, scratch) for part in _pieces(one.T)]) for one in mel])
 
-    def _piece(self, mel: Tensor, first: int, count: int) -> Tensor:
+    def _piece(self, mel: Tensor, first: int, count: int, scratch: Scratch) -> Tensor:
         """Shape: mel [M, bands] -> `count` frames from `first` on, [count, dim]."""
         values = mel[:, :, None]
         for block in self.blocks:
-            values = block(values)
+            values = block(values, scratch)
         made: Tensor = self.linear(values[first : first + count].flatten(1))
         return made
 
@@ -71,34 +72,30 @@ def _pieces(mel: Tensor) -> "Iterator[tuple[Tensor, int, int]]":
 class _Block:
     """relu(norm(conv(relu(norm(conv(x))))) + norm(conv(x))), the two convolutions of x being one of stride 2."""
 
-    def __init__(self, block: Any, name: str, scratch: Scratch, *, half: bool) -> None:
+    def __init__(self, block: Any, name: str, *, half: bool) -> None:
         self.channels = int(block.conv2.out_channels)
-        self._name, self._scratch = name, scratch
+        self.name = name
         inner, beside = _folded(block.conv1, block.bn1), _folded(block.conv3, block.bn3)
         weight = torch.cat([inner[0], beside[0]])
         self.bias = torch.cat([inner[1], beside[1]])
         # Of one channel, the patches are so small that a plain matrix product is best.
         self.matrix = weight.flatten(1).T.contiguous()
-        self.halving = None
-        if weight.shape[1] > 1:
-            self.halving = WinogradConv(weight, self.bias, stride=2, half=half, scratch=scratch)
-        self.conv = WinogradConv(*_folded(block.conv2, block.bn2), half=half, scratch=scratch)
+        self.halving = None if weight.shape[1] == 1 else WinogradConv(weight, self.bias, stride=2, half=half)
+        self.conv = WinogradConv(*_folded(block.conv2, block.bn2), half=half)
 
-    def __call__(self, values: Tensor) -> Tensor:
-        """Shape: values [T, bands, C] -> [ceil(T / 2), bands / 2, channels], until the next call of this thread."""
-        height, width = (-(-size // 2) for size in values.shape[:2])
-        both = self._scratch.take(f"{self._name} halved", height, width, 2 * self.channels)
-        self._halve(values, both)
-        return self.conv.joined(both, self._scratch.take(self._name, height, width, self.channels))
+    def __call__(self, values: Tensor, scratch: Scratch) -> Tensor:
+        """Shape: values [T, bands, C] -> [ceil(T / 2), bands / 2, channels], in `scratch`."""
+        return self.conv.joined(self._halve(values, scratch, f"{self.name} halved"), scratch, self.name)
 
-    def _halve(self, values: Tensor, out: Tensor) -> None:
-        """Shape: values [T, bands, C] -> out [ceil(T / 2), bands / 2, 2 * channels]."""
+    def _halve(self, values: Tensor, scratch: Scratch, name: str) -> Tensor:
+        """Shape: values [T, bands, C] -> [ceil(T / 2), bands / 2, 2 * channels], in `scratch`."""
         if self.halving is not None:
-            self.halving(values, out)
-            return
+            return self.halving(values, scratch, name)
         padded = F.pad(values[..., 0], (1, 1, 1, 1))
-        patches = padded.unfold(0, 3, 2).unfold(1, 3, 2)  # (T / 2, bands / 2, 3, 3)
-        torch.addmm(self.bias, patches.flatten(2).flatten(0, 1), self.matrix, out=out.flatten(0, 1))
+        patches = padded.unfold(0, 3, 2).unfold(1, 3, 2).flatten(2)  # (T / 2, bands / 2, 9)
+        out = scratch.take(name, *patches.shape[:2], 2 * self.channels)
+        torch.addmm(self.bias, patches.flatten(0, 1), self.matrix, out=out.flatten(0, 1))
+        return out
 
 
 def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:

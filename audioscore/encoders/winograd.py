@@ -19,7 +19,9 @@ from torch import Tensor
 from audioscore.encoders.scratch import Scratch
 
 TAPS = 3
-TILES = 256  # transformed before each matrix product: enough rows for it, few enough to bound memory (67 MB at 512)
+TILES = (
+    256  # transformed before each matrix product: enough rows for it, few enough to bound memory (67 to 84 MB at 512)
+)
 SPARE = 16  # numbers between points: at powers of two apart, they would share a place in the processor's cache
 
 Matrix = NDArray[np.float64]
@@ -88,13 +90,10 @@ def algorithm(stride: int, *, half: bool = False) -> Algorithm:
 class WinogradConv:
     """A 3 x 3 convolution, padded by 1 with zeros, for inference on a CPU; `half`: its products are of bfloat16.
 
-    Convolutions that one thread runs one after the other may share `scratch`.
     Shape: weight [O, C, 3, 3], bias [O].
     """
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor, stride: int = 1, *, half: bool = False, scratch: Scratch | None = None
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int = 1, *, half: bool = False) -> None:
         from audioscore.encoders import winograd_kernels  # Numba takes a second to import
 
         self._kernels = winograd_kernels
@@ -103,21 +102,23 @@ class WinogradConv:
         points = torch.einsum("xi,yj,ocij->xyco", rows, rows, weight.double())
         self.weights = points.flatten(0, 1).to(torch.bfloat16 if half else torch.float32).contiguous()  # (P^2, C, O)
         self.bias = bias.float().contiguous().numpy()
-        self._scratch = scratch or Scratch()
         self._a, self._b = winograd_kernels.terms(self.how.a), winograd_kernels.terms(self.how.b)
 
-    def __call__(self, values: Tensor, out: Tensor | None = None) -> Tensor:
-        """Shape: values [H, W, C], float32 -> out, or a new tensor, [ceil(H / stride), ceil(W / stride), O]."""
-        return self._run(values, out, joined=False)
+    def __call__(self, values: Tensor, scratch: Scratch, name: str) -> Tensor:
+        """The convolution, in `scratch` under this name, where what is computed on the way has room too.
 
-    def joined(self, both: Tensor, out: Tensor | None = None) -> Tensor:
-        """relu(convolution of relu(x) + y), x and y lying beside each other.
-
-        Shape: both [H, W, C + O], float32 -> out, or a new tensor, [H, W, O].
+        Shape: values [H, W, C], float32 -> [ceil(H / stride), ceil(W / stride), O].
         """
-        return self._run(both, out, joined=True)
+        return self._run(values, scratch, name, joined=False)
 
-    def _run(self, values: Tensor, out: Tensor | None, *, joined: bool) -> Tensor:
+    def joined(self, both: Tensor, scratch: Scratch, name: str) -> Tensor:
+        """relu(convolution of relu(x) + y), x and y lying beside each other; in `scratch` as above.
+
+        Shape: both [H, W, C + O], float32 -> [H, W, O].
+        """
+        return self._run(both, scratch, name, joined=True)
+
+    def _run(self, values: Tensor, scratch: Scratch, name: str, *, joined: bool) -> Tensor:
         how = self.how
         channels, made_channels = self.weights.shape[1:]
         height, width = (-(-size // how.stride) for size in values.shape[:2])
@@ -125,11 +126,11 @@ class WinogradConv:
         count = -(-down * across // TILES)  # equally many tiles each time
         tiles = -(-down * across // count)
         size, kind = how.points**2, self.weights.dtype
-        points = self._scratch.take("points", size, tiles * channels + SPARE, dtype=kind)
-        products = self._scratch.take("products", size, tiles * made_channels + SPARE, dtype=kind)
+        points = scratch.take("points", size, tiles * channels + SPARE, dtype=kind)
+        products = scratch.take("products", size, tiles * made_channels + SPARE, dtype=kind)
         source = values.contiguous().numpy()
         beside = source if joined else source[:0, :0, :0]
-        made = torch.empty(height, width, made_channels) if out is None else out
+        made = scratch.take(name, height, width, made_channels)
         for first in range(0, down * across, tiles):
             used = min(tiles, down * across - first)
             some, some_made = _first(points, used, channels), _first(products, used, made_channels)

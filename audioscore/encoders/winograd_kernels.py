@@ -6,6 +6,7 @@ float32, or bfloat16, whose bits are the upper half of a float32's. Numba compil
 beside this file or in the user's cache.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -23,11 +24,19 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """The function as machine code, during which other threads run; kept on disk where a folder can be written."""
+    """The function as machine code, during which other threads run; kept on disk where that is possible."""
     try:
-        return cast(Function, njit(nogil=True, fastmath={"contract"}, cache=True)(function))
-    except RuntimeError:  # there is no such folder
+        made: Any = njit(nogil=True, fastmath={"contract"}, cache=True)(function)
+    except RuntimeError:  # there is no folder that can be written
         return cast(Function, njit(nogil=True, fastmath={"contract"})(function))
+    keep = made._cache.save_overload
+
+    def keep_if_possible(*arguments: Any) -> None:
+        with contextlib.suppress(OSError):  # a full disk; what was compiled is used all the same
+            keep(*arguments)
+
+    made._cache.save_overload = keep_if_possible
+    return cast(Function, made)
 
 
 def terms(matrix: NDArray[np.float64]) -> Terms:

@@ -34,6 +34,9 @@ def test_a_fault_of_the_program_stays_one(tmp_path: Path) -> None:
     log.write_bytes(b"\xff ZeroDivisionError: division by zero\nthere is No module named here\n")
     assert outside_cause(log, SECTION) is None
     assert isinstance(_failure([Step("a", log, 0.0)], RuntimeError("inner"), SECTION), StepFailed)
+    caught = "ModuleNotFoundError: No module named 'apex'\ngoing on without\nZeroDivisionError: division by zero\n"
+    log.write_text(caught, encoding="utf-8")
+    assert outside_cause(log, SECTION) is None
     log.write_text("ModuleNotFoundError: No module named 'kfp'\n", encoding="utf-8")
     assert isinstance(_failure([Step("a", log, 0.0)], RuntimeError("inner")), StepFailed), "no image is to blame"
 

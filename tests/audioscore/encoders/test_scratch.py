@@ -1,8 +1,6 @@
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 
-from audioscore.encoders.scratch import Scratch
+from audioscore.encoders.scratch import Scratch, Scratches
 
 
 def test_a_name_is_the_same_memory_whatever_its_shape() -> None:
@@ -21,9 +19,9 @@ def test_it_grows_and_changes_its_kind() -> None:
     assert scratch.take("a", 2, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
-def test_threads_do_not_share() -> None:
-    scratch = Scratch()
-    own = scratch.take("a", 3)
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(scratch.take, "a", 3).result()
-    assert own.data_ptr() != other.data_ptr()
+def test_nobody_shares_and_what_is_free_is_taken_first() -> None:
+    scratches = Scratches()
+    with scratches.one() as first, scratches.one() as second:
+        assert first is not second
+    with scratches.one() as again:
+        assert again is first or again is second

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from audioscore.encoders.scratch import Scratch
 from audioscore.encoders.winograd import WinogradConv
 
 SIZES = [(1, 1), (1, 8), (2, 7), (13, 9), (40, 33)]
@@ -16,7 +17,7 @@ def test_it_is_torchs_convolution(height: int, width: int, stride: int) -> None:
     wide = values.permute(2, 0, 1)[None].double()
     expected = F.conv2d(wide, weight.double(), bias.double(), stride=stride, padding=1)[0].permute(1, 2, 0)
     conv = WinogradConv(weight, bias, stride)
-    torch.testing.assert_close(conv(values).double(), expected, rtol=0, atol=5e-5 * (9 * 3) ** 0.5)
+    torch.testing.assert_close(conv(values, Scratch(), "made").double(), expected, rtol=0, atol=5e-5 * (9 * 3) ** 0.5)
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(3, 13, 9), (130, 7, 20)])
@@ -26,8 +27,7 @@ def test_two_inputs_beside_each_other_are_joined(channels: int, height: int, wid
     both = torch.randn(height, width, 2 * channels, generator=generator)
     heard, beside = both[..., :channels].relu().permute(2, 0, 1)[None].double(), both[..., channels:].double()
     expected = (F.conv2d(heard, weight.double(), padding=1)[0].permute(1, 2, 0) + beside).relu()
-    made = torch.full((height, width, channels), torch.nan)
-    assert WinogradConv(weight, torch.zeros(channels)).joined(both, made) is made
+    made = WinogradConv(weight, torch.zeros(channels)).joined(both, Scratch(), "made")
     torch.testing.assert_close(made.double(), expected, rtol=0, atol=5e-5 * (9 * channels) ** 0.5)
 
 
@@ -35,7 +35,9 @@ def test_two_inputs_beside_each_other_are_joined(channels: int, height: int, wid
 def test_in_bfloat16_it_is_close(stride: int, most: float) -> None:
     generator = torch.Generator().manual_seed(5)
     weight, values = torch.randn(70, 256, 3, 3, generator=generator), torch.randn(20, 12, 256, generator=generator)
-    exact, half = (WinogradConv(weight, torch.zeros(70), stride, half=half)(values) for half in (False, True))
+    exact, half = (
+        WinogradConv(weight, torch.zeros(70), stride, half=half)(values, Scratch(), "made") for half in (False, True)
+    )
     assert 0 < (half - exact).std() / exact.std() < most
 
 
@@ -43,7 +45,7 @@ def test_a_sum_over_many_channels_rounds_little_more_than_torchs() -> None:
     generator = torch.Generator().manual_seed(0)
     weight, values = torch.randn(64, 512, 3, 3, generator=generator), torch.randn(12, 12, 512, generator=generator)
     expected = F.conv2d(values.permute(2, 0, 1)[None].double(), weight.double(), padding=1)[0].permute(1, 2, 0)
-    made = WinogradConv(weight, torch.zeros(64))(values)
+    made = WinogradConv(weight, torch.zeros(64))(values, Scratch(), "made")
     assert (made - expected).std() / expected.std() < 1e-5
 
 
@@ -51,6 +53,6 @@ def test_more_rows_than_are_multiplied_together(monkeypatch: pytest.MonkeyPatch)
     generator = torch.Generator().manual_seed(3)
     weight, values = torch.randn(4, 4, 3, 3, generator=generator), torch.randn(50, 6, 4, generator=generator)
     conv = WinogradConv(weight, torch.zeros(4))
-    whole = conv(values)
+    whole = conv(values, Scratch(), "made")
     monkeypatch.setattr("audioscore.encoders.winograd.TILES", 4)
-    torch.testing.assert_close(conv(values), whole, rtol=0, atol=5e-5 * (9 * 4) ** 0.5)
+    torch.testing.assert_close(conv(values, Scratch(), "made"), whole, rtol=0, atol=5e-5 * (9 * 4) ** 0.5)

@@ -37,7 +37,24 @@ def test_where_no_folder_can_be_written_it_is_compiled_all_the_same(monkeypatch:
     assert compiled(doubled)(21) == 42
 
 
-def test_machine_code_is_kept(tmp_path: Path) -> None:
+def test_a_full_disk_hurts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = []
+
+    def save(*_: object) -> None:
+        full.append(True)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", save)
+
+    def tripled(number: int) -> int:
+        return 3 * number
+
+    assert compiled(tripled)(14) == 42
+    assert full
+
+
+def test_machine_code_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", "")  # as where nothing says another place
     source = tmp_path / "doubling.py"
     source.write_text(
         "from audioscore.encoders.winograd_kernels import compiled\n\n"
