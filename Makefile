@@ -3,7 +3,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JOBS ?= 2
 BIN := .venv/bin
+unexport PYTHONDONTWRITEBYTECODE # or every process that a test or a run starts compiles torch and MLflow anew: 5 s
 UV := $(BIN)/uv
+SPREAD := --dist loadfile --no-loadscope-reorder # in the order of tests/conftest.py, which has the longest first
 INSTALL := $(UV) pip install --python $(BIN)/python --quiet
 PIN := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
 	--custom-compile-command "make pins"
@@ -17,10 +19,10 @@ demo: .venv/.runtime ## set up, then the whole pipeline on the demo corpus
 	$(BIN)/audioscore demo
 
 test: .venv/.dev ## set up, then every test, doctests included
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) $(SPREAD)
 
 test-services: .venv/.services ## set up, then the tests that start servers or take minutes
-	$(BIN)/python -m pytest -m services -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m services -n $(JOBS) $(SPREAD)
 
 test-containers: .venv/.dev ## set up, build the image, and run the whole pipeline in containers
 	$(BIN)/python -m pytest -m containers

@@ -13,6 +13,32 @@ SINGERS, TAKES, RATE = 16, 3, 24_000
 TINY_MUQ = {"dim": 32, "depth": 2, "conv_dim": 8, "codebook": 64}
 TINY_CAMPPLUS = {"dim": 64, "growth": 4, "channels": 16}
 
+LONGEST = (  # of the files that take a minute and more
+    "pipelines/test_end_to_end.py",
+    "services/test_serve.py",
+    "services/test_promotion.py",
+    "services/test_feature_store.py",
+    "pipelines/test_resume.py",
+    "audioscore/training/test_killed.py",
+    "audioscore/training/test_together.py",
+    "audioscore/training/test_trainjob_pods.py",
+    "audioscore/tracking/test_registry.py",
+    "services/test_mlflow.py",
+    "pipelines/test_compile.py",
+    "audioscore/encoders/test_ge2e.py",
+    "audioscore/scoring/test_convert.py",
+    "services/test_add_killed.py",
+    "services/page/test_score_page.py",
+    "audioscore/scoring/test_scorer.py",
+    "audioscore/scoring/test_predecessor.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first: no worker is left with one when the others are done."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
 
 @pytest.fixture(autouse=True)
 def _own_home_and_one_thread(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
