@@ -5,10 +5,8 @@ Training and scoring refuse the same recordings, because both ask here.
 
 import builtins
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,6 +18,7 @@ from audioscore.data.levels import clipping_share, measure_levels
 from audioscore.data.probe_memory import Entry, ProbeMemory
 from audioscore.data.rules import RULES, Finding
 from audioscore.data.spectrum import bandwidth, voiced_share
+from audioscore.data.workers import start_workers
 from audioscore.errors import AudioError, DataError, shorten
 from audioscore.files import sha256_of
 
@@ -283,7 +282,7 @@ def hear_all(
     memory: Path | None = None,
 ) -> list[Heard]:
     """Hear recordings in parallel, in order. Processes, since decoding hands each short frame to Python: two threads
-    took longer than one. They are spawned, because forking a process with threads (torch's, Arrow's) can hang.
+    took longer than one.
 
     `memory` is a database file in which measurements are kept by content; it is made where there is none, and where
     it cannot be used, that is logged and every recording is decoded.
@@ -318,7 +317,7 @@ def _hear_in_processes(
     chunks = [audio_files[start : start + CHUNK] for start in range(0, len(audio_files), CHUNK)]
     done = 0
     try:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with start_workers(workers) as pool:
             for ones in pool.map(partial(_hear_chunk, folder=folder, limits=limits, memory=memory), chunks):
                 keep(ones)
                 done += len(ones)

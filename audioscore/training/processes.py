@@ -72,8 +72,8 @@ def is_main() -> bool:
 
 def once(work: Callable[[], T]) -> T:
     """What the main process makes of some work, for every process; the others wait for it, on an open `start`."""
-    (made,) = broadcast_object_list([work() if is_main() else None])
-    return made  # type: ignore[no-any-return]
+    made: list[T] = broadcast_object_list([work() if is_main() else None])
+    return made[0]
 
 
 def share(tensors: Iterable[Tensor]) -> None:

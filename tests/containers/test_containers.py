@@ -21,10 +21,16 @@ SETTINGS = (
     "evaluation.resamples=200", "evaluation.probes.clips=3", "validation.min_clips=10",
     "split.val=0.25", "split.test=0.3", "registry.model=singers",
 )  # fmt: skip
+OWNER = f"owner-{os.getpid()}"  # of this session: others may have been killed and left a container
 
 
 def podman(*arguments: str) -> str:
     return subprocess.run(["podman", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def containers(label: str = "audioscore.run") -> str:
+    """Those that carry the label, ended ones too."""
+    return podman("ps", "--all", "--quiet", "--filter", f"label={label}")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,7 @@ def test_the_whole_pipeline_in_containers_has_the_figures_of_processes(
 ) -> None:
     home = readable / "home"  # where the image's own user can get at it
     before = {path: path.stat().st_mtime_ns for path in (readable / "data").rglob("*")}
+    others = containers()
     inside = submit(readable, home, "--on", "docker", "--set", f"containers.image={image}")
     outside = submit(readable, tmp_path / "home")
     for plan, figures in outside["plans"].items():
@@ -72,7 +79,7 @@ def test_the_whole_pipeline_in_containers_has_the_figures_of_processes(
     assert inside["winner"] == outside["winner"]
     assert inside["registered"]["version"] == 1
     assert {path: path.stat().st_mtime_ns for path in (readable / "data").rglob("*")} == before
-    assert podman("ps", "--all", "--quiet", "--filter", "label=audioscore.run") == ""
+    assert containers() == others
     owners = {path.stat().st_uid for path in home.glob("runs/*/steps/*/*")}
     assert owners == ({UID} if os.getuid() == 0 else {os.getuid()})
 
@@ -87,7 +94,7 @@ def held(image: str, tmp_path: Path) -> Any:
         folder.mkdir(exist_ok=True)
         folder.chmod(0o755)
     with engine():
-        settings = dict(runner(Containers(_section(image), home, (data,)), "owner").container_run_args)
+        settings = dict(runner(Containers(_section(image), home, (data,)), OWNER).container_run_args)
         client = docker.from_env()
         yield client, settings, data, home
         client.close()
@@ -125,8 +132,8 @@ def test_what_a_killed_run_left_is_removed(held: Any, image: str) -> None:
     client, settings, _, _ = held
     client.containers.run(image, ["sleep", "600"], detach=True, **settings)
     assert end_leftovers("another") == 0
-    assert end_leftovers("owner") == 1
-    assert podman("ps", "--all", "--quiet", "--filter", "label=audioscore.run=owner") == ""
+    assert end_leftovers(OWNER) == 1
+    assert containers(f"audioscore.run={OWNER}") == ""
 
 
 def test_an_image_that_is_not_there_is_one_sentence(engine_settings: None) -> None:

@@ -4,9 +4,7 @@ import csv
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +17,7 @@ from audioscore.data.synthesis.melody import cut_phrase
 from audioscore.data.synthesis.performance import CONTROL_HZ, perform
 from audioscore.data.synthesis.plan import PlannedClip
 from audioscore.data.synthesis.voice import RATE, synthesise
+from audioscore.data.workers import start_workers
 from audioscore.errors import DataError, UsageError, shorten
 from audioscore.files import atomic_folder
 
@@ -107,11 +106,11 @@ def in_processes(work: Callable[[PlannedClip], Result], plan: Sequence[PlannedCl
     if workers == 1:
         yield from map(work, plan)
         return
-    # Spawned, not forked: the caller may have threads. The variable keeps numpy from starting its own in each worker.
+    # The variable keeps numpy from starting its own in each worker.
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
-        with ProcessPoolExecutor(min(workers, len(plan)), mp_context=get_context("spawn")) as pool:
+        with start_workers(min(workers, len(plan))) as pool:
             yield from pool.map(work, plan, chunksize=4)
     finally:
         os.environ.pop("OMP_NUM_THREADS")
