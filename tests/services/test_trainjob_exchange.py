@@ -35,9 +35,7 @@ def test_a_stranger_is_told_what_is_denied(tmp_path: Path, s3_server: Any, monke
         monkeypatch.setenv(name, value)
     (tmp_path / "a").write_bytes(b"x")
     exchange = Exchange("s3://jobs/team 1")
-    expected = (
-        r"^s3://jobs/team 1/b cannot be changed at http.* \(AccessDenied\)\. Check the bucket, AWS_ENDPOINT_URL, "
-    )
+    expected = r"^s3://jobs/team 1/b cannot be stored at http.* \(AccessDenied\)\. Check the bucket, AWS_ENDPOINT_URL, "
     with pytest.raises(DataError, match=expected):
         exchange.put({"b": tmp_path / "a"})
     with pytest.raises(DataError, match=r"^s3://jobs/team 1/job/model\.json cannot be fetched from .*access is denied"):
