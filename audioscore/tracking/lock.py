@@ -117,13 +117,13 @@ def _acquire(client: "MlflowClient", first: str, token: str, lease: float, wait:
                 )
             time.sleep(POLL_SECONDS)
         first_try, asked = False, time.monotonic()
-        if _create(client, chain[-1], token):
+        holder = token if _create(client, chain[-1], token) else _holder(client, chain[-1])
+        if holder == token:  # also where the answer was lost on its way and MLflow's client asked again
             if _is_intact(client, chain[:-1], holders):
                 return chain, asked
             _delete(client, chain[-1])
             chain, holders = [first], []
             continue
-        holder = _holder(client, chain[-1])
         if holder is None:  # released in between
             chain, holders = [first], []
             continue
@@ -152,7 +152,8 @@ def _create(client: "MlflowClient", link: str, token: str) -> bool:
             link, tags={HOLDER: token, PLACE: place}, description="A promotion is under way. It removes this by itself."
         )
     except MlflowException as fault:
-        if fault.error_code == "RESOURCE_ALREADY_EXISTS":
+        # To say that it exists, the server reads it; where it was removed in between, it says instead that it does not.
+        if fault.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             return False
         raise ModelError(f"{link}: the registry gives no lock ({fault.error_code}). Try again.") from fault
     return True

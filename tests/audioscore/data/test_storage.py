@@ -120,7 +120,7 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }.items():
         monkeypatch.setenv(name, value)
-    found = boto3.resource("s3").Bucket("songs")
+    found = boto3.session.Session().resource("s3").Bucket("songs")
     found.create()
     yield found
     found.objects.all().delete()

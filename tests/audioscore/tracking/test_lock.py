@@ -7,6 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from mlflow.entities.model_registry import RegisteredModel
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 from audioscore.errors import ModelError
 from audioscore.tracking import lock
@@ -91,6 +93,37 @@ def test_a_link_behind_a_cleared_chain_holds_nothing(client: "MlflowClient", mon
     with server_lock(client, "singers", lease=0.3, wait=20):
         assert links(client) == [FIRST, f"{FIRST}.c"]
     assert raced
+
+
+def test_a_lock_that_is_freed_as_it_is_asked_for_is_asked_for_again(
+    client: "MlflowClient", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's store finds that the name is taken, reads whose it is, and finds nothing."""
+    dead(client, FIRST, "a")
+    store = SqlAlchemyStore(client.tracking_uri)
+    read = SqlAlchemyStore.get_registered_model
+    freed: list[str] = []
+
+    def late(one: SqlAlchemyStore, name: str) -> RegisteredModel:
+        if not freed:
+            freed.append(name)
+            store.delete_registered_model(name)
+        return read(one, name)
+
+    monkeypatch.setattr(SqlAlchemyStore, "get_registered_model", late)
+    with server_lock(client, "singers", lease=60, wait=20):
+        assert links(client) == [FIRST]
+    assert freed == [FIRST]
+
+
+def test_a_lock_that_was_given_though_the_answer_was_lost_is_held(
+    client: "MlflowClient", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = lock._create
+    monkeypatch.setattr(lock, "_create", lambda *asked: create(*asked) and create(*asked))  # asked twice, refused once
+    with server_lock(client, "singers", lease=60, wait=0):
+        assert links(client) == [FIRST]
+    assert links(client) == []
 
 
 def test_only_one_of_many_holds_it_at_a_time(tracking_uri: str, client: "MlflowClient") -> None:

@@ -32,7 +32,7 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    boto3.resource("s3").Bucket("jobs").create()
+    boto3.session.Session().resource("s3").Bucket("jobs").create()
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -81,7 +81,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    boto3.resource("s3").Bucket("jobs").create()
+    boto3.session.Session().resource("s3").Bucket("jobs").create()
     yield "s3://jobs/team 1"
     server.stop()
 
