@@ -30,6 +30,7 @@ def register_winner(
     from pathlib import Path
 
     from audioscore.config import parse_config
+    from audioscore.data.versioning import image_revision
     from audioscore.tracking.evidence import Provenance
     from audioscore.tracking.register import RunFolders, register_winner
     from audioscore.tracking.run_page import REPORT
@@ -42,6 +43,6 @@ def register_winner(
         plans=tuple(Path(model.path) for model in models),
         evaluation=Path(evaluation.path),
     )
-    provenance = Provenance(run_id, data_digest, data_revision or None, code_rev)
+    provenance = Provenance(run_id, data_digest, data_revision or None, image_revision() or code_rev)
     register_winner(folders, Path(outcome.path), parse_config(settings), provenance, tracking_uri, Path(artifact_root))
     shutil.copyfile(Path(outcome.path) / REPORT, report.path)

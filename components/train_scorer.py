@@ -19,6 +19,7 @@ def train_scorer(
     from pathlib import Path
 
     from audioscore.config import parse_config
+    from audioscore.data.versioning import image_revision
     from audioscore.scoring.scorer import plan_named
     from audioscore.training.launch import launch_plan
 
@@ -29,7 +30,7 @@ def train_scorer(
         Path(model.path),
         parse_config(settings),
         data_digest=index.metadata["data_digest"],  # KFP's local runner gives a loop's steps a wrong parameter
-        code_revision=code_rev,
+        code_revision=image_revision() or code_rev,
         resume=True,  # a step that was stopped and is tried again in the same place goes on from its checkpoint
     )
     model.metadata.update(plan=plan, seed=trained.representative, parameters=trained.chosen.parameters)

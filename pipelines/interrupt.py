@@ -1,4 +1,4 @@
-"""Ctrl-C ends a run: what runs is ended, and nothing begins after it.
+"""Ctrl-C, or a request to end, ends a run: what runs is ended, and nothing begins after it.
 
 KFP's local runner learns of an interrupt in its main thread alone. There it waits for the threads of a loop, which
 finish the step at hand and begin the next ones; and a step in a container hears no interrupt of the terminal at all.
@@ -17,16 +17,33 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS = 0.3  # a step may be about to begin when it is looked for; it is found the next time
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # of the terminal; of `kill`, `timeout`, and whoever shuts a machine down
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run whose steps had begun was interrupted, by signal `number`; none of them runs any more."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 @dataclass
 class Interruption:
-    """Whether the user has interrupted the run."""
+    """The first signal that interrupted the run, if any has."""
 
-    happened: bool = False
+    number: int | None = None
+
+    @property
+    def happened(self) -> bool:
+        """Whether the run is to end."""
+        return self.number is not None
 
 
 @contextlib.contextmanager
 def interruptible(end: Callable[[], object]) -> Iterator[Interruption]:
-    """While this holds, an interrupt makes `end` end the steps that run, keeps others from beginning, and is raised.
+    """While this holds, each of SIGNALS makes `end` end the steps that run, keeps others from beginning, and is raised
+    as KeyboardInterrupt.
 
     `end` is called from another thread until this is left, and once more then: whatever came of the interrupt, no step
     of the run outlives it. A second interrupt changes nothing, since the first is being carried out.
@@ -41,9 +58,9 @@ def interruptible(end: Callable[[], object]) -> Iterator[Interruption]:
             raise KeyboardInterrupt
         return begin(*positional, **named)
 
-    def interrupt(*_: object) -> None:
+    def interrupt(number: int, _frame: object) -> None:
         if not interruption.happened:
-            interruption.happened = True  # a plain value: a lock might be held by what is interrupted
+            interruption.number = number  # a plain value: a lock might be held by what is interrupted
             raise KeyboardInterrupt
 
     def sweep() -> None:
@@ -55,7 +72,7 @@ def interruptible(end: Callable[[], object]) -> Iterator[Interruption]:
     sweeper = threading.Thread(target=sweep, daemon=True)
     task_dispatcher.run_single_task_implementation = begin_unless_interrupted
     sweeper.start()
-    with _on_interrupt(interrupt):
+    with _on_signals(interrupt):
         try:
             yield interruption
         finally:
@@ -74,13 +91,14 @@ def _end_last(end: Callable[[], object]) -> None:
 
 
 @contextlib.contextmanager
-def _on_interrupt(handler: Callable[..., None]) -> Iterator[None]:
-    """Handle SIGINT so; Python allows it in the main thread alone, and delivers it nowhere else."""
+def _on_signals(handler: Callable[..., None]) -> Iterator[None]:
+    """Handle SIGNALS so; Python allows it in the main thread alone, and delivers them nowhere else."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, handler)
+    before = [signal.signal(number, handler) for number in SIGNALS]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, own in zip(SIGNALS, before, strict=True):
+            signal.signal(number, own)

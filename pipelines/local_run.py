@@ -53,13 +53,13 @@ def run_locally(
 
     `containers` need an `engine` that the caller holds. What an earlier call with the same arguments and folder has
     finished is taken over. Raises the error that a step raised for the user (GateRefused, DataError, …), or StepFailed
-    naming the step's log; UsageError for what its image or its memory is to blame; KeyboardInterrupt once no
-    step runs any more.
+    naming the step's log; UsageError for what its image or its memory is to blame; Interrupted once no step runs any
+    more.
     """
     from kfp import local
 
     from pipelines.containers import end_leftovers, runner, waited_for
-    from pipelines.interrupt import interruptible
+    from pipelines.interrupt import Interrupted, interruptible
     from pipelines.resume import CACHE, OWNER, STEPS, repeatable
     from pipelines.resume import end_leftovers as end_processes
     from pipelines.scorer_pipeline import build
@@ -89,9 +89,9 @@ def run_locally(
         try:
             with contextlib.redirect_stdout(log):
                 pipeline(**arguments)
-        except Exception as fault:
-            if interruption.happened:  # the step that it ended failed of it
-                raise KeyboardInterrupt from fault
+        except (Exception, KeyboardInterrupt) as fault:
+            if interruption.number is not None:  # the step that it ended failed of it
+                raise Interrupted(interruption.number) from fault
             if isinstance(fault, RuntimeError):
                 raise _failure(log.steps, fault, containers.section if containers else None) from fault
             raise

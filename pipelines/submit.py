@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from audioscore.encoders.shards import shards_of
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError, describe_os_error
 from audioscore.files import atomic_path, read_json, write_json
 from audioscore.home import home, home_of_model
+from pipelines.interrupt import Interrupted
 from pipelines.local_run import output_of, run_locally
 from pipelines.resume import CODE, end_leftovers, find_unfinished, forget_other_code, only_one
 from pipelines.steplog import steps_table
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from pipelines.containers import Containers
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-GATE_SAID_NO, INTERRUPTED = 1, 130
+GATE_SAID_NO = 1
+SIGNALLED = 128  # and the signal: as shells tell what ended a program
 AFTER_INTERRUPT = {
     "local": "no step runs any more, and the same command with --resume goes on from here",
     "docker": "no container runs any more, and the same command with --resume goes on from here",
@@ -55,9 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as fault:
         console.print(f"[red]error:[/red] {escape(describe_os_error(fault))}", highlight=False, soft_wrap=True)
         return AudioscoreError.exit_code
-    except KeyboardInterrupt:
-        console.print(f"interrupted; {AFTER_INTERRUPT[options.on]}", highlight=False, soft_wrap=True)
-        return INTERRUPTED
+    except KeyboardInterrupt as fault:
+        begun = options.on == "cluster" or isinstance(fault, Interrupted)
+        console.print(
+            f"interrupted; {AFTER_INTERRUPT[options.on] if begun else 'no step was running'}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        return SIGNALLED + (fault.number if isinstance(fault, Interrupted) else signal.SIGINT)
     except Exception:
         # Python's own code for this is 1, which here means that a gate said no.
         console.print_exception()
@@ -180,8 +187,8 @@ def _new_run() -> str:
 
 
 def revision() -> str:
-    """Of this code; an image has no repository, and was told when it was built."""
-    return os.environ.get("AUDIOSCORE_CODE_REVISION") or code_revision(REPOSITORY)
+    """Of this code."""
+    return code_revision(REPOSITORY)
 
 
 def _code(config: Config, on: str, console: Console) -> dict[str, str]:

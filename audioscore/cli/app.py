@@ -1,11 +1,11 @@
 """`audioscore`: one command a task. Heavy packages are imported by the command that needs them."""
 
 import logging
-import subprocess
+import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -124,14 +124,14 @@ def _submit(options: list[str], overrides: list[str] | None, *, as_json: bool) -
     _run_program("pipelines.submit", options + ["--json"] * as_json)
 
 
-def _run_program(module: str, options: list[str]) -> None:
-    """Pipelines stand above the library, which knows nothing of KFP: they run as a program of their own."""
-    program = subprocess.Popen([sys.executable, "-m", module, *options])
-    while True:
-        try:
-            raise typer.Exit(program.wait())
-        except KeyboardInterrupt:
-            continue  # the terminal told the pipeline as well, which tidies up and ends by itself
+def _run_program(module: str, options: list[str]) -> NoReturn:
+    """Pipelines stand above the library, which knows nothing of KFP: they are a program of their own.
+
+    It takes this process's place: whoever sends that a signal, or waits for how it ends, means the pipeline.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *options])
 
 
 def main() -> None:

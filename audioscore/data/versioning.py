@@ -92,10 +92,12 @@ def recorded_md5(record: bytes, name: str) -> str:
 
 
 def code_revision(root: Path) -> str:
-    """The git commit of the code under `root`; `unknown` where there is none.
+    """The image's revision in one, else the git commit of the code under `root`; `unknown` where there is none.
 
     Uncommitted work, new files included, adds `-dirty-` and 8 hexadecimal digits that change with it.
     """
+    if noted := image_revision():
+        return noted
     try:
         top = Path(_git(root, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
         commit = _git(top, "rev-parse", "HEAD").decode().strip()
@@ -108,6 +110,15 @@ def code_revision(root: Path) -> str:
         change.update(f"{name}\0{content}\0".encode(errors="surrogateescape"))
     clean = change.digest() == hashlib.sha256().digest()
     return commit if clean else f"{commit}-dirty-{change.hexdigest()[:8]}"
+
+
+def image_revision() -> str | None:
+    """The revision of the container image that this runs in, as its build noted it; None elsewhere, or if it did not.
+
+    A pipeline's steps ask for it themselves: who submits a run to a cluster cannot read what an image says of itself.
+    """
+    said = os.environ.get("AUDIOSCORE_CODE_REVISION", "")
+    return None if said in ("", "unknown") else said
 
 
 def _git(folder: Path, *arguments: str) -> bytes:

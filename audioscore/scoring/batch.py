@@ -42,12 +42,12 @@ def collate(features: Sequence[Features], *, windowed: bool = False) -> Batch:
         return Batch(torch.ones(len(features), dtype=torch.long), None, embedding)
     if not windowed:
         rows = [clip["muq"] for clip in features]
-        return Batch(torch.tensor([len(row) for row in rows]), pad_sequence(rows, batch_first=True), embedding)
+        return Batch(torch.tensor([len(row) for row in rows]), _side_by_side(rows), embedding)
     # Each window's samples decide its frames, and windows differ by one sample at most, the longer ones first.
     parts = [torch.tensor_split(clip["muq"], int(clip[WINDOWS])) for clip in features]
     rows = [row for part in parts for row in part]
     windows = tuple(len(part) for part in parts)
-    return Batch(torch.tensor([len(row) for row in rows]), pad_sequence(rows, batch_first=True), embedding, windows)
+    return Batch(torch.tensor([len(row) for row in rows]), _side_by_side(rows), embedding, windows)
 
 
 def join_windows(batch: Batch) -> Batch:
@@ -62,4 +62,9 @@ def join_windows(batch: Batch) -> Batch:
         clips.append(torch.cat(rows[start : start + count]))
         start += count
     lengths = torch.tensor([len(clip) for clip in clips])
-    return Batch(lengths, pad_sequence(clips, batch_first=True), batch.embedding)
+    return Batch(lengths, _side_by_side(clips), batch.embedding)
+
+
+def _side_by_side(rows: Sequence[Tensor]) -> Tensor:
+    """Shape: B rows [F_i, D] -> [B, F, D]; a single one is not copied."""
+    return rows[0][None] if len(rows) == 1 else pad_sequence(list(rows), batch_first=True)

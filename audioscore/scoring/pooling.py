@@ -17,6 +17,14 @@ def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     return torch.arange(frames, device=lengths.device)[None] < lengths[:, None]
 
 
+def without_padding(values: Tensor, mask: Tensor) -> Tensor:
+    """Zero where a frame is not real: weights of 0 would not undo a NaN or an infinity there.
+
+    Shape: values [B, F, D], mask [B, F] -> [B, F, D]; the same tensor where all frames are real.
+    """
+    return values if bool(mask.all()) else values.masked_fill(~mask[..., None], 0.0)
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over real frames. Shape: values [B, F, D], mask [B, F] -> [B, D]."""
     weights = mask.to(values.dtype)[..., None]

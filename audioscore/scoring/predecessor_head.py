@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from audioscore.errors import UsageError
 from audioscore.scoring.batch import Batch
-from audioscore.scoring.pooling import frame_mask, masked_max, masked_mean
+from audioscore.scoring.framewise import framewise
+from audioscore.scoring.pooling import frame_mask, masked_max, masked_mean, without_padding
 from audioscore.scoring.predecessor import ATTENTIONS, CLASSES, HEADS, READ_CLASS
 from audioscore.scoring.predecessor_folder import check_keys
 from audioscore.scoring.songeval_head import SelfAttention
@@ -58,12 +59,11 @@ class PredecessorScoreHead(nn.Module):
         if batch.frames is None:
             raise ValueError("the predecessor's head hears MuQ; this batch holds none of its frames")
         mask = frame_mask(batch.lengths.to(batch.frames.device), batch.frames.shape[1])
-        # Padding has weight 0 below, which a NaN or infinity in it would survive.
-        fed = self.feed_forward(batch.frames.masked_fill(~mask[..., None], 0.0))  # (B, F, dim)
-        states = fed
+        states = framewise(self.feed_forward, without_padding(batch.frames, mask))  # (B, F, dim)
+        highest = masked_max(states, mask)
         for attention in self.attentions:
             states = attention(states, mask)
-        return torch.cat([masked_mean(states, mask), masked_max(fed, mask)], dim=-1)
+        return torch.cat([masked_mean(states, mask), highest], dim=-1)
 
     def judge(self, representation: Tensor) -> Tensor:
         """Shape: [B, 2 dim] -> raw outputs [B]."""

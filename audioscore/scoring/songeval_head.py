@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioscore.errors import UsageError
-from audioscore.scoring.pooling import masked_max, masked_mean
+from audioscore.scoring.framewise import framewise
+from audioscore.scoring.pooling import masked_max, masked_mean, without_padding
 
 
 class SelfAttention(nn.Module):
@@ -19,11 +20,13 @@ class SelfAttention(nn.Module):
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         """Shape: values [B, F, D], mask [B, F] -> [B, F, D]."""
-        parts = self.inputs(values).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, F, D / H)
-        query, key, value = parts.unbind(0)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
-        joined: Tensor = self.output(out.transpose(1, 2).flatten(-2))
-        return joined
+        out = self._attend(framewise(self.inputs, values), mask).transpose(1, 2)  # (B, F, H, D / H)
+        return framewise(lambda piece: self.output(piece.flatten(-2)), out)
+
+    def _attend(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """Shape: inputs [B, F, 3 D] -> [B, H, F, D / H]."""
+        query, key, value = inputs.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
 
 
 class SongEvalHead(nn.Module):
@@ -53,8 +56,7 @@ class SongEvalHead(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Shape: frames [B, F, D], mask [B, F] of one real frame at least a clip -> [B, 2 D]."""
-        # Padding has weight 0 below, which a NaN or infinity in it would survive.
-        values = self.dropout(self.feed_forward(frames.masked_fill(~mask[..., None], 0.0)))
+        values = self.dropout(framewise(self.feed_forward, without_padding(frames, mask)))
         for norm, attention in zip(self.norms, self.attentions, strict=True):
             values = values + self.dropout(attention(norm(values), mask))
         values = self.norm(values)

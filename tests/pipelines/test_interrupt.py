@@ -1,4 +1,4 @@
-"""An interrupt, with KFP's own local runner and steps that would never end."""
+"""Interrupts, with KFP's own local runner and steps that would never end."""
 
 import contextlib
 import gc
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from components.base import component
 from pipelines import local_run, scorer_pipeline
-from pipelines.interrupt import interruptible
+from pipelines.interrupt import Interrupted, interruptible
 from pipelines.resume import OWNER
 
 
@@ -47,17 +47,17 @@ def in_a_line(folder: str) -> None:
 
 
 @contextlib.contextmanager
-def interrupted_when(ready: Callable[[], bool], times: int = 1) -> Iterator[None]:
+def interrupted_when(ready: Callable[[], bool], number: int = signal.SIGINT, times: int = 1) -> Iterator[None]:
     """Interrupt this process alone, as `kill` does: no terminal tells the steps."""
-    own = signal.getsignal(signal.SIGINT)
+    own = signal.getsignal(number)
 
     def interrupt() -> None:
         while not ready():
             time.sleep(0.05)
         for _ in range(times):
-            if signal.getsignal(signal.SIGINT) is own:
+            if signal.getsignal(number) is own:
                 break  # the run has ended, and the next one would end the tests
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             time.sleep(0.02)  # all of them before the steps have ended
 
     thread = threading.Thread(target=interrupt, daemon=True)
@@ -77,26 +77,32 @@ def running(folder: Path) -> list[int]:
 
 # Interrupted, Python waits a quarter of a second for a process before KFP's handle of it is let go.
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-@pytest.mark.parametrize("pipeline", [in_a_loop, in_a_line])
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(
+    ("pipeline", "number", "times"),
+    [
+        (in_a_loop, signal.SIGINT, 1), (in_a_loop, signal.SIGTERM, 3),
+        (in_a_line, signal.SIGINT, 3), (in_a_line, signal.SIGTERM, 1),
+    ],
+)  # fmt: skip
 def test_after_an_interrupt_nothing_begins_and_nothing_runs(
-    pipeline: Callable[..., object], times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pipeline: Callable[..., object], number: int, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scorer_pipeline, "build", lambda platform: pipeline)
     begun, run = tmp_path / "begun", tmp_path / "run"
     begun.mkdir()
     said = io.StringIO()
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.getsignal(number)
     with (
-        interrupted_when(lambda: bool(list(begun.iterdir())), times),
-        pytest.raises(KeyboardInterrupt),
+        interrupted_when(lambda: bool(list(begun.iterdir())), number, times),
+        pytest.raises(Interrupted) as interrupted,
     ):
         local_run.run_locally({"folder": str(begun)}, run, Console(file=said, width=120))
+    assert interrupted.value.number == number
     assert [path.name for path in begun.iterdir()] == ["1"]
     assert running(run) == []
     assert "stopped  linger" in said.getvalue()
     assert "failed" not in said.getvalue()
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(number) is handler
     gc.collect()  # of that handle, within this test
 
 

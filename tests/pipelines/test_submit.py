@@ -8,6 +8,7 @@ from rich.console import Console
 from audioscore.config import SMALL, load_config
 from audioscore.data.storage import ACCEPTED
 from pipelines import containers, submit
+from pipelines.interrupt import Interrupted
 
 
 @pytest.fixture
@@ -62,6 +63,27 @@ def test_a_dry_run_says_what_would_run(
     assert json.loads(streams.out)["training"]["epochs"] == 4
     assert f"would run 4 plans on {tiny_corpus}; nothing was run." in streams.err
     assert not own_home.exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "place", "code", "said"),
+    [
+        (Interrupted(15), "local", 143, "no step runs any more, and the same command with --resume goes on from here"),
+        (Interrupted(2), "docker", 130, "no container runs any more, and the same command with --resume goes on from"),
+        (KeyboardInterrupt(), "local", 130, "no step was running"),
+        (KeyboardInterrupt(), "cluster", 130, "what was started on the cluster goes on there"),
+    ],
+)
+def test_what_an_interrupt_leaves_is_told(
+    fault: KeyboardInterrupt, place: str, code: int, said: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def broken_off(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(submit, "run", broken_off)
+    assert submit.main(["--on", place]) == code
+    assert capsys.readouterr().err.startswith(f"interrupted; {said}")
 
 
 @pytest.mark.parametrize("value", ["s3://bucket/corpus", "git+https://host/songs@v1", "team/songs@main"])

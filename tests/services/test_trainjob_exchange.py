@@ -14,7 +14,8 @@ pytestmark = pytest.mark.services
 
 @pytest.mark.usefixtures("s3_environment")
 def test_a_folder_travels_through_a_real_bucket(tmp_path: Path) -> None:
-    boto3.session.Session().resource("s3").Bucket("jobs").create()
+    bucket = boto3.session.Session().resource("s3").Bucket("jobs")
+    bucket.create()
     files = {f"seed-1/录音 {number}": bytes([number]) * (1 << number) for number in range(23)}
     for name, content in files.items():
         (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +28,7 @@ def test_a_folder_travels_through_a_real_bucket(tmp_path: Path) -> None:
     assert exchange.put_missing("features", {"a": tmp_path / "source" / "seed-1/录音 0"}) == 0
     exchange.remove("job/model")
     assert not exchange.has_folder("job/model")
-    assert [item.key for item in boto3.session.Session().resource("s3").Bucket("jobs").objects.all()] == ["team 1/features/a"]
+    assert [item.key for item in bucket.objects.all()] == ["team 1/features/a"]
 
 
 def test_a_stranger_is_told_what_is_denied(tmp_path: Path, s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -132,20 +131,12 @@ def test_a_file_that_cannot_be_written_is_one_sentence(
 def test_runs_are_a_program_of_their_own(
     arguments: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[list[str]] = []
+    calls: list[tuple[str, list[str]]] = []
 
-    waits = iter([KeyboardInterrupt, 1])  # an interrupt is the program's to answer: it is waited for all the same
+    def become(program: str, command: list[str]) -> None:
+        calls.append((program, command))
+        raise SystemExit(0)  # it never returns
 
-    def wait() -> int:
-        answer = next(waits)
-        if answer is KeyboardInterrupt:
-            raise KeyboardInterrupt
-        return int(answer)
-
-    def start(command: list[str]) -> SimpleNamespace:
-        calls.append(command)
-        return SimpleNamespace(wait=wait)
-
-    monkeypatch.setattr("audioscore.cli.app.subprocess.Popen", start)
-    assert CliRunner().invoke(cli.app, arguments).exit_code == 1
-    assert calls == [[sys.executable, "-m", "pipelines.submit", *expected]]
+    monkeypatch.setattr("audioscore.cli.app.os.execv", become)
+    CliRunner().invoke(cli.app, arguments)
+    assert calls == [(sys.executable, [sys.executable, "-m", "pipelines.submit", *expected])]

@@ -9,7 +9,15 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from audioscore.data.versioning import code_revision, data_files, data_revision, digest_of, file_md5s, folder_digest
+from audioscore.data.versioning import (
+    code_revision,
+    data_files,
+    data_revision,
+    digest_of,
+    file_md5s,
+    folder_digest,
+    image_revision,
+)
 from audioscore.errors import DataError
 
 QUIET = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
@@ -102,6 +110,15 @@ def test_a_record_without_a_digest_is_refused(tmp_path: Path, text: str) -> None
     fill(tmp_path, {"data.dvc": text})
     with pytest.raises(DataError, match=r"data\.dvc records no MD5 for data"):
         data_revision(tmp_path / "data")
+
+
+def test_in_an_image_the_revision_is_what_its_build_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for unnoted in ("", "unknown"):
+        monkeypatch.setenv("AUDIOSCORE_CODE_REVISION", unnoted)
+        assert image_revision() is None
+        assert code_revision(tmp_path) == "unknown"
+    monkeypatch.setenv("AUDIOSCORE_CODE_REVISION", "12ab")
+    assert image_revision() == code_revision(tmp_path) == "12ab"
 
 
 def test_the_code_revision_is_the_commit_and_tells_uncommitted_work(tmp_path: Path) -> None:

@@ -25,6 +25,13 @@ def heard(samples: int, windows: int, seed: int) -> Features:
     }
 
 
+def test_a_clip_by_itself_is_not_copied() -> None:
+    frames = collate(CLIPS[:1]).frames
+    assert frames is not None
+    assert frames.shape == (1, 2, 3)
+    assert frames.data_ptr() == CLIPS[0]["muq"].data_ptr()
+
+
 LONG = [
     heard(samples, windows, seed) for seed, (samples, windows) in enumerate(zip(SAMPLES, (3, 1, 2, 1), strict=True))
 ]

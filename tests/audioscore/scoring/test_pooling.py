@@ -8,6 +8,7 @@ from audioscore.scoring.pooling import (
     masked_max,
     masked_mean,
     masked_std,
+    without_padding,
 )
 
 LENGTHS = [3, 7, 1]
@@ -21,6 +22,13 @@ def frames() -> torch.Tensor:
 def test_the_mask_is_true_for_real_frames_only() -> None:
     assert frame_mask(torch.tensor(LENGTHS), 7).sum(1).tolist() == LENGTHS
     assert frame_mask(torch.tensor([2]), 3).tolist() == [[True, True, False]]
+
+
+def test_padding_is_zero_whatever_was_in_it_and_real_frames_are_not_copied(frames: torch.Tensor) -> None:
+    mask = frame_mask(torch.tensor(LENGTHS), 7)
+    kept = without_padding(frames.masked_fill(~mask[..., None], float("nan")), mask)
+    assert torch.equal(kept, frames * mask[..., None])
+    assert without_padding(frames, torch.ones_like(mask)) is frames
 
 
 def test_mean_and_deviation_are_numpys_over_the_real_frames(frames: torch.Tensor) -> None:

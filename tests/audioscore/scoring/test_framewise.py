@@ -1,0 +1,44 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from audioscore.scoring import framewise as module
+from audioscore.scoring.batch import Batch
+from audioscore.scoring.framewise import framewise
+from audioscore.scoring.predecessor_head import PredecessorScoreHead
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 7, 8, 9, 24, 31])
+@pytest.mark.parametrize("clips", [1, 3])
+def test_pieces_make_what_the_whole_makes(frames: int, clips: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_FRAMES", 8)
+    layer, seen = nn.Linear(4, 6), list[int]()
+    values = torch.randn(clips, frames, 2, 2, generator=torch.Generator().manual_seed(0)).transpose(2, 3)
+
+    def counted(piece: Tensor) -> Tensor:
+        seen.append(piece.numel() // 4)
+        made: Tensor = layer(piece.flatten(-2))
+        return made
+
+    torch.testing.assert_close(framewise(counted, values), layer(values.flatten(-2)))
+    assert sum(seen) == clips * frames
+    assert max(seen) <= 8
+
+
+def test_gradients_flow_through_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_FRAMES", 2)
+    layer, values = nn.Linear(4, 6), torch.ones(1, 5, 4, requires_grad=True)
+    framewise(layer, values).sum().backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad[0], layer.weight.sum(0).expand(5, 4))
+
+
+@torch.inference_mode()
+def test_a_head_judges_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    head = PredecessorScoreHead(16, 32).eval()
+    batch = Batch(torch.tensor([50, 31]), torch.randn(2, 50, 16))
+    whole = head(batch)
+    monkeypatch.setattr(module, "PIECE_FRAMES", 8)
+    torch.testing.assert_close(head(batch), whole, rtol=0, atol=1e-6)
