@@ -5,8 +5,8 @@ The same weights, clips, head and loss, and AdamW with the same rates; they diff
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,22 @@ from audioscore.training.step import FitSettings, Stepper
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 LORA = {"rank": 16, "alpha": 16}
+DEPTH = 4  # layers of the small MuQ
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The corpus, split, and where its features lie."""
+    """The corpus, split, where its features lie, how many layers MuQ has, and the head's sizes where not the usual."""
 
     config: Config
     train: list[Clip]
     val: list[Clip]
     store: FeatureStore
+    depth: int = DEPTH
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def muq(self, layer: int | None = None) -> MuQEncoder:
-        """The small MuQ up to the layer that is read, or another."""
+        """MuQ up to the layer that is read, or another."""
         section = self.config.encoders.muq
         return load_muq(section.source, layer=layer or section.layer or 6)
 
@@ -92,7 +95,7 @@ def set_up(muq: MuQEncoder, folds: list[Fold], settings: TrainingSection, seed: 
 
 def ours(ground: Ground, mode: str, head: str, rate: float, seed: int) -> Ours:
     """On the demo corpus."""
-    settings, muq = training(mode, head, rate), ground.muq()
+    settings, muq = training(mode, head, rate, **ground.sizes), ground.muq()
     folds = [fold_of(clips, ground.store, muq.reference, settings.prefix_layer) for clips in (ground.train, ground.val)]
     return set_up(muq, folds, settings, seed)
 

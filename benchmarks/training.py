@@ -1,7 +1,8 @@
 """Training against the predecessor's scheme: the same weights, clips, head and loss, one torch thread each, one run.
 
 `python benchmarks/training.py [--cap SECONDS] [--seed N] [--heads light songeval] [--modes frozen lora]
-[--headline SPEARMAN]`.
+[--headline SPEARMAN] [--wide]`. `--wide`: a MuQ of the published size, random weights, and fewer clips; its frozen
+layers hear enough to rank the demo corpus by.
 
 The predecessor's scheme: a step takes one random pair, decodes both recordings from their files, and hears them with
 the whole MuQ, all layers; a head on the layer that is read ranks the two. Ours: what is frozen was heard once and is
@@ -22,14 +23,18 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from schemes import DATA, LORA, Ground, Ours, Predecessor, all_pairs, ours, prepare, random_pairs
+from scoring import DEPTH as MUQ_DEPTH
+from scoring import LAYER, make_muq
 from torch import Tensor
 
+from audioscore.config import DEMO, load_config
 from audioscore.data.audio import decode
 from audioscore.encoders.extract import extract_features
 from audioscore.encoders.store import FeatureStore
@@ -43,7 +48,8 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # of the head; what is tuned of MuQ has a tent
 TARGETS, HEADLINE = (0.5, 0.6, 0.7, 0.8, 0.85, 0.88, 0.9), 0.8  # validation Spearman
 FIRST_LOOK, LOOK_RATIO = 0.05, 1.2  # seconds of CPU
 TRIAL = 0.25  # share of the cap for each rate's trial
-DEPTH = 4  # layers of the small MuQ
+WIDE_CLIPS = (128, 64)  # for training and for validation, with `--wide`
+WIDE = {"width": 512, "hidden": 2048}  # of the head, as in full.yaml
 
 
 @dataclass
@@ -108,7 +114,7 @@ def follow_ours(made: Ours, rows: Iterator[Rows], *limits: float) -> Trace:
 def follow_predecessor(ground: Ground, mode: str, head: str, rate: float, seed: int, cap: float) -> Trace:
     """Its own way: from the files, through all layers."""
     made = ours(ground, mode, head, rate, seed)
-    there = Predecessor(ground.muq(DEPTH), made, made.muq.layer, LORA if mode == "lora" else None)
+    there = Predecessor(ground.muq(ground.depth), made, made.muq.layer, LORA if mode == "lora" else None)
     files = {str(clip.sha256): DATA / clip.audio_file for clip in ground.train}
 
     def step(pair: Rows, number: int) -> None:
@@ -120,26 +126,42 @@ def follow_predecessor(ground: Ground, mode: str, head: str, rate: float, seed: 
     return follow(step, random_pairs(made), there.look, cap)
 
 
-def extract(ground: Ground) -> dict[str, float]:
+def widened(ground: Ground, folder: Path) -> Ground:
+    """The same corpus with a MuQ of the published size, made in this folder, and a part of the clips."""
+    make_muq(folder)
+    config = load_config(DEMO, [f"encoders.muq.source={folder}", f"encoders.muq.layer={LAYER}"])
+    train, val = (
+        [clips[place] for place in np.linspace(0, len(clips) - 1, min(count, len(clips))).astype(int)]
+        for clips, count in zip((ground.train, ground.val), WIDE_CLIPS, strict=True)
+    )
+    return replace(ground, config=config, train=train, val=val, depth=MUQ_DEPTH, sizes=WIDE)
+
+
+def extract(ground: Ground, modes: Sequence[str]) -> dict[str, float]:
     """Hear all clips into the ground's store; CPU seconds for what each mode reads."""
     muq, clips = ground.muq(), [*ground.train, *ground.val]
     started = time.process_time()
     extract_features(clips, DATA, {"muq": muq}, ground.store)
-    outputs = time.process_time() - started
+    heard = {"frozen": time.process_time() - started}
+    if "lora" not in modes:
+        return heard
     # `extract_features` hears a tuned layer's input beside the output, as a run does.
     extract_features(clips, DATA, {"muq": muq}, ground.store, prefix_layer=0)
-    return {"frozen": outputs, "lora": time.process_time() - started}
+    return {**heard, "lora": time.process_time() - started}
 
 
-def speed(folder: Path, heads: Sequence[str], modes: Sequence[str], seed: int, cap: float, headline: float) -> None:
+def speed(
+    folder: Path, heads: Sequence[str], modes: Sequence[str], seed: int, cap: float, headline: float, *, wide: bool
+) -> None:
     """Print clips/s and seconds to each target, both schemes, by head and mode."""
-    ground = prepare(folder)
     with tempfile.TemporaryDirectory() as scratch:
-        ground = Ground(ground.config, ground.train, ground.val, FeatureStore(Path(scratch)))
-        heard = extract(ground)
+        ground = replace(prepare(folder), store=FeatureStore(Path(scratch) / "features"))
+        if wide:
+            ground = widened(ground, Path(scratch) / "muq")
+        heard = extract(ground, modes)
         print(f"{len(ground.train)} training clips, {len(ground.val)} validation clips; seed {seed}; cap {cap:g} s")
         print(f"headline target, by which rates are chosen: validation Spearman {headline}")
-        print("extraction, once, of all clips: " + ", ".join(f"{mode} {heard[mode]:.1f} s" for mode in MODES))
+        print("extraction, once, of all clips: " + ", ".join(f"{mode} {cost:.1f} s" for mode, cost in heard.items()))
         for head, mode in itertools.product(heads, modes):
             compare(ground, mode, head, seed, cap, headline, heard[mode])
 
@@ -200,11 +222,12 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=HEADS, help="the same for both schemes")
     parser.add_argument("--headline", type=float, default=HEADLINE, help="the target by which rates are chosen")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--wide", action="store_true", help="a MuQ of the published size, with random weights")
     parser.add_argument("--cache", type=Path, default=home("benchmarks").folder / "training", help="for the split")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.cache.mkdir(parents=True, exist_ok=True)
-    speed(options.cache, options.heads, options.modes, options.seed, options.cap, options.headline)
+    speed(options.cache, options.heads, options.modes, options.seed, options.cap, options.headline, wide=options.wide)
 
 
 if __name__ == "__main__":

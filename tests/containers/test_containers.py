@@ -22,6 +22,14 @@ SETTINGS = (
     "split.val=0.25", "split.test=0.3", "registry.model=singers",
 )  # fmt: skip
 OWNER = f"owner-{os.getpid()}"  # of this session: others may have been killed and left a container
+UNCOMPILED = """
+import os, sys
+import audioscore.scoring.scorer, kfp, mlflow, torch
+for module in list(sys.modules.values()):
+    kept, source = getattr(module, "__cached__", None), getattr(module, "__file__", None) or ""
+    if kept and source.startswith("/opt/") and source.endswith(".py") and not os.path.exists(kept):
+        print(source)
+"""
 
 
 def podman(*arguments: str) -> str:
@@ -165,6 +173,10 @@ def test_the_image_runs_as_anybody_on_a_file_system_that_is_read_only(image: str
         "sh", "-c", "audioscore --help && audioscore doctor --help && touch /cache/x /state/x",
     )  # fmt: skip
     assert "Score singing" in said
+
+
+def test_what_a_step_imports_is_compiled_already(image: str) -> None:
+    assert podman("run", "--rm", "--network", "host", image, "python", "-c", UNCOMPILED) == ""
 
 
 def test_nothing_is_installed_while_a_step_runs(image: str) -> None:
