@@ -4,14 +4,18 @@ Configuration stops at the builders: they read these models and pass plain numbe
 """
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
 from audioscore.errors import UsageError, shorten
 from audioscore.places import STRICT, ClusterSection, ContainersSection
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 CONFIGS = Path(__file__).resolve().parents[1] / "pipelines" / "configs"
 SMALL = CONFIGS / "small.yaml"  # what `run` uses unless told otherwise: encoders that ship with the repository
@@ -317,8 +321,23 @@ def parse_config(values: Mapping[str, Any], name: str = "configuration") -> Conf
     try:
         return Config.model_validate(values)
     except ValidationError as fault:
-        faults = [f"{'.'.join(map(str, error['loc'])) or 'file'}: {error['msg']}" for error in fault.errors()]
+        faults = [f"{'.'.join(map(str, error['loc'])) or 'file'}: {_said(error)}" for error in fault.errors()]
         raise UsageError(f"{name}: {len(faults)} wrong: {shorten(faults)}.") from fault
+
+
+def _said(error: "ErrorDetails") -> str:
+    """What is wrong with a key, in words of somebody who edits the file."""
+    if error["type"] == "missing":
+        return "must be there, and is not"
+    if error["type"] != "extra_forbidden":
+        return error["msg"]
+    *parents, key = map(str, error["loc"])
+    section: Any = Config
+    for parent in parents:
+        known = section.model_fields[parent].annotation if parent in getattr(section, "model_fields", {}) else None
+        section = next((one for one in (known, *get_args(known)) if hasattr(one, "model_fields")), None)
+    close = get_close_matches(key, getattr(section, "model_fields", {}))
+    return "there is no such key" + (f"; there is {' and '.join(close)}" if close else "")
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -6,6 +6,7 @@ names a run's folder after the time, though, which would make the inputs of ever
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audioscore.errors import UsageError
-from audioscore.files import read_json
+from audioscore.files import read_json, sha256_of
 from pipelines.scorer_pipeline import NAME
 
 if TYPE_CHECKING:
@@ -25,37 +26,54 @@ if TYPE_CHECKING:
 OWNER = "AUDIOSCORE_RUN_FOLDER"  # what every process of a run has among its variables
 PATIENCE = 10.0  # seconds that a step left over may take to end
 CACHE, STEPS, CODE = "cache", "steps", "code.json"
+PACKAGES = ("audioscore", "components", "pipelines")
+CODE_SUFFIXES = {".py", ".js", ".css", ".html", ".svg"}
 KEPT = ("train-scorer",)  # what it had saved when it was stopped is what it goes on from
 HIT = re.compile(r"Task '?(?P<name>[\w-]+)'? cache hit")
 
 
-def find_unfinished(runs: Path, settings: dict[str, Any]) -> Path:
-    """The folder of the newest run that has no result.
+def find_unfinished(runs: Path, settings: dict[str, Any] | None = None) -> Path:
+    """The folder of the newest run that has no result and was started with these settings, whichever they are for None.
 
-    Raises UsageError where there is none, or it was started with other settings.
+    Raises UsageError where there is none.
     """
     begun = sorted(path.parent for path in runs.glob("*/config.json"))
     if not begun:
         raise UsageError(f"nothing to resume: no run was started in {runs}. Run without --resume.")
-    newest = begun[-1]
-    if (newest / "result.json").is_file():
-        raise UsageError(f"nothing to resume: the newest run, {newest.name}, is finished. Run without --resume.")
-    if different := sorted(_different(read_json(newest / "config.json"), settings)):
-        raise UsageError(
-            f"run {newest.name} was started with other settings ({', '.join(different[:5])}). "
-            "Give the same options as then, or run without --resume."
-        )
-    return newest
+    unfinished = [folder for folder in begun if not (folder / "result.json").is_file()]
+    if not unfinished:
+        raise UsageError(f"nothing to resume: the newest run, {begun[-1].name}, is finished. Run without --resume.")
+    for folder in reversed(unfinished):
+        if settings is None or not list(_different(read_json(folder / "config.json"), settings)):
+            return folder
+    different = sorted(_different(read_json(unfinished[-1] / "config.json"), settings))
+    raise UsageError(
+        f"run {unfinished[-1].name} was started with other settings ({', '.join(different[:5])}). "
+        "Give the same options as then, --resume alone for that run as it was started, or run without --resume."
+    )
 
 
-def forget_other_code(folder: Path, code: dict[str, str]) -> bool:
-    """Take away what other code has done in a run's folder; whether it was other code."""
-    before = folder / CODE
-    if before.is_file() and read_json(before) == code:
-        return False
+def code_digest(repository: Path) -> str:
+    """Of the files that steps run: a commit of something else, data for instance, does not change it."""
+    found = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((repository / package).rglob("*")):
+            if path.suffix in CODE_SUFFIXES and path.is_file():
+                found.update(f"{path.relative_to(repository)}\0{sha256_of(path)}\0".encode())
+    return found.hexdigest()
+
+
+def forget_other_code(folder: Path, code: dict[str, str]) -> dict[str, str] | None:
+    """What a run's folder says of the code that it was begun with, if that is this code, whatever was committed since.
+
+    None where it was other code: what that has done is taken away.
+    """
+    before: dict[str, str] = read_json(folder / CODE) if (folder / CODE).is_file() else {}
+    if before == code or (before.get("digest") and {**before, "code_rev": ""} == {**code, "code_rev": ""}):
+        return before
     for name in (STEPS, CACHE):
         shutil.rmtree(folder / name, ignore_errors=True)
-    return True
+    return None
 
 
 def end_leftovers(folder: Path) -> int:

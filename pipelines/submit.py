@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from audioscore.config import DEMO, SMALL, Config, load_config
+from audioscore.config import DEMO, SMALL, Config, load_config, parse_config
+from audioscore.data.labels import find_labels
 from audioscore.data.repository import pull_missing
 from audioscore.data.storage import ACCEPTED, local_repository
 from audioscore.data.versioning import code_revision
@@ -29,7 +30,7 @@ from audioscore.files import atomic_path, read_json, write_json
 from audioscore.home import home, home_of_model
 from pipelines.interrupt import Interrupted
 from pipelines.local_run import output_of, run_locally
-from pipelines.resume import CODE, end_leftovers, find_unfinished, forget_other_code, only_one
+from pipelines.resume import CODE, code_digest, end_leftovers, find_unfinished, forget_other_code, only_one
 from pipelines.steplog import steps_table
 from pipelines.summary import print_summary
 
@@ -40,8 +41,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 GATE_SAID_NO = 1
 SIGNALLED = 128  # and the signal: as shells tell what ended a program
 AFTER_INTERRUPT = {
-    "local": "no step runs any more, and the same command with --resume goes on from here",
-    "docker": "no container runs any more, and the same command with --resume goes on from here",
+    "local": "no step runs any more, and {command} goes on from here",
+    "docker": "no container runs any more, and {command} goes on from here",
     "cluster": "what was started on the cluster goes on there",
 }
 
@@ -59,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"[red]error:[/red] {escape(describe_os_error(fault))}", highlight=False, soft_wrap=True)
         return AudioscoreError.exit_code
     except KeyboardInterrupt as fault:
-        begun = options.on == "cluster" or isinstance(fault, Interrupted)
-        console.print(
-            f"interrupted; {AFTER_INTERRUPT[options.on] if begun else 'no step was running'}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        said = "no step was running"
+        if options.on == "cluster" or isinstance(fault, Interrupted):
+            command = f"`{_program()} demo --resume`" if options.demo else "the same command with --resume"
+            said = AFTER_INTERRUPT[options.on].format(command=command)
+        console.print(f"interrupted; {said}", markup=False, highlight=False, soft_wrap=True)
         return SIGNALLED + (fault.number if isinstance(fault, Interrupted) else signal.SIGINT)
     except Exception:
         # Python's own code for this is 1, which here means that a gate said no.
@@ -80,9 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _program() -> str:
+    """`audioscore` as it can be typed here: `make demo` has no options to pass on."""
+    path = Path(sys.executable).with_name("audioscore")
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="audioscore run", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", type=Path, default=SMALL)
+    parser.add_argument("--config", type=Path)
     parser.add_argument("--demo", action="store_true")
     parser.add_argument("--data")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
@@ -100,7 +107,10 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     overrides = list(options.overrides)
     if options.data is not None:
         overrides.append(f"data.uri={json.dumps(_data_uri(options.data), ensure_ascii=False)}")
-    config = load_config(DEMO if options.demo else options.config, overrides)
+    if options.resume and options.on != "cluster" and not (overrides or options.demo or options.config):
+        config = parse_config(read_json(find_unfinished(home().runs) / "config.json"))
+    else:
+        config = load_config(DEMO if options.demo else options.config or SMALL, overrides)
     if config.data.uri is None:
         raise UsageError("no data: pass --data FOLDER (or s3://…, or a git repository with @REV), or set data.uri.")
     if options.on == "cluster":
@@ -136,8 +146,9 @@ def _run_here(config: Config, options: argparse.Namespace, console: Console, sta
         if options.resume:
             if ended := end_leftovers(folder):
                 console.print(f"ended {ended} processes that the broken run had left", highlight=False)
-            if forget_other_code(folder, code):
+            if (same := forget_other_code(folder, code)) is None:
                 console.print("the code has changed since: every step runs again", highlight=False)
+            code = same or code
         write_json(folder / "config.json", recorded)
         write_json(folder / CODE, code)
         _initialise(place.tracking_uri, config.registry.model, place.artifacts)
@@ -195,7 +206,7 @@ def _code(config: Config, on: str, console: Console) -> dict[str, str]:
     """Which code the steps run, and where: for containers that of their image, whatever this checkout is."""
     own = {"code_rev": revision(), "on": on, "image": config.containers.image}
     if on != "docker":
-        return own
+        return own | {"digest": code_digest(REPOSITORY)}
     from pipelines.containers import code_in
 
     found = code_in(config.containers.image)
@@ -252,10 +263,12 @@ def _dry_run(config: Config, console: Console, *, quiet: bool) -> dict[str, Any]
 
 
 def _check_uri(uri: str) -> None:
-    """A folder that is not there is said at once, not by a first step after everything was set up for it."""
+    """A folder that is not there, or holds no table, is said at once, not by a step after everything was set up."""
     recorded = Path(f"{uri}.dvc").is_file()  # not there yet, but DVC knows where it is
     if not uri.startswith(("s3://", "git+")) and "@" not in uri and not Path(uri).is_dir() and not recorded:
         raise DataError(f"{uri}: no such folder. Give {ACCEPTED}.")
+    if Path(uri).is_dir() and not recorded:
+        find_labels(Path(uri))
 
 
 def _check_seen_in_containers(uri: str) -> None:

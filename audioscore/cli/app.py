@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from audioscore import __version__
 from audioscore.cli import (
     compare_command,
     config_command,
@@ -26,11 +27,10 @@ from audioscore.cli import (
     suggest_command,
     train_command,
 )
-from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, describe_os_error
+from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, UsageError, describe_os_error
 
 app = typer.Typer(
     name="audioscore",
-    help="Score singing on the 50-99 scale, and train, compare and register the scorers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,6 +51,22 @@ app.command("rollback")(promote_command.rollback)
 app.command("report")(report_command.report)
 app.command("suggest")(suggest_command.suggest)
 app.command("convert")(convert_command.convert)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"audioscore {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Score singing on the 50-99 scale, and train, compare and register the scorers."""
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one setting: a.b=value. May be repeated.")]
@@ -90,6 +106,8 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train both plans on a data folder, compare them, and register the winner."""
+    if on not in ("local", "docker", "cluster"):
+        raise UsageError(f"--on {on}: there are local, docker and cluster.")
     options = ["--on", on]
     if config is not None:
         options += ["--config", str(config)]
@@ -115,23 +133,23 @@ def compile_(
         options += ["--config", str(config)]
     for override in overrides or []:
         options += ["--set", override]
-    _run_program("pipelines.compile", options)
+    _run_program("compile", options)
 
 
 def _submit(options: list[str], overrides: list[str] | None, *, as_json: bool) -> None:
     for override in overrides or []:
         options += ["--set", override]
-    _run_program("pipelines.submit", options + ["--json"] * as_json)
+    _run_program("submit", options + ["--json"] * as_json)
 
 
-def _run_program(module: str, options: list[str]) -> NoReturn:
+def _run_program(name: str, options: list[str]) -> NoReturn:
     """Pipelines stand above the library, which knows nothing of KFP: they are a program of their own.
 
     It takes this process's place: whoever sends that a signal, or waits for how it ends, means the pipeline.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *options])
+    os.execv(sys.executable, [sys.executable, "-m", "pipelines", name, *options])
 
 
 def main() -> None:

@@ -46,6 +46,11 @@ def train(
     changed = [*(overrides or []), *([] if init is None else [f"training.init={json.dumps(init)}"])]
     settings = load_config(config or SMALL, changed).training
     plans = [plan_named(name) for name in dict.fromkeys(plan or settings.plans)]
+    if not resume and (there := [str(out / name) for name in plans if (out / name).is_dir()]):
+        raise UsageError(
+            f"{', '.join(there)}: there is a training already. --resume goes on with it; for another one, name another "
+            "--out, or remove what is there."
+        )
     options = ["--config", str(config or SMALL), "--data", str(data), "--out", str(out), "--device", device]
     options += [part for override in changed for part in ("--set", override)]
     options += [part for name in plans for part in ("--plan", name)]

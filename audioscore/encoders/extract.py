@@ -22,7 +22,7 @@ from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.encoders.shards import share_of
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.threads import one_torch_thread
-from audioscore.errors import AudioError, DataError, ModelError
+from audioscore.errors import AudioError, DataError, ModelError, UsageError
 from audioscore.files import read_json, sha256_of, write_json
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
 
@@ -288,11 +288,22 @@ def extract_share(
 
 
 def choose_device(device: str) -> str:
-    """The device a name stands for: "auto" is a GPU where there is one."""
-    if device not in ("auto", "cuda"):
+    """The device a name stands for: "auto" is a GPU where there is one.
+
+    Raises UsageError for a name that stands for none, and for a GPU that is not there.
+    """
+    if device == "cpu":
         return device
+    name, _, number = device.partition(":")
+    if device != "auto" and (name != "cuda" or not (number.isdecimal() or device == "cuda")):
+        raise UsageError(f"device {device}: there are auto, cpu, cuda, and cuda:N for the GPU of that number.")
     import torch
 
-    if not torch.cuda.is_available():
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto" and count == 0:
         return "cpu"
-    return f"cuda:{torch.cuda.current_device()}"  # by number: a thread that is started has a current one of its own
+    if count <= int(number or 0):
+        raise UsageError(f"device {device}: this machine has {count} GPUs that torch can use. Take auto or cpu.")
+    return (
+        device if number else f"cuda:{torch.cuda.current_device()}"
+    )  # by number: a thread that is started has a current one of its own

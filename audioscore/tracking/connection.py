@@ -2,6 +2,8 @@
 
 import logging
 import os
+import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -11,9 +13,18 @@ from audioscore.errors import ModelError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
+
+PATIENCE = 40.0  # seconds: a server that starts again, with its database, takes as long
+
 
 def connect(tracking_uri: str) -> "MlflowClient":
-    """A client, with MLflow's global settings pointed at the same place."""
+    """A client, with MLflow's global settings pointed at the same place.
+
+    Raises ModelError where it is a server's address and nothing answers there for PATIENCE seconds.
+    """
+    if tracking_uri.startswith(("http://", "https://")):
+        _await_server(tracking_uri)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
@@ -23,6 +34,28 @@ def connect(tracking_uri: str) -> "MlflowClient":
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_registry_uri(tracking_uri)
     return mlflow.MlflowClient(tracking_uri, tracking_uri)
+
+
+@cache  # where one answered, MLflow's client rides out what comes later
+def _await_server(address: str) -> None:
+    """MLflow's client tries for minutes, and tells each try in a line of its own."""
+    import requests
+
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            requests.get(address, timeout=PATIENCE / 4).close()
+        except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
+            return  # something is there; MLflow has settings for these
+        except requests.RequestException as fault:
+            if time.monotonic() > until:
+                raise ModelError(
+                    f"{address}: no MLflow server answers there. Start it, or mend MLFLOW_TRACKING_URI."
+                ) from fault
+            log.warning("waiting for the MLflow server at %s", address)
+            time.sleep(PATIENCE / 4)
+        else:
+            return
 
 
 def initialise(tracking_uri: str, experiment: str, artifacts: Path) -> str:

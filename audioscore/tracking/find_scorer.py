@@ -32,7 +32,7 @@ def find_scorer(model: str | Path | None = None, note: Note = log.warning) -> tu
                 return _registered(f"models:/{name}@champion")
         raise ModelError(
             f"no champion is registered in {home().folder} yet. Run `audioscore run --data FOLDER`, or "
-            "`audioscore demo`, or name a scorer."
+            "`audioscore demo`, or name a scorer; AUDIOSCORE_HOME names the home of runs made in another folder."
         )
     if str(model).startswith("models:"):
         return _registered(str(model))

@@ -47,10 +47,10 @@ def test_the_demo_differs_from_small_only_in_where_it_lives() -> None:
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"trainng": {}}, r"run\.yaml: 1 wrong: trainng: Extra inputs are not permitted\."),
-        ({"training": {"epoch": 3}}, r"1 wrong: training\.epoch: Extra inputs"),
-        ({"encoders": {**ENCODERS, "hubert": {"source": "x/y"}}}, r"encoders\.hubert: Extra"),
-        ({"encoders": {"muq": ENCODERS["muq"]}}, r"encoders\.campplus: Field required"),
+        ({"trainng": {}}, r"run\.yaml: 1 wrong: trainng: there is no such key"),
+        ({"training": {"epoch": 3}}, r"1 wrong: training\.epoch: there is no such key; there is epochs\."),
+        ({"encoders": {**ENCODERS, "hubert": {"source": "x/y"}}}, r"encoders\.hubert: there is no such key\."),
+        ({"encoders": {"muq": ENCODERS["muq"]}}, r"encoders\.campplus: must be there"),
         ({"split": {"val": 0.6, "test": 0.4}}, r"split: .*val 0\.6 and test 0\.4 must be above 0 and leave a share"),
         ({"split": {"val": 0.0}}, r"split: .*val 0\.0 and test 0\.2"),
         ({"split": {"same_voice_cosine": 1.0}}, r"split\.same_voice_cosine: Input should be less than 1"),
@@ -131,8 +131,8 @@ def test_the_last_override_wins_and_the_rest_stays(write: Any) -> None:
         ("training.epochs=[1", r"--set training\.epochs=\[1: the value is not valid YAML"),
         ("training.epochs=many", r"training\.epochs: Input should be a valid integer"),
         ("training.epochs=", r"training\.epochs: Input should be a valid integer"),
-        ("training.epoch=3", r"training\.epoch: Extra inputs are not permitted"),
-        ("training..epochs=3", r"training\.: Extra inputs"),
+        ("training.epoch=3", r"training\.epoch: there is no such key"),
+        ("training..epochs=3", r"training\.: there is no such key"),
     ],
 )
 def test_a_bad_override_is_refused_naming_it(write: Any, override: str, words: str) -> None:
@@ -169,7 +169,7 @@ def test_a_missing_file_names_the_shipped_ones(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "not valid YAML"),
         (b"- a\n- b\n", r"holds a list, not sections of keys\. See small\.yaml"),
         (b"just words", r"holds a str, not sections"),
-        (b"", r"1 wrong: encoders: Field required"),
+        (b"", r"1 wrong: encoders: must be there"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
@@ -242,7 +242,7 @@ def test_a_launcher_follows_from_the_processes_unless_one_is_named(
         ),
         ({"trainjob": {"exchange": "jobs"}}, r"trainjob\.exchange: String should match pattern"),
         ({"trainjob": {"env": {"PET_NNODES": "3"}}}, "env must not set PET_NNODES: the cluster tells torchrun its"),
-        ({"trainjob": {"nodes": 3}}, r"trainjob\.nodes: Extra inputs are not permitted"),
+        ({"trainjob": {"nodes": 3}}, r"trainjob\.nodes: there is no such key"),
     ],
 )  # fmt: skip
 def test_a_launcher_that_cannot_is_refused(write: Any, training: dict[str, Any], words: str) -> None:

@@ -19,6 +19,7 @@ from pipelines.resume import (
     CODE,
     OWNER,
     STEPS,
+    code_digest,
     end_leftovers,
     find_unfinished,
     forget_other_code,
@@ -66,14 +67,40 @@ def test_nothing_is_resumed_by_guessing(
         find_unfinished(tmp_path, settings)
 
 
+def test_a_later_run_with_other_settings_hides_none(tmp_path: Path) -> None:
+    older = begun(tmp_path, "20260101-000000-aaaa", SETTINGS)
+    newest = begun(tmp_path, "20260102-000000-bbbb", {**SETTINGS, "split": {"seed": 9}})
+    assert find_unfinished(tmp_path, SETTINGS) == older
+    assert find_unfinished(tmp_path) == newest
+
+
+def test_of_containers_only_the_revision_says_which_code_it_is(tmp_path: Path) -> None:
+    code = {"code_rev": "abc", "on": "docker", "image": "songs 0123"}
+    (tmp_path / CODE).write_text(json.dumps(code), encoding="utf-8")
+    assert forget_other_code(tmp_path, code) == code
+    assert forget_other_code(tmp_path, {**code, "code_rev": "def"}) is None
+
+
+def test_the_digest_of_the_code_is_of_what_steps_run(tmp_path: Path) -> None:
+    for name, text in (("pipelines/a.py", "1"), ("components/b.py", "2"), ("data.dvc", "3")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    first = code_digest(tmp_path)
+    (tmp_path / "data.dvc").write_text("4", encoding="utf-8")
+    assert code_digest(tmp_path) == first
+    (tmp_path / "pipelines" / "a.py").rename(tmp_path / "pipelines" / "c.py")
+    assert code_digest(tmp_path) != first
+
+
 def test_what_other_code_has_done_is_forgotten(tmp_path: Path) -> None:
-    code = {"code_rev": "abc", "on": "local"}
+    code = {"code_rev": "abc", "on": "local", "digest": "12"}
     for name in (STEPS, CACHE):
         (tmp_path / name).mkdir()
     (tmp_path / CODE).write_text(json.dumps(code), encoding="utf-8")
-    assert not forget_other_code(tmp_path, code)
+    assert forget_other_code(tmp_path, code) == code
+    assert forget_other_code(tmp_path, {**code, "code_rev": "def"}) == code, "data was committed, and no code"
     assert (tmp_path / STEPS).is_dir()
-    assert forget_other_code(tmp_path, {**code, "code_rev": "def"})
+    assert forget_other_code(tmp_path, {**code, "digest": "34"}) is None
     assert not (tmp_path / STEPS).exists()
     assert not (tmp_path / CACHE).exists()
 

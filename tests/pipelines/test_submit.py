@@ -1,14 +1,17 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from audioscore.config import SMALL, load_config
+from audioscore.config import SMALL, Config, load_config
 from audioscore.data.storage import ACCEPTED
+from audioscore.files import write_json
 from pipelines import containers, submit
 from pipelines.interrupt import Interrupted
+from pipelines.resume import code_digest
 
 
 @pytest.fixture
@@ -21,12 +24,15 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--set", "training.epoch=3", "--data", "."], "training.epoch: Extra inputs are not permitted"),
+        (["--set", "training.epoch=3", "--data", "."], "training.epoch: there is no such key"),
         (["--set", "nonsense"], "--set nonsense: expected a.b=value"),
         ([], "no data: pass --data FOLDER (or s3://…, or a git repository with @REV), or set data.uri."),
         (["--data", "gone"], f"gone: no such folder. Give {ACCEPTED}."),
         (["--data", "gone[red]"], "gone[red]: no such folder."),
         (["--config", "gone.yaml"], "gone.yaml: no such configuration."),
+        (["--data", "tests"], "tests holds no labels table. Put one of labels.csv, "),
+        (["--data", "tests", "--dry-run"], "tests holds no labels table. Put one of labels.csv, "),
+        (["--resume"], "nothing to resume: no run was started in "),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_one_sentence_and_leaves_nothing(
@@ -84,6 +90,25 @@ def test_what_an_interrupt_leaves_is_told(
     monkeypatch.setattr(submit, "run", broken_off)
     assert submit.main(["--on", place]) == code
     assert capsys.readouterr().err.startswith(f"interrupted; {said}")
+
+
+def test_resume_alone_is_of_the_newest_run_as_it_was_started(
+    tiny_corpus: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = load_config(SMALL, ["training.epochs=4", f"data.uri={json.dumps(str(tiny_corpus))}"])
+    write_json(own_home / "runs" / "20260101-000000-aaaa" / "config.json", started.model_dump(exclude_none=True))
+    runs: list[Config] = []
+
+    def run_here(config: Config, *_: object) -> dict[str, Any]:
+        runs.append(config)
+        return {"decision": {"promoted": True, "reason": ""}}
+
+    monkeypatch.setattr(submit, "_run_here", run_here)
+    monkeypatch.setattr(submit, "pull_missing", lambda *_: None)
+    assert submit.main(["--resume"]) == 0
+    assert submit.main(["--resume", "--data", str(tiny_corpus)]) == 0
+    assert [config.training.epochs for config in runs] == [4, load_config(SMALL, []).training.epochs]
+    assert runs[0].model_dump() == started.model_dump()
 
 
 @pytest.mark.parametrize("value", ["s3://bucket/corpus", "git+https://host/songs@v1", "team/songs@main"])
@@ -155,4 +180,5 @@ def test_the_images_code_is_recorded_and_another_checkout_told(
     code = submit._code(config, "docker", Console(file=said))
     assert code == {"code_rev": revision, "on": "docker", "image": f"{image} 0123"}
     assert (f"revision {revision}; this checkout is 12ab. `make image`" in said.getvalue()) == told
-    assert submit._code(config, "local", Console(file=said)) == {"code_rev": "12ab", "on": "local", "image": image}
+    local = submit._code(config, "local", Console(file=said))
+    assert local == {"code_rev": "12ab", "on": "local", "image": image, "digest": code_digest(submit.REPOSITORY)}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import audioscore
 from audioscore.cli import app as cli
 
 HEAVY = ("torch", "mlflow", "kfp", "pandas", "scipy", "great_expectations", "matplotlib", "boto3", "dvc", "av", "soxr")
@@ -80,6 +81,18 @@ def test_an_unknown_option_is_wrong_usage(monkeypatch: pytest.MonkeyPatch, capsy
     assert "--loud" in capsys.readouterr().err
 
 
+def test_a_place_that_is_none_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["run", "--on", "moon"], monkeypatch) == 2
+    assert capsys.readouterr().err == "error: --on moon: there are local, docker and cluster.\n"
+
+
+def test_the_version_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["--version"], monkeypatch) == 0
+    assert capsys.readouterr().out == f"audioscore {audioscore.__version__}\n"
+
+
 def test_an_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Typer turns it into exit code 130; the program adds nothing to that."""
 
@@ -139,4 +152,4 @@ def test_runs_are_a_program_of_their_own(
 
     monkeypatch.setattr("audioscore.cli.app.os.execv", become)
     CliRunner().invoke(cli.app, arguments)
-    assert calls == [(sys.executable, [sys.executable, "-m", "pipelines.submit", *expected])]
+    assert calls == [(sys.executable, [sys.executable, "-m", "pipelines", "submit", *expected])]

@@ -119,7 +119,7 @@ WRONG = {
         "plan 'x': there is no such plan; there are baseline, hybrid, campplus_only, muq_frozen.",
     ),
     "init": (["--init", "cold"], "1 wrong: training.init: String should match pattern"),
-    "set": (["--set", "training.epoch=3"], "1 wrong: training.epoch: Extra inputs are not permitted."),
+    "set": (["--set", "training.epoch=3"], "1 wrong: training.epoch: there is no such key"),
     "unsorted": (["--data", "gone"], "gone: has no index/train.json. Run `audioscore data sort gone` first."),
 }
 
@@ -133,6 +133,15 @@ def test_what_is_wrong_is_one_sentence(config: Path, data: Path, tmp_path: Path,
     assert "\n" not in str(fault.value)
     assert fault.value.exit_code == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_trained_there_is_not_overwritten(config: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "baseline").mkdir()
+    (tmp_path / "baseline" / "kept").touch()
+    found = CliRunner().invoke(app, options(config, data, tmp_path, "--plan", "baseline"))
+    assert isinstance(found.exception, UsageError)
+    assert str(found.exception).startswith(f"{tmp_path / 'baseline'}: there is a training already. --resume goes on")
+    assert [path.name for path in (tmp_path / "baseline").iterdir()] == ["kept"]
 
 
 def test_a_gpu_that_is_not_there_is_said_before_anything_is_heard(

@@ -19,6 +19,7 @@ from audioscore.encoders.extract import (
     WINDOWS,
     Encoders,
     Part,
+    choose_device,
     encode_recording,
     extract_features,
     extract_folder,
@@ -32,7 +33,7 @@ from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.encoders.speaker_targets import SpeakerTarget
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored import StoredFeatures
-from audioscore.errors import AudioError, DataError, ModelError
+from audioscore.errors import AudioError, DataError, ModelError, UsageError
 from audioscore.files import sha256_of
 
 COUNT = 12  # more than are decoded ahead
@@ -416,3 +417,34 @@ def test_a_speaker_is_heard_where_an_adversary_guesses_one_that_is_no_encoder_of
     extraction = extract_folder(folder, index, tmp_path / "out", store, section, settings)
     assert asked == ([("ge2e", "/srv/voices", "cpu")] if loads else [])
     assert extraction.speaker == (speaker.reference if loads else None)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "chosen"),
+    [("cpu", 2, "cpu"), ("auto", 0, "cpu"), ("auto", 2, "cuda:1"), ("cuda", 2, "cuda:1"), ("cuda:0", 2, "cuda:0")],
+)
+def test_a_device_is_chosen(device: str, gpus: int, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert choose_device(device) == chosen
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "sentence"),
+    [
+        ("tpu", 2, "device tpu: there are auto, cpu, cuda, and cuda:N for the GPU of that number."),
+        ("cuda:x", 2, "device cuda:x: there are auto, cpu, cuda"),
+        ("cuda:", 2, "device cuda:: there are auto, cpu, cuda"),
+        ("cuda", 0, "device cuda: this machine has 0 GPUs that torch can use. Take auto or cpu."),
+        ("cuda:2", 2, "device cuda:2: this machine has 2 GPUs that torch can use."),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    device: str, gpus: int, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(UsageError) as refused:
+        choose_device(device)
+    assert str(refused.value).startswith(sentence)

@@ -1,9 +1,14 @@
+import socket
 import sqlite3
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from audioscore.errors import ModelError
+from audioscore.tracking import connection
 from audioscore.tracking.connection import connect, database_file, initialise, require_database
 
 
@@ -27,6 +32,45 @@ def test_mlflows_globals_point_at_the_same_place(tracking_uri: str) -> None:
 
     connect(tracking_uri)
     assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == tracking_uri
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(connection, "PATIENCE", 0.4)
+    connection._await_server.cache_clear()
+    yield
+    connection._await_server.cache_clear()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_address_where_nothing_answers_is_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as held:  # bound, and not listening
+        held.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(
+            ModelError, match=rf"^{address}: no MLflow server answers there\. Start it, or mend MLFLOW_"
+        ):
+            connect(address)
+    assert f"waiting for the MLflow server at {address}" in caplog.text
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_is_asked_once_and_may_answer_anything() -> None:
+    asked: list[str] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for _ in range(2):
+            connection._await_server(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert asked == ["/"]
 
 
 def test_reading_does_not_create_a_database(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ WRONG = {
         "error: plan 'x': there is no such plan; there are baseline, hybrid, campplus_only, muq_",
     ),
     "single": (["--single"], "error: --single writes one plan; got 4. Name it with --plan."),
-    "set": (["--set", "training.epoch=3"], "1 wrong: training.epoch: Extra inputs are not permitted."),
+    "set": (["--set", "training.epoch=3"], "1 wrong: training.epoch: there is no such key"),
     "no features": (["--index", "i", "--features", "f"], "error: f: holds no extraction.json"),
 }
 

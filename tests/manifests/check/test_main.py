@@ -37,7 +37,7 @@ PLANTED = {
     "trainer": (
         "components/trainer-runtime/runtime.yaml", "numNodes: 1", "numNode: 1", "spec.mlPolicy.numNode: unknown field"
     ),
-    "run settings": ("overlays/prod/run.yaml", "  gpus: 4", "  gpu: 4", "cluster.gpu: Extra inputs are not permitted"),
+    "run settings": ("overlays/prod/run.yaml", "  gpus: 4", "  gpu: 4", "cluster.gpu: there is no such key"),
 }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def test_a_key_that_the_configuration_does_not_know(running: Any) -> None:
     write(running, RUN + "  gpu: 4\n")
     (fault,) = settings_faults(running.objects)
     assert fault.startswith("Deployment songs/web: its settings are refused: ")
-    assert fault.endswith("run.yaml: 1 wrong: cluster.gpu: Extra inputs are not permitted.")
+    assert fault.endswith("run.yaml: 1 wrong: cluster.gpu: there is no such key; there is gpus.")
 
 
 def test_an_image_that_the_configuration_does_not_take(running: Any) -> None:
