@@ -26,14 +26,16 @@ def predict_scorers(
     """A row for each scorer, in the column `plan`, and clip of a split that none of them has seen; how many were left
     out because one had.
 
-    Raises DataError where fewer than 2 clips are left.
+    Raises DataError where fewer than 2 clips, or clips of one singer alone, are left.
     """
     clips = judged_on.clips(split)
     fresh = unseen([clip for _, clip in clips], scorers.values())
-    if len(fresh) < 2:
+    singers = len(set(singer_clusters([clip.singer_id for clip in fresh])))
+    if len(fresh) < 2 or singers < 2:
         raise DataError(
             f"{judged_on.index}: of {len(clips)} scored clips in split {split}, {len(clips) - len(fresh)} were trained "
-            "on by a model, which leaves too few to judge by. Give other data, or another --split."
+            f"on by a model, which leaves {len(fresh)} of {singers} singers, too few to judge by. Give other data, or "
+            "another --split."
         )
     split_of = {(clip.sha256, clip.audio_file): name for name, clip in clips}
     splits = [split_of[clip.sha256, clip.audio_file] for clip in fresh]

@@ -34,7 +34,7 @@ def write_page(
 def page_of(run: Path) -> Path:
     """The page of a finished run. Raises UsageError where it did not get so far."""
     if not run.is_dir():
-        raise UsageError(f"{run}: no such run. Give its id, as `audioscore models` shows it, or its folder.")
+        raise UsageError(f"{run}: no such run. Give its id, as `audioscore models --json` shows it, or its folder.")
     if not (run / REPORT).is_file():
         raise UsageError(f"{run}: holds no {REPORT}; the run did not finish. Its logs are in {run / 'logs'}.")
     return run / REPORT

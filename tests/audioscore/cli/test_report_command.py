@@ -32,7 +32,7 @@ def test_the_last_finished_run_by_default_and_any_by_name() -> None:
     ("arguments", "sentence"),
     [
         ([], "no run has finished in "),
-        (["gone"], "gone: no such run. Give its id, as `audioscore models` shows it, or its folder."),
+        (["gone"], "gone: no such run. Give its id, as `audioscore models --json` shows it, or its folder."),
     ],
 )
 def test_a_run_that_is_not_there(arguments: list[str], sentence: str) -> None:
