@@ -8,7 +8,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,16 @@ EVERY_SECONDS = 0.3  # a step may be about to begin when it is looked for; it is
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # of the terminal; of `kill`, `timeout`, and whoever shuts a machine down
 
 
-class Interrupted(KeyboardInterrupt):
-    """A run whose steps had begun was interrupted, by signal `number`; none of them runs any more."""
+class Signalled(KeyboardInterrupt):
+    """A signal asks the program to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+class Interrupted(Signalled):
+    """A run whose steps had begun is interrupted; where this arrives, none of them runs any more."""
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Interruption:
 @contextlib.contextmanager
 def interruptible(end: Callable[[], object]) -> Iterator[Interruption]:
     """While this holds, each of SIGNALS makes `end` end the steps that run, keeps others from beginning, and is raised
-    as KeyboardInterrupt.
+    as Interrupted.
 
     `end` is called from another thread until this is left, and once more then: whatever came of the interrupt, no step
     of the run outlives it. A second interrupt changes nothing, since the first is being carried out.
@@ -61,7 +65,7 @@ def interruptible(end: Callable[[], object]) -> Iterator[Interruption]:
     def interrupt(number: int, _frame: object) -> None:
         if not interruption.happened:
             interruption.number = number  # a plain value: a lock might be held by what is interrupted
-            raise KeyboardInterrupt
+            raise Interrupted(number)
 
     def sweep() -> None:
         while not left.wait(EVERY_SECONDS):
@@ -72,7 +76,7 @@ def interruptible(end: Callable[[], object]) -> Iterator[Interruption]:
     sweeper = threading.Thread(target=sweep, daemon=True)
     task_dispatcher.run_single_task_implementation = begin_unless_interrupted
     sweeper.start()
-    with _on_signals(interrupt):
+    with _on_signals(SIGNALS, interrupt):
         try:
             yield interruption
         finally:
@@ -91,14 +95,25 @@ def _end_last(end: Callable[[], object]) -> None:
 
 
 @contextlib.contextmanager
-def _on_signals(handler: Callable[..., None]) -> Iterator[None]:
-    """Handle SIGNALS so; Python allows it in the main thread alone, and delivers them nowhere else."""
+def asked_to_end() -> Iterator[None]:
+    """While this holds, SIGTERM is raised as Signalled, so that what was opened, an engine for instance, is closed."""
+
+    def end(number: int, _frame: object) -> None:
+        raise Signalled(number)
+
+    with _on_signals((signal.SIGTERM,), end):
+        yield
+
+
+@contextlib.contextmanager
+def _on_signals(numbers: Sequence[signal.Signals], handler: Callable[..., None]) -> Iterator[None]:
+    """Handle these so; Python allows it in the main thread alone, and delivers them nowhere else."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = [signal.signal(number, handler) for number in SIGNALS]
+    before = [signal.signal(number, handler) for number in numbers]
     try:
         yield
     finally:
-        for number, own in zip(SIGNALS, before, strict=True):
+        for number, own in zip(numbers, before, strict=True):
             signal.signal(number, own)

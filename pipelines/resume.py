@@ -27,7 +27,7 @@ OWNER = "AUDIOSCORE_RUN_FOLDER"  # what every process of a run has among its var
 PATIENCE = 10.0  # seconds that a step left over may take to end
 CACHE, STEPS, CODE = "cache", "steps", "code.json"
 PACKAGES = ("audioscore", "components", "pipelines")
-CODE_SUFFIXES = {".py", ".js", ".css", ".html", ".svg"}
+CODE_SUFFIXES, PINS = {".py", ".js", ".css", ".html", ".svg"}, "requirements.txt"
 KEPT = ("train-scorer",)  # what it had saved when it was stopped is what it goes on from
 HIT = re.compile(r"Task '?(?P<name>[\w-]+)'? cache hit")
 
@@ -54,12 +54,14 @@ def find_unfinished(runs: Path, settings: dict[str, Any] | None = None) -> Path:
 
 
 def code_digest(repository: Path) -> str:
-    """Of the files that steps run: a commit of something else, data for instance, does not change it."""
+    """Of the files that steps run, and of the versions of what they import: a commit of something else, data for
+    instance, does not change it.
+    """
+    files = [path for package in PACKAGES for path in (repository / package).rglob("*") if path.suffix in CODE_SUFFIXES]
     found = hashlib.sha256()
-    for package in PACKAGES:
-        for path in sorted((repository / package).rglob("*")):
-            if path.suffix in CODE_SUFFIXES and path.is_file():
-                found.update(f"{path.relative_to(repository)}\0{sha256_of(path)}\0".encode())
+    for path in sorted([*files, repository / PINS]):
+        if path.is_file():
+            found.update(f"{path.relative_to(repository)}\0{sha256_of(path)}\0".encode())
     return found.hexdigest()
 
 

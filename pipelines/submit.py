@@ -28,7 +28,7 @@ from audioscore.encoders.shards import shards_of
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError, describe_os_error
 from audioscore.files import atomic_path, read_json, write_json
 from audioscore.home import home, home_of_model
-from pipelines.interrupt import Interrupted
+from pipelines.interrupt import Interrupted, Signalled, asked_to_end
 from pipelines.local_run import output_of, run_locally
 from pipelines.resume import CODE, code_digest, end_leftovers, find_unfinished, forget_other_code, only_one
 from pipelines.steplog import steps_table
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console(stderr=True)
     try:
-        result = run(options, console)
+        with asked_to_end():
+            result = run(options, console)
     except AudioscoreError as fault:
         console.print(f"[red]error:[/red] {escape(str(fault))}", highlight=False, soft_wrap=True)
         return fault.exit_code
@@ -63,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = "no step was running"
         if options.on == "cluster" or isinstance(fault, Interrupted):
             command = f"`{_program()} demo --resume`" if options.demo else "the same command with --resume"
-            said = AFTER_INTERRUPT[options.on].format(command=command)
+            said = AFTER_INTERRUPT[options.on or "local"].format(command=command)
         console.print(f"interrupted; {said}", markup=False, highlight=False, soft_wrap=True)
-        return SIGNALLED + (fault.number if isinstance(fault, Interrupted) else signal.SIGINT)
+        return SIGNALLED + (fault.number if isinstance(fault, Signalled) else signal.SIGINT)
     except Exception:
         # Python's own code for this is 1, which here means that a gate said no.
         console.print_exception()
@@ -84,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _program() -> str:
     """`audioscore` as it can be typed here: `make demo` has no options to pass on."""
     path = Path(sys.executable).with_name("audioscore")
+    if not path.is_file():
+        return path.name
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
@@ -93,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--demo", action="store_true")
     parser.add_argument("--data")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
-    parser.add_argument("--on", choices=["local", "docker", "cluster"], default="local")
+    parser.add_argument("--on", choices=["local", "docker", "cluster"])
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--require-promotion", action="store_true")
@@ -107,8 +110,10 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     overrides = list(options.overrides)
     if options.data is not None:
         overrides.append(f"data.uri={json.dumps(_data_uri(options.data), ensure_ascii=False)}")
+    newest = None
     if options.resume and options.on != "cluster" and not (overrides or options.demo or options.config):
-        config = parse_config(read_json(find_unfinished(home().runs) / "config.json"))
+        newest = find_unfinished(home().runs)
+        config = parse_config(read_json(newest / "config.json"))
     else:
         config = load_config(DEMO if options.demo else options.config or SMALL, overrides)
     if config.data.uri is None:
@@ -120,6 +125,8 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         if options.dry_run:
             return _dry_run(config, console, quiet=options.json)
         return run_on_cluster(config, revision(), _new_run(), console, quiet=options.json)
+    folder = _folder(config, options, newest)
+    options.on = _place(folder, options.on)
     _check_uri(config.data.uri)
     if options.on == "docker":
         _check_seen_in_containers(config.data.uri)
@@ -128,19 +135,44 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     for source in _sources(config):
         if source.is_relative_to(REPOSITORY):  # only what ships with the repository can be pulled from its store
             pull_missing(source, console.print)
-    return _run_here(config, options, console, started)
+    return _run_here(config, options, folder, console, started)
 
 
-def _run_here(config: Config, options: argparse.Namespace, console: Console, started: float) -> dict[str, Any]:
+def _folder(config: Config, options: argparse.Namespace, newest: Path | None) -> Path:
+    """Of a run on this machine: a new one, or that of the run that is resumed."""
+    runs = home_of_model(config.registry.model).runs
+    if not options.resume:
+        return runs / _new_run()
+    return newest or find_unfinished(runs, _recorded(config))
+
+
+def _recorded(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)  # KFP has no null
+
+
+def _place(folder: Path, asked: str | None) -> str:
+    """Where the steps of a run run: where they began, if it is resumed.
+
+    Raises UsageError where another place was asked for.
+    """
+    began = str(read_json(folder / CODE)["on"]) if (folder / CODE).is_file() else None
+    if asked and began and asked != began:
+        raise UsageError(
+            f"run {folder.name} was started with --on {began}, not {asked}. Resume it there, or start anew."
+        )
+    return asked or began or "local"
+
+
+def _run_here(
+    config: Config, options: argparse.Namespace, folder: Path, console: Console, started: float
+) -> dict[str, Any]:
     """A run on this machine, new or resumed."""
     from pipelines.containers import engine
 
     place = home_of_model(config.registry.model)
-    recorded = config.model_dump(mode="json", exclude_none=True)  # KFP has no null
     with contextlib.ExitStack() as held:
         if options.on == "docker":
             held.enter_context(engine())
-        folder = find_unfinished(place.runs, recorded) if options.resume else place.runs / _new_run()
         code = _code(config, options.on, console)
         held.enter_context(only_one(folder))
         if options.resume:
@@ -149,7 +181,7 @@ def _run_here(config: Config, options: argparse.Namespace, console: Console, sta
             if (same := forget_other_code(folder, code)) is None:
                 console.print("the code has changed since: every step runs again", highlight=False)
             code = same or code
-        write_json(folder / "config.json", recorded)
+        write_json(folder / "config.json", _recorded(config))
         write_json(folder / CODE, code)
         _initialise(place.tracking_uri, config.registry.model, place.artifacts)
         doing = "resuming run" if options.resume else "run"

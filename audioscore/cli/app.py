@@ -72,7 +72,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one setting: a.b=value. May be repeated.")]
 
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Finish the newest run, which was broken off; finished steps are kept.")
+    bool,
+    typer.Option(
+        "--resume", help="Finish the newest run that was broken off with these options; finished steps are kept."
+    ),
 ]
 
 
@@ -96,8 +99,9 @@ def run(
     column_map: data_options.MapOption = None,
     singer_from: data_options.SingerOption = None,
     on: Annotated[
-        str, typer.Option(help="Where to run: local, docker (containers of this machine), or cluster.")
-    ] = "local",
+        str | None,
+        typer.Option(help="Where to run: local (the default), docker (containers of this machine), or cluster."),
+    ] = None,
     resume: ResumeOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved configuration only.")] = False,
     require_promotion: Annotated[
@@ -106,9 +110,9 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train both plans on a data folder, compare them, and register the winner."""
-    if on not in ("local", "docker", "cluster"):
+    if on not in (None, "local", "docker", "cluster"):
         raise UsageError(f"--on {on}: there are local, docker and cluster.")
-    options = ["--on", on]
+    options = [] if on is None else ["--on", on]
     if config is not None:
         options += ["--config", str(config)]
     if data is not None:

@@ -304,6 +304,5 @@ def choose_device(device: str) -> str:
         return "cpu"
     if count <= int(number or 0):
         raise UsageError(f"device {device}: this machine has {count} GPUs that torch can use. Take auto or cpu.")
-    return (
-        device if number else f"cuda:{torch.cuda.current_device()}"
-    )  # by number: a thread that is started has a current one of its own
+    # By number: a thread that is started has a current one of its own.
+    return device if number else f"cuda:{torch.cuda.current_device()}"

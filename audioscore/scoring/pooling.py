@@ -20,9 +20,12 @@ def frame_mask(lengths: Tensor, frames: int) -> Tensor:
 def without_padding(values: Tensor, mask: Tensor) -> Tensor:
     """Zero where a frame is not real: weights of 0 would not undo a NaN or an infinity there.
 
-    Shape: values [B, F, D], mask [B, F] -> [B, F, D]; the same tensor where all frames are real.
+    Shape: values [B, F, D], mask [B, F] -> [B, F, D]; without gradients, the same tensor where all frames are real.
     """
-    return values if bool(mask.all()) else values.masked_fill(~mask[..., None], 0.0)
+    # A GPU would have to be waited for in every step of a training, to save a copy that is small there.
+    if not torch.is_grad_enabled() and bool(mask.all()):
+        return values
+    return values.masked_fill(~mask[..., None], 0.0)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

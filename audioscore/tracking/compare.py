@@ -34,8 +34,8 @@ def predict_scorers(
     if len(fresh) < 2 or singers < 2:
         raise DataError(
             f"{judged_on.index}: of {len(clips)} scored clips in split {split}, {len(clips) - len(fresh)} were trained "
-            f"on by a model, which leaves {len(fresh)} of {singers} singers, too few to judge by. Give other data, or "
-            "another --split."
+            f"on by a model, which leaves {len(fresh)} of {singers} singers, too few to judge by. Give other data, "
+            "with singer_id, or another --split."
         )
     split_of = {(clip.sha256, clip.audio_file): name for name, clip in clips}
     splits = [split_of[clip.sha256, clip.audio_file] for clip in fresh]

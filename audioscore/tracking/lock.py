@@ -173,5 +173,21 @@ def _holder(client: "MlflowClient", link: str) -> str | None:
 def _delete(client: "MlflowClient", link: str) -> None:
     from mlflow.exceptions import MlflowException
 
-    with contextlib.suppress(MlflowException):  # what cannot be removed is taken over after a lease
+    # What cannot be removed is taken over after a lease. MLflow would ask again for minutes where an answer is lost: by
+    # then the name may be another's.
+    with _tried_once(), contextlib.suppress(MlflowException):
         client.delete_registered_model(link)
+
+
+@contextlib.contextmanager
+def _tried_once() -> Iterator[None]:
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -8,7 +8,8 @@ from pathlib import Path
 from pipelines import __main__ as begin
 
 SLOW = """
-import importlib, time
+import importlib, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
 def load(name):
     print("loading", flush=True)
     time.sleep(600)
@@ -31,6 +32,9 @@ def test_an_interrupt_while_it_is_loaded_is_quiet() -> None:
         assert one.stdout is not None
         assert one.stdout.readline() == "loading\n"
         one.send_signal(signal.SIGINT)
-        _, said = one.communicate(timeout=60)
+        try:
+            _, said = one.communicate(timeout=60)
+        finally:
+            one.kill()
     assert one.returncode == -signal.SIGINT
     assert said == ""

@@ -88,8 +88,10 @@ def test_the_digest_of_the_code_is_of_what_steps_run(tmp_path: Path) -> None:
     first = code_digest(tmp_path)
     (tmp_path / "data.dvc").write_text("4", encoding="utf-8")
     assert code_digest(tmp_path) == first
+    (tmp_path / "requirements.txt").write_text("torch==3", encoding="utf-8")
+    other = code_digest(tmp_path)
     (tmp_path / "pipelines" / "a.py").rename(tmp_path / "pipelines" / "c.py")
-    assert code_digest(tmp_path) != first
+    assert len({first, other, code_digest(tmp_path)}) == 3
 
 
 def test_what_other_code_has_done_is_forgotten(tmp_path: Path) -> None:
@@ -205,3 +207,25 @@ def test_a_run_killed_in_every_step_ends_as_if_it_had_not_been(arguments: list[s
     assert "fetch_data" not in resumed  # the same address may hold new data
     assert found["plans"] == expected["plans"]
     assert (found["winner"], found["data"]) == (expected["winner"], expected["data"])
+
+
+@pytest.mark.services
+def test_a_request_to_end_reaches_a_run_and_its_steps(arguments: list[str], tmp_path: Path) -> None:
+    """`kill`, as a service manager sends it: to the one process that was started."""
+    home = tmp_path / "home"
+    run = subprocess.Popen(
+        [Path(sys.executable).with_name("audioscore"), "run", *arguments],
+        env={**os.environ, "AUDIOSCORE_HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        while not list(home.glob("runs/*/logs/*validate*.log")):
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.05)
+        (folder,) = home.glob("runs/*")
+        run.terminate()
+        _, said = run.communicate(timeout=120)
+    finally:
+        run.kill()
+    assert run.returncode == 128 + signal.SIGTERM, said
+    assert said.rstrip().endswith("no step runs any more, and the same command with --resume goes on from here")
+    assert end_leftovers(folder) == 0

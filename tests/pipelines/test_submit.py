@@ -1,5 +1,8 @@
 import io
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,8 @@ from audioscore.config import SMALL, Config, load_config
 from audioscore.data.storage import ACCEPTED
 from audioscore.files import write_json
 from pipelines import containers, submit
-from pipelines.interrupt import Interrupted
-from pipelines.resume import code_digest
+from pipelines.interrupt import Interrupted, Signalled
+from pipelines.resume import CODE, code_digest
 
 
 @pytest.fixture
@@ -77,6 +80,7 @@ def test_a_dry_run_says_what_would_run(
         (Interrupted(15), "local", 143, "no step runs any more, and the same command with --resume goes on from here"),
         (Interrupted(2), "docker", 130, "no container runs any more, and the same command with --resume goes on from"),
         (KeyboardInterrupt(), "local", 130, "no step was running"),
+        (Signalled(15), "local", 143, "no step was running"),
         (KeyboardInterrupt(), "cluster", 130, "what was started on the cluster goes on there"),
     ],
 )
@@ -93,7 +97,7 @@ def test_what_an_interrupt_leaves_is_told(
 
 
 def test_resume_alone_is_of_the_newest_run_as_it_was_started(
-    tiny_corpus: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_corpus: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = load_config(SMALL, ["training.epochs=4", f"data.uri={json.dumps(str(tiny_corpus))}"])
     write_json(own_home / "runs" / "20260101-000000-aaaa" / "config.json", started.model_dump(exclude_none=True))
@@ -106,9 +110,54 @@ def test_resume_alone_is_of_the_newest_run_as_it_was_started(
     monkeypatch.setattr(submit, "_run_here", run_here)
     monkeypatch.setattr(submit, "pull_missing", lambda *_: None)
     assert submit.main(["--resume"]) == 0
-    assert submit.main(["--resume", "--data", str(tiny_corpus)]) == 0
-    assert [config.training.epochs for config in runs] == [4, load_config(SMALL, []).training.epochs]
-    assert runs[0].model_dump() == started.model_dump()
+    assert submit.main(["--resume", "--data", str(tiny_corpus), "--set", "training.epochs=4"]) == 0
+    assert [config.model_dump() for config in runs] == [started.model_dump()] * 2
+    assert submit.main(["--resume", "--data", str(tiny_corpus)]) == 2
+    assert "was started with other settings (training.epochs)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [([], 0), (["--on", "docker"], 0), (["--on", "local"], 2)],
+    ids=["as it was", "there", "elsewhere"],
+)
+def test_a_run_is_resumed_where_its_steps_ran(
+    asked: list[str], code: int, tiny_corpus: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    started = load_config(SMALL, [f"data.uri={json.dumps(str(tiny_corpus))}"])
+    folder = own_home / "runs" / "20260101-000000-aaaa"
+    write_json(folder / "config.json", started.model_dump(exclude_none=True))
+    write_json(folder / CODE, {"code_rev": "12ab", "on": "docker", "image": "songs 0123"})
+    places: list[tuple[str, Path]] = []
+
+    def run_here(config: Config, options: Any, folder: Path, *_: object) -> dict[str, Any]:
+        places.append((options.on, folder))
+        return {"decision": {"promoted": True, "reason": ""}}
+
+    monkeypatch.setattr(submit, "_run_here", run_here)
+    monkeypatch.setattr(submit, "pull_missing", lambda *_: None)
+    assert submit.main(["--resume", *asked]) == code
+    assert places == ([] if code else [("docker", folder)])
+    if code:
+        assert "run 20260101-000000-aaaa was started with --on docker, not local." in capsys.readouterr().err
+
+
+def test_a_request_to_end_closes_what_was_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+
+    def run(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            closed.append(True)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(submit, "run", run)
+    assert submit.main([]) == 143
+    assert closed == [True]
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 @pytest.mark.parametrize("value", ["s3://bucket/corpus", "git+https://host/songs@v1", "team/songs@main"])

@@ -1,3 +1,4 @@
+import http
 import json
 import os
 import socket
@@ -109,7 +110,9 @@ def wait_until_ready(endpoint: str, process: "subprocess.Popen[bytes]", log: Pat
             return
         except urllib.error.HTTPError as answer:
             answer.close()
-            return
+            if answer.code == http.HTTPStatus.FORBIDDEN:
+                return
         except OSError:
-            time.sleep(0.1)
+            pass
+        time.sleep(0.1)
     raise RuntimeError(f"SeaweedFS did not start in {READY_SECONDS:.0f} s:\n{log.read_text(errors='replace')[-2000:]}")

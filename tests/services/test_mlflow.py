@@ -310,6 +310,6 @@ def test_a_killed_holder_is_followed_after_a_lease(server: str) -> None:
         holder.kill()
     client, left = connect(server), "singers.promotion-lock"
     assert client.get_registered_model(left).tags["holder"]
-    with promotion_lock(client, MODEL, lease=2):
+    with promotion_lock(client, MODEL, lease=10):
         pass
     assert not [one.name for one in client.search_registered_models() if left in one.name]

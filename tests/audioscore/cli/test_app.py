@@ -120,12 +120,11 @@ def test_a_file_that_cannot_be_written_is_one_sentence(
     [
         (["demo"], ["--demo"]),
         (["demo", "--set", "training.epochs=3", "--json"], ["--demo", "--set", "training.epochs=3", "--json"]),
-        (["run"], ["--on", "local"]),
+        (["run"], []),
+        (["run", "--on", "docker", "--resume"], ["--on", "docker", "--resume"]),
         (
             ["run", "--config", "c.yaml", "--data", "d", "--set", "a=1", "--set", "b=2", "--dry-run", "--json"],
             [
-                "--on",
-                "local",
                 "--config",
                 "c.yaml",
                 "--data",
@@ -138,7 +137,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(
                 "--json",
             ],
         ),
-        (["run", "--require-promotion"], ["--on", "local", "--require-promotion"]),
+        (["run", "--require-promotion"], ["--require-promotion"]),
     ],
 )
 def test_runs_are_a_program_of_their_own(

@@ -5,7 +5,19 @@ from torch import Tensor, nn
 from audioscore.scoring import framewise as module
 from audioscore.scoring.batch import Batch
 from audioscore.scoring.framewise import framewise
+from audioscore.scoring.pooling import frame_mask
+from audioscore.scoring.predecessor import CLASSES
 from audioscore.scoring.predecessor_head import PredecessorScoreHead
+from audioscore.scoring.songeval_head import SongEvalHead
+
+
+def widths(head: nn.Module) -> list[int]:
+    """How many frames its linear layers get at once, from now on; what judges whole clips aside."""
+    seen: list[int] = []
+    for part in head.modules():
+        if isinstance(part, nn.Linear) and part.out_features != CLASSES:
+            part.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[0]))
+    return seen
 
 
 @torch.no_grad()
@@ -41,4 +53,18 @@ def test_a_head_judges_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> N
     batch = Batch(torch.tensor([50, 31]), torch.randn(2, 50, 16))
     whole = head(batch)
     monkeypatch.setattr(module, "PIECE_FRAMES", 8)
+    seen = widths(head)
     torch.testing.assert_close(head(batch), whole, rtol=0, atol=1e-6)
+    assert max(seen) == 8
+
+
+@torch.inference_mode()
+def test_the_songeval_head_hears_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    head = SongEvalHead(16, 32, heads=4).eval()
+    frames, mask = torch.randn(2, 50, 16), frame_mask(torch.tensor([50, 31]), 50)
+    whole = head(frames, mask)
+    monkeypatch.setattr(module, "PIECE_FRAMES", 8)
+    seen = widths(head)
+    torch.testing.assert_close(head(frames, mask), whole, rtol=0, atol=1e-5)
+    assert max(seen) == 8

@@ -35,15 +35,19 @@ def test_mlflows_globals_point_at_the_same_place(tracking_uri: str) -> None:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(connection, "PATIENCE", 0.4)
+def direct(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No server was asked yet, and none is asked through a proxy."""
+    monkeypatch.setenv("NO_PROXY", "*")
     connection._await_server.cache_clear()
     yield
     connection._await_server.cache_clear()
 
 
-@pytest.mark.usefixtures("impatient")
-def test_an_address_where_nothing_answers_is_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("direct")
+def test_an_address_where_nothing_answers_is_one_sentence(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "PATIENCE", 0.4)
     with socket.socket() as held:  # bound, and not listening
         held.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{held.getsockname()[1]}"
@@ -54,7 +58,7 @@ def test_an_address_where_nothing_answers_is_one_sentence(caplog: pytest.LogCapt
     assert f"waiting for the MLflow server at {address}" in caplog.text
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("direct")
 def test_a_server_is_asked_once_and_may_answer_anything() -> None:
     asked: list[str] = []
 
