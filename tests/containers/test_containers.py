@@ -27,7 +27,7 @@ import os, sys
 import audioscore.scoring.scorer, kfp, mlflow, torch
 for module in list(sys.modules.values()):
     kept, source = getattr(module, "__cached__", None), getattr(module, "__file__", None) or ""
-    if kept and source.endswith(".py") and not os.path.exists(kept):
+    if isinstance(kept, str) and str(source).endswith(".py") and not os.path.exists(kept):
         print(source)
 """
 
