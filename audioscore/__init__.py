@@ -20,7 +20,8 @@ def load_scorer(uri: str | Path | None = None, device: str = "auto", fast: bool 
     by default the champion, and where there is none yet the demo's.
 
     `device` "auto" is a GPU where there is one. `fast` multiplies in bfloat16 on a CPU that can, see docs/scoring.md.
-    Raises ModelError where there is no such scorer, or it is damaged; UsageError for what is no name of one.
+    Raises ModelError where there is no such scorer, or it is damaged; UsageError for what is no name of one, and for a
+    device that is not there.
     """
     from audioscore.encoders.extract import choose_device
     from audioscore.scoring.checkpoint import load_scorer as load_folder

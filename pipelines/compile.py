@@ -9,6 +9,7 @@ from typing import Any
 from kfp import compiler
 
 from audioscore.config import SMALL, Config, load_config
+from audioscore.data.versioning import code_revision
 from audioscore.errors import AudioscoreError, UsageError, describe_os_error
 from audioscore.files import atomic_path
 from pipelines.platform import LOCAL, Platform, on_cluster
@@ -79,9 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _defaults(config: Config) -> dict[str, Any]:
     """What a run from KFP's own pages need not type: all but its run_id, and what the configuration leaves open."""
     from pipelines.cluster_run import cluster_arguments
-    from pipelines.submit import revision
 
-    known = cluster_arguments(config, revision(), "")
+    known = cluster_arguments(config, code_revision(Path(__file__).resolve().parents[1]), "")
     return {name: value for name, value in known.items() if value is not None and name != "run_id"}
 
 

@@ -124,7 +124,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         check(config)
         if options.dry_run:
             return _dry_run(config, console, quiet=options.json)
-        return run_on_cluster(config, revision(), _new_run(), console, quiet=options.json)
+        return run_on_cluster(config, code_revision(REPOSITORY), _new_run(), console, quiet=options.json)
     folder = _folder(config, options, newest)
     options.on = _place(folder, options.on)
     _check_uri(config.data.uri)
@@ -229,14 +229,9 @@ def _new_run() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def revision() -> str:
-    """Of this code."""
-    return code_revision(REPOSITORY)
-
-
 def _code(config: Config, on: str, console: Console) -> dict[str, str]:
     """Which code the steps run, and where: for containers that of their image, whatever this checkout is."""
-    own = {"code_rev": revision(), "on": on, "image": config.containers.image}
+    own = {"code_rev": code_revision(REPOSITORY), "on": on, "image": config.containers.image}
     if on != "docker":
         return own | {"digest": code_digest(REPOSITORY)}
     from pipelines.containers import code_in
