@@ -174,6 +174,7 @@ class TrainingSection(Section):
     tuning: Literal["frozen", "lora", "full"] = "frozen"
     tune_from: int = Field(0, ge=0)  # first layer that is tuned; what is below it is heard once and kept
     lora: LoraSection = LoraSection()
+    head_epochs: int = Field(0, ge=0)  # of the head alone, on what was heard once, before `epochs` that tune
     gradient_checkpointing: bool = False  # less memory, a second forward pass
     # What is minimised.
     loss: Literal["pairwise", "list_mle"] = "pairwise"

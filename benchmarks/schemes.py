@@ -100,6 +100,14 @@ def ours(ground: Ground, mode: str, head: str, rate: float, seed: int) -> Ours:
     return set_up(muq, folds, settings, seed)
 
 
+def head_alone(ground: Ground, made: Ours) -> Ours:
+    """A copy of a network's head, on MuQ's output as it comes: what is trained before MuQ is tuned."""
+    folds = [fold_of(clips, ground.store, made.muq.reference) for clips in (ground.train, ground.val)]
+    network, settings = ScoreNetwork(copy.deepcopy(made.network.head)), made.settings
+    stepper = Stepper(start("cpu"), network, None, folds[0], settings, made.stepper.seed)
+    return Ours(network, made.muq, folds[0], folds[1], settings, stepper)
+
+
 def fold_of(
     clips: Sequence[Clip],
     store: FeatureStore,

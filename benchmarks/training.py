@@ -1,13 +1,14 @@
 """Training against the predecessor's scheme: the same weights, clips, head and loss, one torch thread each, one run.
 
 `python benchmarks/training.py [--cap SECONDS] [--seed N] [--heads light songeval] [--modes frozen lora]
-[--headline SPEARMAN] [--wide]`. `--wide`: a MuQ of the published size, random weights, and fewer clips; its frozen
-layers hear enough to rank the demo corpus by.
+[--headline SPEARMAN] [--head-epochs N] [--wide]`. `--wide`: a MuQ of the published size, random weights, and fewer
+clips; its frozen layers hear enough to rank the demo corpus by.
 
 The predecessor's scheme: a step takes one random pair, decodes both recordings from their files, and hears them with
 the whole MuQ, all layers; a head on the layer that is read ranks the two. Ours: what is frozen was heard once and is
 kept on disk, only the layers up to the one that is read are run, and all pairs of a batch are compared
-(`training.step`). Frozen, the predecessor's MuQ runs without gradients, but still at every step.
+(`training.step`). Frozen, the predecessor's MuQ runs without gradients, but still at every step. With LoRA, our head is
+trained alone first, on what the frozen MuQ made (`training.head_epochs`); what that costs is counted.
 
 Seconds are of this process's CPU (`time.process_time`), so that what else runs on the machine counts for little; wall
 time is beside them. Validation is not counted. It falls on the same moments of CPU time for both schemes, each
@@ -15,7 +16,8 @@ LOOK_RATIO times the one before, and a target counts as reached at the first tha
 rate of RATES that is best for it: that reaches the headline target first, or else ranks best within a quarter of the
 cap. For the predecessor's it is found on stored features, where the same steps cost less; what is timed is its own way.
 Only where it does not reach a target within the cap is a figure marked "~": its steps to there on stored features,
-times what one of its own steps cost.
+times what one of its own steps cost. With `--wide`, LoRA's rates are found frozen: adapters start at nothing, and a
+trial of their own would see a handful of steps.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from schemes import DATA, LORA, Ground, Ours, Predecessor, all_pairs, ours, prepare, random_pairs
+from schemes import DATA, LORA, Ground, Ours, Predecessor, all_pairs, head_alone, ours, prepare, random_pairs
 from scoring import DEPTH as MUQ_DEPTH
 from scoring import LAYER, make_muq
 from torch import Tensor
@@ -111,6 +113,27 @@ def follow_ours(made: Ours, rows: Iterator[Rows], *limits: float) -> Trace:
     return follow(step, rows, lambda: validate(made.network, made.val)["val_spearman"], *limits)
 
 
+def follow_ours_after_the_head(ground: Ground, made: Ours, epochs: int, *limits: float) -> Trace:
+    """Our batches, the first epochs' on the head alone; then what is tuned of MuQ moves with it."""
+    first = head_alone(ground, made)
+    opening, tuning = epochs * -(-len(made.train.scores) // made.settings.batch_clips), False
+
+    def step(batch: Rows, number: int) -> None:
+        nonlocal tuning
+        if number == opening:
+            made.network.head.load_state_dict(first.network.head.state_dict())
+            tuning = True
+        now = made if tuning else first
+        now.network.train()
+        now.stepper.step(batch, number, "benchmark")
+
+    def look() -> float:
+        now = made if tuning else first
+        return validate(now.network, now.val)["val_spearman"]
+
+    return follow(step, all_pairs(made), look, *limits)
+
+
 def follow_predecessor(ground: Ground, mode: str, head: str, rate: float, seed: int, cap: float) -> Trace:
     """Its own way: from the files, through all layers."""
     made = ours(ground, mode, head, rate, seed)
@@ -151,7 +174,15 @@ def extract(ground: Ground, modes: Sequence[str]) -> dict[str, float]:
 
 
 def speed(
-    folder: Path, heads: Sequence[str], modes: Sequence[str], seed: int, cap: float, headline: float, *, wide: bool
+    folder: Path,
+    heads: Sequence[str],
+    modes: Sequence[str],
+    seed: int,
+    cap: float,
+    headline: float,
+    *,
+    head_epochs: int,
+    wide: bool,
 ) -> None:
     """Print clips/s and seconds to each target, both schemes, by head and mode."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -163,28 +194,42 @@ def speed(
         print(f"headline target, by which rates are chosen: validation Spearman {headline}")
         print("extraction, once, of all clips: " + ", ".join(f"{mode} {cost:.1f} s" for mode, cost in heard.items()))
         for head, mode in itertools.product(heads, modes):
-            compare(ground, mode, head, seed, cap, headline, heard[mode])
+            given = (ground, mode, head, seed, cap, headline, heard[mode])
+            compare(*given, trial_mode="frozen" if wide else mode, head_epochs=head_epochs)
 
 
-def compare(ground: Ground, mode: str, head: str, seed: int, cap: float, headline: float, extraction: float) -> None:
-    """Print one mode; the predecessor's scheme goes first."""
+def compare(
+    ground: Ground,
+    mode: str,
+    head: str,
+    seed: int,
+    cap: float,
+    headline: float,
+    extraction: float,
+    *,
+    trial_mode: str,
+    head_epochs: int,
+) -> None:
+    """Print one mode; the predecessor's scheme goes first. `trial_mode` is the one in which rates are tried."""
     cost = follow_predecessor(ground, mode, head, RATES[0], seed, cap / 20)
     most = round(cap * TRIAL / (cost.cpu / cost.looks[-1][2]))  # steps of its own in a trial's share of the cap
 
-    def pairs(rate: float, *limits: float) -> Trace:
+    def pairs(mode: str, rate: float, *limits: float) -> Trace:
         made = ours(ground, mode, head, rate, seed)
         return follow_ours(made, random_pairs(made), *limits)
 
-    def batches(rate: float, *limits: float) -> Trace:
+    def batches(mode: str, rate: float, *limits: float) -> Trace:
         made = ours(ground, mode, head, rate, seed)
+        if mode == "lora":
+            return follow_ours_after_the_head(ground, made, head_epochs, *limits)
         return follow_ours(made, all_pairs(made), *limits)
 
-    stored = {rate: pairs(rate, cap * TRIAL, most, headline) for rate in RATES}
+    stored = {rate: pairs(trial_mode, rate, cap * TRIAL, most, headline) for rate in RATES}
     best = min(RATES, key=lambda rate: stored[rate].rank(headline))
     theirs = follow_predecessor(ground, mode, head, best, seed, cap)
-    trials = {rate: batches(rate, cap * TRIAL, float("inf"), headline) for rate in RATES}
+    trials = {rate: batches(trial_mode, rate, cap * TRIAL, float("inf"), headline) for rate in RATES}
     own = min(RATES, key=lambda rate: trials[rate].rank(headline))
-    mine, longer = batches(own, cap), pairs(best, cap)
+    mine, longer = batches(mode, own, cap), pairs(mode, best, cap)
     print(f"\n{mode}, {head} head: rate {best:g} for the predecessor's scheme, {own:g} for ours, of {RATES}")
     rows = {"predecessor's": theirs, "ours": mine, "one pair a step, stored": longer}
     print(f"{'':26}{'clips/s':>9}{'pairs/s':>10}{'steps':>8}{'CPU s':>8}{'best':>8}")
@@ -222,12 +267,14 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=HEADS, help="the same for both schemes")
     parser.add_argument("--headline", type=float, default=HEADLINE, help="the target by which rates are chosen")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--head-epochs", type=int, default=5, help="of the head alone, before LoRA tunes, in ours")
     parser.add_argument("--wide", action="store_true", help="a MuQ of the published size, with random weights")
     parser.add_argument("--cache", type=Path, default=home("benchmarks").folder / "training", help="for the split")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.cache.mkdir(parents=True, exist_ok=True)
-    speed(options.cache, options.heads, options.modes, options.seed, options.cap, options.headline, wide=options.wide)
+    given = (options.cache, options.heads, options.modes, options.seed, options.cap, options.headline)
+    speed(*given, head_epochs=options.head_epochs, wide=options.wide)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """What tuning MuQ and unlearning the singer bring, side by side, on the demo corpus with its small encoders.
 
 `python benchmarks/tuning.py [--quick] [--jobs N] [--out FOLDER]`: baseline and hybrid with MuQ frozen, with LoRA and
-with its layers tuned whole, and LoRA beside adversaries of several weights and targets. Split, trained and evaluated by
-the code that a run uses: the seed is chosen on validation, the test split is read once. Printed is a Markdown table,
-which docs/training.md holds. With `--out` an interrupted benchmark goes on where it stood; `--quick` is one seed and
-few epochs, to see that it works.
+with its layers tuned whole, both also after a few epochs of the head alone, and LoRA beside adversaries of several
+weights and targets. Split, trained and evaluated by the code that a run uses: the seed is chosen on validation, the
+test split is read once. Printed is a Markdown table, which docs/training.md holds. With `--out` an interrupted
+benchmark goes on where it stood; `--quick` is one seed and few epochs, to see that it works.
 """
 
 import argparse
@@ -43,6 +43,7 @@ COMMON: dict[str, Any] = {
     "encoder_learning_rate": 3e-4,
     "lora": {"rank": 16, "alpha": 16},
 }
+HEAD_EPOCHS = 5  # of the head alone, where a row has them; the epochs above follow
 FULL_RUN, QUICK = {"seeds": [1, 2]}, {"seeds": [1], "epochs": 3, "patience": 3}
 
 
@@ -53,20 +54,27 @@ class Variant:
     tuning: str
     weight: float = 0.0
     target: str = "campplus"
+    head_epochs: int = 0
 
     @property
     def name(self) -> str:
-        return self.tuning + (f"-{self.target}-{self.weight:g}" if self.weight else "")
+        after = f"-after-{self.head_epochs}" if self.head_epochs else ""
+        return self.tuning + after + (f"-{self.target}-{self.weight:g}" if self.weight else "")
 
     def settings(self, source: str | None, size: dict[str, Any]) -> TrainingSection:
         """`source`: where the weights of a target that is no encoder of ours lie."""
         adversary = {"weight": self.weight, "target": self.target, "source": source}
-        return TrainingSection.model_validate({"tuning": self.tuning, "adversary": adversary, **COMMON, **size})
+        own = {"tuning": self.tuning, "head_epochs": self.head_epochs, "adversary": adversary}
+        return TrainingSection.model_validate({**own, **COMMON, **size})
 
 
 def variants(ge2e: str | None) -> list[Variant]:
     """The rows; those with GE2E targets only where its weights are at hand."""
-    rows = [Variant("frozen"), Variant("lora"), Variant("full"), Variant("lora", 0.3), Variant("lora", 1.0)]
+    rows = [
+        *(Variant(tuning) for tuning in ("frozen", "lora", "full")),
+        *(Variant(tuning, head_epochs=HEAD_EPOCHS) for tuning in ("lora", "full")),
+        *(Variant("lora", weight) for weight in (0.3, 1.0)),
+    ]
     return rows if ge2e is None else [*rows, Variant("lora", 1.0, "ge2e")]
 
 
@@ -144,8 +152,9 @@ def _line(plan: str, variant: Variant, outcomes: list[Outcome], figures: dict[st
         for one in (figures["spearman"], figures["spearman_within_source"])
     )
     adversary = f"{variant.target}, {variant.weight:g}" if variant.weight else "none"
+    tuning = variant.tuning + (f", after {variant.head_epochs} epochs of the head" if variant.head_epochs else "")
     return (
-        f"| {plan} | {variant.tuning} | {adversary} | {outcomes[0].parameters:,} "
+        f"| {plan} | {tuning} | {adversary} | {outcomes[0].parameters:,} "
         f"| {np.mean(validation):.3f} ({min(validation):.3f} - {max(validation):.3f}) | {overall} | {within} "
         f"| {before:.2f} | {after:.2f} | {1 / probes[0].singers:.2f} |"
     )

@@ -98,12 +98,19 @@ class _Block:
         return out
 
 
+def folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """A convolution and the batch normalisation behind it in one: weight and bias, shaped as the convolution's."""
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    weight = conv.weight.double() * scale.reshape(-1, *[1] * (conv.weight.dim() - 1))
+    before = 0.0 if conv.bias is None else conv.bias.double()
+    bias = (before - norm.running_mean.double()) * scale + norm.bias.double()
+    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
+
+
 def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution and its normalisation in one; bands and time change places, as in the input.
+    """The same, where bands and time change places, as in the input.
 
     Shape: -> [O, C, 3 in time, 3 in bands], [O].
     """
-    scale = (norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt())[:, None, None, None]
-    weight = (conv.weight.double() * scale).to(conv.weight.dtype).transpose(2, 3).contiguous()
-    bias = (conv.bias.double() - norm.running_mean.double()) * scale.flatten() + norm.bias.double()
-    return weight, bias.to(conv.weight.dtype)
+    weight, bias = folded(conv, norm)
+    return weight.transpose(2, 3).contiguous(), bias

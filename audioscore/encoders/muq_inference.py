@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from audioscore.encoders.half import in_half, multiplies_half
+from audioscore.encoders.half import multiplies_half
+from audioscore.encoders.muq_conformer import Conformer
 from audioscore.encoders.muq_front import FrontEnd
 from audioscore.encoders.muq_layers import mel_of, through_layers
 from audioscore.encoders.precision import computing_in
@@ -39,7 +40,9 @@ class MuQInference:
         self.front: Callable[[Tensor], Tensor] = model.conv
         if FrontEnd.suits(model.conv, encoder.device):
             self.front = FrontEnd(model.conv, half=half)
-        self.conformer = in_half(model.conformer) if half else model.conformer
+        self.through: Callable[[Tensor, int], Tensor] = partial(through_layers, model.conformer)
+        if Conformer.suits(model.conformer, encoder.device):
+            self.through = Conformer(model.conformer, half=half)
 
     def hear(self, waves: Sequence[Tensor], layer: int | None = None) -> list[Tensor]:
         """Frames of recordings, each in its windows joined in time; with `layer`, that hidden state of MuQ.
@@ -70,10 +73,10 @@ class MuQInference:
 
     def _hidden(self, mel: Tensor, layer: int | None) -> Tensor:
         """Shape: mel [B, bands, M] -> [B, F, dim]."""
-        conformer = self.conformer
         if layer is not None:
-            return through_layers(conformer, self.front(mel), layer)
-        output: Tensor = conformer.layer_norm(through_layers(conformer, self.front(mel), self.encoder.layer))
+            return self.through(self.front(mel), layer)
+        norm = self.encoder.module.model.conformer.layer_norm
+        output: Tensor = norm(self.through(self.front(mel), self.encoder.layer))
         return output
 
 

@@ -115,10 +115,10 @@ class MuQSuffix(nn.Module):
 
     def _through(self, layer: nn.Module, states: Tensor, positions: Tensor, real: Tensor | None) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
-            return _conformer_layer(layer, states, positions, real)
+            return conformer_layer(layer, states, positions, real)
         if not self.checkpointing:
-            return _conformer_layer(layer, states, positions, real, fused=True)
-        made: Tensor = checkpoint(_conformer_layer, layer, states, positions, real, fused=True, use_reentrant=False)
+            return conformer_layer(layer, states, positions, real, fused=True)
+        made: Tensor = checkpoint(conformer_layer, layer, states, positions, real, fused=True, use_reentrant=False)
         return made
 
 
@@ -155,11 +155,11 @@ def through_layers(conformer: Any, states: Tensor, layer: int) -> Tensor:
     """The hidden state that the layers below `layer` make of the front-end's. Shape: [B, F, dim] -> the same."""
     positions = None if conformer.embed_positions is None else conformer.embed_positions(states)
     for part in conformer.layers[:layer]:
-        states = _conformer_layer(part, states, positions, None)
+        states = conformer_layer(part, states, positions, None)
     return states
 
 
-def _conformer_layer(
+def conformer_layer(
     layer: Any, states: Tensor, positions: Tensor | None, real: Tensor | None, *, fused: bool = False
 ) -> Tensor:
     """One layer as transformers computes it, bit for bit, but that padding is heard by no real frame.

@@ -1,5 +1,7 @@
 """The SongEval-style head: a feed-forward block, chained self-attention over time, mean and max over real frames."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +9,8 @@ from torch import Tensor, nn
 from audioscore.errors import UsageError
 from audioscore.scoring.framewise import framewise
 from audioscore.scoring.pooling import masked_max, masked_mean, without_padding
+
+HELD_BYTES = 64 << 20  # of queries, keys and values at once, without gradients
 
 
 class SelfAttention(nn.Module):
@@ -20,13 +24,34 @@ class SelfAttention(nn.Module):
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         """Shape: values [B, F, D], mask [B, F] -> [B, F, D]."""
-        out = self._attend(framewise(self.inputs, values), mask).transpose(1, 2)  # (B, F, H, D / H)
-        return framewise(lambda piece: self.output(piece.flatten(-2)), out)
+        if torch.is_grad_enabled() or (groups := self._groups(values)) == 1:
+            out = self._attend(framewise(self.inputs, values), mask, self.heads)
+            return framewise(self.output, out)
+        out = torch.empty_like(values)
+        for group, made in enumerate(out.chunk(groups, dim=-1)):
+            inputs = framewise(partial(self._inputs_of, group=group, groups=groups), values)
+            made.copy_(self._attend(inputs, mask, self.heads // groups))
+            del inputs  # before the next group's are made
+        return framewise(self.output, out, in_place=True)
 
-    def _attend(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """Shape: inputs [B, F, 3 D] -> [B, H, F, D / H]."""
-        query, key, value = inputs.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+    def _groups(self, values: Tensor) -> int:
+        """Into how many groups the heads must part for what one group is given to be held at once."""
+        most = 3 * values.numel() * values.element_size() / HELD_BYTES
+        return next((count for count in range(1, self.heads) if self.heads % count == 0 and count >= most), self.heads)
+
+    def _inputs_of(self, values: Tensor, *, group: int, groups: int) -> Tensor:
+        """What `inputs` makes for the heads of one group. Shape: [N, D] -> [N, 3 D / groups]."""
+        weight, bias = (
+            given.unflatten(0, (3, groups, -1))[:, group].flatten(0, 1)
+            for given in (self.inputs.weight, self.inputs.bias)
+        )
+        return F.linear(values.to(weight.dtype), weight, bias).to(values.dtype)
+
+    def _attend(self, inputs: Tensor, mask: Tensor, heads: int) -> Tensor:
+        """Shape: inputs [B, F, 3 C] -> [B, F, C]."""
+        query, key, value = inputs.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        heard = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+        return heard.transpose(1, 2).flatten(-2)
 
 
 class SongEvalHead(nn.Module):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,18 @@ MIN_TRAIN, MIN_VAL = 8, 8
 
 @dataclass(frozen=True)
 class Ground:
-    """What all seeds of a plan share: clips, features, encoders, and how the plan is trained."""
+    """What all seeds of a plan share: clips, features, encoders, and how the plan is trained.
+
+    `untuned` are the folds as MuQ hears them before it is tuned, where it is: the features that the head alone can be
+    fitted to. Empty where nothing of MuQ is tuned, where layers are mixed, and where training starts from a model that
+    may have tuned it.
+    """
 
     plan: Plan
     recipe: Recipe
     settings: "TrainingSection"
     folds: dict[str, Fold]
+    untuned: dict[str, Fold]
     entries: dict[str, list[Entry]]
     references: dict[Kind, EncoderReference]
     encoder_folders: dict[Kind, Path]
@@ -47,10 +53,7 @@ class Ground:
     @property
     def warm(self) -> Path | None:
         """The folder that training starts from; None where it starts from scratch, as controls always do."""
-        init = self.settings.init
-        if init == "scratch" or self.plan not in CANDIDATES:
-            return None
-        return Path(init.removeprefix("warm:")).expanduser()
+        return _warm(self.plan, self.settings)
 
     @property
     def origin(self) -> str:
@@ -98,11 +101,20 @@ def read_ground(
     dims = {kind: _dim(store, extraction, kind, scored["val"][0]) for kind in kinds}
     recipe = recipe_of(plan, settings, dims)
     entries = {"train": entries_of(scored["train"], read_relative(index, "train")), "val": entries_of(scored["val"])}
+    folds = {name: _fold(found, extraction, recipe, kinds, store, settings) for name, found in entries.items()}
+    untuned = {}
+    if recipe.tunes_what_is_heard and _warm(plan, settings) is None:
+        heard = {
+            name: StoredFeatures([entry.clip for entry in found], extraction.encoders, kinds, store)
+            for name, found in entries.items()
+        }
+        untuned = {name: replace(fold, features=heard[name], targets=None) for name, fold in folds.items()}
     ground = Ground(
         plan,
         recipe,
         settings,
-        {name: _fold(found, extraction, recipe, kinds, store, settings) for name, found in entries.items()},
+        folds,
+        untuned,
         entries,
         {kind: extraction.encoders[kind] for kind in kinds},
         {kind: folder for kind in kinds if (folder := features / ENCODERS / kind).is_dir()},
@@ -114,6 +126,12 @@ def read_ground(
     if ground.warm is not None and (ground.warm / DESCRIPTION).is_file():
         _check_unseen(ground.warm, read_split(index, "test"))
     return ground
+
+
+def _warm(plan: Plan, settings: "TrainingSection") -> Path | None:
+    if settings.init == "scratch" or plan not in CANDIDATES:
+        return None
+    return Path(settings.init.removeprefix("warm:")).expanduser()
 
 
 def _check_unseen(warm: Path, test: Sequence[Clip]) -> None:

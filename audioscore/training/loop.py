@@ -1,9 +1,11 @@
 """Fit one network on features that are already there: one seed, early stopping on validation."""
 
+import contextlib
+import copy
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from audioscore.encoders.stored import Chosen
+from audioscore.encoders.threads import one_torch_thread
 from audioscore.errors import ModelError, shorten
 from audioscore.evaluation.metrics import spearman, within_source_spearman
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
@@ -36,6 +39,19 @@ class Fit:
     selection: float
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What comes before MuQ is tuned: `epochs` of the head alone, on the same clips as MuQ hears them untuned.
+
+    A head that knows nothing would first pull MuQ's layers where they do not belong, and each of its steps would cost
+    theirs. Source: Kumar et al. 2022, arXiv 2202.10054.
+    """
+
+    train: Fold
+    val: Fold
+    epochs: int
+
+
 def fit_network(
     network: ScoreNetwork,
     train: Fold,
@@ -49,8 +65,13 @@ def fit_network(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     device: str = "auto",
+    opening: Opening | None = None,
 ) -> Fit:
     """Train a network in place; keep the epoch that ranks validation clips best.
+
+    With `opening` the head is fitted alone first, at the same rate, and `settings.epochs` follow from the best of its
+    epochs; they are counted on, and that epoch is the one to beat. The network must be one whose layers of MuQ are
+    still as they were loaded.
 
     The statistics of the training clips (`fit_statistics`, and an adversary's `fit_targets`) are the caller's to set.
 
@@ -62,12 +83,37 @@ def fit_network(
     with torch.random.fork_rng(enabled=True, devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
         stepper = Stepper(accelerator, network, adversary, train, settings, seed)
         run = _Run(stepper, val, checkpoint, identity, resume)
-        with following(callbacks, run.progress.step, stepper.steps):
-            while not run.finished:
-                entry = run.epoch(callbacks)
-                for callback in callbacks:
-                    callback.on_epoch(entry)
+        runs = [run]
+        if opening is not None:
+            first = _opening_run(opening, stepper, checkpoint, identity, resume, device)
+            run.earlier_epochs, run.earlier_steps = opening.epochs, first.stepper.steps
+            runs = [run] if run.resumed else [first, run]
+        with following(callbacks, runs[0].earlier_steps + runs[0].progress.step, run.earlier_steps + stepper.steps):
+            for one in runs:
+                if one is not runs[0]:
+                    one.go_on_from(runs[0].end())
+                one.to_the_end(callbacks)
         return run.end()
+
+
+def _opening_run(
+    opening: Opening, later: Stepper, checkpoint: Path | None, identity: str, resume: bool, device: str
+) -> "_Run":
+    """A copy of the head, with an optimizer and, in fp16, a scale of its own; no adversary unlearns what is not known.
+
+    Its checkpoint lies beside the fit's. A finished one stays until the whole fit is over, so that a killed fit that
+    had not come to a checkpoint of its own finds the head.
+    """
+    settings = replace(later.settings, epochs=opening.epochs, patience=opening.epochs, adversary_weight=0.0)
+    head = ScoreNetwork(copy.deepcopy(later.network.head))
+    stepper = Stepper(start(device, settings.precision), head, None, opening.train, settings, later.seed)
+    beside = None if checkpoint is None else head_checkpoint(checkpoint)
+    return _Run(stepper, opening.val, beside, f"{identity}-head", resume)
+
+
+def head_checkpoint(checkpoint: Path) -> Path:
+    """Where an opening's is kept, beside the fit's own."""
+    return checkpoint.with_suffix(f".head{checkpoint.suffix}")
 
 
 def validate(network: ScoreNetwork, fold: Fold, accelerator: Accelerator | None = None) -> dict[str, float]:
@@ -107,13 +153,36 @@ class _Run:
             found = read_checkpoint(checkpoint, identity, stepper.plain, stepper.optimizer, scaler)
         if found is not None:
             log.info("going on from epoch %d, step %d", found.epoch, found.step)
+        self.resumed = found is not None
         self.progress = found or Progress(best_state=moving_state(stepper.plain))
+        self.earlier_epochs = self.earlier_steps = 0  # of an opening
+
+    def go_on_from(self, opening: Fit) -> None:
+        """Begin with the head that an opening fitted."""
+        self.stepper.network.head.load_state_dict(opening.network.head.state_dict())
+        self.progress = Progress(
+            epoch=self.earlier_epochs + 1,
+            curve=list(opening.curve),
+            best=opening.selection,
+            best_epoch=opening.best_epoch,
+            best_state=moving_state(self.stepper.plain),
+        )
 
     @property
     def finished(self) -> bool:
         """Whether there is no epoch left, or none was better for too long."""
-        done, settings = self.progress.epoch - 1, self.stepper.settings
-        return done >= settings.epochs or done - self.progress.best_epoch >= settings.patience
+        settings, best = self.stepper.settings, self.progress.best_epoch - self.earlier_epochs
+        done = self.progress.epoch - 1 - self.earlier_epochs
+        return done >= settings.epochs or done - max(best, 0) >= settings.patience
+
+    def to_the_end(self, callbacks: Sequence[Callback]) -> None:
+        """All epochs that are left."""
+        # The small matrices of a light head are done before several threads have agreed to share them.
+        with one_torch_thread() if self.stepper.network.suffix is None else contextlib.nullcontext():
+            while not self.finished:
+                entry = self.epoch(callbacks)
+                for callback in callbacks:
+                    callback.on_epoch(entry)
 
     def epoch(self, callbacks: Sequence[Callback]) -> dict[str, float]:
         """The rest of the epoch under way, and its line of the learning curve."""
@@ -130,7 +199,7 @@ class _Run:
             progress.step += 1
             progress.seconds = earlier + time.monotonic() - started
             for callback in callbacks:
-                callback.on_step(progress.step)
+                callback.on_step(self.earlier_steps + progress.step)
             if progress.step % stepper.settings.checkpoint_steps == 0:
                 self.write()
         figures = validate(stepper.network, self.val, stepper.accelerator)

@@ -23,6 +23,11 @@ class Recipe:
     tuning: Tuning | None
     adversary: bool
 
+    @property
+    def tunes_what_is_heard(self) -> bool:
+        """Whether MuQ is tuned, and the head hears its output: what a frozen MuQ makes is where training begins."""
+        return self.tuning is not None and self.tuning.mode != "frozen" and not self.tuning.mix
+
 
 def recipe_of(plan: Plan, settings: "TrainingSection", dims: "Mapping[Kind, int]") -> Recipe:
     """A plan's recipe; `dims` are the encoders' sizes. Controls are always light, on frozen encoders."""

@@ -1,6 +1,5 @@
 """Train one plan on every seed, calibrate each model on validation, and write them as scorer folders."""
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch
 from audioscore.config import Plan
 from audioscore.encoders.extract import Features
 from audioscore.encoders.muq import MuQEncoder
-from audioscore.encoders.threads import one_torch_thread
 from audioscore.errors import ModelError
 from audioscore.scoring.build import build_network, tuned_state
 from audioscore.scoring.calibration import fit_calibration
@@ -37,7 +35,7 @@ from audioscore.training.adversary import SpeakerAdversary
 from audioscore.training.callbacks import Callback, Listen
 from audioscore.training.fold import fit_statistics
 from audioscore.training.ground import Ground, read_ground
-from audioscore.training.loop import Fit, fit_network
+from audioscore.training.loop import Fit, Opening, fit_network, head_checkpoint
 from audioscore.training.processes import is_main, once, share, start
 from audioscore.training.recipe import fit_settings
 from audioscore.training.singer_probe import probe_speakers
@@ -98,25 +96,31 @@ def train_plan(
 def _train_seed(ground: Ground, seed: int, target: Path, resume: bool, callbacks: Sequence[Callback]) -> Outcome:
     """Fit, calibrate and save one scorer."""
     settings, recipe, train, val = ground.settings, ground.recipe, ground.folds["train"], ground.folds["val"]
-    warm = ground.warm
+    warm, checkpoint = ground.warm, target / f"seed-{seed}.checkpoint"
     accelerator = start(ground.device, settings.precision)
     network, muq, adversary = _new_network(ground, seed, accelerator.device)
     # A head that warm_start took computes with the statistics it brought; others would change what it knows.
     if not (warm is not None and takes_head(recipe, warm)):
-        if is_main():  # once: it reads every clip, and where MuQ is tuned hears it too
-            fit_statistics(network, train.features, accelerator.device, train.names)
+        # What an untuned MuQ makes is in the store; anything else is heard, once.
+        hearing, clips = network, train
+        if ground.untuned:
+            hearing, clips = ScoreNetwork(network.head), ground.untuned["train"]
+        if is_main():
+            fit_statistics(hearing, clips.features, accelerator.device, clips.names)
         share(network.head.buffers())
     if adversary is not None and train.targets is not None:
         adversary.fit_targets(train.targets)
     val_clips = [entry.clip for entry in ground.entries["val"]]
     before = once(lambda: probe_speakers(network, val_clips, val.features, accelerator.device))
-    # The small matrices of a light head are done before several threads have agreed to share them.
-    with one_torch_thread() if network.suffix is None else contextlib.nullcontext():
-        fit = fit_network(
-            network, train, val, fit_settings(settings, recipe),
-            seed=seed, adversary=adversary, checkpoint=target / f"seed-{seed}.checkpoint", resume=resume,
-            identity=f"{ground.identity}-{seed}", callbacks=callbacks if is_main() else (), device=ground.device,
-        )  # fmt: skip
+    opening = None
+    if ground.untuned and settings.head_epochs:
+        opening = Opening(ground.untuned["train"], ground.untuned["val"], settings.head_epochs)
+    fit = fit_network(
+        network, train, val, fit_settings(settings, recipe),
+        seed=seed, adversary=adversary, checkpoint=checkpoint, resume=resume,
+        identity=f"{ground.identity}-{seed}", callbacks=callbacks if is_main() else (), device=ground.device,
+        opening=opening,
+    )  # fmt: skip
     network.to(accelerator.device)
     after = once(lambda: probe_speakers(network, val_clips, val.features, accelerator.device))
     if is_main():
@@ -125,7 +129,8 @@ def _train_seed(ground: Ground, seed: int, target: Path, resume: bool, callbacks
         description = _describe(ground, seed, fit, raw)
         save_scorer(network, description, ground.encoder_folders, folder, tuned_state(recipe.tuning, muq))
         check_saved(folder, val.features, raw, accelerator.device)
-        (target / f"seed-{seed}.checkpoint").unlink(missing_ok=True)
+        for left in (checkpoint, head_checkpoint(checkpoint)):
+            left.unlink(missing_ok=True)
     moved = {name: value.numel() for name, value in network.named_parameters() if value.requires_grad}
     return Outcome(
         fit.validation_spearman, fit.selection, fit.curve, sum(moved.values()), tuple(moved),

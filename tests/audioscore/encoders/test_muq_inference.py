@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from audioscore.encoders import half, muq_front, muq_inference
+from audioscore.encoders import muq_conformer, muq_front, muq_inference
 from audioscore.encoders.muq import MuQEncoder, load_muq
+from audioscore.encoders.muq_conformer import Conformer
 from audioscore.encoders.muq_inference import MuQInference
 from audioscore.encoders.muq_layers import prefix_frames
 
@@ -29,8 +30,10 @@ def test_together_or_alone_the_frames_are_the_encoders_own(
     if quick:  # as for a MuQ of the published width
         monkeypatch.setattr(muq_front, "MIN_CHANNELS", 1)
         monkeypatch.setattr(muq_front, "PIECE_FRAMES", 17)
+        monkeypatch.setattr(muq_conformer, "MIN_CHANNELS", 1)
     inference = MuQInference(encoder)
     assert isinstance(inference.front, muq_front.FrontEnd) == quick
+    assert isinstance(inference.through, Conformer) == quick
     for wave, frames in zip(waves(), inference.hear(waves()), strict=True):
         torch.testing.assert_close(frames, encoder.frames(wave), rtol=0, atol=2e-5)
     for layer in range(encoder.layer):
@@ -55,7 +58,7 @@ def test_the_fast_mode_is_close_and_leaves_the_encoder_as_it_was(
     encoder: MuQEncoder, can: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(muq_front, "MIN_CHANNELS", 1)
-    monkeypatch.setattr(half, "MIN_WIDTH", 1)
+    monkeypatch.setattr(muq_conformer, "MIN_CHANNELS", 1)
     monkeypatch.setattr(muq_inference, "multiplies_half", lambda device: can)
     before = [encoder.frames(wave) for wave in waves()]
     fast = MuQInference(encoder, fast=True).hear(waves())

@@ -47,6 +47,7 @@ def test_it_names_the_published_encoders_by_pinned_revisions() -> None:
     assert len(config.encoders.muq.revision or "") == 40
     assert config.encoders.campplus.revision == "v1.0.0"
     assert (config.training.processes, config.training.lora.rank, config.training.lora.alpha) == (4, 128, 48)
+    assert config.training.head_epochs == 5
 
 
 def test_it_trains_both_plans(ground: Any, tiny_encoders: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ PATIENCE = 300.0  # seconds until a program that does nothing is given up
 FROZEN: dict[str, Any] = {"epochs": 150, "patience": 150}
 TUNED: dict[str, Any] = {
     "epochs": 12, "patience": 12, "tuning": "lora", "lora": {"rank": 4, "alpha": 6, "dropout": 0.2},
-    "adversary": {"weight": 0.5}, "schedule": "cosine", "warmup_share": 0.1,
+    "head_epochs": 6, "adversary": {"weight": 0.5}, "schedule": "cosine", "warmup_share": 0.1,
 }  # fmt: skip
 
 
@@ -49,13 +49,15 @@ def killed(given: list[str], sign: Path, later: float) -> int:
     return process.wait()
 
 
-@pytest.mark.parametrize(("changed", "seed"), [(FROZEN, 1), (TUNED, 3)])
+@pytest.mark.parametrize(
+    ("changed", "first_sign", "seed"), [(FROZEN, "seed-1.checkpoint", 1), (TUNED, "seed-1.head.checkpoint", 3)]
+)
 def test_killed_at_random_steps_it_ends_with_the_same_weights_to_the_bit(
-    ground: Any, tmp_path: Path, changed: dict[str, Any], seed: int
+    ground: Any, tmp_path: Path, changed: dict[str, Any], first_sign: str, seed: int
 ) -> None:
     chance, target = random.Random(seed), tmp_path / "run" / "hybrid"
     given, codes = command(ground, tmp_path / "run", **changed), []
-    codes.append(killed(given, target / "seed-1.checkpoint", chance.uniform(0, 0.5)))
+    codes.append(killed(given, target / first_sign, chance.uniform(0, 0.5)))
     codes.append(killed([*given, "--resume"], target / "seed-1.checkpoint", chance.uniform(0, 0.5)))
     codes.append(killed([*given, "--resume"], target / "seed-1.json", 0.0))  # between the seeds, or soon after
     assert codes == [-signal.SIGKILL] * 3, "a run was over before it could be killed"

@@ -84,6 +84,7 @@ def test_torchrun_trains_both_plans_as_one_process_does_dropout_and_all(ground: 
 
 def test_two_processes_give_the_curve_of_one_pass_over_the_batch(ground: Any, tmp_path: Path) -> None:
     changed = {"seeds": [1], "epochs": 3, "batch_clips": 7, "dropout": 0.0, **LORA, "adversary": {"weight": 0.5}}
+    changed["head_epochs"] = 2
     said = run(torchrun(2, *where(ground), "--plan", "hybrid"), ground.config(**changed), tmp_path / "run")
     assert said.returncode == 0, said.stderr
     found, judge = (

@@ -1,0 +1,178 @@
+"""The head alone first, and MuQ's layers from there: one curve, one count of steps, and a kill that changes nothing."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from audioscore.encoders.muq_layers import MuQSuffix
+from audioscore.training import loop
+from audioscore.training.fold import fit_statistics
+from audioscore.training.ground import read_ground
+from audioscore.training.loop import Fit, Opening, fit_network
+
+STEPS = 8 + 12  # two epochs of the head, three that follow, of 64 clips in batches of 16
+LORA = {"tuning": "lora", "lora": {"rank": 4, "alpha": 6}}
+SHORT = {"seeds": [1], "epochs": 2, "batch_clips": 10}
+
+
+class PulledPlug(Exception):
+    """What a kill is to a test that goes on living."""
+
+
+class Heard:
+    """Remembers what it is told, and ends the fit after a step."""
+
+    def __init__(self, last: int = -1) -> None:
+        self.last = last
+        self.told: list[Any] = []
+
+    def on_start(self, step: int, steps: int) -> None:
+        self.told.append((step, steps))
+
+    def on_step(self, step: int) -> None:
+        self.told.append(step)
+        if step == self.last:
+            raise PulledPlug
+
+    def on_epoch(self, entry: dict[str, float]) -> None:
+        self.told.append(f"epoch {entry['epoch']:.0f}")
+
+    def on_end(self, fault: BaseException | None) -> None:
+        pass
+
+
+def fit(
+    toys: Any, checkpoint: Path | None = None, *, heard: Heard | None = None, resume: bool = False, **changed: Any
+) -> Fit:
+    """An opening of two epochs, then an adversary too; checkpoints every 3 steps."""
+    network = toys.network(dropout=0.3)
+    fit_statistics(network, toys.train.features)
+    train, adversary = toys.adversary(toys.train, network.head.representation_dim)
+    settings = toys.settings(**{"epochs": 3, "adversary_weight": 0.5, "schedule": "cosine", **changed})
+    return fit_network(
+        network, train, toys.val, settings, seed=1, adversary=adversary, checkpoint=checkpoint, identity="this",
+        resume=resume, callbacks=[] if heard is None else [heard], device="cpu",
+        opening=Opening(toys.train, toys.val, 2),
+    )  # fmt: skip
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> list[dict[str, torch.Tensor]]:
+    """Let validation say this, and keep the weights of every epoch."""
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def say(network: Any, *_: object) -> dict[str, float]:
+        kept.append({name: value.clone() for name, value in network.state_dict().items()})
+        return {"val_spearman": figures[len(kept) - 1], "selection": figures[len(kept) - 1]}
+
+    monkeypatch.setattr(loop, "validate", say)
+    return kept
+
+
+def test_epochs_and_steps_are_counted_on(toys: Any) -> None:
+    heard = Heard()
+    found = fit(toys, heard=heard)
+    assert [entry["epoch"] for entry in found.curve] == [1, 2, 3, 4, 5]
+    assert heard.told[0] == (0, STEPS)
+    assert [told for told in heard.told if isinstance(told, int)] == list(range(1, STEPS + 1))
+    assert [told for told in heard.told if isinstance(told, str)] == [f"epoch {number}" for number in range(1, 6)]
+
+
+def test_what_follows_begins_with_the_best_head_of_the_opening(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = scripted(monkeypatch, [0.9, 0.4, 0.5, 0.3, 0.2])
+    found = fit(toys)
+    assert (found.best_epoch, found.selection, len(found.curve)) == (1, 0.9, 5)
+    assert all(torch.equal(value, kept[0][name]) for name, value in found.network.state_dict().items())
+    monkeypatch.undo()
+    kept = scripted(monkeypatch, [0.9, 0.4, 0.5])
+    still = fit(toys, epochs=1, learning_rate=0.0)
+    assert all(torch.equal(value, kept[2][name]) for name, value in still.network.state_dict().items())
+
+
+def test_patience_counts_from_the_opening_on(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, [0.9, 0.4, 0.5, 0.3, 0.2, 0.1])
+    assert len(fit(toys, epochs=4, patience=2).curve) == 4
+    monkeypatch.undo()
+    scripted(monkeypatch, [0.1, 0.4, 0.5, 0.3, 0.2, 0.1])
+    found = fit(toys, epochs=4, patience=2)
+    assert (found.best_epoch, len(found.curve)) == (3, 5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_again_and_again_it_ends_with_the_same_weights(toys: Any, tmp_path: Path, seed: int) -> None:
+    chance, checkpoint, wanted = random.Random(seed), tmp_path / "fit.checkpoint", fit(toys)
+    kills = [*sorted(chance.sample(range(1, 8), 2)), 8, 9, chance.randrange(10, STEPS)]
+    for number, kill in enumerate(kills):
+        heard = Heard(kill)
+        with pytest.raises(PulledPlug):
+            fit(toys, checkpoint, heard=heard, resume=number > 0)
+        assert heard.told[0][0] >= max([0, *kills[:number]]) - 3, "what a checkpoint kept is not done again"
+    found = fit(toys, checkpoint, resume=True)
+    weights = wanted.network.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in found.network.state_dict().items())
+    assert [entry["train_loss"] for entry in found.curve] == [entry["train_loss"] for entry in wanted.curve]
+    assert found.best_epoch == wanted.best_epoch
+
+
+def test_the_opening_hears_nothing_again_and_the_adapters_follow(
+    ground: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    plain = MuQSuffix.forward
+
+    def count(suffix: Any, *given: Any) -> Any:
+        passes.append(len(given[0]))
+        return plain(suffix, *given)
+
+    monkeypatch.setattr(MuQSuffix, "forward", count)
+    found = ground.train("baseline", tmp_path / "opened", **SHORT, **LORA, head_epochs=3)
+    opened = sum(passes)
+    passes.clear()
+    ground.train("baseline", tmp_path / "plain", **SHORT, **LORA)
+    assert opened == sum(passes), "epochs of the head alone, and statistics, are of what was stored"
+    assert [entry["epoch"] for entry in found.curves[1]] == [1, 2, 3, 4, 5]
+    tuned = load_file(found.scorer_folder() / "muq.safetensors")
+    assert found.chosen.curve
+    assert all(value.any() for name, value in tuned.items() if "lora_B" in name) == (
+        max(found.curves[1], key=lambda entry: entry["selection"])["epoch"] > 3
+    )
+    assert sorted(path.name for path in found.folder.iterdir()) == ["plan.json", "seed-1", "seed-1.json"]
+
+
+def test_statistics_of_what_is_stored_are_those_of_what_is_heard(ground: Any, tmp_path: Path) -> None:
+    tuned, frozen = (
+        ground.train("hybrid", tmp_path / name, **SHORT, **options)
+        for name, options in (("lora", LORA), ("frozen", {}))
+    )
+    for name in ("fusion.norms.muq.mean", "fusion.norms.muq.std"):
+        ours, wanted = (load_file(one.scorer_folder() / "head.safetensors")[name] for one in (tuned, frozen))
+        assert torch.equal(ours, wanted)
+
+
+@pytest.mark.parametrize(
+    ("plan", "changed", "expected"),
+    [
+        ("baseline", LORA, True),
+        ("hybrid", {"tuning": "full"}, True),
+        ("baseline", {}, False),
+        ("muq_frozen", LORA, False),
+        ("baseline", {**LORA, "layers": "mix"}, False),
+        ("baseline", {"layers": "mix"}, False),
+        ("hybrid", {**LORA, "init": "warm:/somewhere"}, False),
+    ],
+)
+def test_there_is_an_opening_only_where_what_is_stored_is_what_the_head_would_hear(
+    ground: Any, plan: Any, changed: dict[str, Any], expected: bool
+) -> None:
+    settings = ground.config(**changed, head_epochs=2).training
+    found = read_ground(plan, ground.index, ground.features, settings, "d.dir", "abc", "cpu")
+    assert bool(found.untuned) == expected
+    if expected:
+        fold, untuned = found.folds["train"], found.untuned["train"]
+        assert replace(untuned, features=fold.features) == fold
+        assert "windows" in fold.features[0]
+        assert "windows" not in untuned.features[0]
