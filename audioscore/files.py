@@ -49,6 +49,20 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_writable(folder: Path) -> None:
+    """See that a folder can be made or takes a file: before the work whose result it is to hold, not after it.
+
+    Nothing is left there. Raises OSError, naming what is in the way, where writing there would.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".writable."):
+            pass
+    except OSError as fault:
+        fault.filename = str(there)  # nobody knows the temporary name
+        raise
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

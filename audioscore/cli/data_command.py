@@ -50,10 +50,12 @@ def validate(
     from audioscore.data.accepted import settings_of
     from audioscore.data.validation import validate_folder
     from audioscore.data.validation_report import render_validation
-    from audioscore.files import write_text
+    from audioscore.files import check_writable, write_text
     from audioscore.home import home
 
     require_folder(folder)
+    if report is not None:
+        check_writable(report.parent)
     settings = load_config(config or SMALL, reading_overrides(column_map, singer_from))
     with stages() as stage:
         result = validate_folder(

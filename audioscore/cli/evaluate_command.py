@@ -36,12 +36,14 @@ def evaluate(
     from audioscore.evaluation.noise_ceiling import ratings_of
     from audioscore.evaluation.predict import EVALUATION, PREDICTIONS
     from audioscore.evaluation.predictions import write_predictions
-    from audioscore.files import write_json
+    from audioscore.files import check_writable, write_json
     from audioscore.home import home
     from audioscore.tracking.compare import predict_scorers
     from audioscore.tracking.judging_data import sorted_data
 
     check_split(split)
+    if out is not None:
+        check_writable(out)
     scorers, judged_on, (_, settings) = scorers_of(models), sorted_data(data), gate_settings(config, None)
     rows, dropped = predict_scorers(scorers, judged_on, split, FeatureStore(home().features))
     figures = evaluate_predictions(

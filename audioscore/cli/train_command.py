@@ -38,6 +38,7 @@ def train(
     """
     from audioscore.config import SMALL, load_config
     from audioscore.errors import UsageError
+    from audioscore.files import check_writable
     from audioscore.scoring.scorer import plan_named
     from audioscore.scoring.trained import read_trained
 
@@ -51,11 +52,16 @@ def train(
             f"{', '.join(there)}: there is a training already. --resume goes on with it; for another one, name another "
             "--out, or remove what is there."
         )
+    check_writable(out)
     options = ["--config", str(config or SMALL), "--data", str(data), "--out", str(out), "--device", device]
     options += [part for override in changed for part in ("--set", override)]
     options += [part for name in plans for part in ("--plan", name)]
     options += [] if mlflow is None else ["--mlflow", mlflow]
-    _run([*options, *["--resume"] * resume], settings.processes)
+    try:
+        _run([*options, *["--resume"] * resume], settings.processes)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: the same command with --resume goes on from the last checkpoint", err=True)
+        raise
     trained = {name: read_trained(out / name) for name in plans}
     if as_json:
         typer.echo(json.dumps({name: _document(one) for name, one in trained.items()}, indent=2))

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from audioscore.files import atomic_folder, atomic_path, place, read_json, sha256_of, write_json, write_text
+from audioscore.files import (
+    atomic_folder,
+    atomic_path,
+    check_writable,
+    place,
+    read_json,
+    sha256_of,
+    write_json,
+    write_text,
+)
 
 
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -34,6 +43,19 @@ def test_the_new_file_is_complete_keeps_its_suffix_and_is_as_readable_as_any_oth
     plain.touch()
     assert target.read_bytes() == b"whole"
     assert target.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_folder_that_can_be_made_is_not_made_yet(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "deep")
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as fault:
+        check_writable(tmp_path / "file" / "deep")
+    assert fault.value.filename == str(tmp_path / "file")
 
 
 def test_an_exception_leaves_the_old_folder(tmp_path: Path) -> None:

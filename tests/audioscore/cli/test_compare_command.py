@@ -126,6 +126,13 @@ def test_bad_input_is_one_sentence(scorer_directory: Path, data: Path, tmp_path:
         assert sentence in str(found.exception)
 
 
+def test_a_file_in_the_way_is_said_before_anything_is_judged(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = run("evaluate", tmp_path / "gone", "--data", tmp_path / "gone", "--out", tmp_path / "file" / "out")
+    assert isinstance(found.exception, NotADirectoryError)
+    assert found.exception.filename == str(tmp_path / "file")
+
+
 def test_clips_that_were_all_trained_on_judge_nothing(scorer_directory: Path, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "scorer"
     shutil.copytree(scorer_directory, folder)

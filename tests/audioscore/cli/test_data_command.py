@@ -54,6 +54,12 @@ def test_a_sound_folder_passes(folder: Path) -> None:
     assert "8 of 8 clips accepted, 0 rejected" in validate(folder)[1]
 
 
+def test_a_file_in_the_way_of_the_page_is_said_before_anything_is_heard(folder: Path) -> None:
+    report = folder / "labels.csv" / "report.html"
+    with pytest.raises(NotADirectoryError, match=r"labels\.csv"):
+        validate(folder, "--report", str(report))
+
+
 def test_a_bad_clip_is_rejected_and_the_gate_holds(folder: Path) -> None:
     bad = sorted((folder / "audio").iterdir())[0]
     bad.write_bytes(b"")

@@ -144,6 +144,26 @@ def test_what_was_trained_there_is_not_overwritten(config: Path, data: Path, tmp
     assert [path.name for path in (tmp_path / "baseline").iterdir()] == ["kept"]
 
 
+def test_a_file_in_the_way_is_said_before_anything_is_heard(config: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file"):
+        CliRunner().invoke(app, options(config, data / "gone", tmp_path / "file" / "out"), catch_exceptions=False)
+
+
+def test_interrupted_it_says_how_to_go_on(
+    config: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from audioscore.training import launch
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "train_together", interrupt)
+    said = CliRunner().invoke(app, options(config, data, tmp_path, "--set", "training.processes=2"))
+    assert said.exit_code == 130
+    assert said.output.strip() == "interrupted: the same command with --resume goes on from the last checkpoint"
+
+
 def test_a_gpu_that_is_not_there_is_said_before_anything_is_heard(
     config: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
