@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from audioscore.errors import UsageError
+
 DEMO_WORKSPACE = "demo"
 MODEL = "audioscore"  # what a run registers, and scoring uses, unless told otherwise
 DEMO_MODEL = "audioscore-demo"  # its own registered name, so that a demo never becomes production's champion
@@ -46,13 +48,23 @@ class Home:
 def home(workspace: str = "") -> Home:
     """The home, or the workspace of that name inside it, which is on this machine whatever server there is.
 
-    The server is `$MLFLOW_TRACKING_URI`, if that is an address: MLflow itself notes databases there as well.
+    The server is `$MLFLOW_TRACKING_URI`, if that is an address: MLflow itself notes SQLite databases there as well.
+    Raises UsageError where it names a store that is neither, which would otherwise be left alone in silence.
     """
     base = Path(os.environ.get("AUDIOSCORE_HOME") or ".audioscore").resolve()
     if workspace:
         return Home(base / workspace)
     address = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return Home(base, address if address.startswith(("http://", "https://")) else None)
+    if address.startswith(("http://", "https://")):
+        return Home(base, address)
+    kind = address.partition(":")[0] if ":" in address else "file"
+    if kind not in ("sqlite", "file"):  # the rest may hold a password
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI names a store of kind {kind!r}. Runs and the registry are on an MLflow server, or in "
+            f"the home's own database: start a server on that store and give its address (http:// or https://), or "
+            f"unset the variable."
+        )
+    return Home(base)
 
 
 def home_of_model(name: str) -> Home:

@@ -152,7 +152,7 @@ def _line(plan: str, variant: Variant, outcomes: list[Outcome], figures: dict[st
         for one in (figures["spearman"], figures["spearman_within_source"])
     )
     adversary = f"{variant.target}, {variant.weight:g}" if variant.weight else "none"
-    tuning = variant.tuning + (f", after {variant.head_epochs} epochs of the head" if variant.head_epochs else "")
+    tuning = variant.tuning + (f", after {variant.head_epochs} epochs of the head alone" if variant.head_epochs else "")
     return (
         f"| {plan} | {tuning} | {adversary} | {outcomes[0].parameters:,} "
         f"| {np.mean(validation):.3f} ({min(validation):.3f} - {max(validation):.3f}) | {overall} | {within} "

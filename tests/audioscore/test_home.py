@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from audioscore.errors import UsageError
 from audioscore.home import DEMO_MODEL, DEMO_WORKSPACE, home, home_of_model
 
 
@@ -45,3 +46,9 @@ def test_an_mlflow_server_has_the_registry_but_never_the_demos(tmp_path: Path, m
     # What MLflow notes of the database it opened last.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/demo/mlflow.db")
     assert home_of_model("audioscore").tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    for name in ("bogus:/x", "postgresql://user:secret@host/db", "databricks:"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", name)
+        with pytest.raises(UsageError, match=f"names a store of kind '{name.partition(':')[0]}'") as fault:
+            home_of_model("audioscore")
+        assert "secret" not in str(fault.value)
+        assert home_of_model(DEMO_MODEL).tracking_uri == f"sqlite:///{tmp_path}/demo/mlflow.db"
