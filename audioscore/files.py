@@ -1,6 +1,7 @@
 """Writing that never leaves half a file, and hashing."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -54,13 +55,20 @@ def check_writable(folder: Path) -> None:
 
     Nothing is left there. Raises OSError, naming what is in the way, where writing there would.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     try:
         with tempfile.NamedTemporaryFile(dir=there, prefix=".writable."):
             pass
     except OSError as fault:
         fault.filename = str(there)  # nobody knows the temporary name
         raise
+
+
+def check_can_be_file(target: Path) -> None:
+    """The same for a file. Raises OSError, naming what is in the way."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    check_writable(target.parent)
 
 
 def _umask() -> int:

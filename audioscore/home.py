@@ -17,9 +17,17 @@ class Home:
 
     folder: Path
     server: str | None = None  # address of the MLflow server that has the runs and the registry instead of the database
+    unusable: str | None = None  # kind of a store that was named instead, and is none
 
     @property
     def tracking_uri(self) -> str:
+        """Where runs and the registry are. Raises UsageError where what was named for them is neither of both."""
+        if self.unusable is not None:
+            raise UsageError(
+                f"MLFLOW_TRACKING_URI names a store of kind {self.unusable!r}. Runs and the registry are on an MLflow "
+                f"server, or in the home's own database: start a server on that store and give its address (http:// or "
+                f"https://), or unset the variable."
+            )
         return self.server or f"sqlite:///{self.folder / 'mlflow.db'}"
 
     @property
@@ -49,7 +57,7 @@ def home(workspace: str = "") -> Home:
     """The home, or the workspace of that name inside it, which is on this machine whatever server there is.
 
     The server is `$MLFLOW_TRACKING_URI`, if that is an address: MLflow itself notes SQLite databases there as well.
-    Raises UsageError where it names a store that is neither, which would otherwise be left alone in silence.
+    Any other store is not left alone in silence: whoever asks for the runs there is told.
     """
     base = Path(os.environ.get("AUDIOSCORE_HOME") or ".audioscore").resolve()
     if workspace:
@@ -58,13 +66,7 @@ def home(workspace: str = "") -> Home:
     if address.startswith(("http://", "https://")):
         return Home(base, address)
     kind = address.partition(":")[0] if ":" in address else "file"
-    if kind not in ("sqlite", "file"):  # the rest may hold a password
-        raise UsageError(
-            f"MLFLOW_TRACKING_URI names a store of kind {kind!r}. Runs and the registry are on an MLflow server, or in "
-            f"the home's own database: start a server on that store and give its address (http:// or https://), or "
-            f"unset the variable."
-        )
-    return Home(base)
+    return Home(base, unusable=None if kind in ("sqlite", "file") else kind)  # the rest may hold a password
 
 
 def home_of_model(name: str) -> Home:

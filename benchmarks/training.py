@@ -62,6 +62,14 @@ class Trace:
     clips: int = 0
     pairs: int = 0
     cpu: float = 0.0
+    opening: tuple[int, int, float] = (0, 0, 0.0)  # clips, pairs and CPU seconds of the head alone; in those above
+
+    def rates(self) -> tuple[float, float]:
+        """Clips and pairs a second of the steps that are not the opening's; of these where there are no others."""
+        clips, pairs, cpu = self.opening
+        if self.clips == clips:
+            clips, pairs, cpu = 0, 0, 0.0
+        return (self.clips - clips) / (self.cpu - cpu), (self.pairs - pairs) / (self.cpu - cpu)
 
     def reached(self, target: float) -> tuple[float, float, int] | None:
         """CPU seconds, wall seconds and steps at the first look that shows the target."""
@@ -84,8 +92,13 @@ def follow(
     cap: float,
     most: float = float("inf"),
     enough: float = TARGETS[-1],
+    *,
+    opening: int = 0,
 ) -> Trace:
-    """Step until `cap` seconds of CPU or `most` steps are done or `enough` is reached; look now and then."""
+    """Step until `cap` seconds of CPU or `most` steps are done or `enough` is reached; look now and then.
+
+    The first `opening` steps are the head's alone.
+    """
     trace, wall, due = Trace(), 0.0, FIRST_LOOK
     for number, batch in enumerate(rows, start=1):
         cpu_before, wall_before = time.process_time(), time.monotonic()
@@ -93,6 +106,8 @@ def follow(
         trace.cpu += time.process_time() - cpu_before
         wall += time.monotonic() - wall_before
         trace.clips, trace.pairs = trace.clips + len(batch), trace.pairs + len(batch) * (len(batch) - 1) // 2
+        if number <= opening:
+            trace.opening = (trace.clips, trace.pairs, trace.cpu)
         ended = trace.cpu >= cap or number >= most
         if trace.cpu >= due or ended:
             trace.looks.append((trace.cpu, wall, number, look()))
@@ -114,7 +129,10 @@ def follow_ours(made: Ours, rows: Iterator[Rows], *limits: float) -> Trace:
 
 
 def follow_ours_after_the_head(ground: Ground, made: Ours, epochs: int, *limits: float) -> Trace:
-    """Our batches, the first epochs' on the head alone; then what is tuned of MuQ moves with it."""
+    """Our batches, the first epochs' on the head alone; then what is tuned of MuQ moves with it.
+
+    It goes on from the last epoch's head, not from the best one's as a run does: validation is not counted here.
+    """
     first = head_alone(ground, made)
     opening, tuning = epochs * -(-len(made.train.scores) // made.settings.batch_clips), False
 
@@ -131,7 +149,7 @@ def follow_ours_after_the_head(ground: Ground, made: Ours, epochs: int, *limits:
         now = made if tuning else first
         return validate(now.network, now.val)["val_spearman"]
 
-    return follow(step, all_pairs(made), look, *limits)
+    return follow(step, all_pairs(made), look, *limits, opening=opening)
 
 
 def follow_predecessor(ground: Ground, mode: str, head: str, rate: float, seed: int, cap: float) -> Trace:
@@ -214,13 +232,13 @@ def compare(
     cost = follow_predecessor(ground, mode, head, RATES[0], seed, cap / 20)
     most = round(cap * TRIAL / (cost.cpu / cost.looks[-1][2]))  # steps of its own in a trial's share of the cap
 
-    def pairs(mode: str, rate: float, *limits: float) -> Trace:
-        made = ours(ground, mode, head, rate, seed)
+    def pairs(tuning: str, rate: float, *limits: float) -> Trace:
+        made = ours(ground, tuning, head, rate, seed)
         return follow_ours(made, random_pairs(made), *limits)
 
-    def batches(mode: str, rate: float, *limits: float) -> Trace:
-        made = ours(ground, mode, head, rate, seed)
-        if mode == "lora":
+    def batches(tuning: str, rate: float, *limits: float) -> Trace:
+        made = ours(ground, tuning, head, rate, seed)
+        if tuning == "lora":
             return follow_ours_after_the_head(ground, made, head_epochs, *limits)
         return follow_ours(made, all_pairs(made), *limits)
 
@@ -234,8 +252,8 @@ def compare(
     rows = {"predecessor's": theirs, "ours": mine, "one pair a step, stored": longer}
     print(f"{'':26}{'clips/s':>9}{'pairs/s':>10}{'steps':>8}{'CPU s':>8}{'best':>8}")
     for name, trace in rows.items():
-        rates = f"{trace.clips / trace.cpu:9.1f}{trace.pairs / trace.cpu:10.1f}"
-        print(f"  {name:24}{rates}{trace.looks[-1][2]:8}{trace.cpu:8.1f}{trace.best:8.3f}")
+        clips, pair_rate = trace.rates()
+        print(f"  {name:24}{clips:9.1f}{pair_rate:10.1f}{trace.looks[-1][2]:8}{trace.cpu:8.1f}{trace.best:8.3f}")
     for target in TARGETS:
         print(_target(target, theirs, longer, mine, extraction), flush=True)
 

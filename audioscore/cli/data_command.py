@@ -50,12 +50,12 @@ def validate(
     from audioscore.data.accepted import settings_of
     from audioscore.data.validation import validate_folder
     from audioscore.data.validation_report import render_validation
-    from audioscore.files import check_writable, write_text
+    from audioscore.files import check_can_be_file, write_text
     from audioscore.home import home
 
     require_folder(folder)
     if report is not None:
-        check_writable(report.parent)
+        check_can_be_file(report)
     settings = load_config(config or SMALL, reading_overrides(column_map, singer_from))
     with stages() as stage:
         result = validate_folder(
@@ -101,8 +101,11 @@ def sort(
     from audioscore.data.sort import check_indexes, sort_folder, sort_index_file
     from audioscore.data.tables import SUFFIXES
     from audioscore.encoders.speakers import voice_embedder
+    from audioscore.files import check_can_be_file
     from audioscore.home import home
 
+    if report is not None:
+        check_can_be_file(report)
     if folder.suffix == ".json":
         sort_index_file(folder, resort=resort)
         typer.echo(f"{folder}: sorted, high to low")

@@ -4,7 +4,6 @@ bfloat16 keeps 8 of a number's 24 binary digits. Processors that multiply it the
 """
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,15 +19,6 @@ def multiplies_half(device: str) -> bool:
     return torch.device(device).type == "cpu" and bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
-def half_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """A linear layer whose products are of bfloat16, and what it makes too: for what is a product's again.
-
-    Shape: weight [O, C], bias [O] or None; [..., C] -> [..., O].
-    """
-    rounded, added = weight.detach().bfloat16(), None if bias is None else bias.detach().bfloat16()
-    return lambda values: F.linear(values.bfloat16(), rounded, added)
-
-
 class HalfLinear(nn.Module):
     """A linear layer whose products are of bfloat16. Shape: weight [O, C], bias [O] or None; [..., C] -> [..., O]."""
 
@@ -38,14 +28,39 @@ class HalfLinear(nn.Module):
         self.bias = None if bias is None else bias.detach().bfloat16()
 
     def forward(self, values: Tensor) -> Tensor:
-        return F.linear(values.bfloat16(), self.weight, self.bias).float()
+        return self.rounded(values).float()
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """The same as bfloat16, for what goes on in that: a wide layer's numbers need not be written down twice."""
+        return F.linear(values.bfloat16(), self.weight, self.bias)
+
+
+class _OverFrames(nn.Module):
+    """A linear layer where channels come before frames. Shape: [B, C, F] -> [B, O, F]."""
+
+    def __init__(self, linear: HalfLinear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, values: Tensor) -> Tensor:
+        made: Tensor = self.linear(values.transpose(1, 2)).transpose(1, 2)
+        return made
 
 
 def in_half(module: Any) -> Any:
-    """A copy of a module whose wide linear layers multiply in bfloat16."""
+    """A copy of a module whose wide linear layers and convolutions over single frames multiply in bfloat16."""
     made = copy.deepcopy(module)
     for name, part in list(made.named_modules()):
-        if isinstance(part, nn.Linear) and min(part.weight.shape) >= MIN_WIDTH:
+        rounded = _rounded(part)
+        if rounded is not None:
             parent, _, own = name.rpartition(".")
-            setattr(made.get_submodule(parent), own, HalfLinear(part.weight, part.bias))
+            setattr(made.get_submodule(parent), own, rounded)
     return made
+
+
+def _rounded(part: nn.Module) -> nn.Module | None:
+    if isinstance(part, nn.Linear) and min(part.weight.shape) >= MIN_WIDTH:
+        return HalfLinear(part.weight, part.bias)
+    if isinstance(part, nn.Conv1d) and part.kernel_size == (1,) and min(part.weight.shape[:2]) >= MIN_WIDTH:
+        return _OverFrames(HalfLinear(part.weight[..., 0], part.bias)) if part.groups == 1 else None
+    return None

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audioscore.encoders.half import half_linear
-from audioscore.encoders.muq_front import folded
+from audioscore.encoders.half import MIN_WIDTH, HalfLinear
+from audioscore.encoders.muq_front import fold_norm
 from audioscore.encoders.muq_layers import conformer_layer
 
-MIN_CHANNELS = 128  # below, calls cost more than what they compute
+MIN_CHANNELS = MIN_WIDTH  # below, calls cost more than what they compute
 
 
 class Conformer:
@@ -28,7 +28,8 @@ class Conformer:
     def __init__(self, conformer: Any, *, half: bool = False) -> None:
         self._positions_of = conformer.embed_positions
         self._layers = [
-            _Layer(layer, half=half) if _is_plain(layer) else partial(_as_it_is, layer) for layer in conformer.layers
+            _Layer(layer, half=half) if _is_plain(layer) else partial(conformer_layer, layer, real=None)
+            for layer in conformer.layers
         ]
 
     @staticmethod
@@ -54,10 +55,6 @@ def _is_plain(layer: Any) -> bool:
     )
     swish = (layer.ffn1.intermediate_act_fn, layer.ffn2.intermediate_act_fn, layer.conv_module.activation)
     return all(type(one) is nn.Linear for one in linear) and all(isinstance(one, nn.SiLU) for one in swish)
-
-
-def _as_it_is(layer: Any, states: Tensor, positions: Tensor) -> Tensor:
-    return conformer_layer(layer, states, positions, None)
 
 
 class _Layer:
@@ -123,7 +120,7 @@ class _Convolution:
     def __init__(self, module: Any, *, half: bool) -> None:
         self.norm = module.layer_norm
         self.inner, self.outer = (_linear(conv, half=half) for conv in (module.pointwise_conv1, module.pointwise_conv2))
-        weight, self.bias = folded(module.depthwise_conv, module.batch_norm)
+        weight, self.bias = fold_norm(module.depthwise_conv, module.batch_norm)
         # A row of pixels, a frame each: convolutions over images know channels that lie innermost.
         self.weight = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         self.padding = (0, weight.shape[-1] // 2)
@@ -139,4 +136,4 @@ class _Convolution:
 def _linear(part: Any, *, half: bool) -> Callable[[Tensor], Tensor]:
     """A linear layer, or a convolution over single frames, of [..., C] -> [..., O]."""
     weight = part.weight.flatten(1)
-    return half_linear(weight, part.bias) if half else partial(F.linear, weight=weight, bias=part.bias)
+    return HalfLinear(weight, part.bias).rounded if half else partial(F.linear, weight=weight, bias=part.bias)

@@ -75,13 +75,13 @@ class _Block:
     def __init__(self, block: Any, name: str, *, half: bool) -> None:
         self.channels = int(block.conv2.out_channels)
         self.name = name
-        inner, beside = _folded(block.conv1, block.bn1), _folded(block.conv3, block.bn3)
+        inner, beside = _bands_last(block.conv1, block.bn1), _bands_last(block.conv3, block.bn3)
         weight = torch.cat([inner[0], beside[0]])
         self.bias = torch.cat([inner[1], beside[1]])
         # Of one channel, the patches are so small that a plain matrix product is best.
         self.matrix = weight.flatten(1).T.contiguous()
         self.halving = None if weight.shape[1] == 1 else WinogradConv(weight, self.bias, stride=2, half=half)
-        self.conv = WinogradConv(*_folded(block.conv2, block.bn2), half=half)
+        self.conv = WinogradConv(*_bands_last(block.conv2, block.bn2), half=half)
 
     def __call__(self, values: Tensor, scratch: Scratch) -> Tensor:
         """Shape: values [T, bands, C] -> [ceil(T / 2), bands / 2, channels], in `scratch`."""
@@ -98,7 +98,7 @@ class _Block:
         return out
 
 
-def folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+def fold_norm(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """A convolution and the batch normalisation behind it in one: weight and bias, shaped as the convolution's."""
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     weight = conv.weight.double() * scale.reshape(-1, *[1] * (conv.weight.dim() - 1))
@@ -107,10 +107,10 @@ def folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
-def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """The same, where bands and time change places, as in the input.
+def _bands_last(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """A convolution and its normalisation in one, bands and time changing places as in the input.
 
     Shape: -> [O, C, 3 in time, 3 in bands], [O].
     """
-    weight, bias = folded(conv, norm)
+    weight, bias = fold_norm(conv, norm)
     return weight.transpose(2, 3).contiguous(), bias

@@ -10,7 +10,7 @@ from audioscore.errors import UsageError
 from audioscore.scoring.framewise import framewise
 from audioscore.scoring.pooling import masked_max, masked_mean, without_padding
 
-HELD_BYTES = 64 << 20  # of queries, keys and values at once, without gradients
+HELD_BYTES = 64 << 20  # of queries, keys and values at once, on a CPU without gradients
 
 
 class SelfAttention(nn.Module):
@@ -36,8 +36,10 @@ class SelfAttention(nn.Module):
 
     def _groups(self, values: Tensor) -> int:
         """Into how many groups the heads must part for what one group is given to be held at once."""
-        most = 3 * values.numel() * values.element_size() / HELD_BYTES
-        return next((count for count in range(1, self.heads) if self.heads % count == 0 and count >= most), self.heads)
+        least = 3 * values.numel() * values.element_size() / HELD_BYTES
+        if values.device.type != "cpu":  # which has room for the batch, and loses by more calls
+            return 1
+        return next((count for count in range(1, self.heads) if self.heads % count == 0 and count >= least), self.heads)
 
     def _inputs_of(self, values: Tensor, *, group: int, groups: int) -> Tensor:
         """What `inputs` makes for the heads of one group. Shape: [N, D] -> [N, 3 D / groups]."""

@@ -138,4 +138,7 @@ def _features(options: argparse.Namespace, config: Config) -> tuple[Path, Path, 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # whoever started it says what can be done; each of many processes would say where it was
+        sys.exit(130)

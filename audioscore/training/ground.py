@@ -15,7 +15,7 @@ from audioscore.data.sort import read_relative, read_split
 from audioscore.encoders.extract import Extraction, read_extraction
 from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored import StoredFeatures
+from audioscore.encoders.stored import KEPT_BYTES, StoredFeatures
 from audioscore.errors import DataError, ModelError, shorten
 from audioscore.scoring.checkpoint import DESCRIPTION, ENCODERS, read_description
 from audioscore.scoring.scorer import BRANCHES, CANDIDATES
@@ -30,19 +30,14 @@ MIN_TRAIN, MIN_VAL = 8, 8
 
 @dataclass(frozen=True)
 class Ground:
-    """What all seeds of a plan share: clips, features, encoders, and how the plan is trained.
-
-    `untuned` are the folds as MuQ hears them before it is tuned, where it is: the features that the head alone can be
-    fitted to. Empty where nothing of MuQ is tuned, where layers are mixed, and where training starts from a model that
-    may have tuned it.
-    """
+    """What all seeds of a plan share: clips, features, encoders, and how the plan is trained."""
 
     plan: Plan
     recipe: Recipe
     settings: "TrainingSection"
     folds: dict[str, Fold]
-    untuned: dict[str, Fold]
     entries: dict[str, list[Entry]]
+    store: FeatureStore
     references: dict[Kind, EncoderReference]
     encoder_folders: dict[Kind, Path]
     target: str | None  # SHA-256 of the speaker encoder that an adversary is to guess
@@ -53,7 +48,10 @@ class Ground:
     @property
     def warm(self) -> Path | None:
         """The folder that training starts from; None where it starts from scratch, as controls always do."""
-        return _warm(self.plan, self.settings)
+        init = self.settings.init
+        if init == "scratch" or self.plan not in CANDIDATES:
+            return None
+        return Path(init.removeprefix("warm:")).expanduser()
 
     @property
     def origin(self) -> str:
@@ -62,6 +60,12 @@ class Ground:
             return "scratch"
         known = (self.warm / DESCRIPTION).is_file()
         return f"warm: {self.warm.name}" + ("" if known else ", whose training clips are not known")
+
+    def untuned(self, name: str, kept_bytes: int = KEPT_BYTES) -> Fold:
+        """A fold as MuQ hears it before anything of it is tuned, with a memory of its own; no speakers to unlearn."""
+        clips = [entry.clip for entry in self.entries[name]]
+        heard = StoredFeatures(clips, self.references, BRANCHES[self.plan], self.store, kept_bytes=kept_bytes)
+        return replace(self.folds[name], features=heard, targets=None)
 
     @property
     def identity(self) -> str:
@@ -102,20 +106,13 @@ def read_ground(
     recipe = recipe_of(plan, settings, dims)
     entries = {"train": entries_of(scored["train"], read_relative(index, "train")), "val": entries_of(scored["val"])}
     folds = {name: _fold(found, extraction, recipe, kinds, store, settings) for name, found in entries.items()}
-    untuned = {}
-    if recipe.tunes_what_is_heard and _warm(plan, settings) is None:
-        heard = {
-            name: StoredFeatures([entry.clip for entry in found], extraction.encoders, kinds, store)
-            for name, found in entries.items()
-        }
-        untuned = {name: replace(fold, features=heard[name], targets=None) for name, fold in folds.items()}
     ground = Ground(
         plan,
         recipe,
         settings,
         folds,
-        untuned,
         entries,
+        store,
         {kind: extraction.encoders[kind] for kind in kinds},
         {kind: folder for kind in kinds if (folder := features / ENCODERS / kind).is_dir()},
         None if not recipe.adversary or extraction.speaker is None else extraction.speaker.sha256,
@@ -126,12 +123,6 @@ def read_ground(
     if ground.warm is not None and (ground.warm / DESCRIPTION).is_file():
         _check_unseen(ground.warm, read_split(index, "test"))
     return ground
-
-
-def _warm(plan: Plan, settings: "TrainingSection") -> Path | None:
-    if settings.init == "scratch" or plan not in CANDIDATES:
-        return None
-    return Path(settings.init.removeprefix("warm:")).expanduser()
 
 
 def _check_unseen(warm: Path, test: Sequence[Clip]) -> None:

@@ -21,6 +21,7 @@ from audioscore.training.adversary import SpeakerAdversary
 from audioscore.training.batches import draw_batches
 from audioscore.training.callbacks import Callback, following
 from audioscore.training.fold import Fold
+from audioscore.training.opening import Opening, head_checkpoint
 from audioscore.training.processes import start
 from audioscore.training.state import Progress, moving_state, read_checkpoint, restore, write_checkpoint
 from audioscore.training.step import FitSettings, Stepper
@@ -37,19 +38,6 @@ class Fit:
     best_epoch: int
     validation_spearman: float
     selection: float
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What comes before MuQ is tuned: `epochs` of the head alone, on the same clips as MuQ hears them untuned.
-
-    A head that knows nothing would first pull MuQ's layers where they do not belong, and each of its steps would cost
-    theirs. Source: Kumar et al. 2022, arXiv 2202.10054.
-    """
-
-    train: Fold
-    val: Fold
-    epochs: int
 
 
 def fit_network(
@@ -69,9 +57,9 @@ def fit_network(
 ) -> Fit:
     """Train a network in place; keep the epoch that ranks validation clips best.
 
-    With `opening` the head is fitted alone first, at the same rate, and `settings.epochs` follow from the best of its
-    epochs; they are counted on, and that epoch is the one to beat. The network must be one whose layers of MuQ are
-    still as they were loaded.
+    With `opening` the head is fitted alone first, by the same schedule over its own epochs, and `settings.epochs`
+    follow from the best of these; they are counted on, and that epoch is the one to beat. The network must be one whose
+    layers of MuQ are still as they were loaded.
 
     The statistics of the training clips (`fit_statistics`, and an adversary's `fit_targets`) are the caller's to set.
 
@@ -82,17 +70,18 @@ def fit_network(
     accelerator = start(device, settings.precision)
     with torch.random.fork_rng(enabled=True, devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
         stepper = Stepper(accelerator, network, adversary, train, settings, seed)
-        run = _Run(stepper, val, checkpoint, identity, resume)
-        runs = [run]
-        if opening is not None:
+        run = _Run(stepper, val, checkpoint, identity, resume, opening)
+        first = None
+        if opening is not None and not run.resumed:
             first = _opening_run(opening, stepper, checkpoint, identity, resume, device)
-            run.earlier_epochs, run.earlier_steps = opening.epochs, first.stepper.steps
-            runs = [run] if run.resumed else [first, run]
-        with following(callbacks, runs[0].earlier_steps + runs[0].progress.step, run.earlier_steps + stepper.steps):
-            for one in runs:
-                if one is not runs[0]:
-                    one.go_on_from(runs[0].end())
-                one.to_the_end(callbacks)
+        opening = None  # its features need not stay in memory beside those that follow
+        step, steps = (run if first is None else first).step, run.earlier_steps + stepper.steps
+        with following(callbacks, step, steps):
+            if first is not None:
+                first.to_the_end(callbacks)
+                run.go_on_from(first.end())
+                del first
+            run.to_the_end(callbacks)
         return run.end()
 
 
@@ -109,11 +98,6 @@ def _opening_run(
     stepper = Stepper(start(device, settings.precision), head, None, opening.train, settings, later.seed)
     beside = None if checkpoint is None else head_checkpoint(checkpoint)
     return _Run(stepper, opening.val, beside, f"{identity}-head", resume)
-
-
-def head_checkpoint(checkpoint: Path) -> Path:
-    """Where an opening's is kept, beside the fit's own."""
-    return checkpoint.with_suffix(f".head{checkpoint.suffix}")
 
 
 def validate(network: ScoreNetwork, fold: Fold, accelerator: Accelerator | None = None) -> dict[str, float]:
@@ -145,7 +129,15 @@ def validate(network: ScoreNetwork, fold: Fold, accelerator: Accelerator | None 
 class _Run:
     """One fit under way: epochs, the best of them, and checkpoints, by the main process alone."""
 
-    def __init__(self, stepper: Stepper, val: Fold, checkpoint: Path | None, identity: str, resume: bool) -> None:
+    def __init__(
+        self,
+        stepper: Stepper,
+        val: Fold,
+        checkpoint: Path | None,
+        identity: str,
+        resume: bool,
+        opening: Opening | None = None,
+    ) -> None:
         self.stepper, self.val, self.checkpoint, self.identity = stepper, val, checkpoint, identity
         found = None
         if checkpoint is not None and resume:
@@ -155,7 +147,10 @@ class _Run:
             log.info("going on from epoch %d, step %d", found.epoch, found.step)
         self.resumed = found is not None
         self.progress = found or Progress(best_state=moving_state(stepper.plain))
-        self.earlier_epochs = self.earlier_steps = 0  # of an opening
+        self.earlier_epochs = self.earlier_steps = 0
+        if opening is not None:
+            self.earlier_epochs = opening.epochs
+            self.earlier_steps = opening.epochs * stepper.settings.batches(len(opening.train.scores))
 
     def go_on_from(self, opening: Fit) -> None:
         """Begin with the head that an opening fitted."""
@@ -167,6 +162,11 @@ class _Run:
             best_epoch=opening.best_epoch,
             best_state=moving_state(self.stepper.plain),
         )
+
+    @property
+    def step(self) -> int:
+        """Steps that are done, an opening's included."""
+        return self.earlier_steps + self.progress.step
 
     @property
     def finished(self) -> bool:
@@ -199,7 +199,7 @@ class _Run:
             progress.step += 1
             progress.seconds = earlier + time.monotonic() - started
             for callback in callbacks:
-                callback.on_step(self.earlier_steps + progress.step)
+                callback.on_step(self.step)
             if progress.step % stepper.settings.checkpoint_steps == 0:
                 self.write()
         figures = validate(stepper.network, self.val, stepper.accelerator)

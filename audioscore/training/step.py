@@ -47,9 +47,9 @@ class FitSettings:
     checkpoint_steps: int
     adversary_weight: float = 0.0
 
-    def steps(self, clips: int) -> int:
-        """Steps of all epochs over so many clips."""
-        return self.epochs * -(-clips // self.batch_clips)
+    def batches(self, clips: int) -> int:
+        """Steps of one epoch over so many clips."""
+        return -(-clips // self.batch_clips)
 
 
 class Trained(nn.Module):
@@ -90,7 +90,7 @@ class Stepper:
         self.groups = torch.tensor(train.groups)
         absolute = [score for score, group in zip(train.scores, train.groups, strict=True) if group == ABSOLUTE]
         self.centre = float(np.mean(absolute)) if absolute else 0.0
-        self.steps = settings.steps(len(train.scores))
+        self.steps = settings.epochs * settings.batches(len(train.scores))
 
     def step(self, rows: Rows, step: int, where: str) -> float:
         """One step of the optimizer, the `step`th, on the pairs of a batch; its loss.

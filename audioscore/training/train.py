@@ -35,7 +35,8 @@ from audioscore.training.adversary import SpeakerAdversary
 from audioscore.training.callbacks import Callback, Listen
 from audioscore.training.fold import fit_statistics
 from audioscore.training.ground import Ground, read_ground
-from audioscore.training.loop import Fit, Opening, fit_network, head_checkpoint
+from audioscore.training.loop import Fit, fit_network
+from audioscore.training.opening import Opening, head_checkpoint
 from audioscore.training.processes import is_main, once, share, start
 from audioscore.training.recipe import fit_settings
 from audioscore.training.singer_probe import probe_speakers
@@ -98,13 +99,14 @@ def _train_seed(ground: Ground, seed: int, target: Path, resume: bool, callbacks
     settings, recipe, train, val = ground.settings, ground.recipe, ground.folds["train"], ground.folds["val"]
     warm, checkpoint = ground.warm, target / f"seed-{seed}.checkpoint"
     accelerator = start(ground.device, settings.precision)
-    network, muq, adversary = _new_network(ground, seed, accelerator.device)
+    network, muq, adversary, begun = _new_network(ground, seed, accelerator.device)
+    untuned = recipe.tunes_what_is_heard and not begun
     # A head that warm_start took computes with the statistics it brought; others would change what it knows.
     if not (warm is not None and takes_head(recipe, warm)):
         # What an untuned MuQ makes is in the store; anything else is heard, once.
         hearing, clips = network, train
-        if ground.untuned:
-            hearing, clips = ScoreNetwork(network.head), ground.untuned["train"]
+        if untuned:
+            hearing, clips = ScoreNetwork(network.head), ground.untuned("train", kept_bytes=0)
         if is_main():
             fit_statistics(hearing, clips.features, accelerator.device, clips.names)
         share(network.head.buffers())
@@ -112,14 +114,14 @@ def _train_seed(ground: Ground, seed: int, target: Path, resume: bool, callbacks
         adversary.fit_targets(train.targets)
     val_clips = [entry.clip for entry in ground.entries["val"]]
     before = once(lambda: probe_speakers(network, val_clips, val.features, accelerator.device))
-    opening = None
-    if ground.untuned and settings.head_epochs:
-        opening = Opening(ground.untuned["train"], ground.untuned["val"], settings.head_epochs)
+    epochs = settings.head_epochs if recipe.tunes_what_is_heard else 0
+    if epochs and begun:
+        log.info("%s, seed %d: no epochs of the head alone, since it does not start from scratch", ground.plan, seed)
     fit = fit_network(
         network, train, val, fit_settings(settings, recipe),
         seed=seed, adversary=adversary, checkpoint=checkpoint, resume=resume,
         identity=f"{ground.identity}-{seed}", callbacks=callbacks if is_main() else (), device=ground.device,
-        opening=opening,
+        opening=Opening(ground.untuned("train"), ground.untuned("val"), epochs) if epochs and untuned else None,
     )  # fmt: skip
     network.to(accelerator.device)
     after = once(lambda: probe_speakers(network, val_clips, val.features, accelerator.device))
@@ -140,8 +142,10 @@ def _train_seed(ground: Ground, seed: int, target: Path, resume: bool, callbacks
 
 def _new_network(
     ground: Ground, seed: int, device: torch.device
-) -> tuple[ScoreNetwork, MuQEncoder | None, SpeakerAdversary | None]:
-    """A seed's network before its first step, the MuQ whose layers it may have, and its adversary."""
+) -> tuple[ScoreNetwork, MuQEncoder | None, SpeakerAdversary | None, bool]:
+    """A seed's network before its first step, the MuQ whose layers it may have, its adversary, and whether any of it
+    comes from another model.
+    """
     settings, recipe = ground.settings, ground.recipe
     muq = None
     if recipe.tuning is not None:
@@ -159,15 +163,17 @@ def _new_network(
             adversary = SpeakerAdversary(
                 network.head.representation_dim, settings.adversary.hidden, int(targets.shape[1])
             )
+    begun = ground.warm is not None
     if ground.warm is not None:
         try:
             said = warm_start(network, recipe, muq, ground.warm, reference=ground.references.get("muq"))
         except NothingFitsError:
             if ground.plan == "baseline":
                 raise
+            begun = False
             said = f"nothing of {ground.warm} is of this plan; it starts from scratch"
         log.info("%s, seed %d: %s", ground.plan, seed, said)
-    return network.to(device), muq, adversary
+    return network.to(device), muq, adversary, begun
 
 
 def _describe(ground: Ground, seed: int, fit: Fit, raw: np.ndarray[Any, Any]) -> Description:

@@ -8,6 +8,7 @@ import pytest
 from audioscore.files import (
     atomic_folder,
     atomic_path,
+    check_can_be_file,
     check_writable,
     place,
     read_json,
@@ -56,6 +57,27 @@ def test_what_is_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError) as fault:
         check_writable(tmp_path / "file" / "deep")
     assert fault.value.filename == str(tmp_path / "file")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError) as missing:
+        check_writable(tmp_path / "dangling")
+    assert missing.value.filename == str(tmp_path / "dangling")
+
+
+def test_a_folder_that_takes_no_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/tmp/.writable.k2x")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    with pytest.raises(PermissionError) as fault:
+        check_writable(tmp_path / "new")
+    assert fault.value.filename == str(tmp_path)
+
+
+def test_a_folder_cannot_become_a_file(tmp_path: Path) -> None:
+    check_can_be_file(tmp_path / "new" / "report.html")
+    with pytest.raises(IsADirectoryError) as fault:
+        check_can_be_file(tmp_path)
+    assert fault.value.filename == str(tmp_path)
 
 
 def test_an_exception_leaves_the_old_folder(tmp_path: Path) -> None:

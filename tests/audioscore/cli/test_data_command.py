@@ -58,6 +58,12 @@ def test_a_file_in_the_way_of_the_page_is_said_before_anything_is_heard(folder: 
     report = folder / "labels.csv" / "report.html"
     with pytest.raises(NotADirectoryError, match=r"labels\.csv"):
         validate(folder, "--report", str(report))
+    with pytest.raises(IsADirectoryError, match="audio"):
+        validate(folder, "--report", str(folder / "audio"))
+    with pytest.raises(IsADirectoryError, match="audio"):
+        CliRunner().invoke(
+            app, ["data", "sort", str(folder), "--report", str(folder / "audio")], catch_exceptions=False
+        )
 
 
 def test_a_bad_clip_is_rejected_and_the_gate_holds(folder: Path) -> None:

@@ -22,12 +22,17 @@ def test_random_numbers_are_close() -> None:
 
 def test_wide_layers_are_replaced_in_a_copy_and_narrow_ones_stay() -> None:
     module = nn.ModuleDict({
-        "wide": nn.Linear(256, 256), "narrow": nn.Linear(256, 8), "convolution": nn.Conv1d(256, 256, 3),
+        "wide": nn.Linear(256, 256), "narrow": nn.Linear(256, 8), "single": nn.Conv1d(256, 512, 1, bias=False),
+        "long": nn.Conv1d(256, 256, 3),
     })  # fmt: skip
     made = in_half(module)
     assert isinstance(made["wide"], HalfLinear)
     assert type(module["wide"]) is nn.Linear
-    assert [type(made[name]) for name in ("narrow", "convolution")] == [nn.Linear, nn.Conv1d]
+    assert [type(made[name]) for name in ("narrow", "long")] == [nn.Linear, nn.Conv1d]
+    with torch.inference_mode():
+        values = torch.randn(2, 256, 7)
+        expected = module["single"](values)
+        assert (made["single"](values) - expected).std() < 0.01 * expected.std()
 
 
 @pytest.mark.parametrize(("can", "expected"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False)])

@@ -2,16 +2,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from audioscore.encoders import half
-from audioscore.encoders.half import in_half
 from audioscore.scoring import framewise as module
-from audioscore.scoring import songeval_head
 from audioscore.scoring.batch import Batch
 from audioscore.scoring.framewise import framewise
 from audioscore.scoring.pooling import frame_mask
 from audioscore.scoring.predecessor import CLASSES
 from audioscore.scoring.predecessor_head import PredecessorScoreHead
-from audioscore.scoring.songeval_head import SelfAttention, SongEvalHead
+from audioscore.scoring.songeval_head import SongEvalHead
 
 
 def widths(head: nn.Module) -> list[int]:
@@ -52,33 +49,18 @@ def test_in_place_the_values_are_overwritten(frames: int, monkeypatch: pytest.Mo
     assert (made.data_ptr() == values.data_ptr()) == (2 * frames > 8)
 
 
+def test_other_channels_have_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_FRAMES", 8)
+    with torch.no_grad(), pytest.raises(ValueError, match=r"\(4,\) channels cannot become \(2,\) in place"):
+        framewise(nn.Linear(4, 2), torch.zeros(1, 24, 4), in_place=True)
+
+
 def test_gradients_flow_through_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PIECE_FRAMES", 2)
     layer, values = nn.Linear(4, 6), torch.ones(1, 5, 4, requires_grad=True)
     framewise(layer, values).sum().backward()
     assert values.grad is not None
     torch.testing.assert_close(values.grad[0], layer.weight.sum(0).expand(5, 4))
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("rounded", [False, True])
-@pytest.mark.parametrize(
-    ("held", "groups"), [(1 << 20, 1), (3 * 4 * 60 * 16 // 2, 2), (3 * 4 * 60 * 16 // 3, 4), (1, 4)]
-)
-def test_heads_attend_in_groups_as_all_at_once(
-    held: int, groups: int, rounded: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    monkeypatch.setattr(half, "MIN_WIDTH", 1)
-    attention = SelfAttention(16, 4).eval()
-    if rounded:
-        attention = in_half(attention)
-    values, mask = torch.randn(2, 30, 16), frame_mask(torch.tensor([30, 11]), 30)
-    whole, given = attention(values, mask), values.clone()
-    monkeypatch.setattr(songeval_head, "HELD_BYTES", held)
-    assert attention._groups(values) == groups
-    torch.testing.assert_close(attention(values, mask), whole, rtol=0, atol=0.02 if rounded else 1e-6)
-    assert torch.equal(values, given)
 
 
 @torch.inference_mode()

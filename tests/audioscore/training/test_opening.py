@@ -13,7 +13,8 @@ from audioscore.encoders.muq_layers import MuQSuffix
 from audioscore.training import loop
 from audioscore.training.fold import fit_statistics
 from audioscore.training.ground import read_ground
-from audioscore.training.loop import Fit, Opening, fit_network
+from audioscore.training.loop import Fit, fit_network
+from audioscore.training.opening import Opening
 
 STEPS = 8 + 12  # two epochs of the head, three that follow, of 64 clips in batches of 16
 LORA = {"tuning": "lora", "lora": {"rank": 4, "alpha": 6}}
@@ -80,6 +81,21 @@ def test_epochs_and_steps_are_counted_on(toys: Any) -> None:
     assert heard.told[0] == (0, STEPS)
     assert [told for told in heard.told if isinstance(told, int)] == list(range(1, STEPS + 1))
     assert [told for told in heard.told if isinstance(told, str)] == [f"epoch {number}" for number in range(1, 6)]
+
+
+def test_each_part_has_the_whole_schedule(toys: Any) -> None:
+    rates = [entry["learning_rate"] for entry in fit(toys).curve]
+    assert rates == pytest.approx([3e-3 * factor for factor in (0.5, 0.0, 0.75, 0.25, 0.0)])
+
+
+def test_where_the_fit_stands_behind_it_the_openings_checkpoint_is_not_asked_for(toys: Any, tmp_path: Path) -> None:
+    wanted, checkpoint = fit(toys), tmp_path / "fit.checkpoint"
+    with pytest.raises(PulledPlug):
+        fit(toys, checkpoint, heard=Heard(13))
+    (tmp_path / "fit.head.checkpoint").write_bytes(b"damaged")
+    found = fit(toys, checkpoint, resume=True)
+    weights = wanted.network.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in found.network.state_dict().items())
 
 
 def test_what_follows_begins_with_the_best_head_of_the_opening(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,18 +177,35 @@ def test_statistics_of_what_is_stored_are_those_of_what_is_heard(ground: Any, tm
         ("baseline", {}, False),
         ("muq_frozen", LORA, False),
         ("baseline", {**LORA, "layers": "mix"}, False),
-        ("baseline", {"layers": "mix"}, False),
-        ("hybrid", {**LORA, "init": "warm:/somewhere"}, False),
     ],
 )
 def test_there_is_an_opening_only_where_what_is_stored_is_what_the_head_would_hear(
-    ground: Any, plan: Any, changed: dict[str, Any], expected: bool
+    ground: Any, tmp_path: Path, plan: Any, changed: dict[str, Any], expected: bool
 ) -> None:
-    settings = ground.config(**changed, head_epochs=2).training
-    found = read_ground(plan, ground.index, ground.features, settings, "d.dir", "abc", "cpu")
-    assert bool(found.untuned) == expected
-    if expected:
-        fold, untuned = found.folds["train"], found.untuned["train"]
-        assert replace(untuned, features=fold.features) == fold
+    found = ground.train(plan, tmp_path, **SHORT, **changed, head_epochs=2)
+    assert len(found.curves[1]) == (4 if expected else 2)
+
+
+def test_what_starts_from_another_model_has_no_opening_and_says_so(
+    ground: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = ground.train("baseline", tmp_path / "first", **SHORT).scorer_folder()
+    changed = {**SHORT, **LORA, "head_epochs": 2, "init": f"warm:{first}"}
+    with caplog.at_level("INFO", "audioscore.training.train"):
+        assert len(ground.train("baseline", tmp_path / "warm", **changed).curves[1]) == 2
+        assert "baseline, seed 1: no epochs of the head alone, since it does not start from scratch" in caplog.text
+        caplog.clear()
+        assert len(ground.train("hybrid", tmp_path / "scratch", **changed).curves[1]) == 4, "nothing fits the hybrid"
+        assert "no epochs of the head alone" not in caplog.text
+
+
+def test_untuned_folds_are_the_same_clips_as_the_head_alone_hears_them(ground: Any) -> None:
+    settings = ground.config(**LORA, adversary={"weight": 0.5}).training
+    found = read_ground("hybrid", ground.index, ground.features, settings, "d.dir", "abc", "cpu")
+    for name, fold in found.folds.items():
+        untuned = found.untuned(name, kept_bytes=0)
+        assert replace(untuned, features=fold.features, targets=fold.targets) == fold
+        assert untuned.targets is None
         assert "windows" in fold.features[0]
         assert "windows" not in untuned.features[0]
+        assert untuned.features[0] is not untuned.features[0], "nothing is kept"

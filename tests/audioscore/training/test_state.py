@@ -10,6 +10,7 @@ from audioscore.errors import ModelError
 from audioscore.training import loop
 from audioscore.training.fold import fit_statistics
 from audioscore.training.loop import Fit, fit_network
+from audioscore.training.opening import Opening
 from audioscore.training.processes import start
 from audioscore.training.state import Progress, moving_state, read_checkpoint, restore, write_checkpoint
 
@@ -41,7 +42,15 @@ class Plug:
         pass
 
 
-def fit(toys: Any, checkpoint: Path | None, *, resume: bool = False, plug: Plug | None = None, **changed: Any) -> Fit:
+def fit(
+    toys: Any,
+    checkpoint: Path | None,
+    *,
+    resume: bool = False,
+    plug: Plug | None = None,
+    opening: Opening | None = None,
+    **changed: Any,
+) -> Fit:
     """A fit of dropout and adversary; 64 clips in batches of 16, 5 epochs: 20 steps, a checkpoint every 3."""
     network = toys.network(dropout=0.3)
     fit_statistics(network, toys.train.features)
@@ -50,6 +59,7 @@ def fit(toys: Any, checkpoint: Path | None, *, resume: bool = False, plug: Plug 
     return fit_network(
         network, train, toys.val, toys.settings(**settings), seed=1, adversary=adversary, checkpoint=checkpoint,
         identity="this", resume=resume, callbacks=[] if plug is None else [plug], device="cpu",
+        opening=opening,
     )  # fmt: skip
 
 
@@ -143,6 +153,18 @@ def test_in_fp16_the_scale_of_gradients_goes_on_too(
     judge, stopped, found = (scaler.state_dict() for scaler in scalers)
     assert found == judge
     assert stopped["scale"] < 2.0**24, "some steps were left out before the kill"
+
+
+@pytest.mark.parametrize("kill", [3, 8, 13])
+def test_in_fp16_an_opening_goes_on_with_a_scale_of_its_own(
+    toys: Any, scalers: list[torch.amp.GradScaler], tmp_path: Path, kill: int
+) -> None:
+    opening = Opening(toys.train, toys.val, 2)  # 8 steps
+    wanted = fit(toys, None, opening=opening)
+    assert len(scalers) == 2
+    with pytest.raises(PulledPlug):
+        fit(toys, tmp_path / "fit.checkpoint", plug=Plug(kill), checkpoint_steps=1, opening=opening)
+    assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True, opening=opening), wanted)
 
 
 def test_an_fp16_fit_does_not_go_on_without_its_scale(saved: tuple[Path, Any, Any]) -> None:

@@ -47,9 +47,10 @@ def encoders_after(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     plain = train._new_network
 
     def watch(*arguments: Any) -> Any:
-        network, muq, adversary = plain(*arguments)
+        made = plain(*arguments)
+        _, muq, *_ = made
         kept.append({} if muq is None else muq.module.state_dict())  # of tensors that training moves in place
-        return network, muq, adversary
+        return made
 
     monkeypatch.setattr(train, "_new_network", watch)
     return kept
