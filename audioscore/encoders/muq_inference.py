@@ -1,4 +1,4 @@
-"""MuQ as scoring runs it: windows of many recordings together, the front-end in its quick form, nothing not asked for.
+"""MuQ as scoring runs it: windows of many recordings together, front-end and conformer in their quick forms on a CPU.
 
 The frames are the encoder's own but for rounding: 1e-5 of their deviation.
 """
