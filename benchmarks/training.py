@@ -191,44 +191,36 @@ def extract(ground: Ground, modes: Sequence[str]) -> dict[str, float]:
     return {**heard, "lora": time.process_time() - started}
 
 
-def speed(
-    folder: Path,
-    heads: Sequence[str],
-    modes: Sequence[str],
-    seed: int,
-    cap: float,
-    headline: float,
-    *,
-    head_epochs: int,
-    wide: bool,
-) -> None:
+@dataclass(frozen=True)
+class Terms:
+    """What both schemes are compared under; see the options of this program."""
+
+    seed: int
+    cap: float
+    headline: float
+    head_epochs: int
+    wide: bool
+
+
+def speed(folder: Path, heads: Sequence[str], modes: Sequence[str], terms: Terms) -> None:
     """Print clips/s and seconds to each target, both schemes, by head and mode."""
     with tempfile.TemporaryDirectory() as scratch:
         ground = replace(prepare(folder), store=FeatureStore(Path(scratch) / "features"))
-        if wide:
+        if terms.wide:
             ground = widened(ground, Path(scratch) / "muq")
         heard = extract(ground, modes)
-        print(f"{len(ground.train)} training clips, {len(ground.val)} validation clips; seed {seed}; cap {cap:g} s")
-        print(f"headline target, by which rates are chosen: validation Spearman {headline}")
+        counts = f"{len(ground.train)} training clips, {len(ground.val)} validation clips"
+        print(f"{counts}; seed {terms.seed}; cap {terms.cap:g} s")
+        print(f"headline target, by which rates are chosen: validation Spearman {terms.headline}")
         print("extraction, once, of all clips: " + ", ".join(f"{mode} {cost:.1f} s" for mode, cost in heard.items()))
         for head, mode in itertools.product(heads, modes):
-            given = (ground, mode, head, seed, cap, headline, heard[mode])
-            compare(*given, trial_mode="frozen" if wide else mode, head_epochs=head_epochs)
+            compare(ground, mode, head, terms, heard[mode])
 
 
-def compare(
-    ground: Ground,
-    mode: str,
-    head: str,
-    seed: int,
-    cap: float,
-    headline: float,
-    extraction: float,
-    *,
-    trial_mode: str,
-    head_epochs: int,
-) -> None:
-    """Print one mode; the predecessor's scheme goes first. `trial_mode` is the one in which rates are tried."""
+def compare(ground: Ground, mode: str, head: str, terms: Terms, extraction: float) -> None:
+    """Print one mode; the predecessor's scheme goes first."""
+    seed, cap, headline = terms.seed, terms.cap, terms.headline
+    trial_mode = "frozen" if terms.wide else mode
     cost = follow_predecessor(ground, mode, head, RATES[0], seed, cap / 20)
     most = round(cap * TRIAL / (cost.cpu / cost.looks[-1][2]))  # steps of its own in a trial's share of the cap
 
@@ -239,7 +231,7 @@ def compare(
     def batches(tuning: str, rate: float, *limits: float) -> Trace:
         made = ours(ground, tuning, head, rate, seed)
         if tuning == "lora":
-            return follow_ours_after_the_head(ground, made, head_epochs, *limits)
+            return follow_ours_after_the_head(ground, made, terms.head_epochs, *limits)
         return follow_ours(made, all_pairs(made), *limits)
 
     stored = {rate: pairs(trial_mode, rate, cap * TRIAL, most, headline) for rate in RATES}
@@ -291,8 +283,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.cache.mkdir(parents=True, exist_ok=True)
-    given = (options.cache, options.heads, options.modes, options.seed, options.cap, options.headline)
-    speed(*given, head_epochs=options.head_epochs, wide=options.wide)
+    terms = Terms(options.seed, options.cap, options.headline, options.head_epochs, options.wide)
+    speed(options.cache, options.heads, options.modes, terms)
 
 
 if __name__ == "__main__":
