@@ -42,6 +42,10 @@ class FrontEnd:
         """Whether it is worth it: on a CPU, for many channels."""
         return torch.device(device).type == "cpu" and conv.conv[0].conv1.out_channels >= MIN_CHANNELS
 
+    def forget(self) -> None:
+        """Give back the memory that is kept to be used again; the next call takes it anew."""
+        self._scratches.forget()
+
     def __call__(self, mel: Tensor) -> Tensor:
         """Shape: mel [B, bands, M], 100 a second -> [B, ceil(M / 4), dim]."""
         with self._scratches.one() as scratch:

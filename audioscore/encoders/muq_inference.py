@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from audioscore.encoders.muq import MuQEncoder
 
 MUQ_HOP = MUQ_RATE // 100  # samples from one frame of the spectrogram to the next
+# After more than this, one long recording, the front-end's memory makes room for the head's; it is soon taken anew.
+LONG_SECONDS = 300
 BATCH_MEL = 3_000  # spectrogram frames heard together, 30 s: more fill a CPU no better, and a whole window is one
 
 
@@ -57,6 +59,8 @@ class MuQInference:
         frames: dict[int, Tensor] = {}
         for group, heard in zip(groups, self._run(tasks), strict=True):
             frames.update(zip(group, heard, strict=True))
+        if isinstance(self.front, FrontEnd) and sum(map(len, waves)) > LONG_SECONDS * MUQ_RATE:
+            self.front.forget()
         ordered = iter(range(len(windows)))
         return [torch.cat([frames[next(ordered)] for _ in of_one]) for of_one in parts]
 

@@ -31,6 +31,10 @@ class Scratches:
     def __init__(self) -> None:
         self._free: deque[Scratch] = deque()  # whose ends threads may share
 
+    def forget(self) -> None:
+        """Give back the memory of those that nobody has."""
+        self._free.clear()
+
     @contextlib.contextmanager
     def one(self) -> Iterator[Scratch]:
         """A scratch that nobody else has while the block runs."""

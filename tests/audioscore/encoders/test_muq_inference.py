@@ -41,6 +41,21 @@ def test_together_or_alone_the_frames_are_the_encoders_own(
             torch.testing.assert_close(frames, prefix_frames(encoder, wave, layer), rtol=0, atol=2e-5)
 
 
+def test_after_much_audio_the_front_end_gives_its_memory_back(
+    encoder: MuQEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muq_front, "MIN_CHANNELS", 1)
+    inference = MuQInference(encoder)
+    assert isinstance(inference.front, muq_front.FrontEnd)
+    kept = inference.front._scratches._free
+    before = inference.hear(waves())
+    assert len(kept) > 0
+    monkeypatch.setattr(muq_inference, "LONG_SECONDS", 1)
+    for frames, again in zip(before, inference.hear(waves()), strict=True):
+        torch.testing.assert_close(frames, again, rtol=0, atol=1e-6)
+    assert len(kept) == 0
+
+
 def test_nothing_is_nothing(encoder: MuQEncoder) -> None:
     assert MuQInference(encoder).hear([]) == []
 

@@ -25,3 +25,7 @@ def test_nobody_shares_and_what_is_free_is_taken_first() -> None:
         assert first is not second
     with scratches.one() as again:
         assert again is first or again is second
+    scratches.forget()
+    with scratches.one() as new:
+        assert new is not first
+        assert new is not second
