@@ -338,7 +338,8 @@ def _said(error: "ErrorDetails") -> str:
         known = section.model_fields[parent].annotation if parent in getattr(section, "model_fields", {}) else None
         section = next((one for one in (known, *get_args(known)) if hasattr(one, "model_fields")), None)
     close = get_close_matches(key, getattr(section, "model_fields", {}))
-    return "there is no such key" + (f"; there is {' and '.join(close)}" if close else "")
+    verb = "is" if len(close) == 1 else "are"
+    return "there is no such key" + (f"; there {verb} {' and '.join(close)}" if close else "")
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -48,7 +48,10 @@ def test_the_demo_differs_from_small_only_in_where_it_lives() -> None:
     ("sections", "words"),
     [
         ({"trainng": {}}, r"run\.yaml: 1 wrong: trainng: there is no such key"),
-        ({"training": {"epoch": 3}}, r"1 wrong: training\.epoch: there is no such key; there is epochs\."),
+        (
+            {"training": {"epoch": 3}},
+            r"1 wrong: training\.epoch: there is no such key; there are epochs and head_epochs\.",
+        ),
         ({"encoders": {**ENCODERS, "hubert": {"source": "x/y"}}}, r"encoders\.hubert: there is no such key\."),
         ({"encoders": {"muq": ENCODERS["muq"]}}, r"encoders\.campplus: must be there"),
         ({"split": {"val": 0.6, "test": 0.4}}, r"split: .*val 0\.6 and test 0\.4 must be above 0 and leave a share"),
