@@ -21,6 +21,7 @@ trial of their own would see a handful of steps.
 """
 
 import argparse
+import gc
 import itertools
 import tempfile
 import time
@@ -99,6 +100,7 @@ def follow(
 
     The first `opening` steps are the head's alone.
     """
+    gc.collect()  # the training before: its network and optimizer know each other, and hold gigabytes with --wide
     trace, wall, due = Trace(), 0.0, FIRST_LOOK
     for number, batch in enumerate(rows, start=1):
         cpu_before, wall_before = time.process_time(), time.monotonic()
