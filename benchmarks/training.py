@@ -136,7 +136,7 @@ def follow_ours_after_the_head(ground: Ground, made: Ours, epochs: int, *limits:
     It goes on from the last epoch's head, not from the best one's as a run does: validation is not counted here.
     """
     first = head_alone(ground, made)
-    opening, tuning = epochs * -(-len(made.train.scores) // made.settings.batch_clips), False
+    opening, tuning = epochs * made.settings.batches(len(made.train.scores)), False
 
     def step(batch: Rows, number: int) -> None:
         nonlocal tuning

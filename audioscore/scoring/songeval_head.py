@@ -1,6 +1,6 @@
 """The SongEval-style head: a feed-forward block, chained self-attention over time, mean and max over real frames."""
 
-from functools import partial
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ class SelfAttention(nn.Module):
             return framewise(self.output, out)
         out = torch.empty_like(values)
         for group, made in enumerate(out.chunk(groups, dim=-1)):
-            inputs = framewise(partial(self._inputs_of, group=group, groups=groups), values)
+            inputs = framewise(self._inputs_of(group, groups), values)
             made.copy_(self._attend(inputs, mask, self.heads // groups))
             del inputs  # before the next group's are made
         return framewise(self.output, out, in_place=True)
@@ -41,13 +41,13 @@ class SelfAttention(nn.Module):
             return 1
         return next((count for count in range(1, self.heads) if self.heads % count == 0 and count >= least), self.heads)
 
-    def _inputs_of(self, values: Tensor, *, group: int, groups: int) -> Tensor:
-        """What `inputs` makes for the heads of one group. Shape: [N, D] -> [N, 3 D / groups]."""
+    def _inputs_of(self, group: int, groups: int) -> Callable[[Tensor], Tensor]:
+        """The part of `inputs` that the heads of one group are given. Shape: [N, D] -> [N, 3 D / groups]."""
         weight, bias = (
             given.unflatten(0, (3, groups, -1))[:, group].flatten(0, 1)
             for given in (self.inputs.weight, self.inputs.bias)
         )
-        return F.linear(values.to(weight.dtype), weight, bias).to(values.dtype)
+        return lambda values: F.linear(values.to(weight.dtype), weight, bias).to(values.dtype)
 
     def _attend(self, inputs: Tensor, mask: Tensor, heads: int) -> Tensor:
         """Shape: inputs [B, F, 3 C] -> [B, F, C]."""

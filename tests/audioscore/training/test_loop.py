@@ -8,9 +8,7 @@ import torch
 from scipy.stats import spearmanr
 
 from audioscore.evaluation.metrics import within_source_spearman
-from audioscore.scoring.head import ScoreHead
 from audioscore.scoring.network import raw_outputs
-from audioscore.training import loop
 from audioscore.training.fold import Fold, fit_statistics
 from audioscore.training.loop import Fit, validate
 
@@ -44,24 +42,6 @@ def test_training_leaves_the_callers_chance_alone(toys: Any) -> None:
     torch.manual_seed(9)
     toys.fit(toys.train, toys.val, seed=1, epochs=1)
     assert torch.equal(torch.rand(3), wanted)
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[dict[str, torch.Tensor]]]:
-    """Let validation say what a test wants, and keep the weights of every epoch."""
-
-    def script(figures: list[float]) -> list[dict[str, torch.Tensor]]:
-        kept: list[dict[str, torch.Tensor]] = []
-
-        def say(head: ScoreHead, *_: object) -> dict[str, float]:
-            kept.append({name: value.clone() for name, value in head.state_dict().items()})
-            figure = figures[len(kept) - 1]
-            return {"val_spearman": figure / 2, "val_spearman_within_source": figure, "selection": figure}
-
-        monkeypatch.setattr(loop, "validate", say)
-        return kept
-
-    return script
 
 
 def test_early_stopping_keeps_the_best_epoch(

@@ -1,6 +1,7 @@
 """The head alone first, and MuQ's layers from there: one curve, one count of steps, and a kill that changes nothing."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from audioscore.encoders.muq_layers import MuQSuffix
-from audioscore.training import loop
 from audioscore.training.fold import fit_statistics
 from audioscore.training.ground import read_ground
 from audioscore.training.loop import Fit, fit_network
 from audioscore.training.opening import Opening
 
 STEPS = 8 + 12  # two epochs of the head, three that follow, of 64 clips in batches of 16
+Script = Callable[[list[float]], list[dict[str, Any]]]
 LORA = {"tuning": "lora", "lora": {"rank": 4, "alpha": 6}}
 SHORT = {"seeds": [1], "epochs": 2, "batch_clips": 10}
 
@@ -62,18 +63,6 @@ def fit(
     )  # fmt: skip
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> list[dict[str, torch.Tensor]]:
-    """Let validation say this, and keep the weights of every epoch."""
-    kept: list[dict[str, torch.Tensor]] = []
-
-    def say(network: Any, *_: object) -> dict[str, float]:
-        kept.append({name: value.clone() for name, value in network.state_dict().items()})
-        return {"val_spearman": figures[len(kept) - 1], "selection": figures[len(kept) - 1]}
-
-    monkeypatch.setattr(loop, "validate", say)
-    return kept
-
-
 def test_epochs_and_steps_are_counted_on(toys: Any) -> None:
     heard = Heard()
     found = fit(toys, heard=heard)
@@ -98,22 +87,20 @@ def test_where_the_fit_stands_behind_it_the_openings_checkpoint_is_not_asked_for
     assert all(torch.equal(value, weights[name]) for name, value in found.network.state_dict().items())
 
 
-def test_what_follows_begins_with_the_best_head_of_the_opening(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = scripted(monkeypatch, [0.9, 0.4, 0.5, 0.3, 0.2])
+def test_what_follows_begins_with_the_best_head_of_the_opening(toys: Any, scripted: Script) -> None:
+    kept = scripted([0.9, 0.4, 0.5, 0.3, 0.2])
     found = fit(toys)
     assert (found.best_epoch, found.selection, len(found.curve)) == (1, 0.9, 5)
     assert all(torch.equal(value, kept[0][name]) for name, value in found.network.state_dict().items())
-    monkeypatch.undo()
-    kept = scripted(monkeypatch, [0.9, 0.4, 0.5])
+    kept = scripted([0.9, 0.4, 0.5])
     still = fit(toys, epochs=1, learning_rate=0.0)
     assert all(torch.equal(value, kept[2][name]) for name, value in still.network.state_dict().items())
 
 
-def test_patience_counts_from_the_opening_on(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted(monkeypatch, [0.9, 0.4, 0.5, 0.3, 0.2, 0.1])
+def test_patience_counts_from_the_opening_on(toys: Any, scripted: Script) -> None:
+    scripted([0.9, 0.4, 0.5, 0.3, 0.2, 0.1])
     assert len(fit(toys, epochs=4, patience=2).curve) == 4
-    monkeypatch.undo()
-    scripted(monkeypatch, [0.1, 0.4, 0.5, 0.3, 0.2, 0.1])
+    scripted([0.1, 0.4, 0.5, 0.3, 0.2, 0.1])
     found = fit(toys, epochs=4, patience=2)
     assert (found.best_epoch, len(found.curve)) == (3, 5)
 
@@ -152,7 +139,6 @@ def test_the_opening_hears_nothing_again_and_the_adapters_follow(
     assert opened == sum(passes), "epochs of the head alone, and statistics, are of what was stored"
     assert [entry["epoch"] for entry in found.curves[1]] == [1, 2, 3, 4, 5]
     tuned = load_file(found.scorer_folder() / "muq.safetensors")
-    assert found.chosen.curve
     assert all(value.any() for name, value in tuned.items() if "lora_B" in name) == (
         max(found.curves[1], key=lambda entry: entry["selection"])["epoch"] > 3
     )
