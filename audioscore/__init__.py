@@ -19,7 +19,7 @@ def load_scorer(uri: str | Path | None = None, device: str = "auto", fast: bool 
     """The scorer that `uri` names: a scorer folder, a predecessor's folder, `models:/NAME@ALIAS` or `models:/NAME/3`;
     by default the champion, and where there is none yet the demo's.
 
-    `device` "auto" is a GPU where there is one. `fast` multiplies in bfloat16 on a CPU that can, see docs/scoring.md.
+    `device` "auto" is a GPU where there is one. `fast` multiplies rounder numbers on a CPU, see docs/scoring.md.
     Raises ModelError where there is no such scorer, or it is damaged; UsageError for what is no name of one, and for a
     device that is not there.
     """

@@ -134,11 +134,16 @@ def merge(module: "nn.Module") -> None:
     """
     if broken := [name for name, value in adapter_state(module).items() if not value.isfinite().all()]:
         raise ModelError(f"adapters cannot be merged: {shorten(broken)} not finite. Go back to an earlier checkpoint.")
+    merge_layers(module)
+    del module.peft_config
+
+
+def merge_layers(module: "nn.Module") -> None:
+    """As `merge`, of a module that has some of a MuQ's layers, or that has none; nothing is checked."""
     for name, layer in _adapted(module):
         layer.merge()
         parent, _, own = name.rpartition(".")
         setattr(module.get_submodule(parent), own, layer.get_base_layer())
-    del module.peft_config
 
 
 def _layers_from(module: Any, from_layer: int) -> list[str]:

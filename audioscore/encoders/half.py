@@ -3,20 +3,8 @@
 bfloat16 keeps 8 of a number's 24 binary digits. Processors that multiply it themselves do so about twice as fast.
 """
 
-import copy
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-MIN_WIDTH = 256  # channels in and out; below, rounding takes longer than it saves
-
-
-def multiplies_half(device: str) -> bool:
-    """Whether the device is a CPU that multiplies bfloat16 itself; others take several times as long as for float32."""
-    can = torch.cpu.get_capabilities()
-    return torch.device(device).type == "cpu" and bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 class HalfLinear(nn.Module):
@@ -34,33 +22,6 @@ class HalfLinear(nn.Module):
         """The same as bfloat16, for what goes on in that: a wide layer's numbers need not be written down twice."""
         return F.linear(values.bfloat16(), self.weight, self.bias)
 
-
-class _OverFrames(nn.Module):
-    """A linear layer where channels come before frames. Shape: [B, C, F] -> [B, O, F]."""
-
-    def __init__(self, linear: HalfLinear) -> None:
-        super().__init__()
-        self.linear = linear
-
-    def forward(self, values: Tensor) -> Tensor:
-        made: Tensor = self.linear(values.transpose(1, 2)).transpose(1, 2)
-        return made
-
-
-def in_half(module: Any) -> Any:
-    """A copy of a module whose wide linear layers and convolutions over single frames multiply in bfloat16."""
-    made = copy.deepcopy(module)
-    for name, part in list(made.named_modules()):
-        rounded = _rounded(part)
-        if rounded is not None:
-            parent, _, own = name.rpartition(".")
-            setattr(made.get_submodule(parent), own, rounded)
-    return made
-
-
-def _rounded(part: nn.Module) -> nn.Module | None:
-    if isinstance(part, nn.Linear) and min(part.weight.shape) >= MIN_WIDTH:
-        return HalfLinear(part.weight, part.bias)
-    if isinstance(part, nn.Conv1d) and part.kernel_size == (1,) and min(part.weight.shape[:2]) >= MIN_WIDTH:
-        return _OverFrames(HalfLinear(part.weight[..., 0], part.bias)) if part.groups == 1 else None
-    return None
+    def part(self, rows: Tensor) -> "HalfLinear":
+        """The layer of some of the channels that it makes. Shape: rows [N], of 0 to O - 1."""
+        return HalfLinear(self.weight[rows], None if self.bias is None else self.bias[rows])

@@ -12,23 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audioscore.encoders.half import MIN_WIDTH, HalfLinear
 from audioscore.encoders.muq_front import fold_norm
 from audioscore.encoders.muq_layers import conformer_layer
+from audioscore.encoders.products import MIN_WIDTH, Numbers, linear
 
 MIN_CHANNELS = MIN_WIDTH  # below, calls cost more than what they compute
 
 
 class Conformer:
-    """A MuQ's conformer with weights as they are when it is made; `half`: its products are of bfloat16.
+    """A MuQ's conformer with weights as they are when it is made; its products are of `numbers`.
 
     Layers with anything but plain linear layers in them, adapters for one, are computed as transformers does.
     """
 
-    def __init__(self, conformer: Any, *, half: bool = False) -> None:
+    def __init__(self, conformer: Any, numbers: Numbers = "float32") -> None:
         self._positions_of = conformer.embed_positions
         self._layers = [
-            _Layer(layer, half=half) if _is_plain(layer) else partial(conformer_layer, layer, real=None)
+            _Layer(layer, numbers) if _is_plain(layer) else partial(conformer_layer, layer, real=None)
             for layer in conformer.layers
         ]
 
@@ -60,11 +60,11 @@ def _is_plain(layer: Any) -> bool:
 class _Layer:
     """Shape: states [B, F, dim], positions [2, >= F, 1, 1, head] -> [B, F, dim]. Source: as `conformer_layer`."""
 
-    def __init__(self, layer: Any, *, half: bool) -> None:
-        self.first = _FeedForward(layer.ffn1_layer_norm, layer.ffn1, half=half)
-        self.attention = _Attention(layer.self_attn_layer_norm, layer.self_attn, half=half)
-        self.convolution = _Convolution(layer.conv_module, half=half)
-        self.second = _FeedForward(layer.ffn2_layer_norm, layer.ffn2, half=half)
+    def __init__(self, layer: Any, numbers: Numbers) -> None:
+        self.first = _FeedForward(layer.ffn1_layer_norm, layer.ffn1, numbers)
+        self.attention = _Attention(layer.self_attn_layer_norm, layer.self_attn, numbers)
+        self.convolution = _Convolution(layer.conv_module, numbers)
+        self.second = _FeedForward(layer.ffn2_layer_norm, layer.ffn2, numbers)
         self.norm = layer.final_layer_norm
 
     def __call__(self, states: Tensor, positions: Tensor) -> Tensor:
@@ -77,20 +77,20 @@ class _Layer:
 
 
 class _FeedForward:
-    def __init__(self, norm: nn.LayerNorm, part: Any, *, half: bool) -> None:
+    def __init__(self, norm: nn.LayerNorm, part: Any, numbers: Numbers) -> None:
         self.norm = norm
-        self.inner, self.outer = (_linear(dense, half=half) for dense in (part.intermediate_dense, part.output_dense))
+        self.inner, self.outer = (_linear(dense, numbers) for dense in (part.intermediate_dense, part.output_dense))
 
     def __call__(self, states: Tensor) -> Tensor:
         return self.outer(F.silu(self.inner(self.norm(states)), inplace=True))
 
 
 class _Attention:
-    def __init__(self, norm: nn.LayerNorm, attention: Any, *, half: bool) -> None:
+    def __init__(self, norm: nn.LayerNorm, attention: Any, numbers: Numbers) -> None:
         self.norm = norm
         self.heads = (attention.num_heads, attention.head_size)
         self.query, self.key, self.value, self.out = (
-            _linear(linear, half=half)
+            _linear(linear, numbers)
             for linear in (attention.linear_q, attention.linear_k, attention.linear_v, attention.linear_out)
         )
 
@@ -117,9 +117,9 @@ class _Attention:
 
 
 class _Convolution:
-    def __init__(self, module: Any, *, half: bool) -> None:
+    def __init__(self, module: Any, numbers: Numbers) -> None:
         self.norm = module.layer_norm
-        self.inner, self.outer = (_linear(conv, half=half) for conv in (module.pointwise_conv1, module.pointwise_conv2))
+        self.inner, self.outer = (_linear(conv, numbers) for conv in (module.pointwise_conv1, module.pointwise_conv2))
         weight, self.bias = fold_norm(module.depthwise_conv, module.batch_norm)
         # A row of pixels, a frame each: convolutions over images know channels that lie innermost.
         self.weight = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
@@ -133,7 +133,6 @@ class _Convolution:
         return made
 
 
-def _linear(part: Any, *, half: bool) -> Callable[[Tensor], Tensor]:
+def _linear(part: Any, numbers: Numbers) -> Callable[[Tensor], Tensor]:
     """A linear layer, or a convolution over single frames, of [..., C] -> [..., O]."""
-    weight = part.weight.flatten(1)
-    return HalfLinear(weight, part.bias).rounded if half else partial(F.linear, weight=weight, bias=part.bias)
+    return linear(part.weight.flatten(1), part.bias, numbers)

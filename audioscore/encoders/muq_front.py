@@ -6,14 +6,13 @@ lie innermost, and time is cut into pieces that overlap by as much as the convol
 grow with the length.
 """
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audioscore.encoders.half import HalfLinear
+from audioscore.encoders.products import Numbers, linear
 from audioscore.encoders.scratch import Scratch, Scratches
 from audioscore.encoders.winograd import WinogradConv
 
@@ -21,20 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIN_CHANNELS = 128  # below, moving numbers takes longer than multiplying them
-PIECE_FRAMES = 192  # 25 a second, computed at once: some 280 MB at 512 channels
+PIECE_FRAMES = 240  # 25 a second, computed at once: some 340 MB at 512 channels
 REACH_FRAMES = 3  # how far beyond a frame the convolutions hear
 MEL_PER_FRAME = 4
 
 
 class FrontEnd:
-    """The front-end of a MuQ, with weights as they are when it is made; `half`: its products are of bfloat16."""
+    """The front-end of a MuQ, with weights as they are when it is made; its products are of `numbers`."""
 
-    def __init__(self, conv: Any, *, half: bool = False) -> None:
-        self.blocks = [_Block(block, f"block {place}", half=half) for place, block in enumerate(conv.conv)]
+    def __init__(self, conv: Any, numbers: Numbers = "float32") -> None:
+        self.blocks = [_Block(block, f"block {place}", numbers) for place, block in enumerate(conv.conv)]
         weight = conv.linear.weight  # (dim, C * bands), channels first
         weight = weight.unflatten(1, (self.blocks[-1].channels, -1)).transpose(1, 2).flatten(1).contiguous()
-        bias = conv.linear.bias
-        self.linear = HalfLinear(weight, bias) if half else partial(F.linear, weight=weight, bias=bias)
+        self.linear = linear(weight, conv.linear.bias, numbers)
         self._scratches = Scratches()
 
     @staticmethod
@@ -56,7 +54,7 @@ class FrontEnd:
         values = mel[:, :, None]
         for block in self.blocks:
             values = block(values, scratch)
-        made: Tensor = self.linear(values[first : first + count].flatten(1))
+        made: Tensor = self.linear(values[first : first + count].flatten(1)).float()
         return made
 
 
@@ -76,7 +74,7 @@ def _pieces(mel: Tensor) -> "Iterator[tuple[Tensor, int, int]]":
 class _Block:
     """relu(norm(conv(relu(norm(conv(x))))) + norm(conv(x))), the two convolutions of x being one of stride 2."""
 
-    def __init__(self, block: Any, name: str, *, half: bool) -> None:
+    def __init__(self, block: Any, name: str, numbers: Numbers) -> None:
         self.channels = int(block.conv2.out_channels)
         self.name = name
         inner, beside = _bands_last(block.conv1, block.bn1), _bands_last(block.conv3, block.bn3)
@@ -84,8 +82,8 @@ class _Block:
         self.bias = torch.cat([inner[1], beside[1]])
         # Of one channel, the patches are so small that a plain matrix product is best.
         self.matrix = weight.flatten(1).T.contiguous()
-        self.halving = None if weight.shape[1] == 1 else WinogradConv(weight, self.bias, stride=2, half=half)
-        self.conv = WinogradConv(*_bands_last(block.conv2, block.bn2), half=half)
+        self.halving = None if weight.shape[1] == 1 else WinogradConv(weight, self.bias, stride=2, numbers=numbers)
+        self.conv = WinogradConv(*_bands_last(block.conv2, block.bn2), numbers=numbers)
 
     def __call__(self, values: Tensor, scratch: Scratch) -> Tensor:
         """Shape: values [T, bands, C] -> [ceil(T / 2), bands / 2, channels], in `scratch`."""

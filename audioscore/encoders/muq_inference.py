@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from audioscore.encoders.half import multiplies_half
 from audioscore.encoders.muq_conformer import Conformer
 from audioscore.encoders.muq_front import FrontEnd
 from audioscore.encoders.muq_layers import mel_of, through_layers
 from audioscore.encoders.precision import computing_in
+from audioscore.encoders.products import quick_numbers
 from audioscore.encoders.threads import cores, side_by_side
 from audioscore.units import MUQ_RATE
 
@@ -31,20 +31,20 @@ BATCH_MEL = 3_000  # spectrogram frames heard together, 30 s: more fill a CPU no
 class MuQInference:
     """A MuQ encoder with its weights as they are when this is made; the encoder itself is not changed.
 
-    `fast`: on a CPU that multiplies bfloat16 itself, products are of that, and the frames no longer the encoder's own.
+    `fast`: products are of what numbers a CPU is quickest with, and the frames no longer the encoder's own.
     """
 
     def __init__(self, encoder: "MuQEncoder", *, fast: bool = False) -> None:
         self.encoder = encoder
         self._on_cpu = torch.device(encoder.device).type == "cpu"
         model = encoder.module.model
-        half = fast and multiplies_half(encoder.device)
+        numbers = quick_numbers(encoder.device) if fast else "float32"
         self.front: Callable[[Tensor], Tensor] = model.conv
         if FrontEnd.suits(model.conv, encoder.device):
-            self.front = FrontEnd(model.conv, half=half)
+            self.front = FrontEnd(model.conv, numbers)
         self.through: Callable[[Tensor, int], Tensor] = partial(through_layers, model.conformer)
         if Conformer.suits(model.conformer, encoder.device):
-            self.through = Conformer(model.conformer, half=half)
+            self.through = Conformer(model.conformer, numbers)
 
     def hear(self, waves: Sequence[Tensor], layer: int | None = None) -> list[Tensor]:
         """Frames of recordings, each in its windows joined in time; with `layer`, that hidden state of MuQ.

@@ -1,13 +1,13 @@
 """3 x 3 convolutions over many channels with fewer multiplications: Winograd's algorithm on tiles of the output.
 
 Of a tile of 6 x 6 outputs, each pair of channels costs 64 products in place of 324; at stride 2, where a convolution is
-one with two taps of every second input and one with one tap of the others, a tile of 3 x 3 outputs costs 49 in place of
-81. What is left are matrix products, one for each of these points, at which a CPU is best. Channels lie innermost.
+one with two taps of every second input and one with one tap of the others, a tile of 4 x 4 outputs costs 81 in place of
+144. What is left are matrix products, one for each of these points, at which a CPU is best. Channels lie innermost.
 
 Source: Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks (arXiv 1509.09308).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audioscore.encoders.int16 import BLOCK, Columns
+from audioscore.encoders.products import Numbers
 from audioscore.encoders.scratch import Scratch
 
 TAPS = 3
@@ -69,40 +71,48 @@ def toom_cook(points: Sequence[float], outputs: int, taps: int) -> tuple[Matrix,
 
 
 @cache
-def algorithm(stride: int, *, half: bool = False) -> Algorithm:
-    """For stride 1 or 2; `half`: for products in bfloat16, which large tiles would round too much.
+def algorithm(stride: int, numbers: Numbers = "float32") -> Algorithm:
+    """For stride 1 or 2. Products in bfloat16 have points of their own, and smaller tiles, which round less.
 
-    Errors of a sum over 512 channels, of its deviation: in float32 4e-6 at stride 1, 3e-7 at stride 2, where torch's
-    own is 3e-7; in bfloat16 1.2 % and 0.4 %, where a plain convolution's is 0.2 %.
+    Errors of a sum over 512 channels, of its deviation: in float32 4e-6 at stride 1, 4e-7 at stride 2, where torch's
+    own is 3e-7; in 16-bit integers 0.4 % and 0.07 %; in bfloat16 1.2 % and 0.8 %, where a plain convolution's is 0.2 %.
     """
+    half = numbers == "bfloat16"
     if stride == 1:
         if half:
             return Algorithm(*toom_cook((0.0, 0.6, -0.6, 1.5, -1.5), 4, TAPS), 1)
         return Algorithm(*toom_cook((0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5), 6, TAPS), 1)
-    a, g, b = toom_cook((0.0, 1.0, -1.0), 3, 2)
-    # Of inputs 0 to 6, the even ones meet the outer taps, the odd ones the middle tap alone.
-    whole_b, whole_g = np.zeros((7, 7)), np.zeros((7, TAPS))
-    whole_b[:4, ::2], whole_b[4:, 1::2] = b, np.eye(3)
-    whole_g[:4, ::2], whole_g[4:, 1] = g, 1.0
-    return Algorithm(np.concatenate([a, np.eye(3)], axis=1), whole_g, whole_b, 2)
+    a, g, b = toom_cook((0.0, 0.6, -0.8, 2.0) if half else (0.0, 1.0, -1.0, 2.0), 4, 2)
+    outputs, even = a.shape
+    # Of the inputs, the even ones meet the outer taps, the odd ones the middle tap alone.
+    whole_b, whole_g = np.zeros((even + outputs, even + outputs)), np.zeros((even + outputs, TAPS))
+    whole_b[:even, ::2], whole_b[even:, 1::2] = b, np.eye(outputs)
+    whole_g[:even, ::2], whole_g[even:, 1] = g, 1.0
+    return Algorithm(np.concatenate([a, np.eye(outputs)], axis=1), whole_g, whole_b, 2)
 
 
 class WinogradConv:
-    """A 3 x 3 convolution, padded by 1 with zeros, for inference on a CPU; `half`: its products are of bfloat16.
+    """A 3 x 3 convolution, padded by 1 with zeros, for inference on a CPU; its products are of `numbers`.
 
     Shape: weight [O, C, 3, 3], bias [O].
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, stride: int = 1, *, half: bool = False) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int = 1, *, numbers: Numbers = "float32") -> None:
         from audioscore.encoders import winograd_kernels  # Numba takes a second to import
 
         self._kernels = winograd_kernels
-        self.how = algorithm(stride, half=half)
-        rows = torch.from_numpy(self.how.g)
-        points = torch.einsum("xi,yj,ocij->xyco", rows, rows, weight.double())
-        self.weights = points.flatten(0, 1).to(torch.bfloat16 if half else torch.float32).contiguous()  # (P^2, C, O)
+        self.how = algorithm(stride, numbers)
+        self.made, self.channels = weight.shape[:2]
         self.bias = bias.float().contiguous().numpy()
         self._a, self._b = winograd_kernels.terms(self.how.a), winograd_kernels.terms(self.how.b)
+        if numbers == "int16" and self.channels % 2:
+            numbers = "float32"
+        self._made_kind = torch.bfloat16 if numbers == "bfloat16" else torch.float32
+        self._kind = torch.int16 if numbers == "int16" else self._made_kind
+        weights = _at_points(weight, torch.from_numpy(self.how.g))
+        self._columns = Columns.of(weights) if numbers == "int16" else None
+        self._weights = torch.stack([one.to(self._kind) for one in weights]) if self._columns is None else None
+        self._nothing = torch.zeros(-(-self.made // BLOCK) * BLOCK)
 
     def __call__(self, values: Tensor, scratch: Scratch, name: str) -> Tensor:
         """The convolution, in `scratch` under this name, where what is computed on the way has room too.
@@ -119,38 +129,63 @@ class WinogradConv:
         return self._run(both, scratch, name, joined=True)
 
     def _run(self, values: Tensor, scratch: Scratch, name: str, *, joined: bool) -> Tensor:
-        how = self.how
-        channels, made_channels = self.weights.shape[1:]
-        height, width = (-(-size // how.stride) for size in values.shape[:2])
+        how, size = self.how, self.how.points**2
+        height, width = (-(-length // how.stride) for length in values.shape[:2])
         down, across = -(-height // how.outputs), -(-width // how.outputs)
         count = -(-down * across // TILES)  # equally many tiles each time
         tiles = -(-down * across // count)
-        size, kind = how.points**2, self.weights.dtype
-        points = scratch.take("points", size, tiles * channels + SPARE, dtype=kind)
-        products = scratch.take("products", size, tiles * made_channels + SPARE, dtype=kind)
+        rows = tiles if self._columns is None else self._columns.rows(tiles)
+        wide = self.made if self._columns is None else self._columns.width
+        points = scratch.take("points", size, rows * self.channels + SPARE, dtype=self._kind)
+        scales = scratch.take("scales", size, rows)
+        products = scratch.take("products", size, rows * wide + SPARE, dtype=self._made_kind)
         source = values.contiguous().numpy()
         beside = source if joined else source[:0, :0, :0]
-        made = scratch.take(name, height, width, made_channels)
+        made = scratch.take(name, height, width, self.made)
         for first in range(0, down * across, tiles):
             used = min(tiles, down * across - first)
-            some, some_made = _first(points, used, channels), _first(products, used, made_channels)
             step = how.outputs * how.stride
-            self._kernels.to_points(source, channels, self._b, step, first, across, joined, *_bits(some))
-            torch.bmm(some, self.weights, out=some_made)
-            self._kernels.from_points(
-                *_bits(some_made), how.points, self._a, self.bias, first, across, beside, channels, made.numpy()
+            self._kernels.to_points(
+                source, self.channels, self._b, step, first, across, joined, used, *_arrays(points), scales.numpy()
             )
+            self._multiply(_apart(points, rows, self.channels), scales, used, _apart(products, rows, wide))
+            self._kernels.from_points(
+                *_arrays(products)[:2], wide, self._a, self.bias, first, used, across, beside, self.channels,
+                made.numpy(),
+            )  # fmt: skip
         return made
 
+    def _multiply(self, points: Tensor, scales: Tensor, used: int, products: Tensor) -> None:
+        """Shape: points [P * P, N, C], scales [P * P, N] of integers, products [P * P, N, >= O]."""
+        if self._columns is not None:
+            self._columns.multiply(points, scales, used, self._nothing, products)
+        elif self._weights is not None:
+            torch.bmm(points[:, :used], self._weights, out=products[:, :used])
 
-def _first(room: Tensor, tiles: int, channels: int) -> Tensor:
-    """Shape: room [P * P, >= tiles * channels] -> a view of it, [P * P, tiles, channels]."""
-    return room[:, : tiles * channels].view(-1, tiles, channels)
+
+def _at_points(weight: Tensor, g: Tensor) -> Iterator[Tensor]:
+    """What a convolution's weights are at each point; a few at a time, since together they are many times as large.
+
+    Shape: weight [O, C, 3, 3], g [P, 3] -> P * P of [C, O], float64.
+    """
+    taps = weight.double().permute(2, 3, 1, 0).flatten(2)  # (3, 3, C * O)
+    for first in g:
+        yield from (g @ torch.tensordot(first, taps, 1)).view(-1, weight.shape[1], weight.shape[0])
 
 
-def _bits(numbers: Tensor) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
-    """The numbers as float32 or as bits of bfloat16, the other without tiles. Shape: [P * P, N, C] each."""
+def _apart(room: Tensor, rows: int, channels: int) -> Tensor:
+    """Matrices that do not share places in the processor's cache.
+
+    Shape: room [P * P, more than rows * channels] -> [P * P, rows, channels].
+    """
+    return room[:, : rows * channels].view(-1, rows, channels)
+
+
+def _arrays(numbers: Tensor) -> tuple[NDArray[np.float32], NDArray[np.uint16], NDArray[np.int16]]:
+    """The numbers as float32, as bits of bfloat16, or as integers, the others without rows. Shape: [N, C] each."""
+    floats, halves, ints = (np.empty((0, 0), dtype=kind) for kind in (np.float32, np.uint16, np.int16))
     if numbers.dtype == torch.float32:
-        floats = numbers.numpy()
-        return floats, np.empty((1, 0, 1), dtype=np.uint16)
-    return np.empty((1, 0, 1), dtype=np.float32), numbers.view(torch.uint16).numpy()
+        return numbers.numpy(), halves, ints
+    if numbers.dtype == torch.bfloat16:
+        return floats, numbers.view(torch.uint16).numpy(), ints
+    return floats, halves, numbers.numpy()

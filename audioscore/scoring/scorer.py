@@ -11,7 +11,7 @@ import numpy as np
 from audioscore.config import Plan
 from audioscore.data.audio import MAX_SECONDS, Wave
 from audioscore.encoders.extract import Encoders, Features
-from audioscore.encoders.half import in_half, multiplies_half
+from audioscore.encoders.products import multiplying, quick_numbers
 from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.errors import AudioscoreError, UsageError
 from audioscore.scoring.calibration import Calibration
@@ -90,8 +90,9 @@ class Description:
 class Scorer:
     """Scores recordings. The same file gets the same score alone, in any batch, through any door, and twice.
 
-    Threads may share one: decoding runs side by side, scoring one batch after the other. `fast` multiplies in bfloat16
-    on a CPU that can; `needs_voice` refuses recordings in which nobody sings, as the doors do.
+    Threads may share one: decoding runs side by side, scoring one batch after the other. `fast` multiplies the numbers
+    that a CPU is quickest with (`encoders.products`); `needs_voice` refuses recordings in which nobody sings, as the
+    doors do.
     """
 
     def __init__(
@@ -150,7 +151,8 @@ class Scorer:
 
     @cached_property
     def _judging(self) -> ScoreNetwork:
-        return in_half(self.network) if self.fast and multiplies_half(self.device) else self.network
+        numbers = quick_numbers(self.device) if self.fast else "float32"
+        return self.network if numbers == "float32" else multiplying(self.network, numbers)
 
     def raw(self, features: Sequence[Features]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Raw outputs of clips whose features are known.

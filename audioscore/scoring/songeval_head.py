@@ -1,11 +1,14 @@
 """The SongEval-style head: a feed-forward block, chained self-attention over time, mean and max over real frames."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audioscore.encoders.half import HalfLinear
+from audioscore.encoders.int16 import Int16Linear
 from audioscore.errors import UsageError
 from audioscore.scoring.framewise import framewise
 from audioscore.scoring.pooling import masked_max, masked_mean, without_padding
@@ -18,7 +21,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.dim, self.heads = dim, heads
         self.inputs = nn.Linear(dim, 3 * dim)
         self.output = nn.Linear(dim, dim)
 
@@ -43,11 +46,10 @@ class SelfAttention(nn.Module):
 
     def _inputs_of(self, group: int, groups: int) -> Callable[[Tensor], Tensor]:
         """The part of `inputs` that the heads of one group are given. Shape: [N, D] -> [N, 3 D / groups]."""
-        weight, bias = (
-            given.unflatten(0, (3, groups, -1))[:, group].flatten(0, 1)
-            for given in (self.inputs.weight, self.inputs.bias)
-        )
-        return lambda values: F.linear(values.to(weight.dtype), weight, bias).to(values.dtype)
+        rows = torch.arange(3 * self.dim).unflatten(0, (3, groups, -1))[:, group].flatten()
+        if isinstance(self.inputs, HalfLinear | Int16Linear):
+            return self.inputs.part(rows)
+        return partial(F.linear, weight=self.inputs.weight[rows], bias=self.inputs.bias[rows])
 
     def _attend(self, inputs: Tensor, mask: Tensor, heads: int) -> Tensor:
         """Shape: inputs [B, F, 3 C] -> [B, F, C]."""

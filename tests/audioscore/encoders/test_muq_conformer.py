@@ -8,6 +8,7 @@ from audioscore.encoders.adapters import add_lora
 from audioscore.encoders.muq import load_muq
 from audioscore.encoders.muq_conformer import Conformer, _Layer
 from audioscore.encoders.muq_layers import through_layers
+from audioscore.encoders.products import Numbers
 
 
 @pytest.fixture
@@ -42,10 +43,11 @@ def test_every_hidden_state_is_transformers_own(conformer: Any, frames: int) -> 
 
 
 @torch.inference_mode()
-def test_in_half_it_is_close(conformer: Any) -> None:
+@pytest.mark.parametrize(("numbers", "least", "most"), [("bfloat16", 1e-4, 0.05), ("int16", 1e-6, 2e-3)])
+def test_in_rounder_numbers_it_is_close(conformer: Any, numbers: Numbers, least: float, most: float) -> None:
     wanted = through_layers(conformer, states(conformer), 2)
-    apart = Conformer(conformer, half=True)(states(conformer), 2) - wanted
-    assert 1e-4 < apart.std() / wanted.std() < 0.05
+    apart = Conformer(conformer, numbers)(states(conformer), 2) - wanted
+    assert least < apart.std() / wanted.std() < most
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from audioscore.encoders.products import Numbers
 from audioscore.encoders.scratch import Scratch
 from audioscore.encoders.winograd import WinogradConv
 
@@ -31,14 +32,38 @@ def test_two_inputs_beside_each_other_are_joined(channels: int, height: int, wid
     torch.testing.assert_close(made.double(), expected, rtol=0, atol=5e-5 * (9 * channels) ** 0.5)
 
 
-@pytest.mark.parametrize(("stride", "most"), [(1, 0.02), (2, 0.006)])
-def test_in_bfloat16_it_is_close(stride: int, most: float) -> None:
+@pytest.mark.parametrize(
+    ("stride", "numbers", "most"),
+    [(1, "bfloat16", 0.02), (2, "bfloat16", 0.01), (1, "int16", 5e-3), (2, "int16", 1e-3)],
+)
+def test_in_rounder_numbers_it_is_close(stride: int, numbers: Numbers, most: float) -> None:
     generator = torch.Generator().manual_seed(5)
     weight, values = torch.randn(70, 256, 3, 3, generator=generator), torch.randn(20, 12, 256, generator=generator)
-    exact, half = (
-        WinogradConv(weight, torch.zeros(70), stride, half=half)(values, Scratch(), "made") for half in (False, True)
+    exact, rounded = (
+        WinogradConv(weight, torch.zeros(70), stride, numbers=kind)(values, Scratch(), "made")
+        for kind in ("float32", numbers)
     )
-    assert 0 < (half - exact).std() / exact.std() < most
+    assert 0 < (rounded - exact).std() / exact.std() < most
+
+
+@pytest.mark.parametrize("numbers", ["bfloat16", "int16"])
+def test_rounder_numbers_are_joined_too(numbers: Numbers) -> None:
+    generator = torch.Generator().manual_seed(7)
+    weight, both = torch.randn(134, 134, 3, 3, generator=generator), torch.randn(7, 20, 268, generator=generator)
+    exact, rounded = (
+        WinogradConv(weight, torch.ones(134), numbers=kind).joined(both, Scratch(), "made")
+        for kind in ("float32", numbers)
+    )
+    assert 0 < (rounded - exact).std() / exact.std() < 0.02
+
+
+def test_an_odd_number_of_channels_is_not_multiplied_as_integers() -> None:
+    generator = torch.Generator().manual_seed(8)
+    weight, values = torch.randn(4, 3, 3, 3, generator=generator), torch.randn(9, 9, 3, generator=generator)
+    exact, same = (
+        WinogradConv(weight, torch.zeros(4), numbers=kind)(values, Scratch(), "made") for kind in ("float32", "int16")
+    )
+    assert torch.equal(exact, same)
 
 
 def test_a_sum_over_many_channels_rounds_little_more_than_torchs() -> None:
@@ -49,10 +74,11 @@ def test_a_sum_over_many_channels_rounds_little_more_than_torchs() -> None:
     assert (made - expected).std() / expected.std() < 1e-5
 
 
-def test_more_rows_than_are_multiplied_together(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("numbers", ["float32", "int16"])
+def test_more_rows_than_are_multiplied_together(numbers: Numbers, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(3)
     weight, values = torch.randn(4, 4, 3, 3, generator=generator), torch.randn(50, 6, 4, generator=generator)
-    conv = WinogradConv(weight, torch.zeros(4))
+    conv = WinogradConv(weight, torch.zeros(4), numbers=numbers)
     whole = conv(values, Scratch(), "made")
     monkeypatch.setattr("audioscore.encoders.winograd.TILES", 4)
     torch.testing.assert_close(conv(values, Scratch(), "made"), whole, rtol=0, atol=5e-5 * (9 * 4) ** 0.5)

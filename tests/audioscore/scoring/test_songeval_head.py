@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from audioscore.encoders import half
-from audioscore.encoders.half import in_half
+from audioscore.encoders import products
+from audioscore.encoders.products import Numbers, multiplying
 from audioscore.errors import UsageError
 from audioscore.scoring import songeval_head
 from audioscore.scoring.pooling import frame_mask
@@ -178,21 +178,19 @@ def test_sizes_that_do_not_fit_are_refused(dim: int, heads: int, layers: int) ->
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("numbers", ["float32", "bfloat16", "int16"])
 @pytest.mark.parametrize(
     ("held", "groups"), [(1 << 20, 1), (3 * 4 * 60 * 16 // 2, 2), (3 * 4 * 60 * 16 // 3, 4), (1, 4)]
 )
 def test_heads_attend_in_groups_as_all_at_once(
-    held: int, groups: int, rounded: bool, monkeypatch: pytest.MonkeyPatch
+    held: int, groups: int, numbers: Numbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(half, "MIN_WIDTH", 1)
-    attention = SelfAttention(16, 4).eval()
-    if rounded:
-        attention = in_half(attention)
+    monkeypatch.setattr(products, "MIN_WIDTH", 1)
+    attention = multiplying(SelfAttention(16, 4).eval(), numbers)
     values, mask = torch.randn(2, 30, 16), frame_mask(torch.tensor([30, 11]), 30)
     whole, given = attention(values, mask), values.clone()
     monkeypatch.setattr(songeval_head, "HELD_BYTES", held)
     assert attention._groups(values) == groups
-    torch.testing.assert_close(attention(values, mask), whole, rtol=0, atol=0.02 if rounded else 1e-6)
+    torch.testing.assert_close(attention(values, mask), whole, rtol=0, atol=0.02 if numbers == "bfloat16" else 1e-6)
     assert torch.equal(values, given)

@@ -1,0 +1,120 @@
+"""Products of 16-bit integers on a CPU, for the declared fast mode; what comes in and goes out is float32.
+
+Each row and each column is rounded by a scale of its own, in all a tenth as much as bfloat16 rounds. A processor with
+AVX2 multiplies twice as many of them as of float32.
+"""
+
+import copy
+from collections.abc import Iterable
+from functools import partial
+from itertools import pairwise
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from audioscore.encoders.threads import side_by_side
+
+BLOCK = 16  # columns that are multiplied together; B of them hold all O columns of a matrix
+SHARED = 1 << 24  # products, from which on it pays that torch's threads share them
+
+
+class Columns:
+    """P matrices that rows are multiplied with: integers in blocks, as they are read, and a scale for each column."""
+
+    def __init__(self, blocks: Tensor, scales: Tensor) -> None:
+        """Shape: blocks [P, B, C / 2, 16, 2], int16; scales [P, 16 B], float32."""
+        from audioscore.encoders import int16_kernels  # Numba takes a second to import
+
+        self.kernels = int16_kernels
+        self.blocks, self.scales = blocks.contiguous(), scales.contiguous()
+        self.width = self.scales.shape[1]
+
+    @classmethod
+    def of(cls, matrices: Iterable[Tensor]) -> Self:
+        """Columns of zeros fill up the last block. Shape: P matrices [C, O], C even."""
+        blocks, scales = zip(*map(_rounded, matrices), strict=True)
+        return cls(torch.stack(blocks), torch.stack(scales))
+
+    def part(self, columns: Tensor) -> "Columns":
+        """Some of the columns. Shape: columns [N], of 0 to 16 B - 1."""
+        ints = self.blocks.transpose(2, 3).flatten(1, 2)[:, columns]  # (P, N, C / 2, 2)
+        return Columns(_in_blocks(ints), _filled(self.scales[:, columns], 1))
+
+    def rows(self, count: int) -> int:
+        """For how many rows there must be room: they are multiplied a few at a time."""
+        return -(-count // self.kernels.ROWS) * self.kernels.ROWS
+
+    def multiply(self, ints: Tensor, scales: Tensor, used: int, start: Tensor, out: Tensor) -> None:
+        """out = rows times columns plus `start`, for the first rows that are `used`, and what fills up the last few.
+
+        Shape: ints [P, N, C], scales [P, N], start [16 B], out [P, N, 16 B], N being `rows(used)` at least.
+        """
+        multiply = partial(
+            self.kernels.multiply, ints.numpy(), scales.numpy(), self.blocks.numpy(), self.scales.numpy(),
+            start.numpy(), out.numpy(), used,
+        )  # fmt: skip
+        blocks, products = self.blocks.shape[1], used * self.blocks.numel()
+        shares = min(torch.get_num_threads(), blocks) if products >= SHARED else 1
+        bounds = [blocks * share // shares for share in range(shares + 1)]
+        side_by_side([partial(multiply, first, last) for first, last in pairwise(bounds)])
+
+
+class Int16Linear(nn.Module):
+    """A linear layer whose products are of integers. Shape: weight [O, C], C even, bias [O] or None;
+    [..., C] -> [..., O].
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.made = len(weight)
+        self.columns = Columns.of([weight.T])
+        self.bias = _filled(torch.zeros(len(weight)) if bias is None else bias.detach().float(), 0)
+
+    @staticmethod
+    def suits(weight: Tensor) -> bool:
+        """Whether the channels that come in are even: they are multiplied in pairs."""
+        return weight.shape[1] % 2 == 0
+
+    def part(self, rows: Tensor) -> "Int16Linear":
+        """The layer of some of the channels that it makes. Shape: rows [N], of 0 to O - 1."""
+        part = copy.copy(self)
+        part.made, part.columns, part.bias = len(rows), self.columns.part(rows), _filled(self.bias[rows], 0)
+        return part
+
+    def forward(self, values: Tensor) -> Tensor:
+        flat = values.float().reshape(-1, values.shape[-1]).contiguous()
+        rows = self.columns.rows(len(flat))
+        ints, scales = torch.empty(1, rows, flat.shape[1], dtype=torch.int16), torch.empty(1, rows)
+        self.columns.kernels.to_ints(flat.numpy(), ints[0].numpy(), scales[0].numpy())
+        out = torch.empty(1, rows, self.columns.width)
+        self.columns.multiply(ints, scales, len(flat), self.bias, out)
+        made: Tensor = out[0, : len(flat), : self.made].reshape(*values.shape[:-1], self.made)
+        return made
+
+
+def _rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers in blocks, and their scales; of what is not finite, a scale of NaN.
+
+    Shape: [C, O] -> [B, C / 2, 16, 2], [16 B].
+    """
+    from audioscore.encoders.int16_kernels import COLUMN_LENGTH
+
+    wide = matrix.detach().float()
+    length, largest = wide.norm(dim=0), wide.abs().amax(dim=0)
+    factors = torch.minimum(COLUMN_LENGTH / length, 32_767 / largest).masked_fill(length == 0, 0.0)
+    ints = (wide * factors).round().nan_to_num().to(torch.int16)
+    scales = (1 / factors).masked_fill(length == 0, 0.0).float()
+    return _in_blocks(ints.unflatten(0, (-1, 2)).permute(2, 0, 1)[None])[0], _filled(scales, 0)
+
+
+def _in_blocks(ints: Tensor) -> Tensor:
+    """Shape: [P, O, C / 2, 2] -> [P, B, C / 2, 16, 2]."""
+    blocks: Tensor = _filled(ints, 1).unflatten(1, (-1, BLOCK)).transpose(2, 3)
+    return blocks
+
+
+def _filled(values: Tensor, dim: int) -> Tensor:
+    """The values, with zeros up to a multiple of BLOCK along `dim`."""
+    missing = -values.shape[dim] % BLOCK
+    return torch.cat([values, values.new_zeros(*values.shape[:dim], missing, *values.shape[dim + 1 :])], dim)

@@ -1,0 +1,83 @@
+"""What innermost loops are written with in LLVM's terms, where it would not find the best instructions by itself.
+
+These are of no processor in particular: LLVM makes of them what the one at hand has. Addresses are numbers of bytes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+PREFETCH = "llvm.prefetch.p0i8"
+I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+
+
+def written(function: Callable[..., Any]) -> Any:
+    """What compiled functions call and what this function writes at that place: it is given types and returns, beside
+    a signature, `generate(context, builder, signature, arguments)`.
+    """
+    return intrinsic(function)
+
+
+def pointer(builder: Any, address: Any, offset: int, kind: Any) -> Any:
+    """Where a number or a vector of this kind is, `offset` bytes behind the address."""
+    return builder.inttoptr(builder.add(address, I64(offset)), kind.as_pointer())
+
+
+def load(builder: Any, address: Any, offset: int, kind: Any) -> Any:
+    """The number or vector there."""
+    return builder.load(pointer(builder, address, offset, kind), align=2)
+
+
+def store(builder: Any, vector: Any, address: Any, offset: int) -> None:
+    """Write the vector there."""
+    builder.store(vector, pointer(builder, address, offset, vector.type), align=2)
+
+
+def everywhere(builder: Any, number: Any, count: int) -> Any:
+    """A vector of `count` times the number."""
+    nothing = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
+    first = builder.insert_element(nothing, number, I32(0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(I32, count), [0] * count))
+
+
+def sums(builder: Any, count: Any, kinds: list[Any], add: Any) -> list[Any]:
+    """Sums over a loop: `add(place, before)` gives all of them with what is at `place`, of 0 to `count` - 1, added.
+
+    `count` is 1 at least; sums are of these kinds, and begin at zero.
+    """
+    before, loop, after = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    place = builder.phi(I64)
+    totals = [builder.phi(kind) for kind in kinds]
+    added = add(place, totals)
+    following = builder.add(place, I64(1))
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+    for phi, start, next_one in zip(
+        (place, *totals), (I64(0), *(ir.Constant(kind, None) for kind in kinds)), (following, *added), strict=True
+    ):
+        phi.add_incoming(start, before)
+        phi.add_incoming(next_one, loop)
+    builder.position_at_end(after)
+    return list(added)
+
+
+@written
+def fetch(typing_context: Any, address: Any, length: Any) -> Any:
+    """Fetch `length` bytes from an address on into the cache, while something else is computed."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        address, length = given
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
+        module: Any = builder.module
+        prefetch = module.globals.get(PREFETCH) or ir.Function(module, kind, PREFETCH)
+        with cgutils.for_range_slice(builder, I64(0), length, I64(64), intp=I64) as (at, _):
+            where = builder.inttoptr(builder.add(address, at), ir.IntType(8).as_pointer())
+            builder.call(prefetch, [where, I32(0), I32(3), I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate

@@ -1,0 +1,55 @@
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numba
+import pytest
+
+from audioscore.encoders.compiled import compiled
+
+
+def test_where_no_folder_can_be_written_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = numba.njit
+
+    def njit(**settings: bool) -> object:
+        if settings.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(**settings)
+
+    monkeypatch.setattr("audioscore.encoders.compiled.njit", njit)
+
+    def doubled(number: int) -> int:
+        return 2 * number
+
+    assert compiled(doubled)(21) == 42
+
+
+def test_a_full_disk_hurts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = []
+
+    def save(*_: object) -> None:
+        full.append(True)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", save)
+
+    def tripled(number: int) -> int:
+        return 3 * number
+
+    assert compiled(tripled)(14) == 42
+    assert full
+
+
+def test_machine_code_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", "")  # as where nothing says another place
+    source = tmp_path / "doubling.py"
+    source.write_text(
+        "from audioscore.encoders.compiled import compiled\n\n@compiled\ndef doubled(number):\n    return 2 * number\n"
+    )
+    spec = importlib.util.spec_from_file_location("doubling", source)
+    assert spec is not None
+    assert spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.doubled(21) == 42
+    assert list((tmp_path / "__pycache__").glob("doubling.doubled*.nbc"))

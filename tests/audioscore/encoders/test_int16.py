@@ -1,0 +1,108 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from audioscore.encoders import int16
+from audioscore.encoders.int16 import Int16Linear
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+# Rows and columns that fill blocks and that do not; more rows and more channels than are multiplied at once.
+@pytest.mark.parametrize(
+    ("rows", "channels", "made"), [(1, 2, 1), (7, 30, 16), (12, 512, 40), (247, 64, 33), (5, 2_600, 17)]
+)
+def test_random_numbers_are_close(rows: int, channels: int, made: int) -> None:
+    values, weight, bias = random(rows, channels), random(made, channels, seed=1), random(made, seed=2)
+    expected = F.linear(values.double(), weight.double(), bias.double())
+    apart = Int16Linear(weight, bias)(values) - expected
+    assert 0 < apart.square().mean().sqrt() < 1e-3 * channels**0.5
+    without = Int16Linear(weight, None)(values.view(1, rows, channels))
+    assert without.shape == (1, rows, made)
+    assert (without[0] - (expected - bias)).abs().max() < 5e-3 * channels**0.5
+
+
+def test_sums_as_large_as_can_be_do_not_overflow() -> None:
+    for channels in (2, 512, 2_048, 8_192):
+        layer = Int16Linear(torch.ones(16, channels), None)
+        for values in (torch.ones(1, channels), -torch.ones(1, channels)):
+            torch.testing.assert_close(layer(values), values.sum().expand(1, 16), rtol=1e-3, atol=0)
+
+
+def test_a_single_large_number_is_kept() -> None:
+    values, weight = 1e-3 * random(3, 64), 1e-3 * random(16, 64, seed=1)
+    values[1, 5], weight[2, 5] = 3.0, -4.0
+    torch.testing.assert_close(Int16Linear(weight, None)(values), F.linear(values, weight), rtol=1e-3, atol=1e-3)
+
+
+def test_rows_and_columns_of_any_size_are_as_exact() -> None:
+    values, weight = random(4, 128), random(32, 128, seed=1)
+    sizes, widths = torch.tensor([1e-12, 1e-3, 1.0, 1e12])[:, None], torch.logspace(-6, 6, 32)
+    made = Int16Linear(weight * widths[:, None], None)(values * sizes)
+    apart = made.double() / sizes / widths - F.linear(values.double(), weight.double())
+    assert apart.abs().max() < 0.02
+
+
+def test_zeros_leave_the_bias() -> None:
+    weight, bias = random(16, 8), random(16, seed=1)
+    weight[3] = 0
+    made = Int16Linear(weight, bias)(torch.stack([torch.zeros(8), random(8, seed=2)]))
+    assert torch.equal(made[0], bias)
+    assert made[1, 3] == bias[3]
+    assert made[1, 2] != bias[2]
+
+
+@pytest.mark.parametrize("fault", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_what_is_no_number_is_none_afterwards(fault: float) -> None:
+    values, weight = random(9, 64), random(16, 64, seed=1)
+    whole = Int16Linear(weight, None)(values)
+    values[4, 7] = fault  # the square of 1e30 is no float32
+    made = Int16Linear(weight, None)(values)
+    assert made[4].isnan().all()
+    assert torch.equal(made[torch.arange(9) != 4], whole[torch.arange(9) != 4])
+    weight[5, 0] = float("nan")
+    assert Int16Linear(weight, None)(random(2, 64)).isnan().any(0).nonzero().tolist() == [[5]]
+
+
+def test_a_row_is_the_same_beside_any_others() -> None:
+    values, layer = random(300, 96), Int16Linear(random(48, 96, seed=1), None)
+    together = layer(values)
+    for row in (0, 5, 6, 239, 240, 299):
+        assert torch.equal(layer(values[row]), together[row])
+
+
+def test_threads_share_what_is_large(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, layer = random(20, 64), Int16Linear(random(80, 64, seed=1), random(80, seed=2))
+    alone, shares = layer(values), []
+    monkeypatch.setattr(int16, "SHARED", 1)
+    monkeypatch.setattr(int16, "side_by_side", lambda tasks: shares.extend(task.args[-2:] for task in tasks))
+    layer(values)
+    assert shares == [(0, 2), (2, 5)]
+    monkeypatch.undo()
+    monkeypatch.setattr(int16, "SHARED", 1)
+    assert torch.equal(layer(values), alone)
+
+
+def test_a_part_of_a_layer_makes_a_part_of_what_it_makes() -> None:
+    values, layer = random(3, 40), Int16Linear(random(48, 40, seed=1), random(48, seed=2))
+    whole, rows = layer(values), torch.tensor([47, 0, 16, 17, 3])
+    assert torch.equal(layer.part(rows)(values), whole[:, rows])
+    assert torch.equal(layer(values), whole)
+
+
+def test_channels_come_in_pairs() -> None:
+    assert Int16Linear.suits(torch.zeros(5, 4))
+    assert not Int16Linear.suits(torch.zeros(4, 5))
