@@ -1,7 +1,10 @@
 """Functions compiled by Numba, which takes a second to import: only what needs it then imports this."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import njit
@@ -28,6 +31,8 @@ def _compiled(function: Function, liberties: set[str]) -> Function:
         made: Any = njit(**options, cache=True)(function)
     except RuntimeError:  # there is no folder that can be written
         return cast(Function, njit(**options)(function))
+    # Numba keeps machine code as long as the file of the function is the same; what it calls is compiled into it too.
+    made._cache._cache_file._source_stamp = (made._cache._cache_file._source_stamp, *_sources())
     keep = made._cache.save_overload
 
     def keep_if_possible(*arguments: Any) -> None:
@@ -36,3 +41,10 @@ def _compiled(function: Function, liberties: set[str]) -> Function:
 
     made._cache.save_overload = keep_if_possible
     return cast(Function, made)
+
+
+@cache
+def _sources() -> tuple[tuple[str, str], ...]:
+    """The files whose functions are compiled into one another, and what is in them."""
+    files = [*sorted(Path(__file__).parent.glob("*_kernels.py")), Path(__file__).with_name("vectors.py")]
+    return tuple((file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files)

@@ -5,6 +5,7 @@ from types import ModuleType
 import numba
 import pytest
 
+from audioscore.encoders import compiled as compiled_module
 from audioscore.encoders.compiled import compiled
 
 
@@ -40,16 +41,28 @@ def test_a_full_disk_hurts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert full
 
 
-def test_machine_code_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("numba.config.CACHE_DIR", "")  # as where nothing says another place
-    source = tmp_path / "doubling.py"
-    source.write_text(
-        "from audioscore.encoders.compiled import compiled\n\n@compiled\ndef doubled(number):\n    return 2 * number\n"
-    )
+def load(source: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("doubling", source)
     assert spec is not None
     assert spec.loader is not None
     module: ModuleType = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.doubled(21) == 42
+    return module
+
+
+def test_machine_code_is_kept_until_what_it_calls_may_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", "")  # as where nothing says another place
+    source = tmp_path / "doubling.py"
+    source.write_text(
+        "from audioscore.encoders.compiled import compiled\n\n@compiled\ndef doubled(number):\n    return 2 * number\n"
+    )
+    assert not load(source).doubled.stats.cache_hits
     assert list((tmp_path / "__pycache__").glob("doubling.doubled*.nbc"))
+    assert load(source).doubled.stats.cache_hits
+    sources = compiled_module._sources()
+    assert [name for name, _ in sources] == ["int16_kernels.py", "winograd_kernels.py", "vectors.py"]
+    monkeypatch.setattr(compiled_module, "_sources", lambda: (*sources[:-1], ("vectors.py", "changed")))
+    assert not load(source).doubled.stats.cache_hits
