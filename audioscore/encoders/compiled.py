@@ -45,6 +45,7 @@ def _compiled(function: Function, liberties: set[str]) -> Function:
 
 @cache
 def _sources() -> tuple[tuple[str, str], ...]:
-    """The files whose functions are compiled into one another, and what is in them."""
-    files = [*sorted(Path(__file__).parent.glob("*_kernels.py")), Path(__file__).with_name("vectors.py")]
+    """The files that machine code is made of, where they are there, and what is in them."""
+    here = Path(__file__).parent
+    files = (*sorted(here.glob("*_kernels.py")), *here.glob("vectors.py"), *here.glob("compiled.py"))
     return tuple((file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files)

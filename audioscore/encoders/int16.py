@@ -6,27 +6,31 @@ AVX2 multiplies twice as many of them as of float32.
 
 import copy
 from collections.abc import Iterable
-from functools import partial
-from itertools import pairwise
-from typing import Self
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from audioscore.encoders.threads import side_by_side
+SHARED = 1 << 26  # products, a thousandth of a second, for which a thread that helps is worth its beginning
 
-BLOCK = 16  # columns that are multiplied together; B of them hold all O columns of a matrix
-SHARED = 1 << 24  # products, from which on it pays that torch's threads share them
+
+@cache
+def _kernels() -> Any:
+    from audioscore.encoders import int16_kernels  # Numba takes a second to import
+
+    return int16_kernels
 
 
 class Columns:
-    """P matrices that rows are multiplied with: integers in blocks, as they are read, and a scale for each column."""
+    """P matrices that rows are multiplied with: integers in blocks, as they are read, and a scale for each column.
+
+    B blocks of 16 columns hold the O columns of a matrix.
+    """
 
     def __init__(self, blocks: Tensor, scales: Tensor) -> None:
         """Shape: blocks [P, B, C / 2, 16, 2], int16; scales [P, 16 B], float32."""
-        from audioscore.encoders import int16_kernels  # Numba takes a second to import
-
-        self.kernels = int16_kernels
         self.blocks, self.scales = blocks.contiguous(), scales.contiguous()
         self.width = self.scales.shape[1]
 
@@ -43,7 +47,12 @@ class Columns:
 
     def rows(self, count: int) -> int:
         """For how many rows there must be room: they are multiplied a few at a time."""
-        return -(-count // self.kernels.ROWS) * self.kernels.ROWS
+        at_once = int(_kernels().ROWS)
+        return -(-count // at_once) * at_once
+
+    def to_ints(self, values: Tensor, ints: Tensor, scales: Tensor) -> None:
+        """Round rows to be multiplied. Shape: values [N, C], ints [>= N, C], scales [>= N]."""
+        _kernels().to_ints(values.numpy(), ints.numpy(), scales.numpy())
 
     def multiply(self, ints: Tensor, scales: Tensor, used: int, start: Tensor, out: Tensor) -> None:
         """out = rows times columns plus `start`, for the first rows that are `used`, and what fills up the last few.
@@ -51,13 +60,17 @@ class Columns:
         Shape: ints [P, N, C], scales [P, N], start [16 B], out [P, N, 16 B], N being `rows(used)` at least.
         """
         multiply = partial(
-            self.kernels.multiply, ints.numpy(), scales.numpy(), self.blocks.numpy(), self.scales.numpy(),
-            start.numpy(), out.numpy(), used,
+            _kernels().multiply, ints.numpy(), scales.numpy(), self.blocks.numpy(), self.scales.numpy(), start.numpy(),
+            out.numpy(), used,
         )  # fmt: skip
         blocks, products = self.blocks.shape[1], used * self.blocks.numel()
-        shares = min(torch.get_num_threads(), blocks) if products >= SHARED else 1
+        shares = max(1, min(torch.get_num_threads(), blocks, products // SHARED))
+        if shares == 1:
+            multiply(0, blocks)
+            return
         bounds = [blocks * share // shares for share in range(shares + 1)]
-        side_by_side([partial(multiply, first, last) for first, last in pairwise(bounds)])
+        with ThreadPoolExecutor(shares, thread_name_prefix="multiply") as pool:
+            list(pool.map(multiply, bounds, bounds[1:]))
 
 
 class Int16Linear(nn.Module):
@@ -86,7 +99,7 @@ class Int16Linear(nn.Module):
         flat = values.float().reshape(-1, values.shape[-1]).contiguous()
         rows = self.columns.rows(len(flat))
         ints, scales = torch.empty(1, rows, flat.shape[1], dtype=torch.int16), torch.empty(1, rows)
-        self.columns.kernels.to_ints(flat.numpy(), ints[0].numpy(), scales[0].numpy())
+        self.columns.to_ints(flat, ints[0], scales[0])
         out = torch.empty(1, rows, self.columns.width)
         self.columns.multiply(ints, scales, len(flat), self.bias, out)
         made: Tensor = out[0, : len(flat), : self.made].reshape(*values.shape[:-1], self.made)
@@ -94,15 +107,13 @@ class Int16Linear(nn.Module):
 
 
 def _rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers in blocks, and their scales; of what is not finite, a scale of NaN.
+    """Integers in blocks, and their scales; of what is not finite, or whose square is not, a scale of NaN.
 
     Shape: [C, O] -> [B, C / 2, 16, 2], [16 B].
     """
-    from audioscore.encoders.int16_kernels import COLUMN_LENGTH
-
     wide = matrix.detach().float()
     length, largest = wide.norm(dim=0), wide.abs().amax(dim=0)
-    factors = torch.minimum(COLUMN_LENGTH / length, 32_767 / largest).masked_fill(length == 0, 0.0)
+    factors = torch.minimum(_kernels().COLUMN_LENGTH / length, 32_767 / largest).masked_fill(length == 0, 0.0)
     ints = (wide * factors).round().nan_to_num().to(torch.int16)
     scales = (1 / factors).masked_fill(length == 0, 0.0).float()
     return _in_blocks(ints.unflatten(0, (-1, 2)).permute(2, 0, 1)[None])[0], _filled(scales, 0)
@@ -110,11 +121,11 @@ def _rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def _in_blocks(ints: Tensor) -> Tensor:
     """Shape: [P, O, C / 2, 2] -> [P, B, C / 2, 16, 2]."""
-    blocks: Tensor = _filled(ints, 1).unflatten(1, (-1, BLOCK)).transpose(2, 3)
+    blocks: Tensor = _filled(ints, 1).unflatten(1, (-1, _kernels().BLOCK)).transpose(2, 3)
     return blocks
 
 
 def _filled(values: Tensor, dim: int) -> Tensor:
-    """The values, with zeros up to a multiple of BLOCK along `dim`."""
-    missing = -values.shape[dim] % BLOCK
+    """The values, with zeros up to whole blocks along `dim`."""
+    missing = -values.shape[dim] % _kernels().BLOCK
     return torch.cat([values, values.new_zeros(*values.shape[:dim], missing, *values.shape[dim + 1 :])], dim)

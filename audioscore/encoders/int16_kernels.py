@@ -1,7 +1,7 @@
 """Matrix products of 16-bit integers, compiled for the processor they run on, and the rounding to such integers.
 
-AVX2 multiplies sixteen pairs of them in one instruction, which adds each two products to a 32-bit sum: twice as many
-as of float32. No library that is kept well offers that product. Its innermost loop is written in LLVM's own terms,
+AVX2 multiplies sixteen pairs of them in one instruction, which adds up each two products in 32 bits: twice as many as
+of float32. No library that is kept well offers that product. Its innermost loop is written in LLVM's own terms,
 which are of no processor in particular: one without that instruction computes the same, only later.
 """
 
@@ -14,13 +14,12 @@ from numba import types
 from numpy.typing import NDArray
 
 from audioscore.encoders.compiled import compiled, summing
-from audioscore.encoders.int16 import BLOCK
 from audioscore.encoders.vectors import F32, I16, I32, I64, everywhere, load, store, sums, written
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int16]
 
-ROWS = 6  # of the results that are added up at once, in twelve of a processor's sixteen vector registers
+ROWS, BLOCK = 6, 16  # results that are added up at once, in twelve of a processor's sixteen vector registers
 DEPTH = 1024  # factors of a sum before it goes to memory: what they are multiplied with stays in the nearest caches
 ROWS_HELD = 240  # rows that meet all columns before the next rows: they stay in the second cache
 # How long, as vectors, a row of integers is and a column may be. The largest sum of products is one times the other,
@@ -74,14 +73,15 @@ def multiply(
                 count = min(DEPTH // 2, pairs - pair)
                 for block in range(first, last):
                     left = block * BLOCK
+                    bias = np.int64(start[left:].ctypes.data)
                     for row in range(top, bottom, ROWS):
-                        to = made.ctypes.data + row * made.strides[0] + left * 4
+                        # Signed, as the sums of addresses: of a signed and an unsigned one, Numba makes a float.
+                        to = np.int64(made.ctypes.data) + row * made.strides[0] + left * 4
                         _add_block(
                             one.ctypes.data + row * one.strides[0] + pair * 4, one.strides[0],
                             columns[product, block, pair:].ctypes.data, count,
                             one_scales[row:].ctypes.data, column_scales[product, left:].ctypes.data,
-                            to if pair > 0 else start[left:].ctypes.data, made.strides[0] if pair > 0 else 0,
-                            to, made.strides[0],
+                            to if pair > 0 else bias, made.strides[0] if pair > 0 else 0, to, made.strides[0],
                         )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """MuQ's convolutional front-end for inference: most of its time on a CPU, and the same frames in under half of it.
 
 Two residual blocks of 3 x 3 convolutions, each halving time and bands, then a linear layer. Here normalisation is
-folded into the weights, convolutions of the same input are one, those of stride 1 use Winograd's algorithm, channels
+folded into the weights, convolutions of the same input are one, all but the first use Winograd's algorithm, channels
 lie innermost, and time is cut into pieces that overlap by as much as the convolutions reach, so that memory does not
 grow with the length.
 """

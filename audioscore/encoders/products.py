@@ -19,10 +19,10 @@ MIN_WIDTH = 256  # channels in and out; below, rounding takes longer than it sav
 
 
 def quick_numbers(device: str) -> Numbers:
-    """What the device multiplies about twice as fast as float32, or else float32, as on a GPU.
+    """What a CPU multiplies quicker than float32, or else float32, as on a GPU.
 
-    bfloat16 where a CPU multiplies that itself; 16-bit integers where it has AVX2 and no wider vectors: for these, sums
-    of integers' products come no sooner than of float32.
+    bfloat16 where a CPU multiplies that itself; 16-bit integers where it has AVX2 and no wider vectors, of which the
+    sums of integers' products come no sooner than of float32. Old ones with AVX2 gain nothing, but cannot be told apart.
     """
     if torch.device(device).type != "cpu":
         return "float32"
@@ -71,7 +71,7 @@ class _OverFrames(nn.Module):
 
 def _quick(part: nn.Module, numbers: Numbers) -> nn.Module | None:
     """What takes the place of a layer, if anything does."""
-    if isinstance(part, nn.Linear):
+    if type(part) is nn.Linear:
         return _quick_linear(part.weight, part.bias, numbers)
     if isinstance(part, nn.Conv1d) and part.kernel_size == (1,) and part.groups == 1:
         layer = _quick_linear(part.weight[..., 0], part.bias, numbers)

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audioscore.encoders.int16 import BLOCK, Columns
+from audioscore.encoders.int16 import Columns
 from audioscore.encoders.products import Numbers
 from audioscore.encoders.scratch import Scratch
 
 TAPS = 3
-TILES = (
-    256  # transformed before each matrix product: enough rows for it, few enough to bound memory (67 to 84 MB at 512)
-)
+# Transformed before each matrix product: enough rows for it, few enough to bound memory (127 MB at most of 512 channels
+# to 1,024).
+TILES = 256
 SPARE = 16  # numbers between points: at powers of two apart, they would share a place in the processor's cache
 
 Matrix = NDArray[np.float64]
@@ -112,7 +112,7 @@ class WinogradConv:
         weights = _at_points(weight, torch.from_numpy(self.how.g))
         self._columns = Columns.of(weights) if numbers == "int16" else None
         self._weights = torch.stack([one.to(self._kind) for one in weights]) if self._columns is None else None
-        self._nothing = torch.zeros(-(-self.made // BLOCK) * BLOCK)
+        self._nothing = torch.zeros(self.made if self._columns is None else self._columns.width)
 
     def __call__(self, values: Tensor, scratch: Scratch, name: str) -> Tensor:
         """The convolution, in `scratch` under this name, where what is computed on the way has room too.

@@ -1,3 +1,5 @@
+import copy
+import pickle
 from collections.abc import Iterator
 
 import pytest
@@ -6,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audioscore.encoders import int16
-from audioscore.encoders.int16 import Int16Linear
+from audioscore.encoders.int16 import Columns, Int16Linear
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -85,15 +87,26 @@ def test_a_row_is_the_same_beside_any_others() -> None:
 
 
 def test_threads_share_what_is_large(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    values, layer = random(20, 64), Int16Linear(random(80, 64, seed=1), random(80, seed=2))
-    alone, shares = layer(values), []
+    columns = Columns.of(random(3, 64, 80))
+    ints, scales, start = torch.empty(3, 24, 64, dtype=torch.int16), torch.empty(3, 24), random(80, seed=2)
+    for one in range(3):
+        columns.to_ints(random(20, 64, seed=one), ints[one], scales[one])
+    alone, shared = torch.zeros(3, 24, 80), torch.zeros(3, 24, 80)
+    columns.multiply(ints, scales, 20, start, alone)
     monkeypatch.setattr(int16, "SHARED", 1)
-    monkeypatch.setattr(int16, "side_by_side", lambda tasks: shares.extend(task.args[-2:] for task in tasks))
-    layer(values)
-    assert shares == [(0, 2), (2, 5)]
-    monkeypatch.undo()
-    monkeypatch.setattr(int16, "SHARED", 1)
-    assert torch.equal(layer(values), alone)
+    ran = []
+    real = int16._kernels().multiply
+    monkeypatch.setattr(int16._kernels(), "multiply", lambda *given: (ran.append(given[-2:]), real(*given)))
+    columns.multiply(ints, scales, 20, start, shared)
+    assert sorted(ran) == [(0, 2), (2, 5)]
+    assert torch.equal(shared[:, :20], alone[:, :20])
+    assert (alone[2, :20] - (random(20, 64, seed=2) @ random(3, 64, 80)[2] + start)).abs().max() < 0.05
+
+
+def test_a_layer_can_be_copied_and_pickled() -> None:
+    layer, values = Int16Linear(random(16, 8), None), random(2, 8, seed=1)
+    for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(again(values), layer(values))
 
 
 def test_a_part_of_a_layer_makes_a_part_of_what_it_makes() -> None:

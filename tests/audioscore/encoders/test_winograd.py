@@ -46,6 +46,19 @@ def test_in_rounder_numbers_it_is_close(stride: int, numbers: Numbers, most: flo
     assert 0 < (rounded - exact).std() / exact.std() < most
 
 
+@pytest.mark.parametrize("numbers", ["float32", "bfloat16", "int16"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_nothing_is_heard_of_what_was_in_the_memory_before(stride: int, numbers: Numbers) -> None:
+    generator = torch.Generator().manual_seed(9)
+    conv = WinogradConv(torch.randn(18, 4, 3, 3, generator=generator), torch.zeros(18), stride, numbers=numbers)
+    for height, width in SIZES:
+        values, scratch = torch.randn(height, width, 4, generator=generator), Scratch()
+        first = conv(values, scratch, "made").clone()
+        for kept in scratch._kept.values():
+            kept.fill_(float("nan") if kept.is_floating_point() else 32_767)
+        assert torch.equal(conv(values, scratch, "made"), first)
+
+
 @pytest.mark.parametrize("numbers", ["bfloat16", "int16"])
 def test_rounder_numbers_are_joined_too(numbers: Numbers) -> None:
     generator = torch.Generator().manual_seed(7)

@@ -194,3 +194,16 @@ def test_heads_attend_in_groups_as_all_at_once(
     assert attention._groups(values) == groups
     torch.testing.assert_close(attention(values, mask), whole, rtol=0, atol=0.02 if numbers == "bfloat16" else 1e-6)
     assert torch.equal(values, given)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("numbers", ["float32", "bfloat16", "int16"])
+def test_a_clip_is_the_same_in_a_batch_whatever_is_multiplied(numbers: Numbers) -> None:
+    torch.manual_seed(0)
+    head = multiplying(SongEvalHead(256, 512).eval(), numbers)
+    lengths = torch.tensor([40, 7, 33, 21])
+    frames = torch.randn(4, 40, 256)
+    together = head(frames, frame_mask(lengths, 40))
+    for clip, length in enumerate(lengths.tolist()):
+        alone = head(frames[clip : clip + 1, :length], frame_mask(lengths[clip : clip + 1], length))
+        torch.testing.assert_close(together[clip], alone[0], rtol=0, atol=1e-5)
