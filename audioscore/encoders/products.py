@@ -22,7 +22,7 @@ def quick_numbers(device: str) -> Numbers:
     """What a CPU multiplies quicker than float32, or else float32, as on a GPU.
 
     bfloat16 where a CPU multiplies that itself; 16-bit integers where it has AVX2 and no wider vectors, of which the
-    sums of integers' products come no sooner than of float32. Old ones with AVX2 gain nothing, but cannot be told apart.
+    sums of integers' products come no sooner than of float32. Old ones with AVX2 gain nothing, and cannot be told.
     """
     if torch.device(device).type != "cpu":
         return "float32"
