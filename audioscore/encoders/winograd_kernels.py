@@ -140,9 +140,7 @@ def _take_tile(values: Floats, top: int, left: int, start: int, end: int, relu: 
                 for c in range(value.shape[0]):
                     one[c] = max(value[c], np.float32(0))
             else:
-                value = values[top + k, left + j, start:end]
-                for c in range(value.shape[0]):
-                    one[c] = value[c]
+                _copy(values[top + k, left + j, start:end], one[: end - start])
 
 
 @compiled
@@ -180,9 +178,7 @@ def from_points(
                     if products.shape[0] > 0:
                         source = products[k * size + j, at:until]
                         fetch(source.ctypes.data + 4 * CHANNELS, 4 * CHANNELS)
-                        one = point[k, j]
-                        for c in range(source.shape[0]):
-                            one[c] = source[c]
+                        _copy(source, point[k, j, : end - start])
                     else:
                         rounded, wide = halves[k * size + j, at:until], bits[k, j]
                         for c in range(rounded.shape[0]):
