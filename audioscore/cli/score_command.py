@@ -27,7 +27,7 @@ def score(
     ] = False,
     pictures: Annotated[Path, typer.Option(help="Where --timeline puts its pictures.")] = Path(),
     fast: Annotated[
-        bool, typer.Option("--fast", help="In bfloat16 or 16-bit integers, as the CPU is quicker with; less exact.")
+        bool, typer.Option("--fast", help="Multiply 16-bit integers where the CPU does so quicker; less exact.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,

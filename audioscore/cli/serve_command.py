@@ -18,7 +18,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one, and says which.")] = 8000,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     fast: Annotated[
-        bool, typer.Option("--fast", help="In bfloat16 or 16-bit integers, as the CPU is quicker with; less exact.")
+        bool, typer.Option("--fast", help="Multiply 16-bit integers where the CPU does so quicker; less exact.")
     ] = False,
     token_file: Annotated[
         Path | None, typer.Option(help=f"File with the bearer token that /score asks for; else ${TOKEN_VARIABLE}.")

@@ -1,8 +1,9 @@
 """Matrix products of 16-bit integers, compiled for the processor they run on, and the rounding to such integers.
 
 AVX2 multiplies sixteen pairs of them in one instruction, which adds up each two products in 32 bits: twice as many as
-of float32. No library that is kept well offers that product. Its innermost loop is written in LLVM's own terms,
-which are of no processor in particular: one without that instruction computes the same, only later.
+of float32. AVX-512 VNNI multiplies 32 pairs and has them added to sums as well (vnni_kernels.py). No library that is
+kept well offers that product. Its innermost loop is written in LLVM's own terms, which are of no processor in
+particular: one without that instruction computes the same, only later.
 """
 
 from functools import partial
@@ -13,13 +14,17 @@ from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
+from audioscore.encoders import vnni_kernels
 from audioscore.encoders.compiled import compiled, summing
-from audioscore.encoders.vectors import F32, I16, I32, I64, everywhere, load, store, sums, written
+from audioscore.encoders.vectors import F32, HAS_VNNI, I16, I32, I64, everywhere, load, store, sums, written
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int16]
 
-ROWS, BLOCK = 6, 16  # results that are added up at once, in twelve of a processor's sixteen vector registers
+# Results that are added up at once: of ROWS rows and a block of columns, VECTORS of SUMS each. In AVX2 they take twelve
+# of sixteen registers.
+ROWS, SUMS, VECTORS = (vnni_kernels.ROWS, vnni_kernels.SUMS, vnni_kernels.VECTORS) if HAS_VNNI else (6, 8, 2)
+BLOCK = SUMS * VECTORS
 DEPTH = 1024  # factors of a sum before it goes to memory: what they are multiplied with stays in the nearest caches
 ROWS_HELD = 240  # rows that meet all columns before the next rows: they stay in the second cache
 # How long, as vectors, a row of integers is and a column may be. The largest sum of products is one times the other,
@@ -60,7 +65,7 @@ def multiply(
     """out = rows times columns, each times its scale, plus `start`; of the columns' blocks from `first` to `last`.
 
     Of P products beside each other; of the rows, those `used` count, rounded up to a multiple of ROWS.
-    Shape: rows [P, >= used, C], row_scales [P, >= used], columns [P, O / 16, C / 2, 16, 2],
+    Shape: rows [P, >= used, C], row_scales [P, >= used], columns [P, O / BLOCK, C / 2, BLOCK, 2],
     column_scales [P, O], start [O], out [P, >= used, O].
     """
     products, _, pairs = columns.shape[:3]
@@ -85,8 +90,6 @@ def multiply(
                         )  # fmt: skip
 
 
-SUMS = 8  # of 32 bits in a vector, or twice as many factors: what a register of AVX2 holds
-VECTORS = BLOCK // SUMS
 _FACTORS, _WIDE = ir.VectorType(I16, 2 * SUMS), ir.VectorType(I32, 2 * SUMS)
 _INTS, _FLOATS = ir.VectorType(I32, SUMS), ir.VectorType(F32, SUMS)
 _BYTES = 4 * SUMS
@@ -105,18 +108,8 @@ def _add_block(
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         rows, row_stride, columns, pairs, row_scales, column_scales, start, start_stride, out, out_stride = given
         row_at = partial(_row_at, builder)
-
-        def add(pair: Any, totals: list[Any]) -> list[Any]:
-            factors, offset = builder.add(columns, builder.mul(pair, I64(4 * BLOCK))), builder.mul(pair, I64(4))
-            beside = [load(builder, factors, _BYTES * vector, _FACTORS) for vector in range(VECTORS)]
-            own = [load(builder, builder.add(row_at(rows, row_stride, row), offset), 0, I32) for row in range(ROWS)]
-            wide = [builder.bitcast(everywhere(builder, one, SUMS), _FACTORS) for one in own]
-            return [
-                builder.add(total, _paired_products(builder, wide[row], beside[vector]))
-                for (row, vector), total in zip(_PLACES, totals, strict=True)
-            ]
-
-        totals = sums(builder, pairs, [_INTS] * len(_PLACES), add)
+        add_up = vnni_kernels.sums_of_pairs if HAS_VNNI else _sums_of_pairs
+        totals = add_up(builder, rows, row_stride, columns, pairs)
         scales = [load(builder, column_scales, _BYTES * vector, _FLOATS) for vector in range(VECTORS)]
         for (row, vector), total in zip(_PLACES, totals, strict=True):
             scale = everywhere(builder, load(builder, row_scales, 4 * row, F32), SUMS)
@@ -126,6 +119,22 @@ def _add_block(
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 10), generate
+
+
+def _sums_of_pairs(builder: Any, rows: Any, stride: Any, columns: Any, pairs: Any) -> list[Any]:
+    """As in vnni_kernels.py, for any processor."""
+
+    def add(pair: Any, totals: list[Any]) -> list[Any]:
+        factors, offset = builder.add(columns, builder.mul(pair, I64(4 * BLOCK))), builder.mul(pair, I64(4))
+        beside = [load(builder, factors, _BYTES * vector, _FACTORS) for vector in range(VECTORS)]
+        own = [load(builder, builder.add(_row_at(builder, rows, stride, row), offset), 0, I32) for row in range(ROWS)]
+        wide = [builder.bitcast(everywhere(builder, one, SUMS), _FACTORS) for one in own]
+        return [
+            builder.add(total, _paired_products(builder, wide[row], beside[vector]))
+            for (row, vector), total in zip(_PLACES, totals, strict=True)
+        ]
+
+    return sums(builder, pairs, [_INTS] * len(_PLACES), add)
 
 
 def _row_at(builder: Any, address: Any, stride: Any, row: int) -> Any:

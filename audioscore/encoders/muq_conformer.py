@@ -98,8 +98,7 @@ class _Attention:
         states = self.norm(states)
         turned = self._turn(states, positions)
         query, key, value = (
-            # Attention itself in float32: it is little, and bfloat16's is quick on some processors alone.
-            linear(given).float().unflatten(-1, self.heads).transpose(1, 2)  # (B, H, F, head)
+            linear(given).unflatten(-1, self.heads).transpose(1, 2)  # (B, H, F, head)
             for linear, given in ((self.query, turned), (self.key, turned), (self.value, states))
         )
         return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
@@ -126,7 +125,7 @@ class _Convolution:
         self.padding = (0, weight.shape[-1] // 2)
 
     def __call__(self, states: Tensor) -> Tensor:
-        gated = F.glu(self.inner(self.norm(states)).float(), dim=-1)
+        gated = F.glu(self.inner(self.norm(states)), dim=-1)
         image = gated.transpose(1, 2).unsqueeze(2)  # (B, dim, 1, F)
         heard = F.conv2d(image, self.weight, self.bias, padding=self.padding, groups=len(self.weight))
         made: Tensor = self.outer(F.silu(heard.squeeze(2).transpose(1, 2), inplace=True))

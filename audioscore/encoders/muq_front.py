@@ -54,7 +54,7 @@ class FrontEnd:
         values = mel[:, :, None]
         for block in self.blocks:
             values = block(values, scratch)
-        made: Tensor = self.linear(values[first : first + count].flatten(1)).float()
+        made: Tensor = self.linear(values[first : first + count].flatten(1))
         return made
 
 

@@ -1,8 +1,10 @@
-"""What numbers matrix products are of: float32, or on a CPU, for the declared fast mode, what it is quicker with."""
+"""What numbers matrix products are of, float32 or on a CPU, for the declared fast mode, what it is quicker with; and
+which library multiplies float32.
+"""
 
 import copy
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -10,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioscore.encoders.adapters import merge_layers
-from audioscore.encoders.half import HalfLinear
 from audioscore.encoders.int16 import Int16Linear
 
-Numbers = Literal["float32", "bfloat16", "int16"]
+Numbers = Literal["float32", "int16"]
 
 MIN_WIDTH = 256  # channels in and out; below, rounding takes longer than it saves
 
@@ -21,33 +22,64 @@ MIN_WIDTH = 256  # channels in and out; below, rounding takes longer than it sav
 def quick_numbers(device: str) -> Numbers:
     """What a CPU multiplies quicker than float32, or else float32, as on a GPU.
 
-    bfloat16 where a CPU multiplies that itself; 16-bit integers where it has AVX2 and no wider vectors, of which the
-    sums of integers' products come no sooner than of float32. Old ones with AVX2 gain nothing, and cannot be told.
+    16-bit integers where it has AVX-512 VNNI, which adds up their products itself, or AVX2 and no wider vectors: of
+    those without VNNI, sums of integers' products come no sooner than of float32's. Old ones with AVX2 gain nothing,
+    and cannot be told.
     """
     if torch.device(device).type != "cpu":
         return "float32"
     can = torch.cpu.get_capabilities()
-    if can.get("avx512_bf16") or can.get("amx_bf16"):
-        return "bfloat16"
-    return "int16" if can.get("avx2") and not can.get("avx512_f") else "float32"
+    quick = can.get("avx512_vnni") or (can.get("avx2") and not can.get("avx512_f"))
+    return "int16" if quick else "float32"
+
+
+@cache
+def has_quicker_library() -> bool:
+    """Whether torch has a library that multiplies float32 quicker than the one it takes.
+
+    On AMD's processors MKL leaves the vectors of AVX-512 alone, and oneDNN does not: 2.3 times on an EPYC of the fifth
+    generation (docs/LOG.md).
+    """
+    can = torch.cpu.get_capabilities()
+    wide_of_amd = can.get("avx512_f") and str(can.get("cpu_name")).startswith("AMD")
+    return bool(wide_of_amd and torch.backends.mkldnn.is_available())
+
+
+def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """values @ weight.T + bias in float32, without gradients, on a CPU, by the quicker library.
+
+    Shape: values [..., C], weight [O, C], bias [O] -> [..., O].
+    """
+    if not has_quicker_library():
+        return F.linear(values, weight, bias)
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
+    return made
 
 
 def linear(weight: Tensor, bias: Tensor | None, numbers: Numbers) -> Callable[[Tensor], Tensor]:
-    """A linear layer of [..., C] -> [..., O], float32 or, of bfloat16, that. Shape: weight [O, C], bias [O] or None."""
-    if numbers == "bfloat16":
-        return HalfLinear(weight, bias).rounded
+    """A linear layer of [..., C] -> [..., O]. Shape: weight [O, C], bias [O] or None."""
     if numbers == "int16" and Int16Linear.suits(weight):
         return Int16Linear(weight, bias)
-    return partial(F.linear, weight=weight, bias=bias)
+    return partial(product, weight=weight.detach(), bias=None if bias is None else bias.detach())
 
 
 def multiplying(module: Any, numbers: Numbers) -> Any:
-    """A copy of a module whose wide linear layers and convolutions over single frames multiply such numbers.
+    """A copy of a module whose wide linear layers and convolutions over single frames multiply such numbers; the module
+    itself, where that is all it does.
 
-    Adapters, which are narrow, are merged into the layers that they stand beside.
+    For inference on a CPU. Where numbers are rounded, adapters, which are narrow, are merged into the layers that they
+    stand beside.
     """
-    made = copy.deepcopy(module)
-    if any(hasattr(part, "lora_A") for part in made.modules()):  # asked so, since importing peft takes a second
+    if numbers == "float32" and not has_quicker_library():
+        return module
+    whole = _quick(module, numbers)
+    if whole is not None:
+        return whole
+    # float32 changes no weight, so that copies may share them. Whether there are adapters is asked so because importing
+    # peft takes a second.
+    shared = {id(weight): weight for weight in module.parameters()} if numbers == "float32" else {}
+    made = copy.deepcopy(module, shared)
+    if numbers == "int16" and any(hasattr(part, "lora_A") for part in made.modules()):
         merge_layers(made)
     for name, part in list(made.named_modules()):
         quick = _quick(part, numbers)
@@ -55,6 +87,21 @@ def multiplying(module: Any, numbers: Numbers) -> Any:
             parent, _, own = name.rpartition(".")
             setattr(made.get_submodule(parent), own, quick)
     return made
+
+
+class Float32Linear(nn.Module):
+    """A linear layer of float32. Shape: weight [O, C], bias [O] or None; [..., C] -> [..., O]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
+
+    def part(self, rows: Tensor) -> "Float32Linear":
+        """The layer of some of the channels that it makes. Shape: rows [N], of 0 to O - 1."""
+        return Float32Linear(self.weight[rows], None if self.bias is None else self.bias[rows])
+
+    def forward(self, values: Tensor) -> Tensor:
+        return product(values, self.weight, self.bias)
 
 
 class _OverFrames(nn.Module):
@@ -80,8 +127,7 @@ def _quick(part: nn.Module, numbers: Numbers) -> nn.Module | None:
 
 
 def _quick_linear(weight: Tensor, bias: Tensor | None, numbers: Numbers) -> nn.Module | None:
-    if numbers == "float32" or min(weight.shape) < MIN_WIDTH:
+    if min(weight.shape) < MIN_WIDTH:
         return None
-    if numbers == "bfloat16":
-        return HalfLinear(weight, bias)
-    return Int16Linear(weight, bias) if Int16Linear.suits(weight) else None
+    rounded = numbers == "int16" and Int16Linear.suits(weight)
+    return Int16Linear(weight, bias) if rounded else Float32Linear(weight, bias)

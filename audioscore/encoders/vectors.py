@@ -1,6 +1,7 @@
 """What innermost loops are written with in LLVM's terms, where it would not find the best instructions by itself.
 
 These are of no processor in particular: LLVM makes of them what the one at hand has. Addresses are numbers of bytes.
+What is chosen by HAS_VNNI must be chosen by nothing else: Numba keeps machine code apart by what a processor has.
 """
 
 from collections.abc import Callable
@@ -8,11 +9,21 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, codegen, config
 from numba.extending import intrinsic
 
 PREFETCH = "llvm.prefetch.p0i8"
 I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+
+
+def _features() -> list[str]:
+    """What Numba compiles for: the processor's features, each with a sign, or those in NUMBA_CPU_FEATURES."""
+    of_processor: Any = codegen.get_host_cpu_features
+    given: str | None = vars(config)["CPU_FEATURES"]
+    return (of_processor() if given is None else given).split(",")
+
+
+HAS_VNNI = "+avx512vnni" in _features()  # AVX-512's products of integers
 
 
 def written(function: Callable[..., Any]) -> Any:

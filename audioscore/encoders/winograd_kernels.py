@@ -2,8 +2,7 @@
 
 Each goes over a tile a few channels at a time, so that what is between its two passes never leaves the processor's
 nearest cache; torch, which knows whole arrays only, would write it to memory and read it back. Numbers at points are
-float32, 16-bit integers, or bfloat16, whose bits are the upper half of a float32's. Numba compiles at first use and
-keeps the result beside this file or in the user's cache.
+float32 or 16-bit integers. Numba compiles at first use and keeps the result beside this file or in the user's cache.
 """
 
 from typing import Any
@@ -22,7 +21,6 @@ STRETCH = 64  # numbers of a sum at once, in eight registers of AVX2
 CONTRACT = ("contract",)  # a product may be added unrounded
 
 Floats = NDArray[np.float32]
-Halves = NDArray[np.uint16]
 Ints = NDArray[np.int16]
 Terms = tuple[NDArray[np.int64], Floats, NDArray[np.int64]]
 
@@ -83,21 +81,20 @@ def _add_rows(typing_context: Any, rows: Any, stride: Any, places: Any, factors:
 @compiled
 def to_points(
     values: Floats, channels: int, b: Terms, step: int, first: int, across: int, relu: bool, count: int,
-    points: Floats, halves: Halves, ints: Ints, scales: Floats,
+    points: Floats, ints: Ints, scales: Floats,
 ) -> None:  # fmt: skip
     """Write B d B' of `count` tiles from `first` on, counted row by row with `across` a row; d is zero beyond the
     image.
 
-    The first `channels` of the values count, with `relu` those above zero. One of `points`, `halves` and `ints` is
-    written: the one with rows; integers have a scale for each point of a tile.
-    Shape: values [H, W, >= channels], b the terms of [P, P], points, halves or ints [P * P, >= count * channels],
+    The first `channels` of the values count, with `relu` those above zero. Of `points` and `ints` the one with rows is
+    written; integers have a scale for each point of a tile.
+    Shape: values [H, W, >= channels], b the terms of [P, P], points or ints [P * P, >= count * channels],
     scales [P * P, >= count].
     """
     size = b[0].shape[0]
     tile = np.zeros((size, size, CHANNELS), dtype=np.float32)
     half = np.empty((size, size, CHANNELS), dtype=np.float32)
     made = np.empty((size, CHANNELS), dtype=np.float32)
-    bits = made.view(np.uint32)
     whole = np.empty((ints.shape[0], channels), dtype=np.float32)
     for place in range(count):
         top = (first + place) // across * step - 1
@@ -114,12 +111,8 @@ def to_points(
                     if points.shape[0] > 0:
                         _copy(made[j], points[point, at:until])
                         fetch(points[point, at:].ctypes.data + 4 * CHANNELS, 4 * CHANNELS)
-                    elif ints.shape[0] > 0:
-                        _copy(made[j], whole[point, start:end])
                     else:
-                        out, source = halves[point, at:until], bits[j]
-                        for c in range(out.shape[0]):
-                            out[c] = (source[c] + np.uint32(0x7FFF) + ((source[c] >> 16) & 1)) >> 16  # to the nearest
+                        _copy(made[j], whole[point, start:end])
         for point in range(whole.shape[0]):  # a scale is of all channels, so these come first
             own = ints[point, place * channels : (place + 1) * channels]
             scales[point, place] = row_to_ints(whole[point], own)
@@ -152,14 +145,14 @@ def _copy(source: Floats, out: Floats) -> None:
 
 @compiled
 def from_points(
-    products: Floats, halves: Halves, across_products: int, a: Terms, bias: Floats, first: int, count: int, across: int,
+    products: Floats, across_products: int, a: Terms, bias: Floats, first: int, count: int, across: int,
     beside: Floats, skip: int, out: Floats,
 ) -> None:  # fmt: skip
     """Write A p A' + bias of `count` tiles from `first` on; beyond the image nothing is written.
 
-    `products` or `halves` has rows, in which a tile's numbers are `across_products` behind those of the one before.
-    With rows in `beside`, its channels from `skip` on are added, and what is below zero becomes zero.
-    Shape: products or halves [P * P, >= count * across_products], a the terms of [M, P], bias [O],
+    A tile's products are `across_products` behind those of the one before. With rows in `beside`, its channels from
+    `skip` on are added, and what is below zero becomes zero.
+    Shape: products [P * P, >= count * across_products], a the terms of [M, P], bias [O],
     beside [H, W, >= skip + O] or [0, 0, 0], out [H, W, O].
     """
     outputs, size = a[0].shape
@@ -167,7 +160,6 @@ def from_points(
     point = np.zeros((size, size, CHANNELS), dtype=np.float32)
     half = np.empty((outputs, size, CHANNELS), dtype=np.float32)
     made = np.empty((outputs, CHANNELS), dtype=np.float32)
-    bits = point.view(np.uint32)
     for place in range(count):
         top, left = (first + place) // across * outputs, (first + place) % across * outputs
         for start in range(0, channels, CHANNELS):
@@ -175,14 +167,9 @@ def from_points(
             at, until = place * across_products + start, place * across_products + end
             for k in range(size):
                 for j in range(size):
-                    if products.shape[0] > 0:
-                        source = products[k * size + j, at:until]
-                        fetch(source.ctypes.data + 4 * CHANNELS, 4 * CHANNELS)
-                        _copy(source, point[k, j, : end - start])
-                    else:
-                        rounded, wide = halves[k * size + j, at:until], bits[k, j]
-                        for c in range(rounded.shape[0]):
-                            wide[c] = np.uint32(rounded[c]) << 16
+                    source = products[k * size + j, at:until]
+                    fetch(source.ctypes.data + 4 * CHANNELS, 4 * CHANNELS)
+                    _copy(source, point[k, j, : end - start])
             _combine(a, point.reshape(size, size * CHANNELS), half.reshape(outputs, size * CHANNELS))
             shift = bias[start:end]
             for i in range(min(outputs, height - top)):

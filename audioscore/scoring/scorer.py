@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from audioscore.config import Plan
 from audioscore.data.audio import MAX_SECONDS, Wave
@@ -152,7 +153,7 @@ class Scorer:
     @cached_property
     def _judging(self) -> ScoreNetwork:
         numbers = quick_numbers(self.device) if self.fast else "float32"
-        return self.network if numbers == "float32" else multiplying(self.network, numbers)
+        return multiplying(self.network, numbers) if torch.device(self.device).type == "cpu" else self.network
 
     def raw(self, features: Sequence[Features]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Raw outputs of clips whose features are known.

@@ -24,13 +24,10 @@ def test_a_folder_is_loaded_and_scores_as_ever(scorer_directory: Path, tiny_corp
     assert audioscore.load_scorer(str(scorer_directory), device="cpu").score(clip) == expected
 
 
-@pytest.mark.parametrize("numbers", ["bfloat16", "int16"])
-def test_the_fast_mode_is_close(
-    scorer_directory: Path, tiny_corpus: Path, numbers: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fast_mode_is_close(scorer_directory: Path, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audioscore.encoders.products.MIN_WIDTH", 1)  # as for layers of the published width
     for module in ("audioscore.encoders.muq_inference", "audioscore.scoring.scorer"):
-        monkeypatch.setattr(f"{module}.quick_numbers", lambda device: numbers)
+        monkeypatch.setattr(f"{module}.quick_numbers", lambda device: "int16")
     clip = tiny_corpus / "audio" / "c003.wav"
     exact, fast = (
         audioscore.load_scorer(scorer_directory, device="cpu", fast=fast).score(clip) for fast in (False, True)

@@ -1,10 +1,15 @@
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from numba.core import codegen
 from torch import Tensor
 
 from audioscore.encoders import int16
@@ -88,19 +93,21 @@ def test_a_row_is_the_same_beside_any_others() -> None:
 
 def test_threads_share_what_is_large(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = Columns.of(random(3, 64, 80))
-    ints, scales, start = torch.empty(3, 24, 64, dtype=torch.int16), torch.empty(3, 24), random(80, seed=2)
+    wide, blocks = columns.width, columns.blocks.shape[1]
+    ints, scales, start = torch.empty(3, 24, 64, dtype=torch.int16), torch.empty(3, 24), random(wide, seed=2)
     for one in range(3):
         columns.to_ints(random(20, 64, seed=one), ints[one], scales[one])
-    alone, shared = torch.zeros(3, 24, 80), torch.zeros(3, 24, 80)
+    alone, shared = torch.zeros(3, 24, wide), torch.zeros(3, 24, wide)
     columns.multiply(ints, scales, 20, start, alone)
     monkeypatch.setattr(int16, "SHARED", 1)
     ran = []
     real = int16._kernels().multiply
     monkeypatch.setattr(int16._kernels(), "multiply", lambda *given: (ran.append(given[-2:]), real(*given)))
     columns.multiply(ints, scales, 20, start, shared)
-    assert sorted(ran) == [(0, 2), (2, 5)]
+    assert sorted(ran) == [(0, blocks // 2), (blocks // 2, blocks)]
     assert torch.equal(shared[:, :20], alone[:, :20])
-    assert (alone[2, :20] - (random(20, 64, seed=2) @ random(3, 64, 80)[2] + start)).abs().max() < 0.05
+    expected = random(20, 64, seed=2) @ random(3, 64, 80)[2] + start[:80]
+    assert (alone[2, :20, :80] - expected).abs().max() < 0.05
 
 
 def test_a_layer_can_be_copied_and_pickled() -> None:
@@ -114,6 +121,31 @@ def test_a_part_of_a_layer_makes_a_part_of_what_it_makes() -> None:
     whole, rows = layer(values), torch.tensor([47, 0, 16, 17, 3])
     assert torch.equal(layer.part(rows)(values), whole[:, rows])
     assert torch.equal(layer(values), whole)
+
+
+MULTIPLIED_ELSEWHERE = """
+import sys, torch
+from audioscore.encoders.int16 import Int16Linear
+from audioscore.encoders.int16_kernels import BLOCK
+
+values, weight, bias = torch.load(sys.argv[1])
+torch.save((BLOCK, Int16Linear(weight, bias)(values)), sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("leave_out", ["avx512", "avx"])
+def test_processors_without_the_widest_vectors_multiply_the_same(leave_out: str, tmp_path: Path) -> None:
+    values, weight, bias = random(29, 2_600), random(70, 2_600, seed=1), random(70, seed=2)
+    features = [one for one in codegen.get_host_cpu_features().split(",") if not one.startswith(f"+{leave_out}")]
+    given = tmp_path / "given.pt"
+    torch.save((values, weight, bias), given)
+    subprocess.run(
+        [sys.executable, "-c", MULTIPLIED_ELSEWHERE, str(given)], check=True,
+        env=os.environ | {"NUMBA_CPU_FEATURES": ",".join(features), "NUMBA_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    block, made = torch.load(given)
+    assert block == 16
+    torch.testing.assert_close(made, Int16Linear(weight, bias)(values), rtol=1e-5, atol=1e-5)
 
 
 def test_channels_come_in_pairs() -> None:

@@ -69,7 +69,7 @@ def test_windows_that_are_equally_long_share_a_pass_and_leave_no_core_idle(monke
     assert len(muq_inference._equally_long(windows)) == 5
 
 
-@pytest.mark.parametrize("numbers", ["float32", "bfloat16", "int16"])
+@pytest.mark.parametrize("numbers", ["float32", "int16"])
 def test_the_fast_mode_is_close_and_leaves_the_encoder_as_it_was(
     encoder: MuQEncoder, numbers: Numbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,5 +81,5 @@ def test_the_fast_mode_is_close_and_leaves_the_encoder_as_it_was(
     for frames, quick, wave in zip(before, fast, waves(), strict=True):
         apart = (quick - frames).square().mean().sqrt() / (frames - frames.mean(0)).square().mean().sqrt()
         assert (apart > 5e-5) == (numbers != "float32")  # elsewhere it is exact
-        assert apart < (0.1 if numbers == "bfloat16" else 0.01)
+        assert apart < 0.01
         assert torch.equal(encoder.frames(wave), frames)

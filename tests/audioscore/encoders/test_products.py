@@ -1,21 +1,22 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from audioscore.encoders import products
-from audioscore.encoders.half import HalfLinear
 from audioscore.encoders.int16 import Int16Linear
-from audioscore.encoders.products import Numbers, linear, multiplying, quick_numbers
+from audioscore.encoders.products import Float32Linear, Numbers, linear, multiplying, product, quick_numbers
+from audioscore.encoders.scratch import Scratch
+from audioscore.encoders.winograd import WinogradConv
 
 
-@pytest.mark.parametrize(("numbers", "kind"), [("bfloat16", HalfLinear), ("int16", Int16Linear)])
-def test_wide_layers_are_replaced_in_a_copy_and_narrow_ones_stay(numbers: Numbers, kind: type[nn.Module]) -> None:
+def test_wide_layers_are_replaced_in_a_copy_and_narrow_ones_stay() -> None:
     module = nn.ModuleDict({
         "wide": nn.Linear(256, 256), "narrow": nn.Linear(256, 8), "single": nn.Conv1d(256, 512, 1, bias=False),
         "long": nn.Conv1d(256, 256, 3), "grouped": nn.Conv1d(512, 512, 1, groups=2),
     })  # fmt: skip
-    made = multiplying(module, numbers)
-    assert isinstance(made["wide"], kind)
+    made = multiplying(module, "int16")
+    assert isinstance(made["wide"], Int16Linear)
     assert type(module["wide"]) is nn.Linear
     assert [type(made[name]) for name in ("narrow", "long", "grouped")] == [nn.Linear, nn.Conv1d, nn.Conv1d]
     with torch.inference_mode():
@@ -24,18 +25,78 @@ def test_wide_layers_are_replaced_in_a_copy_and_narrow_ones_stay(numbers: Number
         assert 0 < (made["single"](values) - expected).std() < 0.01 * expected.std()
 
 
-def test_what_does_not_suit_integers_stays() -> None:
-    assert type(multiplying(nn.Linear(257, 256), "int16")) is nn.Linear
+def test_what_does_not_suit_integers_stays_float32() -> None:
+    assert isinstance(multiplying(nn.Linear(257, 256), "int16"), Float32Linear)
     weight, values = torch.randn(4, 3), torch.randn(2, 3)
-    assert torch.equal(linear(weight, None, "int16")(values), values @ weight.T)
+    torch.testing.assert_close(linear(weight, None, "int16")(values), values @ weight.T, rtol=0, atol=1e-6)
+
+
+@pytest.fixture(params=[False, True], ids=["torch's own", "oneDNN"])
+def quicker_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Each of the two libraries, whichever is quicker here."""
+    if request.param and not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch has no oneDNN")
+    monkeypatch.setattr(products, "has_quicker_library", lambda: request.param)
+    return bool(request.param)
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("quicker_library")
+def test_products_are_torchs_but_for_rounding() -> None:
+    weight, bias, values = torch.randn(40, 300), torch.randn(40), torch.randn(2, 7, 300)
+    for given in (values, values.transpose(0, 1), values[:, ::2], values[0], values[0, :0]):
+        torch.testing.assert_close(product(given, weight, bias), F.linear(given, weight, bias), rtol=0, atol=1e-4)
+        torch.testing.assert_close(product(given, weight), F.linear(given, weight), rtol=0, atol=1e-4)
+    across = weight.T.contiguous().T  # as Winograd's weights lie
+    torch.testing.assert_close(product(values, across), F.linear(values, weight), rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_float32_is_left_alone_where_nothing_is_gained(quicker_library: bool) -> None:
+    module = nn.Sequential(nn.Linear(256, 300), nn.Linear(300, 8))
+    made, values = multiplying(module, "float32"), torch.randn(5, 256)
+    assert (made is module) != quicker_library
+    torch.testing.assert_close(made(values), module(values), rtol=0, atol=1e-5)
+    if quicker_library:
+        assert made[0].weight.data_ptr() == module[0].weight.data_ptr()
+        assert made[1].weight is module[1].weight
+        rows = torch.tensor([4, 0, 299])
+        torch.testing.assert_close(made[0].part(rows)(values), module[0](values)[:, rows], rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("quicker_library")
+def test_convolutions_are_the_same_by_either_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audioscore.encoders.winograd.has_quicker_library", products.has_quicker_library)
+    weight, values = torch.randn(10, 6, 3, 3), torch.randn(30, 9, 6)
+    for stride in (1, 2):
+        expected = F.conv2d(values.permute(2, 0, 1)[None], weight, stride=stride, padding=1)[0].permute(1, 2, 0)
+        made = WinogradConv(weight, torch.zeros(10), stride)(values, Scratch(), "made")
+        torch.testing.assert_close(made, expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("can", "expected"),
     [
-        ({"avx512_bf16": True, "avx512_f": True, "avx2": True}, "bfloat16"),
-        ({"amx_bf16": True, "avx512_f": True, "avx2": True}, "bfloat16"),
-        ({"avx512_f": True, "avx2": True}, "float32"),
+        ({"avx512_f": True, "cpu_name": "AMD EPYC 9015"}, True),
+        ({"avx512_f": True, "cpu_name": "Intel(R) Xeon(R)"}, False),
+        ({"avx512_f": False, "cpu_name": "AMD EPYC"}, False),
+        ({}, False),
+    ],
+)
+def test_amds_widest_vectors_are_used(
+    can: dict[str, bool | str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products.torch.cpu, "get_capabilities", lambda: can)
+    monkeypatch.setattr(products.torch.backends.mkldnn, "is_available", lambda: True)
+    assert products.has_quicker_library.__wrapped__() == expected
+
+
+@pytest.mark.parametrize(
+    ("can", "expected"),
+    [
+        ({"avx512_vnni": True, "avx512_f": True, "avx2": True}, "int16"),
+        ({"avx512_vnni": False, "avx512_f": True, "avx2": True}, "float32"),
         ({"avx512_f": False, "avx2": True}, "int16"),
         ({}, "float32"),
     ],

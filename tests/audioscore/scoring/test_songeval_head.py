@@ -178,7 +178,7 @@ def test_sizes_that_do_not_fit_are_refused(dim: int, heads: int, layers: int) ->
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("numbers", ["float32", "bfloat16", "int16"])
+@pytest.mark.parametrize("numbers", ["float32", "int16"])
 @pytest.mark.parametrize(
     ("held", "groups"), [(1 << 20, 1), (3 * 4 * 60 * 16 // 2, 2), (3 * 4 * 60 * 16 // 3, 4), (1, 4)]
 )
@@ -192,12 +192,12 @@ def test_heads_attend_in_groups_as_all_at_once(
     whole, given = attention(values, mask), values.clone()
     monkeypatch.setattr(songeval_head, "HELD_BYTES", held)
     assert attention._groups(values) == groups
-    torch.testing.assert_close(attention(values, mask), whole, rtol=0, atol=0.02 if numbers == "bfloat16" else 1e-6)
+    torch.testing.assert_close(attention(values, mask), whole, rtol=0, atol=1e-6)
     assert torch.equal(values, given)
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("numbers", ["float32", "bfloat16", "int16"])
+@pytest.mark.parametrize("numbers", ["float32", "int16"])
 def test_a_clip_is_the_same_in_a_batch_whatever_is_multiplied(numbers: Numbers) -> None:
     torch.manual_seed(0)
     head = multiplying(SongEvalHead(256, 512).eval(), numbers)
