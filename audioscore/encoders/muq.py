@@ -90,15 +90,19 @@ class MuQEncoder:
         """
         import torch
 
-        if wave.ndim != 1 or len(wave) < MIN_SAMPLES:
-            raise ModelError(
-                f"MuQ needs a wave [T] of at least {MIN_SAMPLES} samples at 24 kHz; got {list(wave.shape)}."
-            )
+        self.check_wave(wave)
         precision = self.reference.precision
         with torch.inference_mode(), computing_in(precision, self.device):
             parts = [hear(part) for part in torch.tensor_split(wave, self.windows(len(wave)))]
         # Outside the block: what inference mode makes cannot be trained on.
         return as_fp32(torch.cat(parts), precision)
+
+    def check_wave(self, wave: "Tensor") -> None:
+        """Raise ModelError for a wave that is none, or too short for the convolutions."""
+        if wave.ndim != 1 or len(wave) < MIN_SAMPLES:
+            raise ModelError(
+                f"MuQ needs a wave [T] of at least {MIN_SAMPLES} samples at 24 kHz; got {list(wave.shape)}."
+            )
 
     def _window(self, wave: "Tensor") -> "Tensor":
         # One window at a time and never padded: MuQ's convolutions are unmasked, so padding would change the frames.

@@ -3,9 +3,10 @@
 The frames are the encoder's own but for rounding: 1e-5 of their deviation.
 """
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from audioscore.encoders.muq_conformer import Conformer
 from audioscore.encoders.muq_front import FrontEnd
-from audioscore.encoders.muq_layers import mel_of, through_layers
+from audioscore.encoders.muq_layers import check_layer, mel_of, through_layers
 from audioscore.encoders.precision import computing_in
 from audioscore.encoders.products import quick_numbers
 from audioscore.encoders.threads import cores, side_by_side
@@ -29,29 +30,51 @@ BATCH_MEL = 3_000  # spectrogram frames heard together, 30 s: more fill a CPU no
 
 
 class MuQInference:
-    """A MuQ encoder with its weights as they are when this is made; the encoder itself is not changed.
+    """A MuQ encoder with its weights as they are when this first hears; the encoder itself is not changed.
 
     `fast`: products are of what numbers a CPU is quickest with, and the frames no longer the encoder's own.
+    `threads`: on a CPU, windows are heard side by side; not where a caller's threads hear recordings side by side.
     """
 
-    def __init__(self, encoder: "MuQEncoder", *, fast: bool = False) -> None:
+    def __init__(self, encoder: "MuQEncoder", *, fast: bool = False, threads: bool = True) -> None:
         self.encoder = encoder
-        self._on_cpu = torch.device(encoder.device).type == "cpu"
-        model = encoder.module.model
-        numbers = quick_numbers(encoder.device) if fast else "float32"
-        self.front: Callable[[Tensor], Tensor] = model.conv
-        if FrontEnd.suits(model.conv, encoder.device):
-            self.front = FrontEnd(model.conv, numbers)
-        self.through: Callable[[Tensor, int], Tensor] = partial(through_layers, model.conformer)
-        if Conformer.suits(model.conformer, encoder.device):
-            self.through = Conformer(model.conformer, numbers)
+        self._in_threads = threads and torch.device(encoder.device).type == "cpu"
+        self._numbers = quick_numbers(encoder.device) if fast else "float32"
+        self._preparing = threading.Lock()
+
+    @staticmethod
+    def suits(encoder: "MuQEncoder") -> bool:
+        """Whether it is quicker than the encoder itself: on a CPU, for many channels."""
+        model, device = encoder.module.model, encoder.device
+        return FrontEnd.suits(model.conv, device) or Conformer.suits(model.conformer, device)
+
+    @cached_property
+    def front(self) -> Callable[[Tensor], Tensor]:
+        """From a spectrogram to the frames that the conformer is given. Shape: [B, bands, M] -> [B, F, dim]."""
+        conv: Callable[[Tensor], Tensor] = self.encoder.module.model.conv
+        return FrontEnd(conv, self._numbers) if FrontEnd.suits(conv, self.encoder.device) else conv
+
+    @cached_property
+    def through(self) -> Callable[[Tensor, int], Tensor]:
+        """The hidden state that the layers below a number make of the frames. Shape: [B, F, dim] -> the same."""
+        conformer = self.encoder.module.model.conformer
+        if Conformer.suits(conformer, self.encoder.device):
+            return Conformer(conformer, self._numbers)
+        return partial(through_layers, conformer)
 
     def hear(self, waves: Sequence[Tensor], layer: int | None = None) -> list[Tensor]:
         """Frames of recordings, each in its windows joined in time; with `layer`, that hidden state of MuQ.
 
         Windows whose spectrograms are equally long are heard together; nothing is ever padded.
         Shape: waves [T_i] at 24 kHz, float32 -> [F_i, dim], on the CPU.
+        Raises ModelError for a layer that is not kept and a wave that is too short.
         """
+        if layer is not None:
+            check_layer(self.encoder, layer)
+        for wave in waves:
+            self.encoder.check_wave(wave)
+        with self._preparing:  # once, by whichever thread comes first
+            _ = self.front, self.through
         parts = [torch.tensor_split(wave, self.encoder.windows(len(wave))) for wave in waves]
         windows = [part for of_one in parts for part in of_one]
         groups = _equally_long(windows)
@@ -65,7 +88,7 @@ class MuQInference:
         return [torch.cat([frames[next(ordered)] for _ in of_one]) for of_one in parts]
 
     def _run(self, tasks: "list[partial[Tensor]]") -> list[Tensor]:
-        return side_by_side(tasks) if self._on_cpu else [task() for task in tasks]
+        return side_by_side(tasks) if self._in_threads else [task() for task in tasks]
 
     def _hear(self, windows: list[Tensor], layer: int | None) -> Tensor:
         """Shape: B windows of equally long spectrograms -> [B, F, dim], on the CPU."""

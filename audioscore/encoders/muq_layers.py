@@ -29,7 +29,7 @@ def prefix_frames(encoder: "MuQEncoder", wave: Tensor, from_layer: int) -> Tenso
     Shape: wave [T] at 24 kHz, float32 -> [F, dim], 25 frames a second.
     Raises ModelError for a layer that is not kept and a wave that is too short.
     """
-    _check_layer(encoder, from_layer)
+    check_layer(encoder, from_layer)
 
     def hear(part: Tensor) -> Tensor:
         return _hidden_state(encoder.module.model, part[None].to(encoder.device), from_layer)[0].cpu()
@@ -69,7 +69,7 @@ class MuQSuffix(nn.Module):
 
     def __init__(self, encoder: "MuQEncoder", from_layer: int, *, checkpointing: bool = False) -> None:
         super().__init__()
-        _check_layer(encoder, from_layer)
+        check_layer(encoder, from_layer)
         conformer = encoder.module.model.conformer
         if conformer.config.position_embeddings_type != "rotary":
             raise ModelError(
@@ -242,7 +242,8 @@ def _silence(states: Tensor, real: Tensor | None) -> Tensor:
     return states if real is None else states.masked_fill(~real[..., None], 0.0)
 
 
-def _check_layer(encoder: "MuQEncoder", from_layer: int) -> None:
+def check_layer(encoder: "MuQEncoder", from_layer: int) -> None:
+    """Raise ModelError for a hidden state that is none below the encoder's own output."""
     if not 0 <= from_layer < encoder.layer:
         raise ModelError(
             f"MuQ cut at layer {from_layer}: the layers up to the one that is read are 0 to {encoder.layer - 1}. "

@@ -30,7 +30,7 @@ def sums_of_pairs(builder: Any, rows: Any, stride: Any, columns: Any, pairs: Any
     used = [f"zmm{place}" for place in range(VECTORS + _FACTORS)]
     # To LLVM, what changes comes out as something new, in the registers that it was in.
     constraints = [
-        *["=r"] * len(changing), *(f"={{{name}}}" for name in sums), *map(str, range(len(changing))), "r",
+        *["=&r"] * len(changing), *(f"={{{name}}}" for name in sums), *map(str, range(len(changing))), "r",
         *(f"~{{{name}}}" for name in (*used, "cc", "memory")),
     ]  # fmt: skip
     kinds = [kind for kind, count in ((I64, len(changing)), (_INTS, len(sums))) for _ in range(count)]

@@ -21,7 +21,7 @@ from audioscore.config import ProbeName
 from audioscore.data.audio import Recording, decode
 from audioscore.data.clips import Clip
 from audioscore.data.probes import audio_path, probe, refusal
-from audioscore.encoders.extract import PROGRESS_SECONDS, WINDOWS, Features, Part
+from audioscore.encoders.extract import PROGRESS_SECONDS, WINDOWS, Features, Part, quick_form
 from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.encoders.threads import one_torch_thread
 from audioscore.errors import AudioError, DataError, ModelError
@@ -167,7 +167,7 @@ def _parts(judges: Sequence[Judge], device: str) -> dict[tuple[EncoderReference,
         for kind, (reference, layer) in judge.hears().items() if judge.plan in CANDIDATES else ():
             if (reference, layer) not in parts:
                 encoder = load_reference(kind, reference, judge.folder / ENCODERS / kind, device)
-                parts[reference, layer] = Part(encoder, layer)
+                parts[reference, layer] = Part(encoder, layer, quick_form(encoder))
     return parts
 
 

@@ -13,7 +13,7 @@ from audioscore.config import EncodersSection, TrainingSection
 from audioscore.data.audio import Recording, decode, encode
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
-from audioscore.encoders import extract
+from audioscore.encoders import extract, muq_conformer, muq_front
 from audioscore.encoders.campplus import CampplusEncoder
 from audioscore.encoders.extract import (
     WINDOWS,
@@ -28,6 +28,7 @@ from audioscore.encoders.extract import (
     write_extraction,
 )
 from audioscore.encoders.muq import MuQEncoder, load_muq
+from audioscore.encoders.muq_inference import MuQInference
 from audioscore.encoders.muq_layers import prefix_frames, prefix_reference
 from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.encoders.speaker_targets import SpeakerTarget
@@ -289,6 +290,41 @@ def test_a_hidden_state_is_kept_beside_the_outputs_and_under_a_name_of_its_own(
         assert equal([kept[place]], [encode_recording(recording, encoders, layer)])
         assert equal([plain[place]], [encode_recording(recording, encoders)])
         assert WINDOWS not in plain[place]
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_wide_muq_is_heard_in_its_quick_form_by_all_threads_alike(
+    folder: Path, clips: list[Clip], section: EncodersSection, store: FeatureStore, tmp_path: Path, layer: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    encoders: Encoders = {"muq": load_muq(section.muq.source, layer=2, window_seconds=0.6)}
+    plain = extract_features(clips, folder, encoders, store, prefix_layer=layer)
+    for module in (muq_front, muq_conformer):
+        monkeypatch.setattr(module, "MIN_CHANNELS", 1)
+    quick = FeatureStore(tmp_path / "quick")
+    monkeypatch.setattr(MuQEncoder, "by_window", None)  # the encoder's own way
+    made: list[object] = []
+    real = muq_front.FrontEnd.__init__
+    monkeypatch.setattr(muq_front.FrontEnd, "__init__", lambda self, *given: (made.append(self), real(self, *given))[1])
+    assert extract_features(clips, folder, encoders, quick, prefix_layer=layer).computed == plain.computed == COUNT
+    assert len(made) == 1
+    for prefix in (None, layer):
+        found, wanted = (
+            StoredFeatures(clips, plain.encoders, ["muq"], one, prefix_layer=prefix) for one in (quick, store)
+        )
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert set(ours) == set(theirs)
+            for name, values in theirs.items():
+                torch.testing.assert_close(ours[name], values, rtol=0, atol=1e-4)
+
+
+def test_the_quick_form_refuses_what_the_encoder_refuses(encoders: Encoders) -> None:
+    muq = encoders["muq"]
+    assert isinstance(muq, MuQEncoder)
+    with pytest.raises(ModelError, match=r"MuQ needs a wave \[T\] of at least 6000 samples at 24 kHz; got \[5999\]"):
+        MuQInference(muq).hear([torch.zeros(24_000), torch.zeros(5_999)])
+    with pytest.raises(ModelError, match="MuQ cut at layer 2: the layers up to the one that is read are 0 to 1"):
+        MuQInference(muq).hear([torch.zeros(24_000)], 2)
 
 
 def test_only_the_hidden_state_is_computed_where_the_rest_is_known(
