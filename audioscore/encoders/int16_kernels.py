@@ -1,9 +1,9 @@
 """Matrix products of 16-bit integers, compiled for the processor they run on, and the rounding to such integers.
 
 AVX2 multiplies sixteen pairs of them in one instruction, which adds up each two products in 32 bits: twice as many as
-of float32. AVX-512 VNNI multiplies 32 pairs and has them added to sums as well (vnni_kernels.py). No library that is
-kept well offers that product. Its innermost loop is written in LLVM's own terms, which are of no processor in
-particular: one without that instruction computes the same, only later.
+of float32. No library that is kept well offers that product. Its innermost loop is written in LLVM's own terms, which
+are of no processor in particular: one without that instruction computes the same, only later. AVX-512 VNNI multiplies
+32 pairs and has them added to sums as well: where it is, the loop is assembler (vnni_kernels.py).
 """
 
 from functools import partial
@@ -122,7 +122,11 @@ def _add_block(
 
 
 def _sums_of_pairs(builder: Any, rows: Any, stride: Any, columns: Any, pairs: Any) -> list[Any]:
-    """As in vnni_kernels.py, for any processor."""
+    """Sums of products of ROWS rows with BLOCK columns, row by row: vectors of 32-bit integers.
+
+    Rows begin at the address `rows`, `stride` bytes apart. At the address `columns`, two factors of each column follow
+    each other, `pairs` times, at least once.
+    """
 
     def add(pair: Any, totals: list[Any]) -> list[Any]:
         factors, offset = builder.add(columns, builder.mul(pair, I64(4 * BLOCK))), builder.mul(pair, I64(4))

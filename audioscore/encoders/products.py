@@ -1,4 +1,4 @@
-"""What numbers matrix products are of, float32 or on a CPU, for the declared fast mode, what it is quicker with; and
+"""What numbers matrix products are of: float32, or on a CPU, for the declared fast mode, what it is quicker with. And
 which library multiplies float32.
 """
 
@@ -42,16 +42,19 @@ def has_quicker_library() -> bool:
     """
     can = torch.cpu.get_capabilities()
     wide_of_amd = can.get("avx512_f") and str(can.get("cpu_name")).startswith("AMD")
-    return bool(wide_of_amd and torch.backends.mkldnn.is_available())
+    return bool(wide_of_amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
 def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """values @ weight.T + bias in float32, without gradients, on a CPU, by the quicker library.
+    """values @ weight.T + bias in float32, on a CPU, by the quicker library.
 
-    Shape: values [..., C], weight [O, C], bias [O] -> [..., O].
+    Shape: values [..., C], weight [O, C], bias [O] -> [..., O]. Raises ValueError where gradients are wanted.
     """
+    if torch.is_grad_enabled() and values.requires_grad:
+        raise ValueError("a quick product has no gradients. Call it under torch.inference_mode(), or take F.linear.")
     if not has_quicker_library():
         return F.linear(values, weight, bias)
+    # Torch's compiler calls it where it takes oneDNN; no public function does so for a matrix that is not oneDNN's own.
     made: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
     return made
 
@@ -65,7 +68,7 @@ def linear(weight: Tensor, bias: Tensor | None, numbers: Numbers) -> Callable[[T
 
 def multiplying(module: Any, numbers: Numbers) -> Any:
     """A copy of a module whose wide linear layers and convolutions over single frames multiply such numbers; the module
-    itself, where that is all it does.
+    itself, where nothing would be quicker.
 
     For inference on a CPU. Where numbers are rounded, adapters, which are narrow, are merged into the layers that they
     stand beside.

@@ -28,10 +28,11 @@ def sums_of_pairs(builder: Any, rows: Any, stride: Any, columns: Any, pairs: Any
     changing = [*addresses, columns, pairs]
     sums = [f"zmm{VECTORS + _FACTORS + place}" for place in range(ROWS * VECTORS)]
     used = [f"zmm{place}" for place in range(VECTORS + _FACTORS)]
-    # To LLVM, what changes comes out as something new, in the registers that it was in.
+    # What changes is to LLVM something new in the same registers (=, and the places of what is given); none of them may
+    # be the stride's too, which is read in every round (&). Counting sets flags that LLVM may still need.
     constraints = [
         *["=&r"] * len(changing), *(f"={{{name}}}" for name in sums), *map(str, range(len(changing))), "r",
-        *(f"~{{{name}}}" for name in (*used, "cc", "memory")),
+        *(f"~{{{name}}}" for name in (*used, "flags", "memory")),
     ]  # fmt: skip
     kinds = [kind for kind, count in ((I64, len(changing)), (_INTS, len(sums))) for _ in range(count)]
     kind = ir.FunctionType(ir.LiteralStructType(kinds), [I64] * (len(changing) + 1))

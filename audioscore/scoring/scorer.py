@@ -12,6 +12,7 @@ import torch
 from audioscore.config import Plan
 from audioscore.data.audio import MAX_SECONDS, Wave
 from audioscore.encoders.extract import Encoders, Features
+from audioscore.encoders.precision import computing_in
 from audioscore.encoders.products import multiplying, quick_numbers
 from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.errors import AudioscoreError, UsageError
@@ -142,7 +143,8 @@ class Scorer:
     def score_batch(self, clips: Sequence[DecodedClip], *, timeline: bool = False) -> list[Answer]:
         """Score decoded recordings together, in their order; a fault of one stands in its place and hurts no other."""
         calibration = self.description.calibration
-        with self._one_batch_at_a_time:
+        # What a caller computes in rounder numbers (autocast) is no score's business.
+        with self._one_batch_at_a_time, computing_in("fp32", self.device):
             return judge(self._judging, calibration, clips, self._hear(clips), device=self.device, timeline=timeline)
 
     @cached_property

@@ -51,6 +51,11 @@ def test_products_are_torchs_but_for_rounding() -> None:
     torch.testing.assert_close(product(values, across), F.linear(values, weight), rtol=0, atol=1e-4)
 
 
+def test_products_have_no_gradients() -> None:
+    with pytest.raises(ValueError, match="a quick product has no gradients"):
+        product(torch.randn(2, 3, requires_grad=True), torch.randn(4, 3))
+
+
 @torch.inference_mode()
 def test_float32_is_left_alone_where_nothing_is_gained(quicker_library: bool) -> None:
     module = nn.Sequential(nn.Linear(256, 300), nn.Linear(300, 8))

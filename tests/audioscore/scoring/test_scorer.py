@@ -87,6 +87,19 @@ def test_a_tuned_scorer_hears_long_recordings_as_extraction_does(
     np.testing.assert_allclose(alone[::-1], scorer.raw(features[::-1]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda one: f"{one.mode}-{one.from_layer}")
+def test_within_a_callers_autocast_scores_are_the_same(
+    make_tuned: Callable[..., Any], recordings: list[Path], tuning: Tuning, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audioscore.encoders.products.MIN_WIDTH", 1)  # as for layers of the published width
+    made = make_tuned(tuning, plan="hybrid")
+    scorer = Scorer(made.network, made.description, made.encoders, fast=fast)
+    expected = [scorer.score(path).raw for path in recordings]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [scorer.score(path).raw for path in recordings] == expected
+
+
 @pytest.mark.parametrize("tuning", TUNINGS, ids=lambda one: f"{one.mode}-{one.from_layer}")
 def test_the_fast_mode_of_a_tuned_scorer_is_close_and_changes_no_weight(
     make_tuned: Callable[..., Any], recordings: list[Path], tuning: Tuning,
