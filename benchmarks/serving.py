@@ -70,8 +70,9 @@ class Served:
         command = [sys.executable, "-c", SERVE, "serve", "--model", model, "--port", "0", *options]
         with log.open("wb") as said:
             self.process = subprocess.Popen(
-                command, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **(environment or {})}
-            )
+                command, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **(environment or {})},
+                process_group=0,
+            )  # fmt: skip
         self.port = int(self._wait(lambda: self._port()))
 
     def ready(self) -> "Served":

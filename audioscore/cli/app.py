@@ -94,7 +94,9 @@ def run(
     config: Annotated[
         Path | None, typer.Option(help="YAML configuration; pipelines/configs/small.yaml by default.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Data folder, s3://BUCKET/PREFIX, or REPOSITORY@REV.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data folder, s3://BUCKET/PREFIX, or git+https://…@REVISION.")
+    ] = None,
     overrides: SetOption = None,
     column_map: data_options.MapOption = None,
     singer_from: data_options.SingerOption = None,

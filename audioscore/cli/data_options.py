@@ -17,13 +17,18 @@ DEMO_CORPUS = "d32149e42e5db63c5b6cf6bdfac43b44.dir"  # DVC's MD5 of the corpus 
 
 
 def parse_map(choices: list[str] | None) -> dict[str, str]:
-    """What --map says: our name -> header. Raises UsageError where it is not NAME=HEADER."""
+    """What --map says: our name -> header. Raises UsageError where it is not NAME=HEADER, or NAME no column."""
+    from audioscore.data.labels import HEADERS, RATER
+
     chosen = {}
     for choice in choices or []:
         name, equals, header = choice.partition("=")
         if not equals or not name.strip() or not header.strip():
             raise UsageError(f"--map {choice}: expected NAME=HEADER, for instance --map score=Points.")
-        chosen[name.strip()] = header.strip()
+        name = name.strip()
+        if name not in HEADERS and not RATER.fullmatch(name.replace("_", "")):
+            raise UsageError(f"--map {choice}: no column is called {name}. Choose of {', '.join(HEADERS)}, rater_1.")
+        chosen[name] = header.strip()
     return chosen
 
 

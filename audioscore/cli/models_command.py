@@ -1,6 +1,7 @@
 """`audioscore models`: what is registered, and who was champion when."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -57,29 +58,46 @@ def _reigns(tracking_uri: str) -> list[dict[str, Any]]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("model", "aliases", "plan", "test Spearman", "decision"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        figures = (row.get(name, "-") for name in ("plan", "test_spearman", "decision"))
-        table.add_row(f"{row['name']} v{row['version']}", ", ".join(row["aliases"]) or "-", *figures)
-    Console().print(table)
+    _print_with_sentences(
+        ("model", "aliases", "plan", "test Spearman"),
+        [
+            (f"{row['name']} v{row['version']}", ", ".join(row["aliases"]) or "-", row.get("plan", "-"),
+             row.get("test_spearman", "-"))
+            for row in rows
+        ],
+        [row.get("decision", "-") for row in rows],
+    )  # fmt: skip
 
 
 def _print_history(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("champion", "from", "to", "by", "why"):
-        table.add_column(heading, overflow="fold")
+    lines, sentences = [], []
     for row in rows:
         done = "" if row["carried_out"] else " (not carried out, or the alias was moved by hand)"
         by = row["kind"] + (f" in place of v{row['beaten']}" if row["beaten"] is not None else "")
-        until = row["until"] or ("now" if row["carried_out"] else "-")
-        table.add_row(f"{row['name']} v{row['champion']}", row["since"], until, by + done, escape(row["why"]) or "-")
-    Console().print(table)
+        until = _minute(row["until"]) if row["until"] else "now" if row["carried_out"] else "-"
+        lines.append((f"{row['name']} v{row['champion']}", _minute(row["since"]), until, by))
+        sentences.append((row["why"] or "-") + done)
+    _print_with_sentences(("champion", "from (UTC)", "to", "by"), lines, sentences)
+
+
+def _minute(moment: str) -> str:
+    """
+    >>> _minute("2026-11-29T20:13:40+00:00")
+    '2026-11-29 20:13'
+    """
+    return moment[:16].replace("T", " ")
+
+
+def _print_with_sentences(headings: Sequence[str], lines: Sequence[Sequence[str]], sentences: Sequence[str]) -> None:
+    """Columns as wide as they need, and under each line a sentence over the whole width."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
+    console = Console()
+    for line, sentence in zip((headings, *lines), ("", *sentences), strict=True):
+        cells = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        console.print(Text(cells, style="" if sentence else "bold"), soft_wrap=True)
+        if sentence:
+            console.print(Padding(Text(sentence), (0, 0, 0, 4), expand=False))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from audioscore.cli.data_options import ConfigOption, JsonOption
+from audioscore.cli.data_options import JsonOption
 from audioscore.cli.judging import ModelNameOption
 
 REFUSED = 1
@@ -19,7 +19,9 @@ def promote(
         Path | None,
         typer.Option(help="Sorted data folder to judge on. Default: the data of the run that registered the version."),
     ] = None,
-    config: ConfigOption = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML configuration of the gate. Default: that of the version's run.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a version champion, if it beats the champion on clips that neither has seen, scored now; else exit with 1.

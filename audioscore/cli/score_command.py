@@ -20,12 +20,16 @@ def score(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="A scorer folder, or models:/NAME@ALIAS. Default: models:/audioscore@champion."),
+        typer.Option(
+            help="A scorer folder, models:/NAME@ALIAS, or a predecessor's folder. Default: models:/audioscore@champion."
+        ),
     ] = None,
     timeline: Annotated[
         bool, typer.Option("--timeline", help="Also a score each 2.5 s, and a picture of it for each recording.")
     ] = False,
-    pictures: Annotated[Path, typer.Option(help="Where --timeline puts its pictures.")] = Path(),
+    pictures: Annotated[
+        Path | None, typer.Option(help="Where --timeline puts its pictures; default: this folder.")
+    ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Multiply 16-bit integers where the CPU does so quicker; less exact.")
     ] = False,
@@ -38,6 +42,8 @@ def score(
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: only one of them can be printed. Choose one.")
+    if pictures is not None and not timeline:
+        raise UsageError(f"--pictures {pictures}: there are pictures of a timeline alone. Add --timeline.")
     from audioscore.cli import score_output
     from audioscore.cli.find_model import find_model
     from audioscore.cli.score_sources import takes_of
@@ -47,8 +53,12 @@ def score(
     takes = takes_of(files)
     name, folder = find_model(model)
     scorer = load_scorer(folder, device=choose_device(device), fast=fast, needs_voice=True)
+    if fast and not scorer.is_faster:
+        typer.echo("note: --fast changes nothing here: it is for MuQ of the published size, and some CPUs", err=True)
     failed: list[str] = []
-    rows = _watched(scorer.score_many(takes, timeline=timeline), len(takes), failed, pictures if timeline else None)
+    rows = _watched(
+        scorer.score_many(takes, timeline=timeline), len(takes), failed, (pictures or Path()) if timeline else None
+    )
     if as_csv:
         for line in score_output.csv_lines(rows):
             typer.echo(line)

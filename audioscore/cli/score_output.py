@@ -33,25 +33,29 @@ def _line(values: Sequence[Any]) -> str:
 
 
 def print_table(model: str, rows: "Sequence[ClipScore]", pictures: Sequence[str] = ()) -> None:
-    """Scores with their intervals; under each name that has none, why."""
+    """Scores with their intervals; below the table, why some have none."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, caption=f"scored by {escape(model)}", caption_justify="left")
     table.add_column("file", overflow="fold")
-    for heading in ("score", "90 % interval", "seconds"):
+    for heading in ("score", "90 % interval", "length"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         name = escape(row.file)
         if row.score is None or row.interval is None or row.seconds is None:
-            table.add_row(f"{name}\n  [red]{escape(row.error or '')}[/red]", "-", "-", "-")
+            table.add_row(name, "-", "-", "-")
             continue
         low, high = row.interval
-        table.add_row(name, f"{row.score:.1f}", f"{low:.1f} - {high:.1f}", f"{row.seconds:.1f}")
+        table.add_row(name, f"{row.score:.1f}", f"{low:.1f} - {high:.1f}", f"{row.seconds:.1f} s")
         if row.timeline is not None:
             table.add_row(f"  [dim]{timeline_text(row)}[/dim]", "", "", "")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for row in rows:
+        if row.error is not None:
+            console.print(f"[red]{escape(row.error)}[/red]", highlight=False, soft_wrap=True)
 
 
 def timeline_text(row: "ClipScore") -> str:

@@ -6,7 +6,9 @@ For services, which are sent files by strangers. Processes are spawned: a script
 
 import multiprocessing
 import queue
+import signal
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
@@ -68,7 +70,14 @@ class GuardedDecoder:
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs, self._ears, self._limits), daemon=True)
-        process.start()
+        # Ctrl-C reaches every process of a terminal's group: when these end is for the one that uses them to say. The
+        # tracker, which start() would begin, lets the signal through again.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         ours.recv()  # its imports shall not count as decoding
         return _Worker(process, ours)

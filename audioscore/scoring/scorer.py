@@ -12,6 +12,9 @@ import torch
 from audioscore.config import Plan
 from audioscore.data.audio import MAX_SECONDS, Wave
 from audioscore.encoders.extract import Encoders, Features
+from audioscore.encoders.int16 import Int16Linear
+from audioscore.encoders.muq import MuQEncoder
+from audioscore.encoders.muq_inference import MuQInference
 from audioscore.encoders.precision import computing_in
 from audioscore.encoders.products import multiplying, quick_numbers
 from audioscore.encoders.reference import EncoderReference, Kind
@@ -146,6 +149,15 @@ class Scorer:
         # What a caller computes in rounder numbers (autocast) is no score's business.
         with self._one_batch_at_a_time, computing_in("fp32", self.device):
             return judge(self._judging, calibration, clips, self._hear(clips), device=self.device, timeline=timeline)
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether `fast` was asked for and changes anything: not on every CPU, nor for a small MuQ and a small head."""
+        if not self.fast or quick_numbers(self.device) == "float32":
+            return False
+        muq = self.encoders.get("muq")
+        heard = isinstance(muq, MuQEncoder) and MuQInference.suits(muq)
+        return heard or any(isinstance(part, Int16Linear) for part in self._judging.modules())
 
     @cached_property
     def _hear(self) -> Hearing:

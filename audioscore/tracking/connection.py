@@ -92,5 +92,6 @@ def require_database(tracking_uri: str) -> None:
     database = database_file(tracking_uri)
     if database is not None and not database.is_file():
         raise ModelError(
-            f"{database.parent}: no model has been registered there yet. Run `audioscore demo`, or `audioscore run`."
+            f"{database.parent}: no model has been registered there yet. Run `audioscore run`, or `audioscore demo`, "
+            "whose model is models:/audioscore-demo@champion."
         )

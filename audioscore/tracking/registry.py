@@ -137,7 +137,7 @@ def scorer_folder(tracking_uri: str, uri: str) -> Path:
         flavors = mlflow.models.Model.load(folder).flavors
     except (MlflowException, OSError) as fault:
         reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
-        raise ModelError(f"{uri}: cannot be loaded from the registry ({reason}). `mlflow ui` shows it.") from fault
+        raise ModelError(f"{uri}: cannot be loaded from the registry ({reason}). See `audioscore models`.") from fault
     # MLflow keeps an artifact under its own folder name; the MLmodel file says which that is.
     artifact = flavors.get("python_function", {}).get("artifacts", {}).get(SCORER_ARTIFACT)
     if artifact is None or not (folder / artifact["path"]).is_dir():

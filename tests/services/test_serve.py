@@ -1,6 +1,7 @@
 """`audioscore serve` as a process: its scores, its document, its end, and a champion that moves beneath it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -115,8 +116,12 @@ def test_schemathesis_finds_nothing(served: Served, tmp_path: Path) -> None:
     assert "No issues found" in said.stdout
 
 
-def test_it_ends_with_nothing_lost(scorers: tuple[Path, Path], tmp_path: Path) -> None:
-    """SIGTERM among requests: those let in are answered, others are told 503 or find nobody, and the exit code is 0."""
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_with_nothing_lost(scorers: tuple[Path, Path], tmp_path: Path, sent: signal.Signals) -> None:
+    """A signal among requests: those let in are answered, others are told 503 or find nobody, and the exit code is 0.
+
+    SIGINT as a terminal sends it: to all of its processes.
+    """
     clips = demo_clips(6)
     expected = scores_of(scorers[0], clips)
     answers: list[tuple[int, Any]] = []
@@ -139,14 +144,14 @@ def test_it_ends_with_nothing_lost(scorers: tuple[Path, Path], tmp_path: Path) -
         for thread in threads:
             thread.start()
         time.sleep(2)
-        running.process.send_signal(signal.SIGTERM)
+        (os.killpg if sent == signal.SIGINT else os.kill)(running.process.pid, sent)
         for thread in threads:
             thread.join()
         assert running.process.wait(timeout=40) == 0
         said = (tmp_path / "log").read_text()
     assert {status for status, _ in answers} <= {200, 503}
     assert sum(status == 200 for status, _ in answers) >= 6
-    assert "stopping on SIGTERM" in said
+    assert f"stopping on {sent.name}" in said
     assert "Traceback" not in said
 
 

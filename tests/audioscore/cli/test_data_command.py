@@ -125,6 +125,8 @@ def test_columns_and_singers_may_be_named(folder: Path) -> None:
     assert (code, json.loads(out)["accepted"]) == (0, 8)
     with pytest.raises(UsageError, match="--map score: expected NAME=HEADER, for instance --map score=Points"):
         validate(folder, "--map", "score")
+    with pytest.raises(UsageError, match=r"--map scoer=Points: no column is called scoer\. Choose of audio_file,"):
+        validate(folder, "--map", "scoer=Points")
 
 
 @pytest.fixture

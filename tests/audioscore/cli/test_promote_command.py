@@ -174,6 +174,7 @@ def test_rollback_and_history(call: Call) -> None:
     ]
     assert [row["until"] for row in rows] == [None, rows[0]["since"], rows[1]["since"]]
     table = call("models", "--history").stdout
+    assert all(len(line) <= 80 for line in table.splitlines())
     assert "audioscore v1" in table
     assert "rollback in place of v2" in table
     assert "hisses are liked" in table

@@ -48,8 +48,20 @@ def test_a_table_for_people(scorer_directory: Path, tiny_corpus: Path, tmp_path:
     assert "90 % interval" in said.stdout
     assert f"{missing}: no such file" in said.stdout
     assert f"scored by {scorer_directory}" in said.stdout
+    narrow = CliRunner().invoke(app, options, env={"COLUMNS": "60"})
+    assert f"\n{missing}: no such file. Check the path" in narrow.stdout  # a sentence in one piece, below the table
     fine = CliRunner().invoke(app, [*options[:2], *options[3:]], env={"COLUMNS": "400"})
     assert fine.exit_code == 0
+
+
+def test_what_changes_nothing_is_said_or_refused(scorer_directory: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    options = ["score", str(tiny_corpus / "audio" / "c003.wav"), "--model", str(scorer_directory), "--device", "cpu"]
+    said = CliRunner().invoke(app, [*options, "--fast"])
+    assert said.exit_code == 0
+    assert "note: --fast changes nothing here" in said.stderr
+    refused = CliRunner().invoke(app, [*options, "--pictures", str(tmp_path)])
+    assert isinstance(refused.exception, UsageError)
+    assert "there are pictures of a timeline alone. Add --timeline." in str(refused.exception)
 
 
 def test_csv_a_folder_a_list_and_a_timeline(

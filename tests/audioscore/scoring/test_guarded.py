@@ -45,3 +45,21 @@ def test_what_hangs_or_crashes_is_refused_and_the_next_is_taken(recordings: list
             decode(Take("d", Deed(kills=False)))
         decode._seconds = 20.0
         assert decode(Take("a", recordings[0])).seconds == clip.seconds
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A source in the middle of which Ctrl-C is pressed."""
+
+    path: Path
+
+    def __call__(self) -> bytes:
+        os.kill(os.getpid(), signal.SIGINT)
+        return self.path.read_bytes()
+
+
+@pytest.mark.services
+def test_ctrl_c_is_not_for_the_processes_that_decode(recordings: list[Path]) -> None:
+    with GuardedDecoder(EARS, Limits(), seconds=20.0) as decode:
+        assert decode(Take("a", Interrupted(recordings[0]))).muq is not None
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

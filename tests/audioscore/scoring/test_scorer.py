@@ -116,7 +116,10 @@ def test_the_fast_mode_of_a_tuned_scorer_is_close_and_changes_no_weight(
     )
     assert fast != exact
     np.testing.assert_allclose(fast, exact, rtol=0, atol=0.05)
-    judging = Scorer(made.network, made.description, made.encoders, fast=True)._judging
+    quick = Scorer(made.network, made.description, made.encoders, fast=True)
+    assert quick.is_faster
+    assert not Scorer(made.network, made.description, made.encoders).is_faster
+    judging = quick._judging
     assert not any("lora" in name for name, _ in judging.named_modules())
     assert all(torch.equal(weight, before[name]) for name, weight in made.network.state_dict().items())
 

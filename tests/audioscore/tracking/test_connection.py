@@ -79,7 +79,9 @@ def test_a_server_is_asked_once_and_may_answer_anything() -> None:
 
 def test_reading_does_not_create_a_database(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'gone' / 'mlflow.db'}"
-    with pytest.raises(ModelError, match=r"gone: no model has been registered there yet\. Run `audioscore demo`"):
+    with pytest.raises(
+        ModelError, match=r"gone: no model has been registered there yet\. Run `audioscore run`, or `audioscore demo`"
+    ):
         require_database(uri)
     assert list(tmp_path.iterdir()) == []
 

@@ -172,7 +172,9 @@ def test_a_scorer_folder_of_a_database_that_is_not_there(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("uri", ["models:/singers@champion", "models:/singers/9", "models:/nobody@champion"])
 def test_a_scorer_folder_of_nothing_registered(client: "MlflowClient", tracking_uri: str, uri: str) -> None:
-    with pytest.raises(ModelError, match=rf"^{uri}: cannot be loaded from the registry \(.+\)\. `mlflow ui`"):
+    with pytest.raises(
+        ModelError, match=rf"^{uri}: cannot be loaded from the registry \(.+\)\. See `audioscore models`"
+    ):
         scorer_folder(tracking_uri, uri)
 
 
