@@ -1,7 +1,7 @@
 """The innermost loop of products of 16-bit integers as a processor with AVX-512 VNNI has it, in assembler.
 
 One of its instructions multiplies 32 pairs of integers and adds them to 16 sums. LLVM, left to choose, makes two of
-it for Intel's processors, which then gain nothing over float32.
+it for Intel's processors, which should then gain nothing over float32.
 """
 
 from typing import Any
