@@ -115,7 +115,7 @@ def check_file(path: Path, name: str) -> None:
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError) as fault:  # ValueError: a NUL in the name
-        raise AudioError(f"{name}: no such file. Check the path, or the table's audio_file column.") from fault
+        raise AudioError(f"{name}: no such file. Check the path.") from fault
     except OSError as fault:  # a name too long for the file system, a folder that may not be entered
         if fault.errno == errno.ELOOP:
             raise AudioError(f"{name}: is a link that leads back to itself. Put the recording there.") from fault

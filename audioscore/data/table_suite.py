@@ -234,7 +234,8 @@ def _shift_line(source: str, scores: Sequence[float], max_shift: float, has_sour
     return Expectation(
         "ExpectColumnKLDivergenceToBeLessThan",
         "score",
-        f"scores of {source or 'clips without a source'} are distributed as in the last accepted version",
+        f"scores of {source or 'clips without a source'} are distributed as in the last accepted version, within "
+        f"{max_shift:g} nats (validation.max_shift)",
         {
             "partition_object": {"bins": list(SHIFT_BINS), "weights": (expected / expected.sum()).tolist()},
             "threshold": max_shift,

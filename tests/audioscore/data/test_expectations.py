@@ -215,7 +215,10 @@ def test_scores_distributed_as_before_are_no_shift_and_moved_ones_are() -> None:
     moved = check_table(many(ktv=[min(99.0, score + 15) for score in before["ktv"]]), last=before)
     shift = line(moved, "scores of ktv are distributed")
     assert (shift["success"], shift["severity"]) == (False, "warning")
-    assert describe(shift).startswith("Expected: scores of ktv are distributed as in the last accepted version; found ")
+    assert describe(shift).startswith(
+        "Expected: scores of ktv are distributed as in the last accepted version, within 0.2 nats "
+        "(validation.max_shift); found "
+    )
     assert line(check_table(many(ktv=[90.0] * 40), last=before, max_shift=50.0), "scores of ktv")["success"]
 
 

@@ -163,7 +163,7 @@ def test_hearing_gives_hash_and_size_and_names_no_path(tmp_path: Path) -> None:
     assert heard.probe == probe(Recording(tone(), RATE))
     assert hear(str(tmp_path / "a.wav"), tmp_path / "elsewhere", ProbeLimits()) == heard
     missing = hear("b.wav", tmp_path, ProbeLimits()).fault
-    assert missing == "no such file. Check the path, or the table's audio_file column."
+    assert missing == "no such file. Check the path."
     linked = hear("s3://bucket/a.wav", tmp_path, ProbeLimits()).fault
     assert linked is not None
     assert linked.startswith("is a link, not a file")
@@ -239,7 +239,7 @@ def test_what_is_no_regular_file_gets_its_own_sentence(tmp_path: Path) -> None:
         "/dev/zero": "is a device, not a file. Put the recording there.",
         "a.wav": "is a link that leads back to itself. Put the recording there.",
         "": "is a folder, not a recording. Name the recordings in it.",
-        "x\0.wav": "no such file. Check the path, or the table's audio_file column.",
+        "x\0.wav": "no such file. Check the path.",
     }
     assert {name: hear(name, tmp_path, ProbeLimits()).fault for name in said} == said
 
