@@ -38,8 +38,10 @@ def score(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line as soon as it is known.")] = False,
 ) -> None:
     """Score recordings. A recording that cannot be judged gets a sentence instead of a score, and exit code 3."""
+    from audioscore.encoders.threads import wait_asleep
     from audioscore.errors import UsageError
 
+    wait_asleep()
     if as_json and as_csv:
         raise UsageError("--json and --csv: only one of them can be printed. Choose one.")
     if pictures is not None and not timeline:
