@@ -32,7 +32,7 @@ def _line(values: Sequence[Any]) -> str:
     return written.getvalue()
 
 
-def print_table(model: str, rows: "Sequence[ClipScore]", pictures: Sequence[str] = ()) -> None:
+def print_table(model: str, rows: "Sequence[ClipScore]") -> None:
     """Scores with their intervals; below the table, why some have none."""
     from rich.console import Console
     from rich.markup import escape

@@ -3,8 +3,7 @@ which library multiplies float32.
 """
 
 import copy
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -59,11 +58,10 @@ def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return made
 
 
-def linear(weight: Tensor, bias: Tensor | None, numbers: Numbers) -> Callable[[Tensor], Tensor]:
+def linear(weight: Tensor, bias: Tensor | None, numbers: Numbers) -> nn.Module:
     """A linear layer of [..., C] -> [..., O]. Shape: weight [O, C], bias [O] or None."""
-    if numbers == "int16" and Int16Linear.suits(weight):
-        return Int16Linear(weight, bias)
-    return partial(product, weight=weight.detach(), bias=None if bias is None else bias.detach())
+    rounded = numbers == "int16" and Int16Linear.suits(weight)
+    return Int16Linear(weight, bias) if rounded else Float32Linear(weight, bias)
 
 
 def multiplying(module: Any, numbers: Numbers) -> Any:
@@ -130,7 +128,4 @@ def _quick(part: nn.Module, numbers: Numbers) -> nn.Module | None:
 
 
 def _quick_linear(weight: Tensor, bias: Tensor | None, numbers: Numbers) -> nn.Module | None:
-    if min(weight.shape) < MIN_WIDTH:
-        return None
-    rounded = numbers == "int16" and Int16Linear.suits(weight)
-    return Int16Linear(weight, bias) if rounded else Float32Linear(weight, bias)
+    return None if min(weight.shape) < MIN_WIDTH else linear(weight, bias, numbers)
