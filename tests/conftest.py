@@ -1,6 +1,8 @@
 import csv
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ SINGERS, TAKES, RATE = 16, 3, 24_000
 TINY_MUQ = {"dim": 32, "depth": 2, "conv_dim": 8, "codebook": 64}
 TINY_CAMPPLUS = {"dim": 64, "growth": 4, "channels": 16}
 
-LONGEST = (  # of the files that take a minute and more
+LONGEST = (  # the files that take a minute or more, longest first
     "pipelines/test_end_to_end.py",
     "services/test_serve.py",
     "services/test_promotion.py",
@@ -34,25 +36,47 @@ LONGEST = (  # of the files that take a minute and more
 )
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files come first: no worker is left with one when the others are done."""
-    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
+    """Start the longest files first, so that no worker ends late. The order within a file stays as a shuffle left it.
+
+    It runs after the hooks of plugins that shuffle, such as pytest-randomly.
+    """
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    order: dict[Path, int] = {}
+    for item in items:
+        order.setdefault(item.path, len(order))
+    items.sort(key=lambda item: (rank.get(item.path, len(rank)), order[item.path]))
 
 
 @pytest.fixture(autouse=True)
-def _own_home_and_one_thread(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's state, and none takes more than one core."""
+def _own_process_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give each test a home of its own and one core; put back what the tested code sets for the whole process."""
+    environment, folder = dict(os.environ), Path.cwd()
+    loggers = [logging.getLogger(name) for name in ("", "audioscore")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path_factory.mktemp("home")))
-    if "torch" in sys.modules:  # tests that never need it shall not wait for its import
+    if "torch" in sys.modules:  # tests that do not need torch need not wait for its import
         sys.modules["torch"].set_num_threads(1)
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+    if "mlflow" in sys.modules:  # what a connection sets for the whole process
+        sys.modules["mlflow"].set_tracking_uri(None)
+        sys.modules["mlflow"].set_registry_uri(None)
+    monkeypatch.undo()
+    if os.environ != environment:
+        os.environ.clear()
+        os.environ.update(environment)
+    os.chdir(folder)
 
 
 @pytest.fixture(scope="session")
 def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `muq-small/` and `campplus-small/`: published layouts, smallest sizes, random weights.
 
-    Every LayerNorm's weight and bias is random too: at their initial values a norm too many would not be noticed.
+    Every LayerNorm is random too: with the initial values, a test would not notice an additional norm.
     """
     import torch
 
@@ -72,15 +96,15 @@ def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sung(score: float, pitch: float, seconds: float, source: str, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A held voice that sounds as bad as its score: the lower, the more it wavers and hisses. Shape: -> [T], 24 kHz."""
+    """A held note whose pitch deviation and noise grow as its score falls. Shape: -> [T], 24 kHz."""
     time = np.arange(round(seconds * RATE)) / RATE
     fault = (100.0 - score) / 50.0
     wander = np.interp(time, np.linspace(0, seconds, 9), rng.normal(0, 1.5 * fault, 9))  # semitones
     phase = 2 * np.pi * np.cumsum(pitch * 2 ** (wander / 12)) / RATE
     voice = sum(np.sin(k * phase) / k for k in range(1, 12))
     noise = rng.normal(0, 1, len(time))
-    room = 0.02 * np.cumsum(rng.normal(0, 1, len(time))) / 150 if source == "ktv" else 0.0
-    wave = voice + 0.8 * fault * noise + room
+    rumble = 0.02 * np.cumsum(rng.normal(0, 1, len(time))) / 150 if source == "ktv" else 0.0
+    wave = voice + 0.8 * fault * noise + rumble
     return np.asarray(0.08 * wave / np.sqrt(np.mean(wave**2)), dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The predecessor's model at small width, written out slowly, and the folders that it makes: the judge of ours."""
+"""The legacy model (QwenFeat-Vocal-Score) at small width, as an independent reference, and its model folders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import pytest
 class Judge:
     """`muq`: folder of the bare MuQ. `adapters`, `full`: model folders in both variants.
 
-    `tag` and `hidden`: what the whole model gives for a wave [T].
+    `tag` and `hidden`: outputs of the whole model for a wave [T].
     """
 
     muq: Path
@@ -25,7 +25,7 @@ class Judge:
 
 @pytest.fixture(scope="session")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    """A judge of 32 channels and 8 layers; rank 4, alpha 6."""
+    """A reference of 32 channels and 8 layers; rank 4, alpha 6."""
     from audioscore.training.pretrain import muq_config
 
     config = muq_config(dim=32, depth=8, conv_dim=8, codebook=64)
@@ -34,7 +34,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
 
 @pytest.fixture
 def judge_of_published_width(tmp_path: Path) -> Judge:
-    """A judge of MuQ large's sizes with random weights; rank 128, alpha 48."""
+    """A reference with the sizes of MuQ large and random weights; rank 128, alpha 48."""
     from audioscore.training.pretrain import muq_config
 
     config = muq_config(dim=1024, depth=12, conv_dim=512, codebook=8192)
@@ -43,7 +43,7 @@ def judge_of_published_width(tmp_path: Path) -> Judge:
 
 
 def make_judge(root: Path, config: dict[str, Any], *, hidden: int, rank: int, alpha: int) -> Judge:
-    """All layers run, adapters wrapped by peft, every matrix product of the head spelled out."""
+    """Run all layers, wrap adapters by peft, and write every matrix product of the head out."""
     import peft
     import torch
     from muq import MuQ
@@ -91,7 +91,7 @@ def make_judge(root: Path, config: dict[str, Any], *, hidden: int, rank: int, al
 
 
 def random_head(dim: int, hidden: int) -> dict[str, Any]:
-    """Random weights of the head, by the predecessor's names."""
+    """Random weights of the head, by their legacy names."""
     import torch
 
     def matrix(rows: int, columns: int) -> torch.Tensor:
@@ -105,12 +105,12 @@ def random_head(dim: int, hidden: int) -> dict[str, Any]:
         state[f"attn.{layer}.out_proj.bias"] = torch.randn(dim)
     for name, rows, columns in (("ffd.0", hidden, dim), ("ffd.2", dim, hidden), ("fc", 5, 2 * dim)):
         state[f"{name}.weight"], state[f"{name}.bias"] = matrix(rows, columns), torch.randn(rows) * 0.1
-    state["fc.weight"] *= 0.1  # keeps the tanh where it still tells tags apart
+    state["fc.weight"] *= 0.1  # keeps the tanh out of saturation
     return state
 
 
 def slow_head(state: dict[str, Any], frames: Any) -> float:
-    """The tag of frames [F, D], in float64, one attention head after the other."""
+    """The tag of frames [F, D] in float64, one attention head at a time."""
     import torch
 
     w = {name: value.double() for name, value in state.items()}

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,25 +16,25 @@ from audioscore.files import (
     sha256_of,
     write_json,
     write_text,
-)
+)  # fmt: skip
+
+
+def fail_half_way(write: Any, target: Path, name: str) -> None:
+    with write(target) as temporary:
+        (temporary / name).write_text("new, but only ha")
+        raise RuntimeError("half way")
 
 
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "labels.csv"
     target.write_text("old")
-
-    def write_half() -> None:
-        with atomic_path(target) as temporary:
-            temporary.write_text("new, but only ha")
-            raise RuntimeError("half way")
-
     with pytest.raises(RuntimeError, match="half way"):
-        write_half()
+        fail_half_way(atomic_path, target, "")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_the_new_file_is_complete_keeps_its_suffix_and_is_as_readable_as_any_other(tmp_path: Path) -> None:
+def test_the_new_file_is_complete_and_keeps_its_suffix_and_mode(tmp_path: Path) -> None:
     target = tmp_path / "new" / "clip.m4a"
     with atomic_path(target) as temporary:
         assert temporary.suffix == ".m4a"
@@ -46,13 +47,10 @@ def test_the_new_file_is_complete_keeps_its_suffix_and_is_as_readable_as_any_oth
     assert target.stat().st_mode == plain.stat().st_mode
 
 
-def test_a_folder_that_can_be_made_is_not_made_yet(tmp_path: Path) -> None:
+def test_check_writable_makes_nothing_and_names_what_is_in_the_way(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "deep")
     check_writable(tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_is_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError) as fault:
         check_writable(tmp_path / "file" / "deep")
@@ -63,7 +61,7 @@ def test_what_is_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     assert missing.value.filename == str(tmp_path / "dangling")
 
 
-def test_a_folder_that_takes_no_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "/tmp/.writable.k2x")
 
@@ -80,26 +78,14 @@ def test_a_folder_cannot_become_a_file(tmp_path: Path) -> None:
     assert fault.value.filename == str(tmp_path)
 
 
-def test_an_exception_leaves_the_old_folder(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "model"
     target.mkdir()
-    (target / "weights").write_text("old")
-
-    def write_half() -> None:
-        with atomic_folder(target) as temporary:
-            (temporary / "weights").write_text("new")
-            raise RuntimeError("half way")
-
+    (target / "stale").write_text("old")
     with pytest.raises(RuntimeError, match="half way"):
-        write_half()
-    assert (target / "weights").read_text() == "old"
+        fail_half_way(atomic_folder, target, "stale")
+    assert (target / "stale").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
-    target = tmp_path / "model"
-    target.mkdir()
-    (target / "stale").touch()
     with atomic_folder(target) as temporary:
         (temporary / "weights").write_text("new")
     assert [path.name for path in target.iterdir()] == ["weights"]
@@ -123,15 +109,12 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
     assert json.loads(target.read_text()) == {"mae": 1.0}
 
 
-def test_text_is_written_as_utf8(tmp_path: Path) -> None:
+def test_text_is_utf8_and_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "唱")
     assert (tmp_path / "a.txt").read_bytes() == "唱".encode()
-
-
-def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
-    data = os.urandom(100_000)
-    (tmp_path / "a").write_bytes(data)
-    assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    content = bytes(range(256)) * 400
+    (tmp_path / "a").write_bytes(content)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
 def test_place_links_or_copies_and_makes_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Components are doorways: what goes in and out is what the golden pipeline says, and nothing computes in them."""
+"""Components are thin entry points with the inputs and outputs of the golden pipeline."""
 
 import ast
 import importlib
@@ -27,7 +27,7 @@ def definition(name: str) -> BaseComponent:
     return found
 
 
-def test_there_is_one_component_a_file() -> None:
+def test_each_file_is_one_component() -> None:
     assert {path.stem for path in FOLDER.glob("*.py")} == {*NAMES, "__init__", "base"}
 
 
@@ -46,48 +46,41 @@ def test_inputs_and_outputs_are_the_golden_files(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_step_installs_nothing_and_names_its_image(name: str) -> None:
+def test_a_component_is_a_thin_function_of_the_image(name: str) -> None:
+    """One function without classes and branches that imports the library inside: it runs alone in the image."""
     container = definition(name).component_spec.implementation.container
     assert container.image == IMAGE
     assert "pip install" not in json.dumps([container.command, container.args])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_component_is_a_doorway(name: str) -> None:
-    """One function, no classes, no branches, and every import of the library inside it: it runs alone in the image."""
     tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
     (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     assert function.name == name
-    assert ast.get_docstring(function)
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.If | ast.For | ast.While)]
     outside = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     assert outside <= {"typing", "kfp", "components.base"}
 
 
-def test_fetching_says_which_data_it_is(tiny_corpus: Path, tmp_path: Path) -> None:
+class Artifact:
+    def __init__(self, path: Path) -> None:
+        self.path, self.metadata = str(path), dict[str, Any]()
+
+
+def test_fetching_returns_the_digest(tiny_corpus: Path, tmp_path: Path) -> None:
     from audioscore.data.versioning import folder_digest
     from components.fetch_data import fetch_data
 
-    class Artifact:
-        path = str(tmp_path / "data")
-
     digest, revision = tmp_path / "digest", tmp_path / "revision"
-    fetch_data.python_func(str(tiny_corpus), Artifact, str(digest), str(revision))
+    fetch_data.python_func(str(tiny_corpus), Artifact(tmp_path / "data"), str(digest), str(revision))
     assert digest.read_text(encoding="utf-8") == folder_digest(tiny_corpus) == folder_digest(tmp_path / "data")
     assert revision.read_text(encoding="utf-8") == ""
 
 
-def test_sorting_hears_who_sings_where_nobody_said(tiny_corpus: Path, tiny_encoders: Path, tmp_path: Path) -> None:
+def test_sorting_groups_clips_without_a_singer_by_voice(tiny_corpus: Path, tiny_encoders: Path, tmp_path: Path) -> None:
     from dataclasses import asdict
 
     from audioscore.data.clips import Clip
     from audioscore.data.sort import read_split
     from audioscore.files import sha256_of, write_json
     from components.sort_data import sort_data
-
-    class Artifact:
-        def __init__(self, path: Path) -> None:
-            self.path, self.metadata = str(path), dict[str, Any]()
 
     files = sorted(tiny_corpus.glob("audio/*.wav"))[:12]
     clips = [

@@ -1,4 +1,4 @@
-"""An engine that runs containers, and the image, built from this tree; where there is none, that is said loudly."""
+"""A container engine and the image, built from this tree. Without an engine, the tests are skipped with the reason."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ BUILD_SECONDS = 1500
 
 
 def cannot(reason: str) -> None:
-    """Skip, with the reason on the last lines of the report; fail where CI promised that containers run."""
+    """Skip with the reason; fail in CI, which has an engine."""
     if os.environ.get("CI"):
         pytest.fail(f"containers cannot run here, and CI must run them: {reason}", pytrace=False)
     pytest.skip(f"CONTAINERS WERE NOT TESTED: {reason}")
@@ -23,11 +23,11 @@ def cannot(reason: str) -> None:
 
 @pytest.fixture(scope="session")
 def engine_settings() -> Iterator[None]:
-    """Podman as this kind of machine needs it, unless the machine has settings of its own."""
+    """Settings of Podman for virtual machines, unless the machine has its own."""
     with pytest.MonkeyPatch.context() as patch:
         if not Path("/etc/containers/containers.conf").exists():
             patch.setenv("CONTAINERS_CONF", str(Path(__file__).with_name("containers.conf")))
-        # The image is Podman's, also where Docker is running.
+        # Podman has the image, also on a machine with Docker.
         patch.delenv("DOCKER_HOST", raising=False)
         patch.setattr("pipelines.containers.DOCKER_SOCKET", Path("/var/run/no-docker.sock"))
         yield
@@ -45,7 +45,7 @@ def image(engine_settings: None) -> str:
         env={**os.environ, "BASE": base, "ENGINE": "podman"}, capture_output=True, text=True, timeout=BUILD_SECONDS,
     )  # fmt: skip
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
-    # What an earlier build was called so far has no name now, and takes 7 GB.
+    # The image of an earlier build has lost its name and uses 7 GB.
     ours = "label=org.opencontainers.image.title=audioscore"
     subprocess.run([str(podman), "image", "prune", "--force", "--filter", ours], capture_output=True)
     tried = subprocess.run(
@@ -57,7 +57,7 @@ def image(engine_settings: None) -> str:
 
 
 def _base(podman: str) -> str:
-    """A base made of Debian's packages: registries of images may be out of reach."""
+    """A base image made of Debian packages; no registry is needed."""
     if subprocess.run([podman, "image", "exists", DEBIAN]).returncode != 0:
         script = REPOSITORY / "components" / "image" / "debian_base.sh"
         made = subprocess.run([str(script), DEBIAN], capture_output=True, text=True)

@@ -12,7 +12,7 @@ def test_the_table_of_the_documentation_is_this_one() -> None:
 
 
 def test_one_second_of_audio_by_hand() -> None:
-    """A second, heard once at one operation a second, takes as many seconds as it has operations."""
+    """At one operation a second, the hours of one second of audio equal its operations."""
     one = Assumptions(clip_seconds=1, rate=1 / 3600, train_share=1, tuned_plans=1, seeds=1, epochs=1, passes=1)
     assert gpu_hours(1, one) == pytest.approx((FRONT_END + SIX_LAYERS, SIX_LAYERS))
 

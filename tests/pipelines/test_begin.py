@@ -9,7 +9,7 @@ from pipelines import __main__ as begin
 
 SLOW = """
 import importlib, signal, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent process may have made it ignored
 def load(name):
     print("loading", flush=True)
     time.sleep(600)

@@ -12,21 +12,21 @@ SECTION = ContainersSection(image="localhost/python-old:1", memory="4g")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "names"),
     [
-        (OUT_OF_MEMORY, "was killed for memory: it needed more than its 4g. Raise containers.memory"),
-        (WAS_KILLED, "was killed from outside, most likely for memory"),
-        ("ModuleNotFoundError: No module named 'audioscore.config'", "found no module audioscore.config in the image"),
-        ("/usr/bin/python3: No module named kfp", "found no module kfp in the image localhost/python-old:1. Build it"),
+        (OUT_OF_MEMORY, ("memory", "4g", "containers.memory")),
+        (WAS_KILLED, ("killed", "memory")),
+        ("ModuleNotFoundError: No module named 'audioscore.config'", ("audioscore.config", "image")),
+        ("/usr/bin/python3: No module named kfp", ("kfp", "image localhost/python-old:1")),
     ],
 )
-def test_a_cause_outside_the_step_is_one_sentence_with_its_log(text: str, told: str, tmp_path: Path) -> None:
+def test_a_cause_outside_the_step_is_named_with_its_log(text: str, names: tuple[str, ...], tmp_path: Path) -> None:
     log = tmp_path / "01-a.log"
     log.write_text(f"Traceback (most recent call last):\n{text}\n", encoding="utf-8")
     fault = _failure([Step("a", log, 0.0)], RuntimeError("inner"), SECTION)
     assert isinstance(fault, UsageError)
-    assert str(fault).startswith(f"step a {told}")
-    assert str(fault).endswith(f"Its log is {log}.")
+    assert [name for name in ("step a ", *names, str(log)) if name not in str(fault)] == []
+    assert ("4g" in str(fault)) == ("4g" in names)
 
 
 def test_a_fault_of_the_program_stays_one(tmp_path: Path) -> None:
@@ -41,7 +41,9 @@ def test_a_fault_of_the_program_stays_one(tmp_path: Path) -> None:
     assert isinstance(_failure([Step("a", log, 0.0)], RuntimeError("inner")), StepFailed), "no image is to blame"
 
 
-def test_without_a_limit_the_machine_is_named(tmp_path: Path) -> None:
+def test_without_a_limit_no_limit_is_named(tmp_path: Path) -> None:
     log = tmp_path / "01-a.log"
     log.write_text(OUT_OF_MEMORY, encoding="utf-8")
-    assert "more than what this machine has" in str(outside_cause(log, ContainersSection()))
+    cause = str(outside_cause(log, ContainersSection()))
+    assert "machine" in cause
+    assert "None" not in cause

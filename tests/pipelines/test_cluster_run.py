@@ -27,7 +27,7 @@ TASKS = [
 
 
 class Api:
-    """What of the KFP API a run needs; it notes the run that it was asked for."""
+    """The part of the KFP API that a run needs; `asked` is the run that was requested."""
 
     def __init__(self, last: str = "SUCCEEDED", refuse: int = 0) -> None:
         self.last, self.refuse, self.asked, self.looked = last, refuse, {}, 0
@@ -116,43 +116,38 @@ def test_a_run_is_started_followed_and_its_result_fetched(api: Api, capsys: pyte
 def test_a_run_that_failed_there_failed_here(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.last = "FAILED"
     assert run(api) == cluster_run.ClusterRunFailed.exit_code
-    assert "(run-1) failed on the cluster; KFP has its logs." in capsys.readouterr().err
+    assert "(run-1) failed" in capsys.readouterr().err
 
 
-def test_an_api_that_refuses_is_one_sentence(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_api_that_refuses_is_one_error(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.refuse = 403
     assert run(api) == 2
-    said = capsys.readouterr().err
-    assert "error: the KFP API did not take the run: (403)" in said
-    assert "Traceback" not in said
-
-
-def test_an_api_that_is_not_there_is_one_sentence(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "(403)" in line
     assert run(api, "cluster.host=http://127.0.0.1:9") == 2
-    assert "error: " in capsys.readouterr().err
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "(403)" not in line
+
+
+TRACKED = "cluster.tracking_uri=https://mlflow.example"
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "names"),
     [
-        ([], "a cluster needs cluster.tracking_uri: its pods share no folder and no database of this machine."),
-        (
-            ["cluster.tracking_uri=https://mlflow.example", "data.uri=/songs"],
-            "/songs: a folder of this machine, which a cluster's pods do not see.",
-        ),
-        (
-            ["cluster.tracking_uri=https://mlflow.example", "encoders.muq.source=/models/muq"],
-            "encoders.muq.source /models/muq is a folder that pods do not see.",
-        ),
-        (["cluster.tracking_uri=sqlite:///x"], "cluster.tracking_uri: String should match pattern"),
+        ([], ("cluster.tracking_uri", "database")),
+        ([TRACKED, "data.uri=/songs"], ("/songs: ",)),
+        ([TRACKED, "encoders.muq.source=/models/muq"], ("encoders.muq.source /models/muq",)),
+        (["cluster.tracking_uri=sqlite:///x"], ("cluster.tracking_uri: ", "pattern")),
     ],
 )
 def test_what_only_this_machine_has_is_refused(
-    settings: list[str], sentence: str, api: Api, capsys: pytest.CaptureFixture[str]
+    settings: list[str], names: tuple[str, ...], api: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listed = [part for setting in [*SETTINGS, *settings] for part in ("--set", setting)]
     assert submit.main(["--on", "cluster", *listed]) == 2
-    assert sentence in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert [name for name in names if name not in err] == []
     assert api.asked == {}
 
 

@@ -47,17 +47,10 @@ def steps(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_the_golden_file_is_what_the_code_compiles_to(tmp_path: Path) -> None:
-    target = tmp_path / "pipeline.yaml"
-    compile_pipeline(target)
-    assert target.read_text(encoding="utf-8") == GOLDEN.read_text(encoding="utf-8"), (
-        "compile again with `python -m pipelines.compile`"
-    )
-
-
-def test_compiling_is_a_program(tmp_path: Path) -> None:
+    """If this fails after a change of the pipeline: python -m pipelines.compile."""
     target = tmp_path / "pipeline.yaml"
     subprocess.run([sys.executable, "-m", "pipelines.compile", "-o", str(target)], check=True, capture_output=True)
-    assert target.read_bytes() == GOLDEN.read_bytes()
+    assert target.read_text(encoding="utf-8") == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_every_step_runs_in_the_pipelines_image(golden: dict[str, Any]) -> None:
@@ -105,23 +98,14 @@ def test_the_pipeline_uses_only_what_runs_everywhere(golden: dict[str, Any]) -> 
     assert "platforms" not in golden
 
 
-LOOPS = ("for-loop-1", "for-loop-2")
 IMAGE_BY_DIGEST = "registry.example/audioscore-python@sha256:" + "a" * 64
 CLUSTER = ClusterSection(
-    image=IMAGE_BY_DIGEST,
-    feature_store="s3://features/audioscore",
-    tracking_uri="https://mlflow.example",
-    gpus=4,
-    node_selector={"pool": "gpu"},
-    tolerations=[TolerationSection(key="nvidia.com/gpu", effect="NoSchedule")],
+    image=IMAGE_BY_DIGEST, feature_store="s3://features/audioscore", tracking_uri="https://mlflow.example", gpus=4,
+    node_selector={"pool": "gpu"}, tolerations=[TolerationSection(key="nvidia.com/gpu", effect="NoSchedule")],
     secrets=[SecretSection(name="object-store", env={"key": "AWS_ACCESS_KEY_ID"})],
-    volume=VolumeSection(claim="encoders"),
-    env={"HF_HUB_OFFLINE": "1"},
-    labels={"team": "scoring"},
-    pull_secrets=["registry"],
-    hours={"train_scorer": 30},
-    retries=3,
-)
+    volume=VolumeSection(claim="encoders"), env={"HF_HUB_OFFLINE": "1"}, labels={"team": "scoring"},
+    pull_secrets=["registry"], hours={"train_scorer": 30}, retries=3,
+)  # fmt: skip
 
 
 def without_platform(document: dict[str, Any]) -> dict[str, Any]:
@@ -159,9 +143,8 @@ def test_pods_get_what_the_cluster_section_says(tmp_path: Path) -> None:
         container = pipeline["deploymentSpec"]["executors"][name]["container"]
         heavy = step in GPU_STEPS
         resources = container["resources"]
-        assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == (
-            ("8", "48Gi") if heavy else ("2", "8Gi")
-        )
+        limits = resources["resourceCpuLimit"], resources["resourceMemoryLimit"]
+        assert limits == (("8", "48Gi") if heavy else ("2", "8Gi"))
         assert ("accelerator" in resources) == heavy
         assert ("nodeSelector" in pod) == ("tolerations" in pod) == heavy
         mounts = {mount["mountPath"] for mount in pod["emptyDirMounts"]}
@@ -203,33 +186,33 @@ def test_kubernetes_resources_hold_the_same_pipeline(tmp_path: Path) -> None:
     documents = list(yaml.safe_load_all(target.read_text(encoding="utf-8")))
     assert [document["kind"] for document in documents] == ["Pipeline", "PipelineVersion"]
     assert {document["metadata"]["namespace"] for document in documents} == {"scoring"}
-    assert set(documents[1]["spec"]["pipelineSpec"]["deploymentSpec"]["executors"]) == {
-        f"exec-{step}" for step in STEPS
-    }
+    executors = documents[1]["spec"]["pipelineSpec"]["deploymentSpec"]["executors"]
+    assert set(executors) == {f"exec-{step}" for step in STEPS}
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "names"),
     [
-        (["--set", "cluster.gpus=1"], "a cluster needs cluster.image, by digest"),
-        (["--set", "cluster.image=registry.example/a:latest"], "may be another image tomorrow: name it by digest"),
-        (["--set", "cluster.shm=lots"], "cluster.shm: String should match pattern"),
-        (["--set", "cluster.gpu=1"], "cluster.gpu: there is no such key"),
-        (["--config", "gone.yaml"], "gone.yaml: no such configuration"),
+        (["--set", "cluster.gpus=1"], ("cluster.image", "digest")),
+        (["--set", "cluster.image=registry.example/a:latest"], ("registry.example/a:latest", "digest")),
+        (["--set", "cluster.shm=lots"], ("cluster.shm: ", "pattern")),
+        (["--set", "cluster.gpu=1"], ("cluster.gpu: ",)),
+        (["--config", "gone.yaml"], ("gone.yaml: ",)),
     ],
 )
 def test_wrong_settings_write_nothing(
-    options: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "pipeline.yaml"
     assert program.main([*options, "--out", str(target)]) == 2
-    assert sentence in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert [name for name in names if name not in err] == []
     assert not target.exists()
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_target_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["--out", str(tmp_path / "pipeline.json")]) == 2
-    assert "KFP takes a pipeline whose name ends in .yaml." in capsys.readouterr().err
+    assert ".yaml" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert program.main(["--out", str(tmp_path / "file" / "pipeline.yaml")]) == 2
     assert capsys.readouterr().err.startswith("error: ")

@@ -9,7 +9,7 @@ from pipelines.container_log import follow_log
 
 
 class Endless:
-    """A stream that says what it is given and then neither more nor that it has ended, until it is closed."""
+    """A stream that yields its chunks and then blocks until it is closed."""
 
     def __init__(self, *chunks: bytes) -> None:
         self.chunks, self.closed = chunks, threading.Event()
@@ -23,7 +23,7 @@ class Endless:
 
 
 class Container:
-    """Has said `log` once it has ended; its stream says what the stream says."""
+    """A container with a whole log and a stream of it."""
 
     def __init__(self, log: bytes, stream: Any, waits: Exception | None = None) -> None:
         self.log, self.stream, self.waits = log, stream, waits

@@ -22,31 +22,29 @@ def no_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_docker")
-def test_no_engine_is_one_sentence() -> None:
-    with pytest.raises(UsageError, match="no container engine: neither DOCKER_HOST, nor Docker's socket"), engine():
+def test_no_engine_is_an_error() -> None:
+    with pytest.raises(UsageError, match="DOCKER_HOST"), engine():
         pass
 
 
 @pytest.mark.usefixtures("no_docker")
-def test_an_engine_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///gone.sock")
-    with pytest.raises(UsageError, match=r"the container engine at unix:///gone\.sock does not answer"), engine():
+    with pytest.raises(UsageError, match=r"unix:///gone\.sock"), engine():
         pass
 
 
 @pytest.mark.usefixtures("no_docker")
-def test_a_podman_that_does_not_start_is_one_sentence(tmp_path: Path) -> None:
+def test_the_reason_why_podman_does_not_start_is_given(tmp_path: Path) -> None:
     podman = tmp_path / "podman"
     podman.write_text("#!/bin/sh\necho cannot clone: Operation not permitted >&2\nexit 125\n", encoding="utf-8")
     podman.chmod(0o755)
-    with pytest.raises(UsageError, match=r"did not start \(cannot clone: Operation not permitted\)"), engine():
+    with pytest.raises(UsageError, match=r"\(cannot clone: Operation not permitted\)"), engine():
         pass
     assert "DOCKER_HOST" not in os.environ
 
 
-def test_a_step_sees_the_home_and_what_is_named_and_nothing_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_gets_the_home_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, data = tmp_path / "home", tmp_path / "data"
     for folder in (home, home / "own", data):
         folder.mkdir()
@@ -56,33 +54,24 @@ def test_a_step_sees_the_home_and_what_is_named_and_nothing_secret(
     monkeypatch.setenv("MY_PASSWORD", "secret")
     section = ContainersSection(memory="4g", gpus=True)
     settings = runner(Containers(section, home, (data, data, home / "own")), "owner").container_run_args
-    assert [(mount["Source"], mount.get("ReadOnly", False)) for mount in settings["mounts"]] == [
-        (str(home), False),
-        (str(data), True),
-    ]
+    mounts = [(mount["Source"], mount.get("ReadOnly", False)) for mount in settings["mounts"]]
+    assert mounts == [(str(home), False), (str(data), True)]
     assert settings["environment"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9000"
     assert settings["environment"]["AUDIOSCORE_HOME"] == str(home)
     assert not {"MY_PASSWORD", "AWS_CA_BUNDLE", "PATH"} & set(settings["environment"])
     assert settings["labels"] == {LABEL: "owner"}
-    assert (settings["cap_drop"], settings["security_opt"]) == (
-        ["ALL"],
-        ["no-new-privileges", "label=disable"],
-    )
+    assert settings["cap_drop"] == ["ALL"]
+    assert settings["security_opt"] == ["no-new-privileges", "label=disable"]
     assert settings["mem_limit"] == "4g"
     assert settings["device_requests"][0]["Capabilities"] == [["gpu"]]
     assert not settings["user"].startswith("0:")
 
 
 class Engine:
-    """Stands in for a client: one container that says two lines in three pieces and ends with a code."""
+    """A client with one container, which prints two lines in three pieces and ends with a code."""
 
     def __init__(
-        self,
-        code: int,
-        fault: Exception | None = None,
-        *,
-        unstartable: Exception | None = None,
-        starved: bool = False,
+        self, code: int, fault: Exception | None = None, *, unstartable: Exception | None = None, starved: bool = False
     ) -> None:
         self.code, self.fault, self.unstartable, self.starved = code, fault, unstartable, starved
         self.removed = 0
@@ -115,37 +104,31 @@ class Engine:
         self.removed += 1
 
 
-@pytest.mark.parametrize("code", [0, 1, 137])
-def test_a_container_is_waited_for_and_then_removed(code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    client = Engine(code)
+@pytest.mark.parametrize(
+    ("code", "starved", "ending"),
+    [(0, False, None), (1, False, None), (1, True, None), (137, True, OUT_OF_MEMORY), (137, False, WAS_KILLED)],
+)
+def test_a_container_from_start_to_end(
+    code: int, starved: bool, ending: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = Engine(code, starved=starved)
     assert run_container(client, "image", ["true"], {}) == code
-    assert capsys.readouterr().out.startswith("first\nsecond\n")
+    out = capsys.readouterr().out
+    assert out.startswith("first\nsecond\n")
+    assert [one for one in (OUT_OF_MEMORY, WAS_KILLED) if out.endswith(f"\n{one}\n")] == ([ending] if ending else [])
     assert client.removed == 1
 
 
 @pytest.mark.parametrize("when", ["made", "started"])
-def test_a_container_that_cannot_be_had_is_one_sentence_that_the_log_holds_too(
-    when: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_container_that_cannot_start(when: str, capsys: pytest.CaptureFixture[str]) -> None:
     from docker.errors import APIError
 
     fault = APIError("500", explanation="no such\n  device")
     client = Engine(0, fault if when == "made" else None, unstartable=fault if when == "started" else None)
-    with pytest.raises(UsageError, match=rf"container of image could (not )?be {when} \(no such device\)") as told:
+    with pytest.raises(UsageError, match=rf"image .*\b{when} \(no such device\)") as told:
         run_container(client, "image", ["true"], {})
     assert capsys.readouterr().out == f"audioscore.errors.UsageError: {told.value}\n"
     assert client.removed == (when == "started")
-
-
-@pytest.mark.parametrize(
-    ("code", "starved", "ending"), [(137, True, OUT_OF_MEMORY), (137, False, WAS_KILLED), (1, True, None)]
-)
-def test_the_log_says_what_ended_a_killed_container(
-    code: int, starved: bool, ending: str | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_container(Engine(code, starved=starved), "image", ["true"], {})
-    out = capsys.readouterr().out
-    assert out.endswith(f"\n{ending}\n") if ending else "container ended" not in out
 
 
 def test_a_container_that_an_interrupt_has_removed_is_no_fault() -> None:
@@ -166,9 +149,7 @@ def test_a_container_that_an_interrupt_has_removed_is_no_fault() -> None:
         (None, "unknown-image-0123456789ab"),
     ],
 )
-def test_the_code_in_an_image_is_what_its_build_noted(
-    labels: dict[str, str] | None, revision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_code_in_an_image(labels: dict[str, str] | None, revision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import docker
 
     image = SimpleNamespace(id="sha256:0123456789abcdef", labels=labels)

@@ -1,4 +1,4 @@
-"""The real pipeline on a tiny corpus with tiny encoders: two runs in one home, looked at from every side."""
+"""The real pipeline on a tiny corpus with tiny encoders: two runs in one home."""
 
 import csv
 import json
@@ -49,19 +49,19 @@ def mlflow_runs(first_run: Any) -> tuple["MlflowRun", dict[str, "MlflowRun"]]:
 def test_one_json_document_with_the_contracts_keys(first_run: Any) -> None:
     assert first_run.code == 0, first_run.err
     result = first_run.result
-    assert {"run_id", "data", "plans", "controls", "comparison", "winner", "decision", "registered", "report"} <= set(
-        result
-    )
-    assert set(result["data"]) == {"digest", "clips", "train", "val", "test", "rejected"}
-    assert set(result["plans"]) == {"baseline", "hybrid"}
+    for name, keys in {
+        "data": {"digest", "clips", "train", "val", "test", "rejected"},
+        "plans": {"baseline", "hybrid"},
+        "decision": {"delta", "lo", "hi", "promoted", "reason"},
+        "registered": {"name", "version", "aliases"},
+    }.items():
+        assert set(result[name]) == keys, name
     for figures in result["plans"].values():
         for name in ("spearman", "spearman_within_source", "pairwise_accuracy", "mae"):
             assert set(figures[name]) >= {"value", "lo", "hi"}
     assert "muq_frozen" in result["controls"]
     assert all("spearman" in figures for figures in result["controls"].values())
     assert set(result["comparison"]) >= {"delta", "lo", "hi"}
-    assert set(result["decision"]) == {"delta", "lo", "hi", "promoted", "reason"}
-    assert set(result["registered"]) == {"name", "version", "aliases"}
     assert result["winner"] in result["plans"]
     assert result["report"] == str(first_run.folder / "report.html")
     assert json.loads((first_run.folder / "result.json").read_text(encoding="utf-8")) == result
@@ -73,14 +73,14 @@ def test_the_counts_add_up_and_a_first_model_has_no_difference(first_run: Any) -
     assert data["train"] + data["val"] + data["test"] == 45
     assert re.fullmatch(r"[0-9a-f]{32}\.dir", data["digest"])
     assert (decision["delta"], decision["lo"], decision["hi"]) == (None, None, None)
-    assert decision["reason"].startswith(f"first model, on {data['test']} test clips")
+    assert f"on {data['test']} test clips" in decision["reason"]
 
 
 def test_planted_faults_are_named_and_the_run_goes_on(first_run: Any) -> None:
     verdict = json.loads((first_run.step("validate-data") / "validated" / "validation.json").read_text())
     reasons = {rejected["audio_file"]: rejected["reason"] for rejected in verdict["rejected"]}
     assert set(reasons) == {"audio/c000.wav", "audio/c007.wav", "audio/c014.wav"}
-    assert re.search(r"ends \d+ bytes before the end that it declares", reasons["audio/c000.wav"])
+    assert re.search(r"\b\d+ bytes", reasons["audio/c000.wav"])
     assert "no such file" in reasons["audio/c007.wav"]
     assert "150" in reasons["audio/c014.wav"]
     page = (first_run.step("validate-data") / "report").read_text(encoding="utf-8")
@@ -100,8 +100,8 @@ def test_the_page_can_be_rendered_again(first_run: Any, monkeypatch: pytest.Monk
     page, card = first_run.folder / "report.html", first_run.folder / "model_card.md"
     before = page.read_text(encoding="utf-8"), card.read_text(encoding="utf-8")
     page.write_text("spoiled", encoding="utf-8")
-    said = CliRunner().invoke(app, ["report", first_run.result["run_id"], "--render"])
-    assert (said.exit_code, said.stdout) == (0, f"{page}\n"), said.output
+    shown = CliRunner().invoke(app, ["report", first_run.result["run_id"], "--render"])
+    assert (shown.exit_code, shown.stdout) == (0, f"{page}\n"), shown.output
     assert (page.read_text(encoding="utf-8"), card.read_text(encoding="utf-8")) == before
     assert first_run.result["winner"] in before[1]
 
@@ -131,12 +131,11 @@ def test_predictions_hold_every_clip_under_every_plan(first_run: Any) -> None:
     assert len({(row.sha256, row.plan) for row in rows}) == len(rows)
     assert all(row.lo is not None and row.hi is not None and row.lo <= row.predicted <= row.hi for row in rows)
     assert all(0 <= row.predicted <= 100 for row in rows)
-    assert not {row.singer_id for row in rows if row.split == "test"} & {
-        row.singer_id for row in rows if row.split != "test"
-    }
+    singers = [{row.singer_id for row in rows if (row.split == "test") == test} for test in (True, False)]
+    assert not singers[0] & singers[1]
 
 
-def test_degraded_clips_were_scored_by_both_plans_and_by_a_control_that_hears_alike(first_run: Any) -> None:
+def test_degraded_clips_were_scored_by_both_plans_and_a_control(first_run: Any) -> None:
     document = json.loads((first_run.step("evaluate-scorers") / "evaluation" / "probes.json").read_text())
     assert set(document["plans"]) == PLANS
     assert len(document["probed"]) == 3
@@ -146,7 +145,7 @@ def test_degraded_clips_were_scored_by_both_plans_and_by_a_control_that_hears_al
     for of_plan in document["plans"].values():
         assert all(figures["flagged"] in (True, False) for figures in of_plan["degradations"].values())
         assert len(of_plan["degradations"]) == 12
-        assert of_plan["domain"]["balanced_accuracy"] is not None or "no score band" in of_plan["domain"]["reason"]
+        assert of_plan["domain"]["balanced_accuracy"] is not None or of_plan["domain"]["reason"]
 
 
 def test_figures_can_be_recomputed_from_the_predictions(first_run: Any) -> None:
@@ -173,19 +172,14 @@ def test_mlflow_holds_a_parent_and_a_child_a_plan(first_run: Any) -> None:
         assert run.data.params["training.epochs"] == "3"
         assert {entry.path for entry in client.list_artifacts(run.info.run_id)} >= {"report.html", "predictions.csv"}
     assert parent.data.tags["winner"] == first_run.result["winner"]
+    for plan, figures in first_run.result["plans"].items():
+        for part, name in (("value", "test_mae"), ("lo", "test_mae_lo"), ("hi", "test_mae_hi")):
+            assert children[plan].data.metrics[name] == pytest.approx(figures["mae"][part])
     for plan, child in children.items():
         assert child.data.params["plan"] == plan
         assert "val_spearman_seed_1" in child.data.metrics
         for curve in ("curve_train_loss_seed_1", "curve_val_spearman_seed_1"):
             assert len(client.get_metric_history(child.info.run_id, curve)) == 3
-
-
-def test_mlflow_metrics_are_the_results(first_run: Any) -> None:
-    _, children = mlflow_runs(first_run)
-    for plan, figures in first_run.result["plans"].items():
-        metrics = children[plan].data.metrics
-        for part, name in (("value", "test_mae"), ("lo", "test_mae_lo"), ("hi", "test_mae_hi")):
-            assert metrics[name] == pytest.approx(figures["mae"][part])
 
 
 def test_the_registered_version_carries_its_evidence(first_run: Any) -> None:
@@ -203,13 +197,11 @@ def test_the_registered_version_carries_its_evidence(first_run: Any) -> None:
     assert version.run_id == mlflow_runs(first_run)[1][first_run.result["winner"]].info.run_id
 
 
-def test_the_winners_flags_are_told(first_run: Any) -> None:
+def test_the_winners_flags_are_warnings(first_run: Any) -> None:
     registered = first_run.result["registered"]
     tags = version_of(connect(first_run.home.tracking_uri), MODEL, registered["version"]).tags
     flagged = json.loads(tags["probes"])["flagged"]
-    told = [text for text in first_run.result["warnings"] if "is flagged by probes: " in text]
-    assert len(told) == bool(flagged)
-    assert all(name in text for text in told for name in flagged)
+    assert all(any(name in text for text in first_run.result["warnings"]) for name in flagged)
 
 
 def test_the_registered_scorer_knows_what_it_has_seen(first_run: Any) -> None:
@@ -240,10 +232,10 @@ def test_pyfunc_library_and_command_line_agree(
     assert good["raw"] == pytest.approx(scored.raw, abs=1e-6)
     assert pd.isna(good["error"])
     assert pd.isna(bad["score"])
-    assert "cannot be decoded" in bad["error"]
-    said = CliRunner().invoke(app, ["score", str(recording), "--model", uri, "--json"])
-    assert said.exit_code == 0
-    document = json.loads(said.stdout)
+    assert "decoded" in bad["error"]
+    shown = CliRunner().invoke(app, ["score", str(recording), "--model", uri, "--json"])
+    assert shown.exit_code == 0
+    document = json.loads(shown.stdout)
     assert document["model"] == uri
     assert document["results"][0]["score"] == pytest.approx(scored.score, abs=1e-4)
     assert document["results"][0]["raw"] == pytest.approx(scored.raw, abs=1e-6)
@@ -254,19 +246,14 @@ def test_unscored_recordings_are_suggested(
 ) -> None:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(first_run.home.folder))
     (tmp_path / "labels.csv").write_text("audio_file,score\nnina_c003.wav,70\n", encoding="utf-8")
-    for name, source in (
-        ("nina_1.wav", "c001"),
-        ("nina_2.wav", "c002"),
-        ("nina_c003.wav", "c003"),
-        ("c004.wav", "c004"),
-    ):
-        shutil.copyfile(tiny_corpus / "audio" / f"{source}.wav", tmp_path / name)
+    for number, name in enumerate(("nina_1.wav", "nina_2.wav", "nina_c003.wav", "c004.wav"), 1):
+        shutil.copyfile(tiny_corpus / "audio" / f"c{number:03d}.wav", tmp_path / name)
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     run = first_run.result["run_id"]
     options = ["suggest", str(tmp_path), "-n", "2", "--run", run, "--singer-from", r"^(\w+?)_"]
-    said = CliRunner().invoke(app, [*options, "--json"])
-    assert said.exit_code == 3, said.output
-    document = json.loads(said.stdout)
+    shown = CliRunner().invoke(app, [*options, "--json"])
+    assert shown.exit_code == 3, shown.output
+    document = json.loads(shown.stdout)
     assert (document["run"], document["models"]) == (run, 2)
     assert (document["scored"], document["unscored"]) == (1, 3)
     gains = [one["gain"] for one in document["suggestions"]]
@@ -276,36 +263,30 @@ def test_unscored_recordings_are_suggested(
     (refused,) = document["refused"]
     assert refused["audio_file"] == "broken.wav"
     table = CliRunner().invoke(app, options, env={"COLUMNS": "200"})
-    assert "2 of 3 unscored recordings, by 2 models of" in table.stdout
-    assert "cannot be scored: broken.wav:" in table.stderr
+    assert re.search(r"\b2 of 3 .*\b2 models ", table.stdout)
+    assert "broken.wav:" in table.stderr
 
 
 @pytest.mark.parametrize(
-    ("folder", "run", "message"),
-    [
-        ("gone", None, "gone: no such folder. Give a folder of recordings."),
-        ("", None, "no recording to suggest: of 0, 0 have a score and 0 cannot be scored"),
-        ("", "nowhere", "nowhere: its steps were removed, or it did not finish. Name another run with --run."),
-    ],
+    ("folder", "run", "named"),
+    [("gone", None, "gone: "), ("", None, r"\b0.*\b0.*\b0\b"), ("", "nowhere", "nowhere: .*--run")],
 )
-def test_nothing_to_suggest_is_one_sentence(
-    first_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, run: str | None, message: str
+def test_nothing_to_suggest_is_an_error(
+    first_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, run: str | None, named: str
 ) -> None:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(first_run.home.folder))
-    said = CliRunner().invoke(app, ["suggest", str(tmp_path / folder), *(["--run", run] if run else [])])
-    assert isinstance(said.exception, AudioscoreError)
-    assert said.exception.exit_code == 2
-    assert message in str(said.exception)
+    ended = CliRunner().invoke(app, ["suggest", str(tmp_path / folder), *(["--run", run] if run else [])])
+    assert isinstance(ended.exception, AudioscoreError)
+    assert ended.exception.exit_code == 2
+    assert re.search(named, str(ended.exception).replace(str(tmp_path), ""))
 
 
 def test_models_lists_what_was_registered(second_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(second_run.home.folder))
-    said = CliRunner().invoke(app, ["models", "--json"])
-    rows = json.loads(said.stdout)
-    assert [(row["name"], row["version"], row["aliases"]) for row in rows] == [
-        (MODEL, 2, ["challenger"]),
-        (MODEL, 1, ["champion"]),
-    ]
+    shown = CliRunner().invoke(app, ["models", "--json"])
+    rows = json.loads(shown.stdout)
+    versions = [(row["name"], row["version"], row["aliases"]) for row in rows]
+    assert versions == [(MODEL, 2, ["challenger"]), (MODEL, 1, ["champion"])]
     assert {"plan", "decision", "test_spearman", "data_digest"} <= set(rows[0])
     table = CliRunner().invoke(app, ["models"], env={"COLUMNS": "200"}).stdout
     assert f"{MODEL} v2" in table
@@ -313,8 +294,8 @@ def test_models_lists_what_was_registered(second_run: Any, monkeypatch: pytest.M
 
 def test_a_second_run_reuses_every_feature(second_run: Any) -> None:
     log = (second_run.folder / "logs" / "05-extract_features.log").read_text(encoding="utf-8")
-    assert "features: 45 of 45 clips reused from the store, 0 to extract" in log
-    assert "features: 45 of 45 clips reused" in second_run.err
+    assert re.search(r"45 of 45 clips.*\b0\b", log)
+    assert "45 of 45 clips" in second_run.err
 
 
 def test_a_second_run_has_the_same_splits_and_scores(first_run: Any, second_run: Any) -> None:
@@ -332,7 +313,7 @@ def test_a_second_run_has_the_same_splits_and_scores(first_run: Any, second_run:
 def test_an_equal_challenger_does_not_replace_the_champion(second_run: Any) -> None:
     decision = second_run.result["decision"]
     assert not decision["promoted"]
-    assert decision["reason"].startswith("challenger and champion are equal: the same predictions on ")
+    assert "equal" in decision["reason"]
     assert (decision["delta"], decision["lo"], decision["hi"]) == (0.0, 0.0, 0.0)
     assert second_run.result["registered"] == {"name": MODEL, "version": 2, "aliases": ["challenger"]}
     champion = version_by_alias(connect(second_run.home.tracking_uri), MODEL, "champion")

@@ -5,6 +5,7 @@ import gc
 import io
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -90,23 +91,23 @@ def test_after_an_interrupt_nothing_begins_and_nothing_runs(
     monkeypatch.setattr(scorer_pipeline, "build", lambda platform: pipeline)
     begun, run = tmp_path / "begun", tmp_path / "run"
     begun.mkdir()
-    said = io.StringIO()
+    screen = io.StringIO()
     handler = signal.getsignal(number)
     with (
         interrupted_when(lambda: bool(list(begun.iterdir())), number, times),
         pytest.raises(Interrupted) as interrupted,
     ):
-        local_run.run_locally({"folder": str(begun)}, run, Console(file=said, width=120))
+        local_run.run_locally({"folder": str(begun)}, run, Console(file=screen, width=120))
     assert interrupted.value.number == number
     assert [path.name for path in begun.iterdir()] == ["1"]
     assert running(run) == []
-    assert "stopped  linger" in said.getvalue()
-    assert "failed" not in said.getvalue()
+    assert re.search(r"stopped +linger", screen.getvalue())
+    assert "failed" not in screen.getvalue()
     assert signal.getsignal(number) is handler
     gc.collect()  # of that handle, within this test
 
 
-def test_a_step_that_cannot_be_ended_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_that_cannot_be_ended_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     calls: list[float] = []
     tried = threading.Event()
 
@@ -129,7 +130,8 @@ def test_a_step_that_cannot_be_ended_is_told(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING), interrupted_when(inside.is_set), pytest.raises(KeyboardInterrupt):
         run()
     assert len(calls) >= 2
-    assert "a step of the interrupted run may still be running (the engine is gone); --resume" in caplog.text
+    assert "(the engine is gone)" in caplog.text
+    assert "--resume" in caplog.text
 
 
 def test_an_undisturbed_run_ends_nothing() -> None:

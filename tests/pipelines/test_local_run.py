@@ -12,12 +12,12 @@ def test_an_output_is_found_by_step_and_name(tmp_path: Path) -> None:
     assert output_of(tmp_path, "register_winner", "outcome") == outcome
 
 
-def test_an_output_that_is_not_there_once_is_a_fault(tmp_path: Path) -> None:
-    with pytest.raises(StepFailed, match=r"step sort_data left 0 outputs named index under .*; expected 1"):
+def test_no_output_and_two_of_them_are_faults(tmp_path: Path) -> None:
+    with pytest.raises(StepFailed, match=r"sort_data .*\b0 .*index.*\b1\b"):
         output_of(tmp_path, "sort_data", "index")
     for run in ("a", "b"):
         (tmp_path / run / "sort-data" / "index").mkdir(parents=True)
-    with pytest.raises(StepFailed, match="left 2 outputs"):
+    with pytest.raises(StepFailed, match=r"sort_data .*\b2 .*index"):
         output_of(tmp_path, "sort_data", "index")
 
 

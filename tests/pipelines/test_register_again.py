@@ -19,7 +19,7 @@ MODEL = "singers"
 
 
 class Killed(BaseException):
-    """What nothing in the step can catch."""
+    """Ends a step as a kill does."""
 
 
 @pytest.fixture

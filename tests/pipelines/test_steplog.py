@@ -61,18 +61,16 @@ def feed(folder: Path, text: str, size: int = 1 << 20) -> tuple[StepLog, str]:
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1 << 20])
 def test_steps_statuses_notes_and_files(tmp_path: Path, size: int) -> None:
-    log, said = feed(tmp_path, RECORDED, size)
-    assert [(step.name, step.status) for step in log.steps] == [
-        ("extract_features", "done"),
-        ("train_scorer (hybrid)", "done"),
-    ]
+    log, shown = feed(tmp_path, RECORDED, size)
+    statuses = [(step.name, step.status) for step in log.steps]
+    assert statuses == [("extract_features", "done"), ("train_scorer (hybrid)", "done")]
     assert [step.log.name for step in log.steps] == ["01-extract_features.log", "02-train_scorer.log"]
     assert sorted((tmp_path / "logs").iterdir()) == [step.log for step in log.steps]
     assert log.steps[0].notes == ["features: 40 of 48 clips reused from the store, 8 to extract"]
     assert log.steps[0].last == "extracted 8 of 8 clips"
     assert log.steps[1].notes == ["val split: only 3 singers"]
     assert all(step.fault is None and step.seconds is not None for step in log.steps)
-    assert re.search(r"done  extract_features +\d+\.\d s\n +features: 40 of 48 clips reused", said)
+    assert re.search(r"done  extract_features +\d+\.\d s\n +features: 40 of 48 clips reused", shown)
     assert log.running is None
 
 
@@ -85,22 +83,22 @@ def test_a_steps_file_holds_its_lines_without_colours(tmp_path: Path) -> None:
     assert "hybrid" not in text
 
 
-def test_a_failed_step_keeps_the_error_and_its_sentence(tmp_path: Path) -> None:
-    log, said = feed(tmp_path, RECORDED + FAILED)
-    failed = log.steps[-1]
+def test_a_failed_step_keeps_the_error_and_its_message(tmp_path: Path) -> None:
+    log, shown = feed(tmp_path, RECORDED + FAILED)
+    failed, message = log.steps[-1], "data gate: 12 of 48 clips are rejected. See [the] report."
     assert (failed.name, failed.status) == ("validate_data", "failed")
-    assert failed.fault == ("GateRefused", "data gate: 12 of 48 clips are rejected. See [the] report.")
-    assert "failed  validate_data" in said
+    assert failed.fault == ("GateRefused", message)
+    assert re.search("failed +validate_data", shown)
     fault = _failure(log.steps, RuntimeError("Inner task failed"))
     assert isinstance(fault, errors.GateRefused)
-    assert str(fault) == "data gate: 12 of 48 clips are rejected. See [the] report."
+    assert str(fault) == message
 
 
 def test_a_step_that_never_finished_is_stopped(tmp_path: Path) -> None:
-    log, said = feed(tmp_path, started("fetch-data") + "    the last line has no end")
+    log, shown = feed(tmp_path, started("fetch-data") + "    the last line has no end")
     assert [(step.name, step.status) for step in log.steps] == [("fetch_data", "stopped")]
     assert log.steps[0].log.read_text(encoding="utf-8").endswith("the last line has no end\n")
-    assert "stopped  fetch_data" in said
+    assert re.search("stopped +fetch_data", shown)
 
 
 def test_a_step_that_starts_before_the_last_one_finished_closes_it(tmp_path: Path) -> None:
@@ -110,8 +108,8 @@ def test_a_step_that_starts_before_the_last_one_finished_closes_it(tmp_path: Pat
 
 
 def test_text_outside_steps_is_dropped(tmp_path: Path) -> None:
-    log, said = feed(tmp_path, f"{RULE}\nhello\n" + finished("never-started"))
-    assert (log.steps, said) == ([], "")
+    log, shown = feed(tmp_path, f"{RULE}\nhello\n" + finished("never-started"))
+    assert (log.steps, shown) == ([], "")
     assert list((tmp_path / "logs").iterdir()) == []
 
 
@@ -130,8 +128,9 @@ def test_a_fault_of_the_program_names_the_log(tmp_path: Path) -> None:
     fault = _failure(log.steps, RuntimeError("Inner task failed"))
     assert isinstance(fault, StepFailed)
     assert fault.exit_code == 70
-    assert str(fault) == f"step a failed unexpectedly; its log is {log.steps[0].log}. Please report it."
-    assert str(_failure([], RuntimeError("no such task"))) == "the pipeline could not start: no such task"
+    assert str(fault).startswith("step a ")
+    assert str(log.steps[0].log) in str(fault)
+    assert str(_failure([], RuntimeError("no such task"))).endswith(": no such task")
 
 
 def test_the_table_adds_the_seconds_up(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -25,27 +26,29 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "names"),
     [
-        (["--set", "training.epoch=3", "--data", "."], "training.epoch: there is no such key"),
-        (["--set", "nonsense"], "--set nonsense: expected a.b=value"),
-        ([], "no data: pass --data FOLDER (or s3://…, or a git repository with @REV), or set data.uri."),
-        (["--data", "gone"], f"gone: no such folder. Give {ACCEPTED}."),
-        (["--data", "gone[red]"], "gone[red]: no such folder."),
-        (["--config", "gone.yaml"], "gone.yaml: no such configuration."),
-        (["--data", "tests"], "tests holds no labels table. Put one of labels.csv, "),
-        (["--data", "tests", "--dry-run"], "tests holds no labels table. Put one of labels.csv, "),
-        (["--resume"], "nothing to resume: no run was started in "),
+        (["--set", "training.epoch=3", "--data", "."], ("training.epoch: ",)),
+        (["--set", "nonsense"], ("--set nonsense: ", "a.b=value")),
+        ([], ("--data", "data.uri")),
+        (["--data", "gone"], ("gone: ", ACCEPTED)),
+        (["--data", "gone[red]"], ("gone[red]: ",)),
+        (["--config", "gone.yaml"], ("gone.yaml: ",)),
+        (["--data", "tests"], ("tests ", "labels.csv, ")),
+        (["--data", "tests", "--dry-run"], ("tests ", "labels.csv, ")),
+        (["--resume"], ("resume", "{home}")),
     ],
 )  # fmt: skip
-def test_wrong_usage_is_one_sentence_and_leaves_nothing(
-    arguments: list[str], sentence: str, own_home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage_is_one_line_and_leaves_nothing(
+    arguments: list[str], names: tuple[str, ...], own_home: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(submit.REPOSITORY)
     assert submit.main(arguments) == 2
     streams = capsys.readouterr()
     assert streams.out == ""
     assert streams.err.startswith("error: ")
-    assert sentence in streams.err
+    assert [name for name in names if name.format(home=own_home) not in streams.err] == []
     assert streams.err.count("\n") == 1
     assert not own_home.exists()
 
@@ -70,30 +73,32 @@ def test_a_dry_run_says_what_would_run(
     assert submit.main(options) == 0
     streams = capsys.readouterr()
     assert json.loads(streams.out)["training"]["epochs"] == 4
-    assert f"would run 4 plans on {tiny_corpus}; nothing was run." in streams.err
+    assert re.search(rf"\b4 plans .*{tiny_corpus}", streams.err)
     assert not own_home.exists()
 
 
 @pytest.mark.parametrize(
-    ("fault", "place", "code", "said"),
+    ("fault", "place", "code", "named"),
     [
-        (Interrupted(15), "local", 143, "no step runs any more, and the same command with --resume goes on from here"),
-        (Interrupted(2), "docker", 130, "no container runs any more, and the same command with --resume goes on from"),
-        (KeyboardInterrupt(), "local", 130, "no step was running"),
-        (Signalled(15), "local", 143, "no step was running"),
-        (KeyboardInterrupt(), "cluster", 130, "what was started on the cluster goes on there"),
+        (Interrupted(15), "local", 143, ("step", "--resume")),
+        (Interrupted(2), "docker", 130, ("container", "--resume")),
+        (KeyboardInterrupt(), "local", 130, ("step",)),
+        (Signalled(15), "local", 143, ("step",)),
+        (KeyboardInterrupt(), "cluster", 130, ("cluster",)),
     ],
 )
-def test_what_an_interrupt_leaves_is_told(
-    fault: KeyboardInterrupt, place: str, code: int, said: str, monkeypatch: pytest.MonkeyPatch,
+def test_what_an_interrupt_leaves_is_printed(
+    fault: KeyboardInterrupt, place: str, code: int, named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def broken_off(*_: object) -> None:
+    def interrupted(*_: object) -> None:
         raise fault
 
-    monkeypatch.setattr(submit, "run", broken_off)
+    monkeypatch.setattr(submit, "run", interrupted)
     assert submit.main(["--on", place]) == code
-    assert capsys.readouterr().err.startswith(f"interrupted; {said}")
+    err = capsys.readouterr().err
+    assert [name for name in named if name not in err] == []
+    assert ("--resume" in err) == ("--resume" in named)
 
 
 def test_resume_alone_is_of_the_newest_run_as_it_was_started(
@@ -113,7 +118,7 @@ def test_resume_alone_is_of_the_newest_run_as_it_was_started(
     assert submit.main(["--resume", "--data", str(tiny_corpus), "--set", "training.epochs=4"]) == 0
     assert [config.model_dump() for config in runs] == [started.model_dump()] * 2
     assert submit.main(["--resume", "--data", str(tiny_corpus)]) == 2
-    assert "was started with other settings (training.epochs)" in capsys.readouterr().err
+    assert "(training.epochs)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -140,7 +145,7 @@ def test_a_run_is_resumed_where_its_steps_ran(
     assert submit.main(["--resume", *asked]) == code
     assert places == ([] if code else [("docker", folder)])
     if code:
-        assert "run 20260101-000000-aaaa was started with --on docker, not local." in capsys.readouterr().err
+        assert re.search("20260101-000000-aaaa .*--on docker.* local", capsys.readouterr().err)
 
 
 def test_a_request_to_end_closes_what_was_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,32 +165,25 @@ def test_a_request_to_end_closes_what_was_opened(monkeypatch: pytest.MonkeyPatch
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-@pytest.mark.parametrize("value", ["s3://bucket/corpus", "git+https://host/songs@v1", "team/songs@main"])
-def test_an_address_is_not_taken_for_a_folder(value: str) -> None:
-    assert submit._data_uri(value) == value
-
-
 @pytest.mark.parametrize(("promoted", "required", "code"), [(False, False, 0), (False, True, 1), (True, True, 0)])
 def test_a_promotion_counts_only_where_it_is_required(
     promoted: bool, required: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = {"decision": {"promoted": promoted, "reason": "challenger and champion are [equal]"}}
+    result = {"decision": {"promoted": promoted, "reason": "[equal]"}}
     monkeypatch.setattr(submit, "run", lambda *_: result)
     assert submit.main(["--json", *["--require-promotion"] * required]) == code
     streams = capsys.readouterr()
     assert json.loads(streams.out) == result
-    assert streams.err == ("not promoted: challenger and champion are [equal]\n" if code else "")
+    assert streams.err == ("not promoted: [equal]\n" if code else "")
 
 
-def test_too_many_rejected_clips_stop_the_run(
-    arguments: list[str], own_home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_many_rejected_clips(arguments: list[str], own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit.main([*arguments, "--set", "validation.max_rejected_share=0.01"]) == 1
     streams = capsys.readouterr()
     assert streams.out == ""
     assert "Traceback" not in streams.err
     (error,) = [line for line in streams.err.splitlines() if line.startswith("error: ")]
-    assert error.startswith("error: data gate: 3 of 48 rows are rejected")
+    assert "3 of 48" in error
     assert streams.err.rstrip().endswith(error)
     (folder,) = (own_home / "runs").iterdir()
     logs = sorted(path.name for path in (folder / "logs").iterdir())
@@ -202,32 +200,29 @@ def test_data_that_cannot_be_there_are_refused_before_anything_is_set_up(
     monkeypatch.chdir(own_home.parent)
     for options in ([], ["--dry-run"]):
         assert submit.main(["--data", address, *options]) == 2
-        assert "no such folder. Give a folder, s3://" in capsys.readouterr().err
+        assert re.search(f"{address}: .*s3://", capsys.readouterr().err)
     assert not own_home.exists()
 
 
 @pytest.mark.parametrize("address", ["/srv/songs@v1", "git+file:///srv/songs@v1", "git+/srv/songs@v1#corpus"])
-def test_a_repository_of_this_machine_is_refused_for_containers_before_anything_starts(
-    address: str, own_home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_containers_refuse_a_local_repository(address: str, own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for more in ([], ["--dry-run"]):
         assert submit.main(["--data", address, "--on", "docker", *more]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith(f"error: {address}: /srv/songs is a git repository of this machine, which steps in")
-        assert said.count("\n") == 1
+        err = capsys.readouterr().err
+        assert re.match(re.escape(f"error: {address}: /srv/songs") + ".* git ", err)
+        assert err.count("\n") == 1
     assert not own_home.exists()
 
 
 @pytest.mark.parametrize(("revision", "told"), [("12ab", False), ("34cd", True)])
-def test_the_images_code_is_recorded_and_another_checkout_told(
-    revision: str, told: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_code_revision_is_of_the_image(revision: str, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUDIOSCORE_CODE_REVISION", "12ab")
     monkeypatch.setattr(containers, "code_in", lambda image: containers.ImageCode(f"{image} 0123", revision))
-    config, said = load_config(SMALL), io.StringIO()
+    config, screen = load_config(SMALL), io.StringIO()
     image = config.containers.image
-    code = submit._code(config, "docker", Console(file=said))
+    code = submit._code(config, "docker", Console(file=screen))
     assert code == {"code_rev": revision, "on": "docker", "image": f"{image} 0123"}
-    assert (f"revision {revision}; this checkout is 12ab. `make image`" in said.getvalue()) == told
-    local = submit._code(config, "local", Console(file=said))
+    assert (revision in screen.getvalue()) == told
+    assert ("12ab" in screen.getvalue()) == told
+    local = submit._code(config, "local", Console(file=screen))
     assert local == {"code_rev": "12ab", "on": "local", "image": image, "digest": code_digest(submit.REPOSITORY)}

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,7 @@ RESULT: dict[str, Any] = {
         "hybrid": {"spearman": {"value": None, "lo": None, "hi": None}},
     },
     "controls": {"seconds": {"spearman": {"value": -0.1, "lo": -0.3, "hi": 0.1}}},
-    "comparison": {
-        "delta": 0.05,
-        "lo": -0.01,
-        "hi": 0.11,
-        "within_source": {"delta": 0.2, "lo": 0.1, "hi": 0.3},
-    },
+    "comparison": {"delta": 0.05, "lo": -0.01, "hi": 0.11, "within_source": {"delta": 0.2, "lo": 0.1, "hi": 0.3}},
     "winner": "hybrid",
     "decision": {"promoted": False, "reason": "difference [bold] not shown"},
     "registered": {"name": "singers", "version": 4, "aliases": ["challenger"]},
@@ -30,28 +26,28 @@ RESULT: dict[str, Any] = {
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("COLUMNS", "160")
     print_summary(RESULT, load_config(SMALL), Home(Path("/home/state")), 90.0)
     return capsys.readouterr().out
 
 
-def test_figures_have_their_intervals(said: str) -> None:
-    assert "45 clips (25 train, 8 validation, 12 test), 3 rejected. Test figures with 95% intervals" in said
-    rows = {line.split("  ")[0]: line for line in said.splitlines()}
+def test_figures_have_their_intervals(shown: str) -> None:
+    for figure in ("45 clips", "25 train", "8 validation", "12 test", "3 rejected", "95%"):
+        assert figure in shown
+    rows = {line.split("  ")[0]: line for line in shown.splitlines()}
     assert rows["Spearman"].split()[-1] == "-"
     assert "0.512 (0.300, 0.700)" in rows["Spearman"]
     assert "7.250" in rows["MAE (points)"]
     assert "-0.100 (-0.300, 0.100)" in rows["seconds"]
-    both = "+0.050 (-0.010, +0.110) Spearman on the same clips, +0.200 (+0.100, +0.300) within source"
-    assert f"B - A: {both}. Winner on validation: hybrid." in " ".join(said.split())
+    both = r"\+0\.050 \(-0\.010, \+0\.110\).*\+0\.200 \(\+0\.100, \+0\.300\) within.*: hybrid\b"
+    assert re.search(both, " ".join(shown.split()))
 
 
-def test_a_name_in_brackets_is_no_markup(said: str) -> None:
-    assert "Not promoted: difference [bold] not shown. Registered as singers v4 (challenger)." in said
-    assert "note: 2 singers [unknown] are left out" in said
-    assert "Report: /home/[old]/report.html" in said
-    assert "Finished in 1.5 minutes." in said
+def test_a_name_in_brackets_is_no_markup(shown: str) -> None:
+    for text in ("[bold]", "singers v4 (challenger)", "[unknown]", "/home/[old]/report.html", "1.5 minutes"):
+        assert text in shown
+    assert "Not promoted" in shown
 
 
 def test_the_next_commands_fit_the_workspace() -> None:
@@ -62,9 +58,8 @@ def test_the_next_commands_fit_the_workspace() -> None:
     assert next_commands(load_config(DEMO), place)[0].endswith("score data/audio/c0001.m4a")
 
 
-def test_who_sings_is_told_where_it_was_probed() -> None:
+def test_singer_accuracies_are_listed_where_they_were_measured() -> None:
     probe = {"before": 0.45, "after": 0.2, "singers": 19, "chance": 1 / 19}
-    lines = speaker_lines({"plans": {"baseline": {"speaker_probe": probe}, "hybrid": {"speaker_probe": None}}})
-    assert lines == [
-        "baseline: of 20% of the validation clips a probe can name the singer after training, of 45% before (chance 5%)"
-    ]
+    (line,) = speaker_lines({"plans": {"baseline": {"speaker_probe": probe}, "hybrid": {"speaker_probe": None}}})
+    assert line.startswith("baseline: ")
+    assert re.search(r"\b20%.*after.*\b45%.*before.*\b5%", line)

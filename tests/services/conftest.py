@@ -19,8 +19,8 @@ READY_SECONDS = 60.0
 
 
 class S3Server(NamedTuple):
-    """A real S3 server on loopback. `environment` names it and its owner, who may do everything; `stranger` another
-    identity, which may only read the bucket `open`."""
+    """A real S3 server on loopback. `environment`: its address and the keys of its owner, who may do everything;
+    `stranger`: the keys of an identity that may only read the bucket `open`."""
 
     endpoint: str
     environment: dict[str, str]
@@ -44,7 +44,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         wait_until_ready(endpoint, process, folder / "log")
         yield S3Server(endpoint, owner, stranger)
     finally:
-        process.kill()  # asked politely, it takes half a minute
+        process.kill()  # SIGTERM takes half a minute
         process.wait()
         for port in ports:
             for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # its own, wherever TMPDIR points
@@ -60,7 +60,7 @@ def s3_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Se
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody uses; all are held until all are found, so that none is named twice."""
+    """Free ports of loopback; all are bound until all are found, so that they differ."""
     with ExitStack() as held:
         found = [held.enter_context(socket.socket()) for _ in range(count)]
         for one in found:
@@ -102,7 +102,7 @@ def options(folder: Path, ports: list[int]) -> list[str]:
 
 
 def wait_until_ready(endpoint: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Until the server answers at all: without credentials it says 403."""
+    """Wait until the server answers: without credentials, 403."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:

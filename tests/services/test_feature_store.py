@@ -1,5 +1,6 @@
 """Feature stores that several processes fill and read, some of which are killed."""
 
+import json
 import os
 import random
 import signal
@@ -22,6 +23,7 @@ from audioscore.data.index import write_index
 from audioscore.encoders.extract import extract_folder
 from audioscore.encoders.reference import EncoderReference
 from audioscore.encoders.store import FeatureStore
+from audioscore.errors import ModelError
 from audioscore.files import sha256_of, write_json
 
 pytestmark = pytest.mark.services
@@ -141,8 +143,6 @@ def there(uri: str, clips: list[Clip], references: list[EncoderReference]) -> se
 def test_a_killed_shard_is_retried_and_only_what_is_missing_is_computed(
     clips: list[Clip], settings: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import json
-
     section = EncodersSection.model_validate(json.loads(settings.read_text())["encoders"])
     data, index = tmp_path / "data", tmp_path / "sorted"
     wanted = extract_folder(data, index, tmp_path / "alone", tmp_path / "wanted", section, device="cpu")
@@ -170,7 +170,7 @@ def test_a_killed_shard_is_retried_and_only_what_is_missing_is_computed(
             assert torch.equal(found.get(reference, str(clip.sha256)), right.get(reference, str(clip.sha256)))
 
 
-def test_shards_side_by_side_fill_one_bucket(
+def test_parallel_shards_fill_one_bucket(
     clips: list[Clip], settings: Path, features_bucket: Any, tmp_path: Path
 ) -> None:
     assert sum(finished(one) for one in [start(f"{i}/2", tmp_path, settings, URI) for i in range(2)]) == 2 * COUNT
@@ -179,9 +179,7 @@ def test_shards_side_by_side_fill_one_bucket(
     assert all(one["Key"].startswith("team a/特征/") for one in listed)
 
 
-def test_processes_of_one_machine_fetch_a_feature_once_together(
-    features_bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_feature_is_fetched_once(features_bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, store = EncoderReference("campplus", None, None, "cd" * 32), FeatureStore(URI)
     for number in range(40):
         store.put(encoder, f"{number:064x}", torch.full((192,), float(number)))
@@ -215,11 +213,9 @@ def cut_short(features_bucket: Any) -> Callable[[str], str]:
     return cut
 
 
-def test_a_half_object_is_named_and_a_large_one_comes_back(
+def test_half_and_large_objects(
     cut_short: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from audioscore.errors import ModelError
-
     muq, store = EncoderReference("muq", None, None, "ab" * 32, 6), FeatureStore(URI)
     long = torch.randn(8000, 1024, generator=torch.Generator().manual_seed(1))  # 320 s, 33 MB
     store.put(muq, "11" * 32, long)
@@ -229,17 +225,15 @@ def test_a_half_object_is_named_and_a_large_one_comes_back(
     store = FeatureStore(URI)
     store.fetch([(muq, "11" * 32), (muq, "22" * 32)])
     assert torch.equal(store.get(muq, "11" * 32), long)
-    with pytest.raises(ModelError, match=rf"^{address} is damaged \(.+\)\. Delete it; the next run extracts it again"):
+    with pytest.raises(ModelError, match=rf"^{address} .*damaged"):
         store.get(muq, "22" * 32)
 
 
-def test_who_may_not_write_there_is_told(s3_server: Any, features_bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from audioscore.errors import ModelError
-
+def test_denied_access_is_an_error(s3_server: Any, features_bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in s3_server.stranger.items():
         monkeypatch.setenv(name, value)
     encoder = EncoderReference("campplus", None, None, "cd" * 32)
-    with pytest.raises(ModelError, match=r"^s3://features/.+ cannot be stored at http://.+ \(AccessDenied\)\. Check"):
+    with pytest.raises(ModelError, match=r"^s3://features/.+ stored .*http://.+AccessDenied"):
         FeatureStore(URI).put(encoder, "00" * 32, torch.ones(4))
-    with pytest.raises(ModelError, match=r"^s3://features/.+ cannot be fetched from http://.+ \(AccessDenied: access"):
+    with pytest.raises(ModelError, match=r"^s3://features/.+ fetched .*http://.+AccessDenied"):
         FeatureStore(URI).has(encoder, "00" * 32)

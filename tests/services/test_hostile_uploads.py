@@ -1,4 +1,4 @@
-"""What nobody means well by: each upload gets the right answer, soon, and the next good one is scored as ever."""
+"""Hostile uploads: each gets the right answer soon, and the next good one is scored as before."""
 
 import contextlib
 import io
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
 import pytest
 
@@ -66,8 +67,6 @@ def wav(rate: int, channels: int, samples: bytes, *, bits: int = 16, kind: int =
 
 def silence(seconds: int, rate: int) -> bytes:
     """A flac of nothing."""
-    import av
-
     written = io.BytesIO()
     with av.open(written, "w", format="flac") as container:
         stream = container.add_stream("flac", rate=rate, layout="mono")
@@ -117,26 +116,26 @@ def test_recordings_that_are_none_get_a_sentence(house: House) -> None:
     count = RATE * 2
     noise = (np.random.default_rng(1).normal(0, 3000, count)).astype("<i2").tobytes()
     lies: dict[str, tuple[bytes, str]] = {
-        "hours of silence": (silence(3 * 3600, 8000), r"is 10800 s long; at most 120 s"),
-        "an hour at most rate": (fake_flac(655_350, 8, 2**36 - 1), r"is 104859 s long"),
-        "text.mp3": (b"I am no song. " * 1000, r"cannot be decoded"),
-        "nothing.wav": (b"", r"the file is empty"),
+        "hours of silence": (silence(3 * 3600, 8000), r"10800 s .*120 s"),
+        "an hour at most rate": (fake_flac(655_350, 8, 2**36 - 1), r"104859 s"),
+        "text.mp3": (b"I am no song. " * 1000, r"decode"),
+        "nothing.wav": (b"", r"empty"),
         "nan.wav": (wav(RATE, 1, np.full(count, np.nan, "<f4").tobytes(), bits=32, kind=3), r"not numbers"),
-        "huge.wav": (wav(RATE, 1, np.full(count, 1e30, "<f4").tobytes(), bits=32, kind=3), r"samples up to 1e\+30"),
-        "1hz.wav": (wav(1, 1, noise), r"1 Hz|cannot be decoded|is longer than"),
-        "4ghz.wav": (wav(2**32 - 1, 1, noise), r"Hz|cannot be decoded"),
-        "0hz.wav": (wav(0, 1, noise), r"Hz|cannot be decoded"),
-        "1000 channels": (wav(RATE, 1000, noise), r"cannot be decoded|shorter than|no audio|short"),
-        "9 channels": (wav(RATE, 9, noise[: count // 9 * 18]), r"has 9 channels; at most 8 are taken"),
-        "65535 channels": (wav(RATE, 65535, noise), r"cannot be decoded|no audio"),
-        "4 GB.wav": (wav(RATE, 1, noise, size=0x7000_0000), r"ends \d+ bytes before"),
-        "cut.wav": (wav(RATE, 1, noise)[: -count], r"ends \d+ bytes before"),
+        "huge.wav": (wav(RATE, 1, np.full(count, 1e30, "<f4").tobytes(), bits=32, kind=3), r"1e\+30"),
+        "1hz.wav": (wav(1, 1, noise), r"1 Hz|decode|longer"),
+        "4ghz.wav": (wav(2**32 - 1, 1, noise), r"Hz|decode"),
+        "0hz.wav": (wav(0, 1, noise), r"Hz|decode"),
+        "1000 channels": (wav(RATE, 1000, noise), r"decode|no audio|short"),
+        "9 channels": (wav(RATE, 9, noise[: count // 9 * 18]), r"9 channels.* 8 "),
+        "65535 channels": (wav(RATE, 65535, noise), r"decode|no audio"),
+        "4 GB.wav": (wav(RATE, 1, noise, size=0x7000_0000), r"\d+ bytes"),
+        "cut.wav": (wav(RATE, 1, noise)[: -count], r"\d+ bytes"),
         "rails.wav": (wav(RATE, 1, (np.arange(count) // 50 % 2 * 65535 - 32768).astype("<i2").tobytes()), r"clip|rail"),
         "hiss.wav": (wav(RATE, 1, noise), r"pitch|voice|sing"),
-        "zip": (b"PK\x03\x04" + bytes(5000), r"cannot be decoded"),
-        "gzip": (b"\x1f\x8b\x08" + bytes(5000), r"cannot be decoded"),
-        "nested": (multipart([house.good], "inner")[0], r"cannot be decoded"),
-        "png": (b"\x89PNG\r\n\x1a\n" + bytes(3000), r"cannot be decoded|no audio"),
+        "zip": (b"PK\x03\x04" + bytes(5000), r"decode"),
+        "gzip": (b"\x1f\x8b\x08" + bytes(5000), r"decode"),
+        "nested": (multipart([house.good], "inner")[0], r"decode"),
+        "png": (b"\x89PNG\r\n\x1a\n" + bytes(3000), r"decode|no audio"),
     }  # fmt: skip
     status, document = house.served.score(*((name, data) for name, (data, _) in lies.items()))
     assert status == 200
@@ -145,9 +144,7 @@ def test_recordings_that_are_none_get_a_sentence(house: House) -> None:
     unlike = [
         (row["file"], row["error"])
         for row, (_, sentence) in zip(rows, lies.values(), strict=True)
-        if row["score"] is not None
-        or not re.match(rf"the (uploaded )?recording: .*({sentence})", row["error"])
-        or "/tmp" in row["error"]
+        if row["score"] is not None or not re.search(sentence, row["error"]) or "/tmp" in row["error"]
     ]
     assert unlike == []
 
@@ -175,7 +172,7 @@ def test_lists_and_links_are_not_followed(house: House, tmp_path: Path) -> None:
         assert status == 200
         for row in document["results"]:
             assert row["score"] is None, row
-            assert row["error"].startswith("the recording: "), row
+            assert row["error"], row
         with pytest.raises(TimeoutError):
             trap.accept()
 
@@ -203,17 +200,17 @@ def test_bodies_that_are_no_form(house: House) -> None:
     ask = house.served.get
     json_kind = {"Content-Type": "application/json"}
     for headers, sent, status, sentence in (
-        (json_kind, b'{"file": 1}', 415, "got application/json"),
-        ({}, b"", 415, "got no content type"),
-        ({"Content-Type": "multipart/form-data"}, body, 400, "names no boundary"),
+        (json_kind, b'{"file": 1}', 415, "application/json"),
+        ({}, b"", 415, "content type"),
+        ({"Content-Type": "multipart/form-data"}, body, 400, "boundary"),
         ({"Content-Type": "multipart/form-data; boundary=" + "x" * 300}, body, 400, "malformed"),
         ({"Content-Type": kind.replace("=b", "=c")}, body, 400, "malformed"),
-        ({"Content-Type": kind}, body[:-8], 400, "ends before its last boundary"),
-        ({"Content-Type": kind}, b"", 400, "ends before its last boundary"),
-        ({"Content-Type": kind}, b"--b--\r\n", 400, "holds no recording"),
-        ({"Content-Type": kind}, multipart([("", b"")], "b")[0], 400, "holds no recording"),
-        ({"Content-Type": kind}, body.replace(b'name="file"', b'name="flie"'), 400, "a part is called 'flie'"),
-        ({"Content-Type": kind}, body.replace(b'name="file"; ', b""), 400, "a part is called without a name"),
+        ({"Content-Type": kind}, body[:-8], 400, "last boundary"),
+        ({"Content-Type": kind}, b"", 400, "last boundary"),
+        ({"Content-Type": kind}, b"--b--\r\n", 400, "no recording"),
+        ({"Content-Type": kind}, multipart([("", b"")], "b")[0], 400, "no recording"),
+        ({"Content-Type": kind}, body.replace(b'name="file"', b'name="flie"'), 400, "'flie'"),
+        ({"Content-Type": kind}, body.replace(b'name="file"; ', b""), 400, "without a name"),
         ({"Content-Type": kind}, body.replace(b"form-data;", b"form-data;" + b" " * 200_000), 400, "malformed"),
         ({"Content-Type": kind, "Content-Encoding": "gzip"}, b"\x1f\x8b\x08" + bytes(99), 400, "malformed"),
     ):
@@ -227,22 +224,20 @@ def test_bodies_that_are_no_form(house: House) -> None:
 
 def test_too_much_is_refused_before_it_is_kept(house: House) -> None:
     ten_thousand = multipart([("a.wav", b"RIFF")] * 10_000)
-    status, document = raw(house, head(len(ten_thousand[0]), ten_thousand[1]) + ten_thousand[0])
-    assert (status, document["error"]) == (
-        413, "POST /score: holds more than 32 recordings. Send fewer at a time.",
-    )  # fmt: skip
-    sentence = "POST /score: the request is larger than 4 MiB, the most that is taken."
-    assert raw(house, head(10 << 30)) == (413, {"error": sentence})
+    too_many = head(len(ten_thousand[0]), ten_thousand[1]) + ten_thousand[0]
     begun = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     endless = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in [begun, *[bytes(1 << 20)] * 5])
-    assert raw(house, head(None) + endless) == (413, {"error": sentence})
     huge = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Huge: " + b"y" * (5 << 20)
-    assert raw(house, huge) == (431, {"error": "the request's headers are too large. Send fewer, or shorter ones."})
-    assert raw(house, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n") == (
-        400, {"error": "this is no HTTP/1.1 request. Send one."},
-    )  # fmt: skip
-    twice = head(5, more="Content-Length: 6\r\n")
-    assert raw(house, twice + b"hello!")[0] == 400
+    for sent, status, named in (
+        (too_many, 413, "32 recordings"),
+        (head(10 << 30), 413, "4 MiB"),
+        (head(None) + endless, 413, "4 MiB"),
+        (huge, 431, "headers"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "HTTP/1.1"),
+        (head(5, more="Content-Length: 6\r\n") + b"hello!", 400, ""),
+    ):
+        found, document = raw(house, sent)
+        assert (found, named in document["error"]) == (status, True), document
 
 
 def test_who_is_slow_is_not_waited_for(house: House) -> None:
@@ -266,9 +261,8 @@ def test_who_is_slow_is_not_waited_for(house: House) -> None:
     for line in lines:
         line.close()
     assert {number: status for number, (status, _) in answers.items()} == {0: 408, 1: 408, 2: 408}
-    assert "headers were not complete after 10 s" in answers[0][1]["error"]
-    assert "bytes came in 20 s" in answers[1][1]["error"]
-    document = json.loads(house.served.get("/healthz")[2])
-    assert document == {"status": "ok"}
+    assert "10 s" in answers[0][1]["error"]
+    assert "20 s" in answers[1][1]["error"]
+    assert json.loads(house.served.get("/healthz")[2]) == {"status": "ok"}
     figures = house.served.get("/metrics")[2].decode()
     assert "audioscore_in_flight_requests 0.0" in figures

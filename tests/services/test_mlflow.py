@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,10 +19,16 @@ from typing import Any
 
 import boto3
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from audioscore.cli.app import app
+from audioscore.encoders.muq import load_muq
+from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.checkpoint import load_scorer, save_scorer
+from audioscore.scoring.head import ScoreHead
+from audioscore.scoring.network import ScoreNetwork
+from audioscore.scoring.scorer import Description
 from audioscore.tracking.connection import connect, initialise
 from audioscore.tracking.history import read_changes, reigns
 from audioscore.tracking.lock import promotion_lock
@@ -107,14 +114,6 @@ def serving(command: list[str], url: str, log: Path, environment: Mapping[str, s
 @pytest.fixture(scope="module")
 def scorer(tiny_encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scorer folder with an untrained head."""
-    import torch
-
-    from audioscore.encoders.muq import load_muq
-    from audioscore.scoring.calibration import Calibration
-    from audioscore.scoring.head import ScoreHead
-    from audioscore.scoring.network import ScoreNetwork
-    from audioscore.scoring.scorer import Description
-
     source = tiny_encoders / "muq-small"
     shape: dict[str, Any] = {"dims": {"muq": 32}, "width": 8, "hidden": 8, "dropout": 0.0}
     with torch.random.fork_rng(devices=[]):
@@ -158,7 +157,7 @@ def alone(registered: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_a_version_runs_with_its_own_requirements_and_its_own_code(
+def test_a_version_is_self_contained(
     registered: str, scorer: Path, sounds: list[Path], alone: Path, tmp_path: Path
 ) -> None:
     command = [str(alone), "-I", "-c", ALONE, registered, f"models:/{MODEL}/1", *map(str, sounds)]
@@ -174,9 +173,7 @@ def test_a_version_runs_with_its_own_requirements_and_its_own_code(
     assert [file for file in said["files"] if Path(file).is_relative_to(code)] == said["files"] != []
 
 
-def test_models_serve_gives_the_command_lines_score(
-    registered: str, scorer: Path, sounds: list[Path], tmp_path: Path
-) -> None:
+def test_mlflow_serve_gives_the_same_score(registered: str, scorer: Path, sounds: list[Path], tmp_path: Path) -> None:
     port = free_port()
     command = [
         sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{MODEL}/1",
@@ -200,7 +197,7 @@ def test_models_serve_gives_the_command_lines_score(
     assert [good["lo"], good["hi"]] == pytest.approx(row["interval"], abs=1e-4)
     assert good["error"] is None
     assert bad["score"] is None
-    assert "cannot be decoded" in bad["error"]
+    assert "decode" in bad["error"]
 
 
 @pytest.fixture(scope="module")
@@ -294,8 +291,7 @@ def race(server: str, rounds: int) -> list[int]:
             said = [out.readline().strip() for _, out in streams]
             (winner,) = [int(one) for one in said if one.isdigit()]
             (refusal,) = [one for one in said if not one.isdigit()]
-            moved = f"{MODEL}: champion moved from v{champions[-1]} to v{winner} since the comparison. Compare again."
-            assert refusal == moved
+            assert re.match(rf"{MODEL}: .*v{champions[-1]} .*v{winner}\b", refusal)
             champions.append(winner)
         for into, _out in streams:
             into.close()

@@ -76,7 +76,7 @@ def test_a_prefix_is_listed_and_downloaded(s3_environment: Any, songs: dict[str,
 
 
 def test_large_objects_are_checked_and_brought(s3_environment: Any, songs: dict[str, bytes], tmp_path: Path) -> None:
-    """One above the size at which the server itself splits files: its ETag must still be what we take it for."""
+    """The server itself splits an object of this size; its ETag must still be the one of the whole."""
     (one,) = download_all(["s3://songs/whole/large.wav"], tmp_path)
     assert isinstance(one, Downloaded)
     assert one.path.read_bytes() == songs["large.wav"]
@@ -99,50 +99,29 @@ def test_a_killed_download_goes_on(s3_environment: Any, songs: dict[str, bytes],
     assert len(list(tmp_path.iterdir())) == COUNT  # nothing else is left
 
 
-def test_an_object_is_completed(s3_environment: Any, songs: dict[str, bytes], tmp_path: Path) -> None:
-    link = "s3://songs/whole/large.wav"
-
-    def stop(size: int) -> None:
-        if sum(path.stat().st_size for path in tmp_path.glob("*.part")) > 6_000_000:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        download_all([link], tmp_path, bytes_progress=stop)
-    arrived = next(tmp_path.glob("*.part")).stat().st_size
-    sizes: list[int] = []
-    (one,) = download_all([link], tmp_path, bytes_progress=sizes.append)
-    assert isinstance(one, Downloaded)
-    assert one.path.read_bytes() == songs["large.wav"]
-    assert sum(sizes) == len(songs["large.wav"]) - arrived
-
-
-def test_who_may_not_is_told(
+def test_denied_access_is_an_error(
     s3_server: Any, songs: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3_server.stranger.items():
         monkeypatch.setenv(name, value)
-    (fault,) = download_all(links(songs)[:1], tmp_path)
-    assert isinstance(fault, Fault)
-    assert f"{links(songs)[0]} cannot be fetched from {s3_server.endpoint} (AccessDenied: access is denied)" in str(
-        fault
-    )
-    with pytest.raises(DataError, match=r"cannot be fetched .*AccessDenied"):
+    with pytest.raises(DataError, match="AccessDenied"):
         fetch(f"s3://songs/{PREFIX}", tmp_path / "data")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    (fault,) = download_all(links(songs)[:1], tmp_path)
-    assert isinstance(fault, Fault)
-    assert "SignatureDoesNotMatch: the secret key is wrong" in fault.reason
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    (fault,) = download_all(links(songs)[:1], tmp_path)
-    assert isinstance(fault, Fault)
-    assert "InvalidAccessKeyId: the access key is unknown there" in fault.reason
+    for changed, code in (
+        ({}, "AccessDenied"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "InvalidAccessKeyId"),
+    ):
+        for name, value in changed.items():
+            monkeypatch.setenv(name, value)
+        (fault,) = download_all(links(songs)[:1], tmp_path)
+        assert isinstance(fault, Fault)
+        assert [name for name in (links(songs)[0], s3_server.endpoint, code) if name not in str(fault)] == []
 
 
-def test_what_is_not_there_is_told(s3_environment: Any, songs: dict[str, bytes], tmp_path: Path) -> None:
+def test_missing_objects_and_buckets_are_errors(s3_environment: Any, songs: dict[str, bytes], tmp_path: Path) -> None:
     missing = ["s3://songs/gone.m4a", "s3://nowhere/a.m4a"]
     reasons = [one.reason for one in download_all(missing, tmp_path) if isinstance(one, Fault)]
-    assert "NoSuchKey: there is no such object" in reasons[0]
-    assert "NoSuchBucket: there is no such bucket" in reasons[1]
+    assert ["NoSuchKey" in reasons[0], "NoSuchBucket" in reasons[1]] == [True, True]
 
 
 def test_a_data_folder_is_fetched(s3_environment: Any, songs: dict[str, bytes], tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 import contextlib
 import csv
 import json
-import os
+import re
 import shutil
-import subprocess
 import warnings
 from pathlib import Path
 
@@ -40,33 +39,33 @@ def validate(folder: Path, *options: str, share: float = 0.2) -> tuple[int, str]
     config = folder.parent / "gate.yaml"
     config.write_text(GATE.format(share=share), encoding="utf-8")
     arguments = ["data", "validate", str(folder), "--config", str(config), *options]
-    said = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    return said.exit_code, said.stdout
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    return result.exit_code, result.stdout
 
 
-def test_a_sound_folder_passes(folder: Path) -> None:
+def test_a_valid_folder_passes(folder: Path) -> None:
     code, out = validate(folder, "--json")
     document = json.loads(out)
     assert code == 0
     assert set(document) == KEYS
     assert (document["valid"], document["clips"], document["accepted"], document["rejected"]) == (True, 8, 8, [])
     assert document["report"] is None
-    assert "8 of 8 clips accepted, 0 rejected" in validate(folder)[1]
+    text = validate(folder)[1]
+    assert "8 of 8" in text
+    assert "0 rejected" in text
 
 
-def test_a_file_in_the_way_of_the_page_is_said_before_anything_is_heard(folder: Path) -> None:
-    report = folder / "labels.csv" / "report.html"
+def test_an_unusable_report_path_is_an_error(folder: Path) -> None:
     with pytest.raises(NotADirectoryError, match=r"labels\.csv"):
-        validate(folder, "--report", str(report))
+        validate(folder, "--report", str(folder / "labels.csv" / "report.html"))
     with pytest.raises(IsADirectoryError, match="audio"):
         validate(folder, "--report", str(folder / "audio"))
+    arguments = ["data", "sort", str(folder), "--report", str(folder / "audio")]
     with pytest.raises(IsADirectoryError, match="audio"):
-        CliRunner().invoke(
-            app, ["data", "sort", str(folder), "--report", str(folder / "audio")], catch_exceptions=False
-        )
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
-def test_a_bad_clip_is_rejected_and_the_gate_holds(folder: Path) -> None:
+def test_a_bad_clip_is_rejected_and_the_gate_passes(folder: Path) -> None:
     bad = sorted((folder / "audio").iterdir())[0]
     bad.write_bytes(b"")
     report = folder.parent / "page" / "report.html"
@@ -76,26 +75,25 @@ def test_a_bad_clip_is_rejected_and_the_gate_holds(folder: Path) -> None:
     (rejected,) = document["rejected"]
     assert set(rejected) == {"audio_file", "row", "reason", "severity"}
     assert rejected["audio_file"] == f"audio/{bad.name}"
-    assert "the file is empty (0 bytes)" in rejected["reason"]
+    assert "0 bytes" in rejected["reason"]
     assert document["report"] == str(report)
     assert bad.name in report.read_text(encoding="utf-8")
     code, out = validate(folder)
     assert code == 0
-    assert f"rejected  row {rejected['row']}  audio/{bad.name}: " in out
-    assert "7 of 8 clips accepted, 1 rejected" in out
+    assert f"row {rejected['row']}  audio/{bad.name}: " in out
+    assert "7 of 8" in out
+    assert "1 rejected" in out
 
 
 def test_too_many_bad_clips_fail_the_gate(folder: Path) -> None:
     sorted((folder / "audio").iterdir())[0].unlink()
     code, out = validate(folder, "--json", share=0.1)
     assert (code, json.loads(out)["valid"]) == (1, False)
-    code, out = validate(folder, share=0.1)
-    assert code == 1
-    assert "gate: no  " in out
+    assert validate(folder, share=0.1)[0] == 1
 
 
 def test_a_folder_without_labels_is_wrong_input(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="gone: no such folder"):
+    with pytest.raises(UsageError, match="gone"):
         validate(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty") as fault:
@@ -103,17 +101,17 @@ def test_a_folder_without_labels_is_wrong_input(tmp_path: Path) -> None:
     assert fault.value.exit_code == 2
 
 
-def test_sorting_writes_the_index_and_remembers_the_splits(folder: Path) -> None:
+def test_sorting_writes_the_index_and_stores_the_splits(folder: Path) -> None:
     config = folder.parent / "gate.yaml"
     config.write_text(GATE.format(share=0.2), encoding="utf-8")
     options = ["data", "sort", str(folder), "--config", str(config)]
-    said = CliRunner().invoke(app, options, catch_exceptions=False)
-    assert said.exit_code == 0
-    assert [line.split()[0] for line in said.stdout.splitlines()] == ["train", "val", "test"]
-    assert sum(int(line.split()[1]) for line in said.stdout.splitlines()) == 8
+    result = CliRunner().invoke(app, options, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["train", "val", "test"]
+    assert sum(int(line.split()[1]) for line in result.stdout.splitlines()) == 8
     splits = (folder / "splits.json").read_bytes()
     assert {path.name for path in (folder / "index").iterdir()} == {"train.json", "val.json", "test.json"}
-    assert CliRunner().invoke(app, options, catch_exceptions=False).stdout == said.stdout
+    assert CliRunner().invoke(app, options, catch_exceptions=False).stdout == result.stdout
     assert (folder / "splits.json").read_bytes() == splits
 
 
@@ -123,50 +121,41 @@ def test_columns_and_singers_may_be_named(folder: Path) -> None:
     labels.write_text(text.replace("score", "Points", 1).replace("singer_id", "who", 1), encoding="utf-8")
     code, out = validate(folder, "--map", "score=Points", "--singer-from", r"(c\d\d)", "--json")
     assert (code, json.loads(out)["accepted"]) == (0, 8)
-    with pytest.raises(UsageError, match="--map score: expected NAME=HEADER, for instance --map score=Points"):
-        validate(folder, "--map", "score")
-    with pytest.raises(UsageError, match=r"--map scoer=Points: no column is called scoer\. Choose of audio_file,"):
+    with pytest.raises(UsageError, match=r"--map scoer=Points: .*audio_file"):
         validate(folder, "--map", "scoer=Points")
 
 
 @pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository whose data lies in a local DVC remote, and no longer in the working tree."""
-    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
-        monkeypatch.setenv(name, os.devnull)
-    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-    root, store = tmp_path / "clone", tmp_path / "store"
+def clone(repository: Path) -> Path:
+    """A repository whose data is in a local DVC remote and not in the working tree."""
     for name in ("labels.csv", "audio/a.m4a", "audio/b.m4a"):
-        (root / "data" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "data" / name).write_text(f"content of {name}", encoding="utf-8")
-    subprocess.run(["git", "init", "-q", str(root)], check=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of DVC's own, about its pygtrie
-        with contextlib.closing(Repo.init(str(root))) as repo:
-            with repo.config.edit() as settings:
-                settings["remote"]["store"] = {"url": str(store)}
-                settings["core"]["remote"] = "store"
-            repo.add([str(root / "data")])
-            repo.push()
-    shutil.rmtree(root / "data")
-    shutil.rmtree(root / ".dvc" / "cache")
-    return root
+        (repository / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / "data" / name).write_text(f"content of {name}", encoding="utf-8")
+    with contextlib.closing(Repo(str(repository))) as repo:
+        with repo.config.edit() as settings:
+            settings["remote"]["store"] = {"url": str(repository.parent / "store")}
+            settings["core"]["remote"] = "store"
+        repo.add([str(repository / "data")])
+        repo.push()
+    shutil.rmtree(repository / "data")
+    shutil.rmtree(repository / ".dvc" / "cache")
+    return repository
 
 
 def pull(folder: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of DVC's own, about its pygtrie
-        said = CliRunner().invoke(app, ["data", "pull", str(folder)], catch_exceptions=False)
-    assert said.exit_code == 0
-    return said.stdout
+        result = CliRunner().invoke(app, ["data", "pull", str(folder)], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
 
 
-def test_pulling_puts_the_recorded_files_in_place(clone: Path) -> None:
-    assert pull(clone) == "data: up to date, 3 files fetched\n"
+def test_pulling_fetches_the_recorded_files(clone: Path) -> None:
+    assert re.fullmatch(r"data: .*\b3 files.*\n", pull(clone))
     found = {path.relative_to(clone / "data").as_posix() for path in (clone / "data").rglob("*") if path.is_file()}
     assert found == {"labels.csv", "audio/a.m4a", "audio/b.m4a"}
     assert (clone / "data" / "audio" / "a.m4a").read_text(encoding="utf-8") == "content of audio/a.m4a"
-    assert pull(clone) == "data: up to date, 0 files fetched\n"
+    assert re.fullmatch(r"data: .*\b0 files.*\n", pull(clone))
 
 
 def test_pulling_never_overwrites_a_change(clone: Path) -> None:
@@ -174,17 +163,17 @@ def test_pulling_never_overwrites_a_change(clone: Path) -> None:
     changed = clone / "data" / "labels.csv"
     changed.unlink()
     changed.write_text("new labels", encoding="utf-8")
-    with pytest.raises(DataError, match=r"data\.dvc: cannot be pulled \(.+\)\. Check `dvc remote list`"):
+    with pytest.raises(DataError, match=r"^data\.dvc: .*`dvc remote list`"):
         pull(clone)
     assert changed.read_text(encoding="utf-8") == "new labels"
 
 
-def test_a_remote_that_lacks_the_data_is_an_error(clone: Path) -> None:
+def test_a_remote_without_the_data_is_an_error(clone: Path) -> None:
     shutil.rmtree(clone.parent / "store")
-    with pytest.raises(DataError, match=r"^data\.dvc: cannot be pulled \("):
+    with pytest.raises(DataError, match=r"^data\.dvc: "):
         pull(clone)
 
 
-def test_a_folder_without_records_is_wrong_usage(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no \.dvc file\. Change into a clone of the repository\."):
+def test_a_folder_without_records_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no \.dvc file"):
         pull(tmp_path)

@@ -8,14 +8,14 @@ GOOD = ClipScore("a, b.wav", 81.234567, (76.1, 86.400049), -0.123456789, 12.3456
 BAD = ClipScore("c.wav", error='c.wav: "silent".')
 
 
-def test_csv_that_a_reader_reads_back() -> None:
+def test_csv_round_trips() -> None:
     header, *rows = csv.reader(io.StringIO("\n".join(csv_lines([GOOD, BAD]))))
     assert header == ["file", "score", "lo", "hi", "raw", "seconds", "error"]
     assert rows[0] == ["a, b.wav", "81.2346", "76.1", "86.4", "-0.123456789", "12.346", ""]
     assert rows[1] == ["c.wav", "", "", "", "", "", 'c.wav: "silent".']
 
 
-def test_json_has_the_contracts_keys_and_a_timeline_where_asked_for() -> None:
+def test_json_keys_and_optional_timeline() -> None:
     row = json_row(GOOD, timeline=True)
     assert list(row) == ["file", "score", "interval", "raw", "seconds", "error", "timeline"]
     assert row["timeline"] == [{"start": 0, "end": 10, "score": 80.0}]

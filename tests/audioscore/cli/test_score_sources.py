@@ -14,18 +14,18 @@ from audioscore.errors import AudioError, UsageError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("b.wav", "a.M4A", "notes.txt", "in/c.mp3", "take[1].wav"):
+    for name in ("b.wav", "a.M4A", "notes.txt", "in/c.mp3", "recording[1].wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     return tmp_path
 
 
 def names(*arguments: str) -> list[str]:
-    return [take.file for take in takes_of(arguments)]
+    return [recording.file for recording in takes_of(arguments)]
 
 
 def test_files_folders_and_patterns_in_order(folder: Path) -> None:
-    inside = [str(folder / name) for name in ("a.M4A", "b.wav", "in/c.mp3", "take[1].wav")]
+    inside = [str(folder / name) for name in ("a.M4A", "b.wav", "in/c.mp3", "recording[1].wav")]
     assert names(str(folder)) == inside
     assert names(str(folder / "*.wav")) == [inside[1], inside[3]]
     assert names(str(folder / "**" / "*.mp3")) == [inside[2]]
@@ -33,11 +33,11 @@ def test_files_folders_and_patterns_in_order(folder: Path) -> None:
     assert names(str(folder / "gone[1].wav")) == [str(folder / "gone[1].wav")]
 
 
-def test_what_names_nothing_is_refused(folder: Path) -> None:
+def test_sources_without_recordings_are_refused(folder: Path) -> None:
     (folder / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"empty: no recordings in this folder \(\.aac, "):
+    with pytest.raises(UsageError, match=r"empty: .*\.aac"):
         names(str(folder / "empty"))
-    with pytest.raises(UsageError, match=r"\*\.ogg: no file matches this pattern"):
+    with pytest.raises(UsageError, match=r"\*\.ogg"):
         names(str(folder / "*.ogg"))
 
 
@@ -49,10 +49,10 @@ def test_a_list_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch)
     feed(monkeypatch, f"{folder}/b.wav\r\n\n歌 1.wav\n".encode() + b"\xff.wav")
     assert names("first.wav", "-") == ["first.wav", f"{folder}/b.wav", "歌 1.wav", os.fsdecode(b"\xff.wav")]
     feed(monkeypatch, b"\n")
-    with pytest.raises(UsageError, match="no recordings are named"):
+    with pytest.raises(UsageError, match="no recordings"):
         names("-")
     feed(monkeypatch, b"a.wav\n-\n")
-    with pytest.raises(UsageError, match="standard input cannot be read within itself"):
+    with pytest.raises(UsageError, match="standard input"):
         names("-")
 
 
@@ -75,14 +75,14 @@ def test_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
             bucket.put_object(Key=key, Body=key.encode())
         found = takes_of(["s3://songs/in", "s3://songs/out.wav", "s3://songs/gone.wav"])
         uris = ["in/a.m4a", "in/b.wav", "out.wav", "gone.wav"]
-        assert [take.file for take in found] == [f"s3://songs/{key}" for key in uris]
-        sources = [take.source for take in found]
+        assert [recording.file for recording in found] == [f"s3://songs/{key}" for key in uris]
+        sources = [recording.source for recording in found]
         assert all(callable(source) for source in sources)
         assert [source() for source in sources[:3] if callable(source)] == [key.encode() for key in uris[:3]]
         assert callable(sources[3])
         with pytest.raises(AudioError, match=r"s3://songs/gone\.wav"):
             sources[3]()
-        with pytest.raises(UsageError, match=r"s3://songs/none: no recordings under this prefix"):
+        with pytest.raises(UsageError, match="s3://songs/none"):
             takes_of(["s3://songs/none"])
     finally:
         score_sources.client.cache_clear()

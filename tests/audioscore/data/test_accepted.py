@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -37,13 +38,15 @@ def folder(tiny_corpus: Path, tmp_path: Path) -> Path:
 
 def test_what_was_accepted_comes_back_as_it_was_measured(folder: Path, tmp_path: Path) -> None:
     before = folder_digest(folder)
-    heard: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     page = tmp_path / "pages" / "report.html"
-    result = run_gate(folder, tmp_path / "out", page, config(max_rejected_share=0.5), lambda *done: heard.append(done))
+    result = run_gate(
+        folder, tmp_path / "out", page, config(max_rejected_share=0.5), lambda *done: progress.append(done)
+    )
     accepted = read_accepted(tmp_path / "out")
     assert accepted == result.accepted
     assert len(accepted) == 5
-    assert heard == [(done, 6) for done in range(1, 7)]
+    assert progress == [(done, 6) for done in range(1, 7)]
     for clip in accepted:
         assert clip.sha256 == sha256_of(folder / clip.audio_file)
         assert 1.5 <= (clip.seconds or 0) <= 2.0
@@ -58,9 +61,9 @@ def test_a_gate_that_says_no_leaves_its_page_behind(folder: Path, tmp_path: Path
     page = tmp_path / "report.html"
     with pytest.raises(GateRefused) as refused:
         run_gate(folder, tmp_path / "out", page, config(max_rejected_share=0.1))
-    sentence = str(refused.value)
-    assert sentence.startswith("data gate: 1 of 6 rows are rejected (17%)")
-    assert sentence.endswith(f"The report names every rejected clip: {page}")
+    message = str(refused.value)
+    assert re.search(r"\b1 of 6\b.*\b17%", message)
+    assert str(page) in message
     assert refused.value.exit_code == 1
     assert page.is_file()
     assert json.loads((tmp_path / "out" / "validation.json").read_text(encoding="utf-8"))["valid"] is False
@@ -68,19 +71,8 @@ def test_a_gate_that_says_no_leaves_its_page_behind(folder: Path, tmp_path: Path
 
 
 def test_a_validation_that_did_not_finish_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no clips\.json; validation did not finish\. Run it again\."):
+    with pytest.raises(DataError, match=r"clips\.json"):
         read_accepted(tmp_path)
-
-
-def test_the_gates_settings_are_the_configurations() -> None:
-    values = config(min_clips=7, max_rejected_share=0.3, min_seconds=2.0, max_seconds=9.0, allowed_sources=["ktv"])
-    data = {"column_map": {"score": "points"}, "singer_from": "(.*)_"}
-    values = parse_config({**values.model_dump(), "data": data})
-    settings = settings_of(values)
-    assert (settings.min_clips, settings.max_rejected_share, settings.sources) == (7, 0.3, ("ktv",))
-    assert (settings.limits.min_seconds, settings.limits.max_seconds) == (2.0, 9.0)
-    assert (settings.column_map, settings.singer_from) == ({"score": "points"}, "(.*)_")
-    assert settings_of(config()).sources == ()
 
 
 def test_the_configurations_limits_are_the_probes_own() -> None:
@@ -88,12 +80,19 @@ def test_the_configurations_limits_are_the_probes_own() -> None:
     assert settings_of(config()).max_shift == ValidationSettings().max_shift
 
 
-def test_minimums_and_severities_reach_the_gate() -> None:
-    asked = {"min_per_source": 1, "min_per_band": 2, "min_singers": 3, "min_per_singer": 4, "max_shift": 0.5}
-    settings = settings_of(config(**asked, severity={"no_voice": False, "dc_offset": "error"}))
+def test_the_configuration_reaches_the_gate() -> None:
+    asked = {"min_clips": 7, "min_per_source": 1, "min_per_band": 2, "min_singers": 3, "min_per_singer": 4}
+    asked |= {"max_shift": 0.5, "max_rejected_share": 0.3}
+    severity = {"no_voice": False, "dc_offset": "error"}
+    values = config(**asked, min_seconds=2.0, max_seconds=9.0, allowed_sources=["ktv"], severity=severity)
+    data = {"column_map": {"score": "points"}, "singer_from": "(.*)_"}
+    settings = settings_of(parse_config({**values.model_dump(), "data": data}))
     assert {name: getattr(settings, name) for name in asked} == asked
+    assert (settings.limits.min_seconds, settings.limits.max_seconds) == (2.0, 9.0)
+    assert (settings.column_map, settings.singer_from) == ({"score": "points"}, "(.*)_")
     assert (settings.severity_of("no_voice"), settings.severity_of("dc_offset")) == ("off", "error")
-    with pytest.raises(UsageError, match=r"validation\.severity: no such rule: hum\. The rules are .*no_voice"):
+    assert (settings.sources, settings_of(config()).sources) == (("ktv",), ())
+    with pytest.raises(UsageError, match=r"validation\.severity.*\bhum\b.*no_voice"):
         settings_of(config(severity={"hum": "error"}))
 
 

@@ -1,4 +1,3 @@
-import io
 import os
 import socket
 import struct
@@ -20,8 +19,8 @@ CODECS = {"m4a": "aac", "mp3": "libmp3lame", "flac": "flac", "wav": "pcm_s16le",
 def tone(seconds: float = 2.0, rate: int = RATE, frequency: float = 220.0) -> Wave:
     t = np.arange(round(seconds * rate)) / rate
     # A swell, so that a shift in time shows.
-    wave: Wave = (0.5 * np.sin(2 * np.pi * frequency * t) * np.sin(np.pi * t / seconds) ** 2).astype(np.float32)
-    return wave
+    wave = 0.5 * np.sin(2 * np.pi * frequency * t) * np.sin(np.pi * t / seconds) ** 2
+    return np.asarray(wave, dtype=np.float32)
 
 
 def music(seconds: float = 3.0) -> Wave:
@@ -30,39 +29,29 @@ def music(seconds: float = 3.0) -> Wave:
 
 
 @pytest.mark.parametrize("suffix", CODECS)
-def test_every_format_gives_back_what_was_written(tmp_path: Path, suffix: str) -> None:
-    encode(tone(), RATE, tmp_path / f"a.{suffix}", codec=CODECS[suffix])
-    recording = decode(tmp_path / f"a.{suffix}")
+def test_every_format_is_reproducible_and_gives_back_what_was_written(tmp_path: Path, suffix: str) -> None:
+    path, again = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
+    for target in (path, again):
+        encode(tone(), RATE, target, codec=CODECS[suffix])
+    assert path.read_bytes() == again.read_bytes()
+    recording, second, uploaded = decode(path), decode(str(path)), decode(path.read_bytes())
+    assert recording.rate == second.rate == uploaded.rate
+    np.testing.assert_array_equal(recording.wave, second.wave)
+    np.testing.assert_array_equal(recording.wave, uploaded.wave)
     assert recording.wave.dtype == np.float32
     assert recording.seconds == pytest.approx(2.0, abs=0.03)  # an AAC frame, 1024 samples, may be filled up
-    heard = recording.at(RATE)[: 2 * RATE]
+    decoded = recording.at(RATE)[: 2 * RATE]
     # Aligned (no encoder delay left), and at the same level; lame scales by 0.95.
-    assert float(heard @ tone()) / float(tone() @ tone()) == pytest.approx(1.0, abs=0.06)
-
-
-@pytest.mark.parametrize("suffix", CODECS)
-def test_bytes_and_file_decode_alike_and_twice_alike(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    encode(music(1.0), RATE, path, codec=CODECS[suffix])
-    first, second, uploaded = decode(path), decode(str(path)), decode(path.read_bytes())
-    assert first.rate == second.rate == uploaded.rate
-    np.testing.assert_array_equal(first.wave, second.wave)
-    np.testing.assert_array_equal(first.wave, uploaded.wave)
-
-
-@pytest.mark.parametrize("suffix", CODECS)
-def test_the_same_samples_give_the_same_bytes(tmp_path: Path, suffix: str) -> None:
-    for name in ("a", "b"):
-        encode(music(1.0), RATE, tmp_path / f"{name}.{suffix}", codec=CODECS[suffix])
-    assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    assert float(decoded @ tone()) / float(tone() @ tone()) == pytest.approx(1.0, abs=0.06)
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
-@pytest.mark.parametrize(("bits", "step"), [(16, 2**-15), (32, 2**-23), (0, 1e-7)])
-def test_wav_of_any_depth_and_rate_is_exact_to_its_step(tmp_path: Path, rate: int, bits: int, step: float) -> None:
+@pytest.mark.parametrize(("kind", "step"), [("u1", 2**-7), ("i2", 2**-15), ("i4", 2**-23), ("f4", 1e-7), ("f8", 1e-7)])
+def test_wav_of_any_depth_and_rate_is_exact_to_its_step(tmp_path: Path, rate: int, kind: str, step: float) -> None:
     wave = tone(0.5, rate)
-    samples = np.round(wave.astype(float) * (2 ** (bits - 1) - 1)).astype(f"int{bits}") if bits else wave  # 0: float
-    wavfile.write(tmp_path / "a.wav", rate, samples)
+    scale = 1.0 if kind[0] == "f" else 2 ** (8 * int(kind[1]) - 1) - 1
+    samples = wave.astype(float) * scale + (128 if kind == "u1" else 0)
+    wavfile.write(tmp_path / "a.wav", rate, (samples if kind[0] == "f" else np.round(samples)).astype(kind))
     recording = decode(tmp_path / "a.wav")
     assert recording.rate == rate
     np.testing.assert_allclose(recording.wave, wave, atol=step)
@@ -76,26 +65,8 @@ def test_24_bit_wav_is_read_as_such(tmp_path: Path) -> None:
     np.testing.assert_allclose(decode(tmp_path / "a.wav").wave, values / 2**23, atol=1e-7)
 
 
-def test_stereo_becomes_the_mean_of_its_channels_not_3_db_more(tmp_path: Path) -> None:
-    left, right = tone(0.5), tone(0.5, frequency=330)
-    wavfile.write(tmp_path / "same.wav", RATE, np.stack([left, left], axis=1))
-    wavfile.write(tmp_path / "two.wav", RATE, np.stack([left, right], axis=1))
-    wavfile.write(tmp_path / "left.wav", RATE, np.stack([left, 0 * left], axis=1))
-    np.testing.assert_allclose(decode(tmp_path / "same.wav").wave, left, atol=1e-7)
-    np.testing.assert_allclose(decode(tmp_path / "two.wav").wave, (left + right) / 2, atol=1e-7)
-    np.testing.assert_allclose(decode(tmp_path / "left.wav").wave, left / 2, atol=1e-7)
-
-
 @pytest.mark.parametrize(
-    ("others", "loss"),
-    [
-        ([], 0.0),
-        ([1.0], 0.0),
-        ([0.0], -3.01),
-        ([-1.0], -120.0),
-        ([-0.5], 20 * np.log10(0.25) - 10 * np.log10(0.625)),
-        ([0.0] * 5, -7.78),
-    ],
+    ("others", "loss"), [([], 0), ([1.0], 0), ([0.0], -3.01), ([-1.0], -120), ([-0.5], -10.0), ([0.0] * 5, -7.78)]
 )
 def test_what_averaging_the_channels_costs_is_measured(tmp_path: Path, others: list[float], loss: float) -> None:
     channels = [tone(0.5), *(np.float32(gain) * tone(0.5) for gain in others)]
@@ -105,7 +76,10 @@ def test_what_averaging_the_channels_costs_is_measured(tmp_path: Path, others: l
     np.testing.assert_array_equal(recording.wave, np.mean(channels, axis=0, dtype=np.float32))
 
 
-def test_silent_channels_lose_nothing(tmp_path: Path) -> None:
+def test_different_channels_are_averaged_and_silent_ones_lose_nothing(tmp_path: Path) -> None:
+    left, right = tone(0.5), tone(0.5, frequency=330)
+    wavfile.write(tmp_path / "two.wav", RATE, np.stack([left, right], axis=1))
+    np.testing.assert_allclose(decode(tmp_path / "two.wav").wave, (left + right) / 2, atol=1e-7)
     wavfile.write(tmp_path / "a.wav", RATE, np.zeros((RATE, 2), dtype=np.float32))
     assert decode(tmp_path / "a.wav").mono_loss_db == 0.0
     assert Recording(tone(0.1), RATE).mono_loss_db == 0.0
@@ -117,39 +91,35 @@ def test_resampling_keeps_a_tone_below_the_cutoff_and_drops_one_above() -> None:
     kept, dropped = Recording(low, 48_000).at(RATE), Recording(high, 48_000).at(RATE)
     assert len(kept) == RATE
     inside = slice(1_000, -1_000)
+    assert Recording(low, RATE).at(RATE) is low
     np.testing.assert_allclose(kept[inside], low[::2][inside], atol=1e-3)
     assert np.abs(dropped[inside]).max() < 1e-3
 
 
-def test_its_own_rate_costs_nothing() -> None:
-    wave = tone(0.1)
-    assert Recording(wave, RATE).at(RATE) is wave
-
-
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "word"),
     [
-        ("missing.wav", None, "no such file"),
-        ("", None, "is a folder, not a recording"),
-        ("empty.wav", b"", "empty (0 bytes)"),
-        ("text.mp3", b"audio_file,score\n" * 50, "cannot be decoded"),
-        ("junk.m4a", np.random.default_rng(1).bytes(4_000), "cannot be decoded"),
+        ("missing.wav", None, "no such"),
+        ("", None, "folder"),
+        ("empty.wav", b"", "0 bytes"),
+        ("text.mp3", b"audio_file,score\n" * 50, "decoded"),
+        ("junk.m4a", np.random.default_rng(1).bytes(4_000), "decoded"),
     ],
 )
-def test_what_is_no_recording_is_named_and_refused(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+def test_what_is_no_recording_is_named_and_refused(tmp_path: Path, name: str, content: bytes | None, word: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(AudioError) as refused:
         decode(tmp_path / name)
     assert str(refused.value).startswith(f"{tmp_path / name}: ")
-    assert said in str(refused.value)
+    assert word in str(refused.value)
 
 
 @pytest.mark.parametrize("suffix", ["m4a", "mp3", "flac", "wav"])
-@pytest.mark.parametrize("share", [0.001, 0.5, 0.8])
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.3, 0.5, 0.95])
 def test_a_transfer_that_stopped_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
     path = tmp_path / f"a.{suffix}"
-    encode(music(), RATE, path, codec=CODECS[suffix])
+    encode(music(20.0), RATE, path, codec=CODECS[suffix])
     content = path.read_bytes()
     path.write_bytes(content[: max(60, int(len(content) * share))])
     with pytest.raises(AudioError, match=rf"a\.{suffix}: "):
@@ -158,57 +128,48 @@ def test_a_transfer_that_stopped_is_refused(tmp_path: Path, suffix: str, share: 
 
 @pytest.mark.parametrize("suffix", ["m4a", "mp3", "flac", "ogg"])
 def test_damage_inside_is_refused(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    encode(music(), RATE, path, codec=CODECS[suffix])
-    content = bytearray(path.read_bytes())
+    encode(music(), RATE, tmp_path / f"a.{suffix}", codec=CODECS[suffix])
+    content = bytearray((tmp_path / f"a.{suffix}").read_bytes())
     middle = len(content) // 2
     content[middle : middle + 2_000] = bytes(2_000)
-    with pytest.raises(AudioError, match=r"cannot be decoded|ends after"):
+    with pytest.raises(AudioError):
         decode(bytes(content))
 
 
-def test_a_short_wav_says_how_many_bytes_are_missing(tmp_path: Path) -> None:
-    encode(tone(), RATE, tmp_path / "a.wav", codec="pcm_s16le")
-    (tmp_path / "cut.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:-1_000])
-    with pytest.raises(AudioError, match="ends 1000 bytes before"):
-        decode(tmp_path / "cut.wav")
-
-
-def test_a_wav_written_to_a_pipe_declares_no_size_and_is_read(tmp_path: Path) -> None:
+def test_a_wav_without_its_size_is_read_and_a_short_or_empty_one_refused(tmp_path: Path) -> None:
     encode(tone(), RATE, tmp_path / "a.wav", codec="pcm_s16le")
     content = (tmp_path / "a.wav").read_bytes()
     at = content.index(b"data") + 4
-    piped = content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :]
+    piped = content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :]  # as a pipe leaves it
     assert decode(piped).seconds == pytest.approx(2.0, abs=1e-3)
+    (tmp_path / "cut.wav").write_bytes(content[:-1_000])
+    with pytest.raises(AudioError, match="1000 bytes"):
+        decode(tmp_path / "cut.wav")
+    wavfile.write(tmp_path / "empty.wav", RATE, np.zeros(0, dtype=np.int16))
+    with pytest.raises(AudioError):
+        decode((tmp_path / "empty.wav").read_bytes())
 
 
-def test_a_wav_without_samples_is_refused() -> None:
-    buffer = io.BytesIO()
-    wavfile.write(buffer, RATE, np.zeros(0, dtype=np.int16))
-    with pytest.raises(AudioError, match=r"^the uploaded recording: "):
-        decode(buffer.getvalue())
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_samples_that_are_not_numbers_are_refused(tmp_path: Path, bad: float) -> None:
-    wave = tone(0.5)
-    wave[100] = bad
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("position", [0, 100, -1])
+def test_one_sample_that_is_not_finite_is_refused(tmp_path: Path, bits: int, bad: float, position: int) -> None:
+    wave = tone(0.5).astype(f"float{bits}")
+    wave[position] = bad
     wavfile.write(tmp_path / "bad.wav", RATE, wave)
-    with pytest.raises(AudioError, match=r"bad\.wav: holds samples that are not numbers"):
+    with pytest.raises(AudioError, match=r"bad\.wav: .*NaN"):
         decode(tmp_path / "bad.wav")
 
 
-def test_samples_that_no_sound_has_are_refused(tmp_path: Path) -> None:
+def test_samples_and_rates_that_no_sound_has_are_refused(tmp_path: Path) -> None:
     wavfile.write(tmp_path / "loud.wav", RATE, 32_768 * tone(0.5))  # integers written as floats: clipped, but decoded
     assert np.abs(decode(tmp_path / "loud.wav").wave).max() > 10_000
     wavfile.write(tmp_path / "bad.wav", RATE, np.float32(1e30) * tone(0.5))
-    with pytest.raises(AudioError, match=r"bad\.wav: holds samples up to .*e\+29, where full scale is 1"):
+    with pytest.raises(AudioError, match=r"bad\.wav: .*e\+29"):
         decode(tmp_path / "bad.wav")
 
-
-def test_a_sample_rate_of_a_few_hertz_is_refused(tmp_path: Path) -> None:
     wavfile.write(tmp_path / "slow.wav", 7, tone(0.5))
-    with pytest.raises(AudioError, match=r"slow\.wav: declares a sample rate of 7 Hz"):
+    with pytest.raises(AudioError, match=r"slow\.wav: .*\b7 Hz"):
         decode(tmp_path / "slow.wav")
 
 
@@ -218,25 +179,10 @@ def test_what_is_no_regular_file_is_refused_unopened(tmp_path: Path, monkeypatch
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket.wav")
         Path("loop.wav").symlink_to("loop.wav")
-        for name, said in {
-            "pipe.wav": "is a named pipe, not a file",
-            "socket.wav": "is a socket, not a file",
-            "/dev/null": "is a device, not a file",
-            "loop.wav": "is a link that leads back to itself",
-        }.items():
-            with pytest.raises(AudioError, match=f"^{name}: {said}"):
+        words = {"pipe.wav": "pipe", "socket.wav": "socket", "/dev/null": "device", "loop.wav": "link"}
+        for name, word in words.items():
+            with pytest.raises(AudioError, match=rf"^{name}: .*\b{word}\b"):
                 decode(name)
-
-
-def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.wav").write_bytes(b"x")
-
-    def deny(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", deny)
-    with pytest.raises(AudioError, match=r"a\.wav: cannot be opened .Permission denied.\. Check its permissions"):
-        decode(tmp_path / "a.wav")
 
 
 def test_a_film_without_sound_is_refused(tmp_path: Path) -> None:
@@ -247,28 +193,36 @@ def test_a_film_without_sound_is_refused(tmp_path: Path) -> None:
         frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), dtype=np.uint8))
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(AudioError, match=r"film\.mp4: has no audio stream"):
+    with pytest.raises(AudioError, match=r"film\.mp4: .*audio stream"):
         decode(path)
 
 
 def test_too_long_is_refused_before_and_without_a_declared_length(tmp_path: Path) -> None:
     encode(tone(), RATE, tmp_path / "a.flac", codec="flac")
-    with pytest.raises(AudioError, match=r"a\.flac: is 2 s long; at most 1 s"):
+    with pytest.raises(AudioError, match=r"a\.flac: .*\b2 s\b.*\b1 s\b"):
         decode(tmp_path / "a.flac", max_seconds=1.0)
     encode(tone(), RATE, tmp_path / "a.aac")  # ADTS: bare frames, without a length
-    with pytest.raises(AudioError, match=r"a\.aac: is (longer than 1 s|2 s long)"):
+    with pytest.raises(AudioError, match=r"a\.aac: .*\b[12] s\b"):
         decode(tmp_path / "a.aac", max_seconds=1.0)
 
 
-def test_a_name_the_file_system_cannot_hold_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match="cannot be opened"):
+def test_what_the_system_does_not_open_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AudioError, match=r"x{300}"):
         decode(tmp_path / ("x" * 300 + ".wav"))
-    with pytest.raises(AudioError, match="no such file"):
+    with pytest.raises(AudioError, match="a\0b"):
         decode("a\0b.wav")
+
+    def deny(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.wav").write_bytes(b"x")
+    monkeypatch.setattr("builtins.open", deny)
+    with pytest.raises(AudioError, match=r"a\.wav: .*Permission denied"):
+        decode(tmp_path / "a.wav")
 
 
 def test_a_rate_the_codec_does_not_take_is_refused_and_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "a.ogg").write_bytes(b"old")
-    with pytest.raises(AudioError, match=r"a\.ogg: libopus at 44100 Hz cannot be written"):
+    with pytest.raises(AudioError, match=r"a\.ogg: .*libopus.* 44100 Hz"):
         encode(tone(), 44_100, tmp_path / "a.ogg", codec="libopus")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

@@ -26,7 +26,7 @@ AFTER = [
 ]
 
 
-def test_every_kind_of_change_is_told() -> None:
+def test_every_kind_of_change_is_listed() -> None:
     changes = compare_tables(BEFORE, AFTER)
     assert changes.clips == (4, 4)
     assert (changes.added, changes.gone, changes.renamed, changes.replaced) == (["e"], ["b"], [("c", "c2")], ["d"])
@@ -37,29 +37,17 @@ def test_every_kind_of_change_is_told() -> None:
     ]
     assert changes.sources == {"acapella": (1, 2), "ktv": (2, 1), "no source": (1, 1)}
     assert (changes.mean_before, changes.mean_after, changes.mean_shift) == (75.0, 72.0, 1.0)
-    assert describe(changes) == [
-        "clips: 4 -> 4",
-        "added: 1 (e)",
-        "gone: 1 (b)",
-        "new audio: 1 (d)",
-        "renamed: 1 (c -> c2)",
-        "scores moved: 2 (a 80 -> 81, c2 90 -> 92), mean shift of the clips in both +1.00",
-        "singer_id changed: 1 (a s1 -> s9)",
-        "source changed: 1 (a ktv -> acapella)",
-        "acapella: 1 -> 2",
-        "ktv: 2 -> 1",
-        "mean score: 75 -> 72",
-    ]
+    figures = ["4 -> 4", "1 (e)", "1 (b)", "1 (d)", "1 (c -> c2)", "2 (a 80 -> 81, c2 90 -> 92)", "1 (a s1 -> s9)"]
+    figures += ["1 (a ktv -> acapella)", "acapella: 1 -> 2", "ktv: 2 -> 1", "75 -> 72"]
+    lines = describe(changes)
+    assert [figure for figure, line in zip(figures, lines, strict=True) if figure not in line] == []
+    assert "+1.00" in lines[5]
+    back = compare_tables(AFTER, BEFORE)
+    assert (back.added, back.gone, back.renamed) == (["b"], ["e"], [("c2", "c")])
+    assert (back.mean_shift, len(back.moved)) == (-1.0, 2)
     document = json.loads(json.dumps(changes.to_json()))
     assert document["moved"][0] == {"audio_file": "a", "before": 80.0, "after": 81.0}
     assert document["sources"]["ktv"] == [2, 1]
-
-
-def test_the_way_back_is_the_mirror_image() -> None:
-    there, back = compare_tables(BEFORE, AFTER), compare_tables(AFTER, BEFORE)
-    assert (back.added, back.gone) == (there.gone, there.added)
-    assert back.renamed == [(after, before) for before, after in there.renamed]
-    assert (back.mean_shift, len(back.moved)) == (-1.0, len(there.moved))
 
 
 def test_order_and_rows_are_no_change() -> None:
@@ -80,9 +68,14 @@ def test_without_content_or_with_copies_names_alone_decide() -> None:
 
 
 def git(folder: Path, *arguments: str) -> None:
-    quiet = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     command = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=os.environ | quiet)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=env)
+
+
+def record_in_git(data: Path) -> None:
+    git(data.parent, "add", "data.dvc")
+    git(data.parent, "commit", "-q", "-m", "first")
 
 
 @pytest.fixture
@@ -100,24 +93,24 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return data
 
 
-def test_a_clean_folder(data: Path) -> None:
+def test_a_clean_folder_and_one_without_a_record(data: Path) -> None:
     found = status(data)
     assert found.clean
     assert found.digest == found.version == folder_digest(data)
-    assert not found.uncommitted
-    assert found.uncommitted is not None
+    assert (found.uncommitted is not None, bool(found.uncommitted)) == (True, False)
     assert (found.since, found.version_since, found.committed) == (None, None, None)
-    git(data.parent, "add", "data.dvc")
-    git(data.parent, "commit", "-q", "-m", "first")
+    record_in_git(data)
     found = status(data)
     assert (found.since, found.version_since) == ("HEAD", found.version)
-    assert found.committed is not None
-    assert not found.committed
+    assert (found.committed is not None, bool(found.committed)) == (True, False)
+    (data.parent / "data.dvc").unlink()
+    found = status(data)
+    assert (found.version, found.clean, found.uncommitted, found.committed) == (None, False, None, None)
+    assert found.to_json()["uncommitted"] is None
 
 
 def test_work_since_the_record_and_since_a_revision(data: Path) -> None:
-    git(data.parent, "add", "data.dvc")
-    git(data.parent, "commit", "-q", "-m", "first")
+    record_in_git(data)
     git(data.parent, "tag", "v1")
     first = folder_digest(data)
     write_labels(data / "labels.csv", [Clip("audio/a.wav", 85.0), Clip("audio/b.wav", 70.0)])
@@ -139,16 +132,9 @@ def test_work_since_the_record_and_since_a_revision(data: Path) -> None:
     assert (document["clean"], document["committed"]["mean_shift"], document["since"]) == (False, 2.5, "v1")
 
 
-def test_a_folder_that_was_never_recorded(data: Path) -> None:
-    (data.parent / "data.dvc").unlink()
-    found = status(data)
-    assert (found.version, found.clean, found.uncommitted, found.committed) == (None, False, None, None)
-    assert found.to_json()["uncommitted"] is None
-
-
-def test_an_unknown_revision_and_a_folder_without_a_table_are_told(data: Path) -> None:
-    with pytest.raises(DataError, match="git knows no v9"):
+def test_an_unknown_revision_and_a_folder_without_a_table_are_refused(data: Path) -> None:
+    with pytest.raises(DataError, match=r"\bv9\b"):
         status(data, "v9")
     (data / "labels.csv").unlink()
-    with pytest.raises(DataError, match="holds no labels table"):
+    with pytest.raises(DataError, match=r"labels\.csv"):
         status(data)

@@ -16,9 +16,9 @@ def test_a_player_holds_the_loudest_part_whatever_the_rate(tmp_path: Path, rate:
     html = player(tmp_path, "a.wav", 'say "a"')
     assert html is not None
     assert 'aria-label="say &quot;a&quot;"' in html
-    heard = decode(base64.b64decode(html.split("base64,")[1].split('"')[0]))
-    assert heard.seconds == pytest.approx(EXCERPT_SECONDS, abs=0.1)
-    assert np.sqrt(np.mean(np.square(heard.wave))) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+    excerpt = decode(base64.b64decode(html.split("base64,")[1].split('"')[0]))
+    assert excerpt.seconds == pytest.approx(EXCERPT_SECONDS, abs=0.1)
+    assert np.sqrt(np.mean(np.square(excerpt.wave))) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
 
 
 def test_what_cannot_be_decoded_has_no_player(tmp_path: Path) -> None:

@@ -13,17 +13,15 @@ from audioscore.errors import DataError
 FIRST, SECOND = b"audio_file,score\na.wav,80\n", b"audio_file,score\na.wav,81\n"
 
 
-def git(folder: Path, *arguments: str) -> str:
-    quiet = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+def git(folder: Path, *arguments: str) -> None:
+    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     command = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments]
-    return subprocess.run(
-        command, cwd=folder, check=True, capture_output=True, text=True, env=os.environ | quiet
-    ).stdout
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=env)
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two versions of a data folder, the first at tag v1; before it, tag v0, there was none."""
+    """Two versions of a data folder, tags v1 and v2; at tag v0 there is none."""
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     root = tmp_path / "songs"
     (root / ".dvc").mkdir(parents=True)
@@ -52,20 +50,16 @@ def test_files_and_content_of_every_version(data: Path) -> None:
     assert recorded_file(data, "labels.csv", "v1") == FIRST
     assert recorded_file(data, "\u00e9.wav", "HEAD~1") == b"v1"
     assert recorded_file(data, "gone.wav") is None
-
-
-def test_the_record_counts_and_not_the_folder(data: Path) -> None:
-    (data / "labels.csv").write_bytes(b"later")
+    (data / "labels.csv").write_bytes(b"later")  # the record counts, not the folder
     assert recorded_file(data, "labels.csv") == SECOND
 
 
 def test_where_nothing_was_recorded_there_is_nothing(data: Path) -> None:
-    assert (recorded_version(data, "v0"), recorded_files(data, "v0"), recorded_file(data, "x", "v0")) == (
-        None,
-        {},
-        None,
-    )
-    assert recorded_version(data.parent / "other") is None
+    assert (recorded_version(data, "v0"), recorded_files(data, "v0")) == (None, {})
+    assert (recorded_file(data, "x", "v0"), recorded_version(data.parent / "other")) == (None, None)
+    for revision in ("v9", "--all", "HEAD~9"):
+        with pytest.raises(DataError, match=rf"songs: .*{revision}\b"):
+            recorded_files(data, revision)
 
 
 def test_what_the_cache_lacks_comes_from_the_remote(data: Path) -> None:
@@ -74,18 +68,12 @@ def test_what_the_cache_lacks_comes_from_the_remote(data: Path) -> None:
     shutil.rmtree(data.parent / ".dvc" / "cache")
     assert recorded_file(data, "labels.csv") == SECOND
     assert recorded_files(data, remote="s") == md5s
-    with pytest.raises(DataError, match=r"data: \w{32}\.dir of its history cannot be fetched \(neither the cache nor"):
+    with pytest.raises(DataError, match=r"data: \w{32}\.dir\b"):
         recorded_files(data, "v1")
-
-
-@pytest.mark.parametrize("revision", ["v9", "--all", "HEAD~9"])
-def test_an_unknown_revision_is_told(data: Path, revision: str) -> None:
-    with pytest.raises(DataError, match=rf"songs: git knows no {revision}\. Give a branch, tag or commit"):
-        recorded_files(data, revision)
 
 
 def test_a_folder_without_git_has_no_revisions(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    with pytest.raises(DataError, match=r"not a git repository.*Give a branch"):
+    with pytest.raises(DataError, match="git"):
         recorded_files(tmp_path / "data", "HEAD")
     assert not record_of(tmp_path / "data").exists()

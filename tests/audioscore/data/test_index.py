@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,6 @@ from audioscore.data.clips import Clip
 from audioscore.data.index import read_index, without_trailing_commas, write_index
 from audioscore.errors import DataError
 
-SEED_EXAMPLE = """[
-    [
-        {
-            "audio_file": "/data/audio/20732755_final.m4a",
-        },
-        {
-            "audio_file": "/data/audio/463674_250811122315010877.m4a",
-        }
-    ]
-]
-"""
-
 
 def write(folder: Path, text: str) -> Path:
     path = folder / "train.json"
@@ -30,17 +19,12 @@ def write(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_the_predecessors_index_is_trusted_in_its_order(tmp_path: Path, mark: str) -> None:
-    (group,) = read_index(write(tmp_path, mark + SEED_EXAMPLE))
-    assert [clip.audio_file[-8:] for clip in group] == ["inal.m4a", "0877.m4a"]
-    assert [clip.score for clip in group] == [None, None]
-
-
-def test_commas_inside_strings_stay(tmp_path: Path) -> None:
-    names = ["a,]", 'b",}', "c\\", "d\\\\,]"]
+def test_an_index_without_scores_keeps_its_order_and_may_have_trailing_commas(tmp_path: Path, mark: str) -> None:
+    names = ["/data/audio/463674_250811122315010877.m4a", "a,]", 'b",}', "c\\", "d\\\\,]"]
     text = "[[" + "".join('{"audio_file": ' + json.dumps(name) + ",\n}," for name in names) + "]\n,]"
-    (group,) = read_index(write(tmp_path, text))
+    (group,) = read_index(write(tmp_path, mark + text))
     assert [clip.audio_file for clip in group] == names
+    assert [clip.score for clip in group] == [None] * 5
 
 
 @settings(max_examples=25, deadline=None)
@@ -58,63 +42,67 @@ def test_groups_and_a_bare_list(tmp_path: Path) -> None:
     assert read_index(write(tmp_path, "[[]]")) == [[]]
 
 
-def test_the_first_inversion_is_named_and_resort_mends_it(tmp_path: Path) -> None:
+def test_the_first_inversion_is_named_and_resort_corrects_it(tmp_path: Path) -> None:
     scores = [("a", 90), ("b", 80), ("c", 85.5), ("d", 80), ("e", 99)]
     path = write(tmp_path, json.dumps([[{"audio_file": name, "score": score} for name, score in scores]]))
     with pytest.raises(DataError) as caught:
         read_index(path)
-    message = str(caught.value)
-    assert "b (score 80, position 2) stands above c (score 85.5, position 3)" in message
-    assert "--resort" in message
+    expected = r"b \(score 80, position 2\).* c \(score 85\.5, position 3\).*--resort"
+    assert re.search(expected, str(caught.value))
     (group,) = read_index(path, resort=True)
     assert [clip.audio_file for clip in group] == ["e", "a", "c", "b", "d"]
 
 
-def test_a_group_with_and_without_scores_is_refused(tmp_path: Path) -> None:
-    path = write(
-        tmp_path, '[[{"audio_file": "a", "score": 90}, {"audio_file": "b"}, {"audio_file": "c", "score": null}]]'
-    )
-    with pytest.raises(DataError, match=r"group 1: 2 of 3 clips have no score \(b, c\)"):
-        read_index(path, resort=True)
-
-
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("entry", "words"),
     [
-        ("[[{]]", r"train\.json is not JSON"),
-        ('{"a": 1}', r"train\.json is not a list of groups"),
-        ('[[], {"audio_file": "a"}]', r"is not a list of groups"),
-        ('[[{"file": "a"}]]', r"group 1, position 1: an entry without audio_file"),
-        ('[["a"]]', r"group 1, position 1: an entry without audio_file"),
-        ('[[{"audio_file": "a", "score": "90"}]]', r'position 1, a: score is "90"\. Give a number in 0-100'),
-        ('[[{"audio_file": "a", "score": 190}]]', r"score is 190"),
-        ('[[{"audio_file": "a", "score": NaN}]]', r"score is NaN"),
-        ('[[{"audio_file": "a", "score": true}]]', r"score is true"),
-        ('[[{"audio_file": "a", "raters": 90}]]', r"raters is 90\. Give a list of numbers"),
-        ('[[{"audio_file": "a", "bytes": 1.5}]]', r"bytes is 1\.5\. Give a whole number"),
-        ('[[{"audio_file": "a", "artist": []}]]', r"artist is \[\]\. Give text"),
-        ('[[{"audio_file": "a", "seconds": "x"}]]', r'seconds is "x"\. Give a number\.'),
+        ("[[{]]", ["train.json", "JSON"]),
+        ('{"a": 1}', ["train.json", "list"]),
+        ('[[], {"audio_file": "a"}]', ["train.json", "list"]),
+        ('[[{"file": "a"}]]', ["group 1, position 1", "audio_file"]),
+        ('[["a"]]', ["group 1, position 1", "audio_file"]),
+        *(
+            (f'[[{{"audio_file": "a", "{key}": {value}}}]]', ["position 1, a", f"{key} is {value}", kind])
+            for key, value, kind in (
+                ("score", '"90"', "0-100"),
+                ("score", "190", "0-100"),
+                ("score", "NaN", "0-100"),
+                ("score", "true", ""),
+                ("raters", "90", "list"),
+                ("bytes", "1.5", "whole"),
+                ("artist", "[]", "text"),
+                ("seconds", '"x"', ""),
+            )
+        ),
+        (
+            '[[{"audio_file": "a", "score": 90}, {"audio_file": "b"}, {"audio_file": "c", "score": null}]]',
+            ["group 1", "2 of 3", "(b, c)"],
+        ),
     ],
 )
-def test_what_is_no_index_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read_index(write(tmp_path, text))
+def test_what_is_no_index_is_refused(tmp_path: Path, entry: str, words: list[str]) -> None:
+    with pytest.raises(DataError) as caught:
+        read_index(write(tmp_path, entry), resort=True)
+    assert [word for word in words if word not in str(caught.value)] == []
 
 
-def test_a_missing_index_or_another_encoding_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such index"):
-        read_index(tmp_path / "train.json")
-    (tmp_path / "train.json").write_bytes('[[{"audio_file": "录音"}]]'.encode("gbk"))
-    assert read_index(tmp_path / "train.json") == [[Clip("录音")]]
-    (tmp_path / "train.json").write_bytes(b"\xff[[]]")
-    with pytest.raises(DataError, match="neither UTF-8 nor GB18030"):
-        read_index(tmp_path / "train.json")
+def test_a_missing_index_is_refused_and_other_encodings_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    with pytest.raises(DataError, match=r"train\.json"):
+        read_index(path)
+    path.write_bytes('[[{"audio_file": "录音"}]]'.encode("gbk"))
+    assert read_index(path) == [[Clip("录音")]]
+    path.write_bytes(b"\xff[[]]")
+    with pytest.raises(DataError, match=r"UTF-8.*GB18030"):
+        read_index(path)
 
 
 def test_foreign_keys_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "audioscore.data.index"):
         read_index(write(tmp_path, '[[{"audio_file": "a", "singer_id": 7, "socre": 1}]]'))
-    assert caplog.messages == ["train.json: keys left out: socre"]
+    [message] = caplog.messages
+    assert re.search(r"train\.json.*\bsocre\b", message)
+    assert "singer_id" not in message
 
 
 def test_what_is_written_is_valid_json_and_read_back(tmp_path: Path) -> None:
@@ -129,8 +117,8 @@ def test_what_is_written_is_valid_json_and_read_back(tmp_path: Path) -> None:
 
 
 def test_an_index_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a \(score 1, position 1\) stands above b \(score 2, position 2\)"):
+    with pytest.raises(DataError, match=r"a \(score 1, position 1\).* b \(score 2, position 2\)"):
         write_index(tmp_path / "train.json", [[Clip("a", 1.0), Clip("b", 2.0)]])
-    with pytest.raises(DataError, match="1 of 2 clips have no score"):
+    with pytest.raises(DataError, match=r"1 of 2\b"):
         write_index(tmp_path / "train.json", [[Clip("a", 1.0), Clip("b")]])
     assert list(tmp_path.iterdir()) == []

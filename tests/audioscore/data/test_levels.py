@@ -4,12 +4,9 @@ import pytest
 from audioscore.data.levels import BLOCK_SECONDS, FLOOR_DB, clipping_share, decibels, measure_levels
 
 
-def test_decibels_end_at_the_floor() -> None:
-    np.testing.assert_allclose(decibels(np.array([1.0, 0.1, 0.0])), [0, -10, FLOOR_DB])
-
-
-def test_no_samples_are_all_silence() -> None:
+def test_decibels_end_at_the_floor_and_no_samples_are_silence() -> None:
     assert measure_levels(np.zeros(0, dtype=np.float32), 24_000, 0.0) == (FLOOR_DB, 1.0, 0.0)
+    np.testing.assert_allclose(decibels(np.array([1.0, 0.1, 0.0])), [0, -10, FLOOR_DB])
 
 
 @pytest.mark.parametrize("extra", [0, 1, 39, 41])
@@ -28,13 +25,12 @@ def test_snr_is_that_of_bursts_in_noise(snr: float) -> None:
     burst = np.sqrt(2) * 0.1 * np.sin(2 * np.pi * 200 * np.arange(10 * rate) / rate)
     sung = np.arange(10 * rate) // rate % 2  # every other second
     wave = (burst * sung + noise).astype(np.float32)
-    told = 10 * np.log10(1 + 10 ** (snr / 10))  # loud frames hold the noise too
-    assert measure_levels(wave, rate, 0.0).snr_db == pytest.approx(told, abs=1)
-    assert measure_levels(wave / 4, rate, 0.0).snr_db == pytest.approx(told, abs=1)
-    assert measure_levels(np.concatenate([np.zeros_like(wave), wave]), rate, 0.0).snr_db == pytest.approx(told, abs=1)
+    expected = 10 * np.log10(1 + 10 ** (snr / 10))  # loud frames hold the noise too
+    for variant in (wave, wave / 4, np.concatenate([np.zeros_like(wave), wave])):
+        assert measure_levels(variant, rate, 0.0).snr_db == pytest.approx(expected, abs=1)
 
 
-def test_snr_without_anything_to_hear_or_without_pauses_is_zero() -> None:
+def test_snr_of_silence_or_without_pauses_is_zero() -> None:
     assert measure_levels(np.zeros(24_000, dtype=np.float32), 24_000, 0.0).snr_db == 0.0
     square = np.tile([0.1, -0.1], 12_000).astype(np.float32)
     assert measure_levels(square, 24_000, 0.0).snr_db == pytest.approx(0, abs=1e-6)

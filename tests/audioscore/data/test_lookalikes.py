@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +20,7 @@ Find = Callable[[list[Clip], list[tuple[int, int]], Severity], NearDuplicates]
 
 @pytest.fixture
 def find(monkeypatch: pytest.MonkeyPatch) -> Find:
-    """What is said of clips of which these pairs sound the same."""
+    """The result for clips of which these pairs have the same fingerprint."""
 
     def find(clips: list[Clip], pairs: list[tuple[int, int]], severity: Severity) -> NearDuplicates:
         monkeypatch.setattr(lookalikes, "near_duplicates", lambda _: pairs)
@@ -42,30 +43,31 @@ def test_the_same_take_at_another_level_is_a_pair_and_another_take_is_not() -> N
     prints = [fingerprint(Recording(wave, 16_000)) for wave in (takes[0], takes[1], takes[0] * np.float32(0.3))]
     found = find_near_duplicates(clips(70.0, 71.0, 72.0), prints, "warning")
     assert found.pairs == [("a.wav", "c.wav")]
-    assert found.warned == [
-        {"audio_file": "c.wav", "row": 3, "reason": "near-duplicate of row 1 (a.wav)", "severity": "warning"}
-    ]
+    [one] = found.warned
+    assert (one["audio_file"], one["row"], one["severity"]) == ("c.wav", 3, "warning")
+    assert "row 1 (a.wav)" in one["reason"]
     assert found.rejected == {}
 
 
-def test_scores_more_than_ten_points_apart_are_told_whatever_the_rule_says(find: Find) -> None:
+def test_scores_more_than_ten_points_apart_are_listed_at_any_severity(find: Find) -> None:
     apart, near = clips(60.0, 85.0), clips(60.0, 70.0)
-    said = "near-duplicate of row 1 (a.wav), yet scored 85 against 60, 25 points apart; listen to both"
     severities: list[Severity] = ["warning", "off"]
     for severity in severities:
-        assert [one["reason"] for one in find(apart, [(0, 1)], severity).warned] == [said]
-    assert [one["reason"] for one in find(near, [(0, 1)], "warning").warned] == ["near-duplicate of row 1 (a.wav)"]
+        [one] = find(apart, [(0, 1)], severity).warned
+        assert re.findall(r"\d+", one["reason"]) == ["1", "85", "60", "25"]
+    [one] = find(near, [(0, 1)], "warning").warned
+    assert re.findall(r"\d+", one["reason"]) == ["1"]
     off = find(near, [(0, 1)], "off")
     assert (off.warned, off.pairs) == ([], [("a.wav", "b.wav")])
-    assert find(apart, [(0, 1)], "error").rejected[1]["reason"] == said
+    rejected = find(apart, [(0, 1)], "error").rejected
+    assert list(rejected) == [1]
+    assert "25" in rejected[1]["reason"]
 
 
-def test_as_an_error_all_but_the_first_of_what_sounds_the_same_are_rejected(find: Find) -> None:
+def test_as_an_error_all_but_the_first_of_the_copies_are_rejected(find: Find) -> None:
     found = find(clips(70.0, 71.0, 72.0, 73.0), [(0, 1), (1, 2)], "error")
-    assert {position: one["reason"] for position, one in found.rejected.items()} == {
-        1: "near-duplicate of row 1 (a.wav)",
-        2: "near-duplicate of row 1 (a.wav)",
-    }
+    assert sorted(found.rejected) == [1, 2]
+    assert all("row 1 (a.wav)" in one["reason"] for one in found.rejected.values())
     assert {one["severity"] for one in found.rejected.values()} == {"error"}
     assert found.warned == []
 
@@ -73,7 +75,7 @@ def test_as_an_error_all_but_the_first_of_what_sounds_the_same_are_rejected(find
 def test_a_recording_without_a_score_is_never_rejected_for_its_likeness(find: Find) -> None:
     found = find(clips(70.0, None, None), [(0, 1), (1, 2)], "error")
     assert found.rejected == {}
-    assert [one["reason"] for one in found.warned] == ["near-duplicate of row 1 (a.wav)", "near-duplicate of b.wav"]
+    assert [re.findall(r"row \d|\w\.wav", one["reason"]) for one in found.warned] == [["row 1", "a.wav"], ["b.wav"]]
 
 
 def test_the_same_file_in_the_table_and_in_an_order_is_no_likeness(find: Find) -> None:

@@ -9,6 +9,11 @@ import pytest
 from audioscore.data.probe_memory import Entry, ProbeMemory
 
 
+@pytest.fixture(autouse=True)
+def _warnings_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "audioscore.data.probe_memory")
+
+
 def remember(path: Path, *entries: Entry, version: str = "1") -> None:
     with ProbeMemory(path, version) as memory:
         memory.put(entries)
@@ -30,45 +35,39 @@ def test_what_is_put_is_found_by_its_key_and_version(tmp_path: Path) -> None:
     assert recall(path, "k") == Entry("k", "{}", b"\x00\xff")
 
 
-def test_without_a_path_nothing_is_kept() -> None:
-    with ProbeMemory(None, "1") as memory:
-        memory.put([Entry("k", "{}", None)])
-        assert memory.get("k") is None
-
-
-def test_a_reader_makes_no_file_and_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert recall(tmp_path / "none.db", "k") is None
-    assert list(tmp_path.iterdir()) == []
-    assert caplog.records == []
-
-
-@pytest.mark.parametrize("content", [b"no database" * 500, b"SQLite format 3\x00" + bytes(5_000)])
-def test_a_damaged_file_is_said_once_and_ignored(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+@pytest.mark.parametrize("kind", ["text", "damaged", "foreign", "folder"])
+def test_an_unusable_file_is_logged_once_and_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     path = tmp_path / "a.db"
-    path.write_bytes(content)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "foreign":
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE probes (other TEXT)")
+        connection.close()
+    else:
+        path.write_bytes(b"no database" * 500 if kind == "text" else b"SQLite format 3\x00" + bytes(5_000))
+    content = path.is_file() and path.read_bytes()
     with ProbeMemory(path, "1") as memory:
         memory.put([Entry("k", "{}", None)])
         assert memory.get("k") is None
         assert memory.path is None
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert str(path) in caplog.messages[0]
-    assert path.read_bytes() == content
+    assert (path.is_file() and path.read_bytes()) == content
 
 
-def test_a_foreign_table_and_a_folder_are_ignored_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    connection = sqlite3.connect(tmp_path / "a.db")
-    connection.execute("CREATE TABLE probes (other TEXT)")
-    connection.close()
-    for path in (tmp_path / "a.db", tmp_path):
-        with ProbeMemory(path, "1") as memory:
-            memory.put([Entry("k", "{}", None)])
-            assert memory.get("k") is None
-    assert len(caplog.records) == 2
+def test_without_a_file_nothing_is_kept_or_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with ProbeMemory(None, "1") as memory:
+        memory.put([Entry("k", "{}", None)])
+        assert memory.get("k") is None
+    assert recall(tmp_path / "none.db", "k") is None
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.records == []
 
 
-def test_a_locked_file_is_said_once_and_ignored(
+def test_a_locked_file_is_logged_once_and_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("audioscore.data.probe_memory.WAIT_SECONDS", 0.05)

@@ -1,4 +1,5 @@
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ def partition(labels: NDArray[np.int64]) -> list[list[bool]]:
 
 
 def voices(singers: int, takes: int, *, spread: float, seed: int = 0, dim: int = 32) -> NDArray[np.float64]:
-    """`takes` embeddings of each of `singers` far-apart directions, singer by singer, of any length."""
+    """`takes` embeddings of each singer, in far-apart directions and of any length."""
     rng = np.random.default_rng(seed)
     centres = np.linalg.qr(rng.normal(size=(dim, dim)))[0][:singers]
     rows = np.repeat(centres, takes, axis=0) + spread * rng.normal(size=(singers * takes, dim)) / np.sqrt(dim)
@@ -47,10 +48,8 @@ def test_distinct_voices_are_found_and_numbered_in_order() -> None:
     assert len(set(cluster_voices(rows, min_cosine=0.999).tolist())) == 35
     assert cluster_voices(rows.astype(np.float32), min_cosine=0.4).dtype == np.int64
     assert cluster_voices(np.zeros((0, 8)), min_cosine=0.4).tolist() == []
-
-
-def test_a_silent_embedding_is_a_voice_of_its_own() -> None:
-    assert cluster_voices(np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), min_cosine=0.1).tolist() == [0, 1, 1]
+    silent = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    assert cluster_voices(silent, min_cosine=0.1).tolist() == [0, 1, 1]
 
 
 def test_blocks_give_the_voices_that_one_pass_gives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,11 +62,11 @@ def test_blocks_give_the_voices_that_one_pass_gives(monkeypatch: pytest.MonkeyPa
 
 def test_embeddings_that_are_not_numbers_are_named() -> None:
     clips = [Clip(f"{name}.m4a") for name in "abc"]
-    with pytest.raises(DataError, match=r"1 of 3 voice embeddings are not finite \(b\.m4a\)"):
+    with pytest.raises(DataError, match=r"1 of 3 .*\(b\.m4a\)"):
         group_voices(clips, np.array([[1.0, 0], [np.nan, 0], [0, 1]]), min_cosine=0.4)
-    with pytest.raises(DataError, match="2 embeddings for 3 clips"):
+    with pytest.raises(DataError, match=r"\b2\b.*\b3\b"):
         group_voices(clips, np.ones((2, 4)), min_cosine=0.4)
-    with pytest.raises(DataError, match=r"shape \[3\]"):
+    with pytest.raises(DataError, match=r"\[3\]"):
         cluster_voices(np.ones(3), min_cosine=0.4)
 
 
@@ -80,10 +79,10 @@ def test_clips_without_a_singer_get_a_voice() -> None:
     found = group_voices(clips, rows, min_cosine=0.4)
     assert found.of == {clip.audio_file: f"voice-{int(clip.audio_file[1]) + 1:04d}" for clip in clips}
     assert found.alike == tuple(tuple(f"s{singer}-{take}.m4a" for take in range(4)) for singer in range(3))
-    assert found.summary() == (
-        "12 of 12 clips have no singer: grouped into 3 voices by their CAM++ embedding (cosine >= 0.4), the largest of "
-        "4 clips; an estimate."
-    )
+    assert re.findall(r"\d[\d.]*", found.summary()) == ["12", "12", "3", "0.4", "4"]
+    known = group_voices([Clip("a.m4a", singer_id="a")], np.ones((1, 4)), min_cosine=0.5)
+    assert (known.of, known.alike, known.clips) == ({}, (), 1)
+    assert group_voices([], np.zeros((0, 4)), min_cosine=0.5).alike == ()
 
 
 def test_a_known_voice_keeps_its_name() -> None:
@@ -94,10 +93,7 @@ def test_a_known_voice_keeps_its_name() -> None:
     assert found.of["s0-3.m4a"] == "Ana"
     assert found.alike[0] == ("s0-3.m4a", "s0-0.m4a")
     assert (len(found.alike), found.recognised, found.largest) == (3, 1, 4)
-    assert found.summary().startswith(
-        "9 of 12 clips have no singer: grouped into 3 voices by their CAM++ embedding (cosine >= 0.4), 1 of them taken "
-        "for known singers, the largest of 4 clips"
-    )
+    assert re.findall(r"\d[\d.]*", found.summary()) == ["9", "12", "3", "0.4", "1", "4"]
 
 
 def test_singers_that_an_unknown_clip_cannot_be_told_from_come_into_its_voice() -> None:
@@ -106,12 +102,6 @@ def test_singers_that_an_unknown_clip_cannot_be_told_from_come_into_its_voice() 
     found = group_voices(clips, rows, min_cosine=0.5)
     assert (found.of, found.recognised) == ({"x.m4a": "b"}, 1)
     assert [set(files) for files in found.alike] == [{"a.m4a", "b.m4a", "x.m4a"}]
-
-
-def test_where_all_are_known_nothing_is_estimated() -> None:
-    found = group_voices([Clip("a.m4a", singer_id="a")], np.ones((1, 4)), min_cosine=0.5)
-    assert (found.of, found.alike, found.clips) == ({}, (), 1)
-    assert group_voices([], np.zeros((0, 4)), min_cosine=0.5).alike == ()
 
 
 @settings(max_examples=20, deadline=None)

@@ -12,10 +12,9 @@ from audioscore.errors import DataError
 
 
 def git(folder: Path, *arguments: str) -> str:
-    quiet = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     command = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments]
-    result = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env=os.environ | quiet)
-    return result.stdout.strip()
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env=env).stdout.strip()
 
 
 def version(data: Path, files: dict[str, bytes]) -> str:
@@ -50,7 +49,7 @@ def contents(folder: Path) -> set[bytes]:
     return {path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".dir"}
 
 
-def test_a_purged_recording_is_gone_from_every_place_and_the_rest_stays(data: Path, tmp_path: Path) -> None:
+def test_a_purged_recording_is_gone_from_every_store_and_the_rest_stays(data: Path, tmp_path: Path) -> None:
     before = version(data, {"a.wav": b"a", "labels.csv": b"0"})
     first = version(data, {"a.wav": b"a", "withdrawn.wav": b"w", "labels.csv": b"1"})
     unwanted = recorded_files(data)["withdrawn.wav"]
@@ -60,10 +59,10 @@ def test_a_purged_recording_is_gone_from_every_place_and_the_rest_stays(data: Pa
     for place in (tmp_path / "store", data.parent / ".dvc" / "cache"):
         assert contents(place) == {b"a", b"b", b"0", b"1", b"2", b"3"}
     assert recorded_file(data, "a.wav", first) == b"a"
-    with pytest.raises(DataError, match=f"{unwanted} of its history cannot be fetched"):
+    with pytest.raises(DataError, match=unwanted):
         recorded_file(data, "withdrawn.wav", first)
     git(data.parent, "checkout", "-q", first)
-    with pytest.raises(DataError, match=r"data\.dvc: cannot be pulled"):
+    with pytest.raises(DataError, match=r"^data\.dvc: "):
         pull([record_of(data)])
     git(data.parent, "checkout", "-q", before)
     pull([record_of(data)])
@@ -71,22 +70,10 @@ def test_a_purged_recording_is_gone_from_every_place_and_the_rest_stays(data: Pa
     assert purge([unwanted], data).removed == {"cache": 0, "store": 0}
 
 
-def test_purged_content_that_comes_back_is_sent_again(data: Path, tmp_path: Path) -> None:
-    version(data, {"w.wav": b"w", "labels.csv": b"1"})
-    unwanted = recorded_files(data)["w.wav"]
-    version(data, {"labels.csv": b"1"})
-    purge([unwanted], data)
-    (data / "w.wav").write_bytes(b"w")
-    commit(data)
-    assert push([data]) == 1  # the version's list was never removed
-    assert b"w" in contents(tmp_path / "store")
-
-
 def test_what_the_current_version_holds_is_not_purged(data: Path, tmp_path: Path) -> None:
     version(data, {"a.wav": b"a", "same.wav": b"a", "labels.csv": b"1"})
     held = recorded_files(data)["a.wav"]
-    told = r"2 files to purge are still part of data\.dvc \(a\.wav, same\.wav\)"
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=r"\b2 .*data\.dvc \(a\.wav, same\.wav\)"):
         purge([held, "0" * 32], data)
     assert b"a" in contents(tmp_path / "store") & contents(data.parent / ".dvc" / "cache")
 
@@ -100,10 +87,14 @@ def test_a_remote_out_of_reach_is_listed_and_the_others_are_purged(data: Path, t
     purged = purge([unwanted], data)
     assert purged.removed == {"cache": 1, "store": 1}
     assert purged.failed.keys() == {"cloud"}
-    assert "remote cloud was not purged (" in purged.failed["cloud"]
-    with pytest.raises(DataError, match="DVC knows no remote moon"):
+    assert "cloud" in purged.failed["cloud"]
+    with pytest.raises(DataError, match=r"\bmoon\b"):
         purge([unwanted], data, ["moon"])
     assert purge([unwanted], data, ["store"]).failed == {}
+    (data / "w.wav").write_bytes(b"w")  # content that comes back is sent again
+    commit(data)
+    assert push([data], remote="store") == 1  # the version's list was never removed
+    assert b"w" in contents(tmp_path / "store")
 
 
 def test_a_remote_inside_the_repository_stays_in_gits_history(data: Path) -> None:

@@ -26,10 +26,8 @@ def fill(folder: Path, files: dict[str, str]) -> None:
 
 
 def run(folder: Path, *command: str | Path) -> str:
-    quiet = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
-    return subprocess.run(
-        command, cwd=folder, check=True, capture_output=True, text=True, env=os.environ | quiet
-    ).stdout.strip()
+    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env=env).stdout.strip()
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -43,24 +41,17 @@ def _own_dvc_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder in a new git and DVC repository, with a remote `store` beside it."""
+    """`data` in a new git and DVC repository, with a remote `store` beside the repository."""
     root = tmp_path / "songs"
-    root.mkdir()
+    remote = f"[core]\n    remote = store\n['remote \"store\"']\n    url = {tmp_path}/store\n"
+    fill(root, {".dvc/config": remote, ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n"})
     git(root, "init", "-q")
-    (root / ".dvc").mkdir()
-    (root / ".dvc" / "config").write_text(
-        f"[core]\n    remote = store\n['remote \"store\"']\n    url = {tmp_path}/store\n"
-    )
-    (root / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
     fill(root / "data", FILES)
     return root / "data"
 
 
 def cached(data: Path) -> list[Path]:
     return [path for path in (data.parent / ".dvc" / "cache").rglob("*") if path.is_file()]
-
-
-# --- commit ---
 
 
 def test_a_commit_is_what_dvc_itself_would_record(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -79,16 +70,14 @@ def test_a_commit_is_what_dvc_itself_would_record(data: Path, capfd: pytest.Capt
     assert record_of(data).read_text(encoding="utf-8") == record
 
 
-def test_a_second_commit_changes_nothing(data: Path) -> None:
+def test_a_second_commit_changes_nothing_and_a_damaged_one_is_completed(data: Path) -> None:
     first = commit(data)
     before = {path: path.stat().st_mtime_ns for path in [record_of(data), *cached(data)]}
     assert len(before) == 5
     assert commit(data) == Version(first.md5, 3, SIZE, changed=False)
     assert {path: path.stat().st_mtime_ns for path in [record_of(data), *cached(data)]} == before
-
-
-def test_a_cache_that_lost_content_is_filled_again(data: Path) -> None:
-    commit(data)
+    record_of(data).write_text("")  # as a killed DVC leaves it
+    assert commit(data) == first
     lost = next(path for path in cached(data) if not path.name.endswith(".dir"))
     lost.unlink()
     assert commit(data).changed
@@ -98,23 +87,21 @@ def test_a_cache_that_lost_content_is_filled_again(data: Path) -> None:
 def test_files_are_never_linked_or_replaced(data: Path) -> None:
     (data.parent / ".dvc" / "config").write_text("[cache]\n    type = hardlink\n")
     os.link(data / "audio" / "a.wav", data.parent / "elsewhere.wav")
-    before = {path: (path.stat().st_ino, path.stat().st_mode) for path in data.rglob("*.*")}
+
+    def nodes() -> dict[Path, tuple[int, int]]:
+        return {path: (path.stat().st_ino, path.stat().st_mode) for path in data.rglob("*.*")}
+
+    before = nodes()
     commit(data)
-    assert {path: (path.stat().st_ino, path.stat().st_mode) for path in data.rglob("*.*")} == before
+    assert nodes() == before
     (data / "audio" / "a.wav").write_text("changed", encoding="utf-8")
     assert "a" * 100 in [path.read_text(encoding="utf-8") for path in cached(data)]
-
-
-def test_an_empty_record_of_a_killed_dvc_is_written_again(data: Path) -> None:
-    version = commit(data)
-    record_of(data).write_text("")
-    assert commit(data) == version
 
 
 @pytest.mark.parametrize(
     "left", ['{"write": {', '{"write": {"PATH": {"pid": PID, "cmd": "dvc add data"}}, "read": {}}']
 )
-def test_what_a_killed_dvc_left_in_its_list_of_busy_paths_is_no_obstacle(data: Path, left: str) -> None:
+def test_the_list_of_busy_paths_of_a_killed_dvc_is_no_obstacle(data: Path, left: str) -> None:
     busy = data.parent / ".dvc" / "tmp" / "rwlock"
     busy.parent.mkdir()
     busy.write_text(left.replace("PATH", str(data)).replace("PID", str(os.getppid())))
@@ -122,58 +109,46 @@ def test_what_a_killed_dvc_left_in_its_list_of_busy_paths_is_no_obstacle(data: P
     assert commit(data).changed
 
 
-def test_a_path_that_is_busy_names_who_keeps_it(data: Path) -> None:
+def test_a_busy_path_and_a_locked_repository_name_the_process(data: Path) -> None:
+    locked = pytest.raises(DataError, match=rf"songs: .*\b{os.getpid()}: .*python")
+    with open_repository(data) as other, other.lock, locked:
+        commit(data)
+    assert not record_of(data).exists()
     busy = data.parent / ".dvc" / "tmp" / "rwlock"
-    busy.parent.mkdir()
     entry = {"pid": os.getppid(), "cmd": "dvc repro songs"}
     busy.write_text(json.dumps({"write": {str(data): entry}, "read": {}}))
-    with pytest.raises(DataError, match=rf"data cannot be recorded \(.*PID {os.getppid()}\): dvc repro songs\)"):
+    with pytest.raises(DataError, match=rf"data .*\b{os.getppid()}\).*dvc repro songs"):
         commit(data)
     assert json.loads(busy.read_text())["write"] == {str(data): entry}
 
 
-def test_a_locked_repository_names_the_process(data: Path) -> None:
-    with open_repository(data) as other, other.lock:
-        told = rf"songs: locked by another DVC process \(process {os.getpid()}: .*python.*\)\. Wait"
-        with pytest.raises(DataError, match=told):
-            commit(data)
-    assert not record_of(data).exists()
-
-
-def test_what_cannot_be_recorded_is_told(data: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_recorded_is_named(data: Path, tmp_path: Path) -> None:
     lonely = tmp_path / "lonely" / "data"
     fill(lonely, FILES)
-    with pytest.raises(DataError, match=r"lonely/data: there is no DVC repository at .*lonely or above .*--no-version"):
+    with pytest.raises(DataError, match=r"lonely/data: .*lonely .*--no-version"):
         commit(lonely)
-    (tmp_path / "lonely" / ".dvc").mkdir()
-    with pytest.raises(DataError, match=r"cannot be opened \(.*lonely is not a git repository\)\. .*core\.no_scm"):
+    fill(tmp_path / "lonely" / ".dvc", {"tmp/.keep": ""})
+    with pytest.raises(DataError, match=r"lonely/data: .*lonely is not a git.*core\.no_scm"):  # DVC's own words
         commit(lonely)
     (tmp_path / "lonely" / ".dvc" / "config").write_text("[core]\n    remotes = x\n")
-    with pytest.raises(DataError, match=r"lonely/data: its DVC repository cannot be opened \(.*remotes.*\)\. Mend"):
+    with pytest.raises(DataError, match=r"lonely/data: .*\(.*remotes.*\)"):
         commit(lonely)
-    with pytest.raises(DataError, match="gone: no such folder"):
-        commit(data.parent / "gone")
     (data.parent / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no files"):
-        commit(data.parent / "empty")
+    for name in ("gone", "empty"):
+        with pytest.raises(DataError, match=rf"{name}\b"):
+            commit(data.parent / name)
+    (data.parent / ".dvcignore").write_text("*.csv\n")
+    with pytest.raises(DataError, match=r"\w{32}\.dir.*\w{32}\.dir.*\.dvcignore"):
+        commit(data)
+    (data.parent / ".dvcignore").unlink()
     commit(data)
-    with pytest.raises(DataError, match=r"data/audio is part of what .*/songs/data\.dvc records"):
+    with pytest.raises(DataError, match=r"data/audio .*/songs/data\.dvc"):
         commit(data / "audio")
-
-
-def test_a_folder_that_git_tracks_is_refused(data: Path) -> None:
-    git(data.parent, "add", "data")
-    with pytest.raises(DataError, match=r"data is tracked by git\. .*git rm -r -q --cached data"):
+    record_of(data).unlink()
+    git(data.parent, "add", "-f", "data")
+    with pytest.raises(DataError, match=r"data .*git rm -r -q --cached data"):
         commit(data)
     assert not record_of(data).exists()
-
-
-def test_files_that_a_dvcignore_leaves_out_are_told(data: Path) -> None:
-    (data.parent / ".dvcignore").write_text("*.csv\n")
-    with pytest.raises(
-        DataError, match=r"DVC recorded \w{32}\.dir, but the folder's files make \w{32}\.dir: .*dvcignore"
-    ):
-        commit(data)
 
 
 KILLED = """
@@ -211,25 +186,18 @@ KILLED = """
 """
 
 
-def kill_commits(data: Path, kills: int) -> int:
-    """Kill commits of 100 linked recordings, at moments spread over one's duration; returns how many were cut."""
+@pytest.mark.services
+def test_kills_lose_nothing_and_stop_nothing(data: Path) -> None:
+    """Kill 40 commits of 100 linked recordings, at moments spread over one's duration."""
     shutil.rmtree(data)
     fill(data.parent / "delivered", {f"{n:03d}.wav": f"{n:03d}.wav" * 100 for n in range(100)})
     (data / "audio").mkdir(parents=True)
     for path in (data.parent / "delivered").iterdir():
         os.link(path, data / "audio" / path.name)
-    killed = run(data.parent, sys.executable, "-c", textwrap.dedent(KILLED), data, str(kills))
+    killed = run(data.parent, sys.executable, "-c", textwrap.dedent(KILLED), data, "40")
     assert yaml.safe_load(record_of(data).read_text())["outs"][0]["md5"] == folder_digest(data)
     assert not commit(data).changed
-    return int(killed)
-
-
-@pytest.mark.services
-def test_kills_lose_nothing_and_stop_nothing(data: Path) -> None:
-    assert kill_commits(data, 40) >= 20
-
-
-# --- push and pull ---
+    assert int(killed) >= 20
 
 
 def test_a_push_sends_what_is_missing_and_a_pull_brings_it_back(data: Path, tmp_path: Path) -> None:
@@ -244,48 +212,41 @@ def test_a_push_sends_what_is_missing_and_a_pull_brings_it_back(data: Path, tmp_
     assert folder_digest(data) == version.md5
 
 
-def test_a_pull_never_overwrites_work(data: Path) -> None:
+def test_a_pull_never_overwrites_work_and_needs_a_repository(data: Path, tmp_path: Path) -> None:
     commit(data)
     (data / "labels.csv").write_text("my own", encoding="utf-8")
-    with pytest.raises(DataError, match=r"^data\.dvc: cannot be pulled \(.*labels\.csv.*\)\. Check `dvc remote list`"):
+    with pytest.raises(DataError, match=r"^data\.dvc: .*\(.*labels\.csv.*\)"):
         pull([record_of(data)])
     assert (data / "labels.csv").read_text(encoding="utf-8") == "my own"
+    fill(tmp_path, {"data.dvc": "outs:\n- md5: 5fd2.dir\n  path: data\n"})
+    with pytest.raises(DataError, match=r"data\.dvc: .*`dvc init`"):
+        pull([tmp_path / "data.dvc"])
 
 
-def test_what_cannot_be_pushed_is_told(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(DataError, match=r"data has no version yet \(data\.dvc is missing\)"):
+def test_what_cannot_be_pushed_is_named(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=r"data .*data\.dvc\b"):
         push([data])
     commit(data)
-    with pytest.raises(DataError, match=r"data\.dvc cannot be pushed to remote moon \(.*remote 'moon' doesn't exist"):
+    with pytest.raises(DataError, match=r"data\.dvc .*\bmoon \(.*'moon'"):
         push([data], remote="moon")
+    (tmp_path / "store").write_text("a file where the remote should be")
+    with pytest.raises(DataError, match=r"data\.dvc .*\bstore \(.*(File exists|Not a dir)"):
+        push([data])
+    (tmp_path / "store").unlink()
     lost = next(path for path in cached(data) if not path.name.endswith(".dir"))
     lost.unlink()
-    told = rf"neither DVC's cache nor the remote holds 1 of its objects \({lost.parent.name}{lost.name}\)"
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=rf"\b1\b.*\({lost.parent.name}{lost.name}\)"):
         push([data])
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_store_that_cannot_be_written_is_told(data: Path, tmp_path: Path) -> None:
-    commit(data)
-    (tmp_path / "store").write_text("a file where the remote should be")
-    with pytest.raises(
-        DataError, match=r"data\.dvc cannot be pushed to remote store \(.*(File exists|Not a dir).*\)\. Check"
-    ):
-        push([data])
-
-
-def test_without_a_remote_the_advice_is_dvcs_own(data: Path) -> None:
     (data.parent / ".dvc" / "config").write_text("")
     commit(data)
-    with pytest.raises(DataError, match=r"remote \(none is set\) \(.*no remote specified .*dvc remote add -d"):
+    with pytest.raises(DataError, match=r"remote.*dvc remote add -d"):
         push([data])
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.fixture
 def pulled_records(monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
-    """What `pull` was asked for; nothing is pulled."""
     asked: list[list[Path]] = []
     monkeypatch.setattr(repository, "pull", asked.append)
     return asked
@@ -293,11 +254,11 @@ def pulled_records(monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
 
 def test_what_is_missing_is_pulled_by_the_record_above_it(tmp_path: Path, pulled_records: list[list[Path]]) -> None:
     fill(tmp_path, {"encoders.dvc": "outs: []"})
-    said: list[str] = []
-    pull_missing(tmp_path / "encoders" / "muq-small", said.append)
+    messages: list[str] = []
+    pull_missing(tmp_path / "encoders" / "muq-small", messages.append)
     assert pulled_records == [[tmp_path / "encoders.dvc"]]
-    assert said == ["pulling encoders from the DVC remote"]
-    pull_missing(tmp_path / "encoders", said.append)
+    assert ["encoders" in message for message in messages] == [True]
+    pull_missing(tmp_path / "encoders", messages.append)
     assert len(pulled_records) == 2
 
 
@@ -307,20 +268,14 @@ def test_what_is_there_or_has_no_record_is_not_pulled(
     fill(tmp_path, {"data/labels.csv": ""})
     (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {folder_digest(tmp_path / 'data')}\n  path: data\n")
     monkeypatch.chdir(tmp_path)
-    said: list[str] = []
+    messages: list[str] = []
     for path in (tmp_path / "data", tmp_path / "other" / "deep", Path("relative") / "deep"):
-        pull_missing(path, said.append)
-    assert (pulled_records, said) == ([], [])
+        pull_missing(path, messages.append)
+    assert (pulled_records, messages) == ([], [])
     (tmp_path / "data" / "labels.csv").write_text("changed")
-    pull_missing(tmp_path / "data", said.append)
+    pull_missing(tmp_path / "data", messages.append)
     assert pulled_records == []
-    assert said == ["note: data is not what data.dvc records; `audioscore data pull` fetches that"]
-
-
-def test_a_record_outside_a_dvc_project_cannot_be_pulled(tmp_path: Path) -> None:
-    fill(tmp_path, {"data.dvc": "outs:\n- md5: 5fd2.dir\n  path: data\n"})
-    with pytest.raises(DataError, match=r"data\.dvc: there is no DVC repository at .* or above it"):
-        pull([tmp_path / "data.dvc"])
+    assert ["`audioscore data pull`" in message for message in messages] == [True]
 
 
 def test_a_version_that_was_never_pushed_leaves_the_folder_alone(data: Path) -> None:
@@ -335,6 +290,6 @@ def test_a_version_that_was_never_pushed_leaves_the_folder_alone(data: Path) -> 
     record.write_text(older)
     shutil.rmtree(data.parent / ".dvc" / "cache")
     record.write_text(newer)  # as after a `git pull` where the cache never held it
-    with pytest.raises(DataError, match=r"cannot be pulled .*the version was pushed where it was made"):
+    with pytest.raises(DataError, match=r"data\.dvc: "):
         pull([record])
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before

@@ -43,7 +43,7 @@ def test_the_order_of_the_groups_does_not_matter() -> None:
     assert dealt(listed[::-1], [None] * 20)[::-1] == there
 
 
-def test_groups_that_share_a_song_go_one_way() -> None:
+def test_groups_that_share_a_song_share_a_split() -> None:
     listed = [[Clip(f"{group}-{clip}", 70.0, song_id=f"{group // 2}") for clip in range(2)] for group in range(30)]
     parts = dealt(listed, [None] * 30)
     assert all(parts[group] == parts[group + 1] for group in range(0, 30, 2))

@@ -1,3 +1,5 @@
+import re
+
 from audioscore.data.clips import Clip
 from audioscore.data.split_report import LeftOut, report_splits
 
@@ -10,30 +12,24 @@ def test_wanted_and_got_stand_side_by_side() -> None:
     report = report_splits(CLIPS, EVEN, TARGETS, groups=10, new_groups=10)
     assert report.warnings == []
     counts = report.to_json()["splits"]
-    assert [(count["clips"], count["share"], count["wanted"]) for count in counts.values()] == [
-        (6, 0.6, 0.6),
-        (2, 0.2, 0.2),
-        (2, 0.2, 0.2),
-    ]
+    shares = [(count["clips"], count["share"], count["wanted"]) for count in counts.values()]
+    assert shares == [(6, 0.6, 0.6), (2, 0.2, 0.2), (2, 0.2, 0.2)]
     assert (counts["test"]["lowest"], counts["test"]["highest"], counts["test"]["unscored"]) == (58.0, 59.0, 0)
 
 
-def test_a_split_that_is_too_small_is_said() -> None:
+def test_a_split_that_is_too_small_is_a_warning() -> None:
     report = report_splits(CLIPS, EVEN | {"9.m4a": "train"}, TARGETS, groups=10, new_groups=10)
-    assert report.warnings == ["test holds 1 of 10 clips (10%), wanted 20%."]
+    [warning] = report.warnings
+    assert re.search(r"\btest\b.*1 of 10\b.*\b10%.*\b20%", warning)
 
 
 def test_clips_left_out_count_nowhere_and_are_listed() -> None:
-    out = LeftOut("0.m4a", "train", "near-identical to 9.m4a in test")
+    out = LeftOut("0.m4a", "train", "REASON")
     of = {name: place for name, place in EVEN.items() if name != "0.m4a"}
     report = report_splits(CLIPS, of, TARGETS, groups=10, new_groups=0, left_out=[out])
     assert sum(count.clips for count in report.splits.values()) == 9
-    assert report.warnings == [
-        (
-            "1 of 10 clips are in no split, since each would link two splits "
-            "(0.m4a left out of train: near-identical to 9.m4a in test)."
-        )
-    ]
+    [warning] = report.warnings
+    assert re.search(r"1 of 10\b.*0\.m4a.*\btrain\b.*REASON", warning)
 
 
 def test_one_singer_in_two_spellings_counts_once_and_unscored_clips_apart() -> None:
@@ -41,4 +37,4 @@ def test_one_singer_in_two_spellings_counts_once_and_unscored_clips_apart() -> N
     of = {"a": "train", "b": "train", "c": "val", "d": "test"}
     report = report_splits(clips, of, {"train": 0.5, "val": 0.25, "test": 0.25}, groups=3, new_groups=3, heard=1)
     assert (report.splits["train"].singers, report.splits["train"].unscored, report.unknown_singers) == (1, 1, 2)
-    assert "1 of 4 clips have no singer" in report.warnings[0]
+    assert re.search(r"1 of 4\b.*singer", report.warnings[0])

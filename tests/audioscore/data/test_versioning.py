@@ -20,15 +20,11 @@ from audioscore.data.versioning import (
 )
 from audioscore.errors import DataError
 
-QUIET = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
-
-
-def run(folder: Path, *command: str) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=os.environ | QUIET)
-
 
 def git(folder: Path, *arguments: str) -> None:
-    run(folder, "git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments)
+    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    command = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=env)
 
 
 def fill(folder: Path, files: dict[str, str]) -> None:
@@ -85,31 +81,26 @@ def test_names_and_contents_count_and_dates_do_not(tmp_path: Path) -> None:
 
 
 def test_what_has_no_digest_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gone: no such folder"):
+    with pytest.raises(DataError, match="gone: "):
         folder_digest(tmp_path / "gone")
     fill(tmp_path / "a", {"sub/.dvcignore": "*.tmp"})
-    with pytest.raises(DataError, match=r"sub/\.dvcignore: DVC takes no \.dvcignore inside a data folder"):
+    with pytest.raises(DataError, match=r"sub/\.dvcignore: "):
         folder_digest(tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "broken.m4a").symlink_to("nowhere")
-    with pytest.raises(DataError, match=r"broken\.m4a: cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"broken\.m4a: .*\(No such file"):
         folder_digest(tmp_path / "b")
 
 
-def test_a_folder_beside_no_record_has_no_revision(tmp_path: Path) -> None:
+def test_a_record_without_a_digest_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "data"
     assert data_revision(data) is None
     fill(tmp_path, {"data.dvc": "outs:\n- md5: 5fd2.dir\n  path: data\n"})
     assert data_revision(data) == "5fd2.dir"
-
-
-@pytest.mark.parametrize(
-    "text", ["", "outs: []", "outs:\n- path: data", "outs:\n- {path: other, md5: x}", "a: [", "outs: 3"]
-)
-def test_a_record_without_a_digest_is_refused(tmp_path: Path, text: str) -> None:
-    fill(tmp_path, {"data.dvc": text})
-    with pytest.raises(DataError, match=r"data\.dvc records no MD5 for data"):
-        data_revision(tmp_path / "data")
+    for text in ("", "outs: []", "outs:\n- path: data", "outs:\n- {path: other, md5: x}", "a: [", "outs: 3"):
+        fill(tmp_path, {"data.dvc": text})
+        with pytest.raises(DataError, match=r"data\.dvc .*MD5"):
+            data_revision(data)
 
 
 def test_in_an_image_the_revision_is_what_its_build_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +112,10 @@ def test_in_an_image_the_revision_is_what_its_build_noted(tmp_path: Path, monkey
     assert image_revision() == code_revision(tmp_path) == "12ab"
 
 
-def test_the_code_revision_is_the_commit_and_tells_uncommitted_work(tmp_path: Path) -> None:
+def test_the_code_revision_is_the_commit_and_marks_uncommitted_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AUDIOSCORE_CODE_REVISION", raising=False)
     assert code_revision(tmp_path) == "unknown"
     assert code_revision(tmp_path / "gone") == "unknown"
     git(tmp_path, "init", "-q")
@@ -143,8 +137,5 @@ def test_the_code_revision_is_the_commit_and_tells_uncommitted_work(tmp_path: Pa
     fill(tmp_path, {"a.py": "1\n"})
     (tmp_path / "new.py").unlink()
     assert code_revision(tmp_path) == clean
-
-
-def test_without_git_the_revision_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))  # without git
     assert code_revision(tmp_path) == "unknown"

@@ -15,8 +15,7 @@ time.sleep(600)
 """
 
 
-def test_workers_end_when_the_one_that_started_them_is_killed() -> None:
-    """One of them waits for work then, the other is at work."""
+def test_idle_and_busy_workers_end_when_their_parent_is_killed() -> None:
     process = subprocess.Popen([sys.executable, "-c", STARTS], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     workers = [psutil.Process(int(number)) for number in process.stdout.readline().split()]

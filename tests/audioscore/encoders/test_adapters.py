@@ -1,5 +1,4 @@
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,10 +27,10 @@ def encoder(lively_muq: Path) -> MuQEncoder:
     return load_muq(str(lively_muq), layer=LAYER)
 
 
-def hear(encoder: MuQEncoder) -> Tensor:
-    """By the package's own forward, with gradients. Shape: -> [2, F, dim]."""
-    heard: Tensor = encoder.module(WAVES).hidden_states[LAYER]
-    return heard
+def forward(encoder: MuQEncoder) -> Tensor:
+    """Run the package's own forward, with gradients. Shape: -> [2, F, dim]."""
+    states: Tensor = encoder.module(WAVES).hidden_states[LAYER]
+    return states
 
 
 def train_a_little(encoder: MuQEncoder, steps: int = 3) -> None:
@@ -40,7 +39,7 @@ def train_a_little(encoder: MuQEncoder, steps: int = 3) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
     for _ in range(steps):
         optimizer.zero_grad()
-        hear(encoder)[..., 0].square().mean().backward()
+        forward(encoder)[..., 0].square().mean().backward()
         optimizer.step()
 
 
@@ -48,7 +47,7 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def test_exactly_the_adapters_of_the_layers_asked_for_are_trained(encoder: MuQEncoder) -> None:
+def test_only_the_requested_adapters_are_trained(encoder: MuQEncoder) -> None:
     names = add_lora(encoder.module, rank=4, alpha=2, from_layer=1)
     wanted = {
         f"model.conformer.layers.{layer}.self_attn.{projection}.lora_{half}.default.weight"
@@ -61,67 +60,53 @@ def test_exactly_the_adapters_of_the_layers_asked_for_are_trained(encoder: MuQEn
     assert {name for name, parameter in encoder.module.named_parameters() if parameter.requires_grad} == wanted
 
 
-def test_the_published_size_has_the_parameters_of_the_formula(encoder: MuQEncoder) -> None:
+def test_the_default_rank_and_scaling(encoder: MuQEncoder) -> None:
+    before = encoder.frames(WAVES[0])
     names = add_lora(encoder.module)
+    assert torch.equal(encoder.frames(WAVES[0]), before), "new adapters change nothing"
     parameters = dict(encoder.module.named_parameters())
     assert sum(parameters[name].numel() for name in names) == LAYER * 4 * 2 * 128 * 32
     assert encoder.module.model.conformer.layers[0].self_attn.linear_q.scaling == {"default": 48 / 128}
 
 
-def test_at_first_nothing_is_changed(encoder: MuQEncoder) -> None:
-    before = encoder.frames(WAVES[0])
-    add_lora(encoder.module, rank=4, alpha=2)
-    assert torch.equal(encoder.frames(WAVES[0]), before)
-
-
-def test_an_adapter_adds_the_product_of_the_paper(encoder: MuQEncoder) -> None:
+def test_an_adapter_adds_its_scaled_product(encoder: MuQEncoder) -> None:
     add_lora(encoder.module, rank=4, alpha=6, from_layer=2)
     projection = encoder.module.model.conformer.layers[2].self_attn.linear_v
     low, high = projection.lora_A["default"].weight, projection.lora_B["default"].weight
-    nn.init.normal_(high)
-    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    nn.init.normal_(high, generator=generator)
+    x = torch.randn(5, 32, generator=generator)
     wanted = projection.base_layer(x) + 6 / 4 * x @ low.T @ high.T
     assert torch.allclose(projection(x), wanted, atol=1e-6)
 
 
-def train_whole(encoder: MuQEncoder) -> None:
-    encoder.module.train()
-
-
-def train_every_part(encoder: MuQEncoder) -> None:
-    for part in encoder.module.modules():
-        part.train(True)
-
-
-@pytest.mark.parametrize("call", [train_whole, train_every_part])
-def test_nothing_frozen_moves_or_drops_whatever_train_is_called_on(
-    encoder: MuQEncoder, call: Callable[[MuQEncoder], None]
-) -> None:
+@pytest.mark.parametrize("every_part", [False, True])
+def test_frozen_parts_do_not_change_in_train_mode(encoder: MuQEncoder, every_part: bool) -> None:
     names = add_lora(encoder.module, rank=4, alpha=2)
     before = state_of(encoder.module)
-    call(encoder)
+    for part in encoder.module.modules() if every_part else [encoder.module]:
+        part.train(True)
     frozen = [part for part in encoder.module.modules() if isinstance(part, nn.Dropout | nn.BatchNorm1d)]
     assert len(frozen) > 4 * LAYER
     assert not any(part.training for part in frozen)
-    assert torch.equal(hear(encoder), hear(encoder)), "a dropout or a skipped layer would tell them apart"
+    assert torch.equal(forward(encoder), forward(encoder))
     train_a_little(encoder)
     after = encoder.module.state_dict()
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert moved == set(names)
+    assert {name for name in before if not torch.equal(before[name], after[name])} == set(names)
 
 
-def test_the_adapters_own_dropout_follows_train_and_eval(encoder: MuQEncoder) -> None:
+def test_adapter_dropout_follows_train_mode(encoder: MuQEncoder) -> None:
     add_lora(encoder.module, rank=4, alpha=2, dropout=0.5)
     train_a_little(encoder)
-    assert not torch.equal(hear(encoder), hear(encoder))
+    assert not torch.equal(forward(encoder), forward(encoder))
     encoder.module.eval()
-    assert torch.equal(hear(encoder), hear(encoder))
+    assert torch.equal(forward(encoder), forward(encoder))
 
 
 def test_a_frozen_module_stays_so_in_a_deep_copy(encoder: MuQEncoder) -> None:
     freeze(encoder.module.model.conformer)
     other = copy.deepcopy(encoder.module.model.conformer)
-    other.layers[0].conv_module.batch_norm.training = True  # the copy's own, not the original's
+    other.layers[0].conv_module.batch_norm.training = True
     assert not encoder.module.model.conformer.layers[0].conv_module.batch_norm.training
     other.eval()
     assert other.train() is other
@@ -129,10 +114,11 @@ def test_a_frozen_module_stays_so_in_a_deep_copy(encoder: MuQEncoder) -> None:
     assert trainable(other) == []
 
 
-def test_saved_adapters_come_back_into_a_fresh_encoder(lively_muq: Path, encoder: MuQEncoder) -> None:
+def test_saved_adapters_load_into_a_new_encoder(lively_muq: Path, encoder: MuQEncoder) -> None:
     add_lora(encoder.module, rank=4, alpha=2, from_layer=1)
     train_a_little(encoder)
     state = adapter_state(encoder.module)
+    kept = {name: value.clone() for name, value in state.items()}
     path = "model.conformer.layers.2.self_attn.linear_out"
     assert state[f"{path}.lora_A.weight"].shape == (4, 32)
     assert state[f"{path}.lora_B.weight"].shape == (32, 4)
@@ -143,17 +129,11 @@ def test_saved_adapters_come_back_into_a_fresh_encoder(lively_muq: Path, encoder
     load_adapter_state(fresh.module, state)
     assert torch.equal(fresh.frames(WAVES[0]), encoder.frames(WAVES[0]))
     assert not torch.allclose(fresh.frames(WAVES[0]), untrained, atol=1e-2)
-
-
-def test_a_state_is_a_copy_that_training_does_not_move(encoder: MuQEncoder) -> None:
-    add_lora(encoder.module, rank=4, alpha=2)
-    state = adapter_state(encoder.module)
-    before = {name: value.clone() for name, value in state.items()}
     train_a_little(encoder)
-    assert all(torch.equal(state[name], before[name]) for name in before)
+    assert all(torch.equal(state[name], kept[name]) for name in kept), "the state is a copy"
 
 
-def test_adapters_that_do_not_fit_are_named_and_none_is_used(encoder: MuQEncoder) -> None:
+def test_adapters_that_do_not_fit_are_not_loaded(encoder: MuQEncoder) -> None:
     add_lora(encoder.module, rank=4, alpha=2)
     state = adapter_state(encoder.module)
     head = "model.conformer.layers.0.self_attn"
@@ -164,17 +144,16 @@ def test_adapters_that_do_not_fit_are_named_and_none_is_used(encoder: MuQEncoder
     before = adapter_state(encoder.module)
     with pytest.raises(ModelError) as caught:
         load_adapter_state(encoder.module, state)
-    assert str(caught.value) == (
-        f"adapters do not fit this MuQ: 1 missing: {head}.linear_q.lora_A.weight; "
-        "1 not in the model: model.conformer.layers.9.self_attn.linear_q.lora_A.weight; "
-        f"1 of another shape: {head}.linear_k.lora_A.weight [8, 32] for [4, 32]; "
-        f"1 not finite: {head}.linear_v.lora_A.weight. Use the rank and layers they were trained with."
-    )
+    for shown in (
+        f"1 missing: {head}.linear_q.lora_A.weight", "model.conformer.layers.9.self_attn.linear_q.lora_A.weight",
+        f"{head}.linear_k.lora_A.weight [8, 32] for [4, 32]", f"{head}.linear_v.lora_A.weight",
+    ):  # fmt: skip
+        assert shown in str(caught.value)
     after = adapter_state(encoder.module)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_merged_adapters_give_the_same_frames_and_leave_plain_layers(lively_muq: Path, encoder: MuQEncoder) -> None:
+def test_merged_adapters_give_the_same_frames(lively_muq: Path, encoder: MuQEncoder) -> None:
     add_lora(encoder.module, rank=4, alpha=2)
     train_a_little(encoder)
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
@@ -185,7 +164,7 @@ def test_merged_adapters_give_the_same_frames_and_leave_plain_layers(lively_muq:
     assert (encoder.frames(WAVES[0]) - before).norm() < 1e-6 * before.norm()
     assert trainable(encoder.module) == []
     assert encoder.module.state_dict().keys() == load_muq(str(lively_muq), layer=LAYER).module.state_dict().keys()
-    assert len(add_lora(encoder.module, rank=2, alpha=1)) == 8 * LAYER, "and it can be adapted anew"
+    assert len(add_lora(encoder.module, rank=2, alpha=1)) == 8 * LAYER
 
 
 def test_broken_adapters_are_not_merged(encoder: MuQEncoder) -> None:
@@ -193,7 +172,7 @@ def test_broken_adapters_are_not_merged(encoder: MuQEncoder) -> None:
     before = state_of(encoder.module)
     with torch.no_grad():
         encoder.module.model.conformer.layers[1].self_attn.linear_q.lora_B["default"].weight[0, 0] = torch.inf
-    with pytest.raises(ModelError, match=r"merged: model\.conformer\.layers\.1\.self_attn\.linear_q\.lora_B\.weight "):
+    with pytest.raises(ModelError, match=r"\bmodel\.conformer\.layers\.1\.self_attn\.linear_q\.lora_B\.weight "):
         merge(encoder.module)
     after = encoder.module.state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == [
@@ -201,7 +180,7 @@ def test_broken_adapters_are_not_merged(encoder: MuQEncoder) -> None:
     ]
 
 
-def test_whole_layers_are_tuned_with_their_dropout_but_without_batch_statistics(encoder: MuQEncoder) -> None:
+def test_whole_layers_are_tuned_without_batch_statistics(lively_muq: Path, encoder: MuQEncoder) -> None:
     names = tune_layers(encoder.module, from_layer=2)
     layer = "model.conformer.layers.2."
     assert set(names) == {name for name, _ in encoder.module.named_parameters() if name.startswith(layer)}
@@ -214,44 +193,34 @@ def test_whole_layers_are_tuned_with_their_dropout_but_without_batch_statistics(
     assert f"{layer}conv_module.batch_norm" not in parts
     assert {name for name in parts if not f"{name}.".startswith(layer)} == set()
     encoder.module.eval()
-    assert torch.equal(hear(encoder), hear(encoder))
-
-
-def test_the_models_last_norm_is_tuned_with_its_last_layer(lively_muq: Path) -> None:
+    assert torch.equal(forward(encoder), forward(encoder))
     names = tune_layers(load_muq(str(lively_muq), layer=4).module, from_layer=3)
-    assert {name for name in names if "layers.3." not in name} == {
-        "model.conformer.layer_norm.weight",
-        "model.conformer.layer_norm.bias",
-    }
-
-
-@pytest.mark.parametrize("prepare", [add_lora, tune_layers])
-@pytest.mark.parametrize("layer", [-1, LAYER])
-def test_a_layer_that_is_not_kept_is_refused(
-    encoder: MuQEncoder, prepare: Callable[..., list[str]], layer: int
-) -> None:
-    with pytest.raises(ModelError, match=rf"^training MuQ from layer {layer}: .* are 0 to 2\. Choose one of these\.$"):
-        prepare(encoder.module, from_layer=layer)
+    last = {f"model.conformer.layer_norm.{name}" for name in ("weight", "bias")}
+    assert {name for name in names if "layers.3." not in name} == last
 
 
 @pytest.mark.parametrize(
     ("settings", "shown"),
     [
-        ({"rank": 0}, "rank 0, alpha 48, dropout 0.0"),
-        ({"alpha": 0}, "rank 128, alpha 0, dropout 0.0"),
-        ({"dropout": 1.0}, "rank 128, alpha 48, dropout 1.0"),
+        ({"rank": 0}, r"\brank 0, alpha 48, dropout 0\.0"),
+        ({"alpha": 0}, r"\brank 128, alpha 0, dropout 0\.0"),
+        ({"dropout": 1.0}, r"\brank 128, alpha 48, dropout 1\.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(encoder: MuQEncoder, settings: dict[str, int], shown: str) -> None:
-    with pytest.raises(UsageError, match=rf"got {shown}\. Change them in the configuration\.$"):
+    with pytest.raises(UsageError, match=shown):
         add_lora(encoder.module, **settings)
 
 
-def test_adapters_on_adapters_and_adapters_that_are_not_there_are_refused(encoder: MuQEncoder) -> None:
+def test_missing_layers_and_missing_or_repeated_adapters_are_refused(encoder: MuQEncoder) -> None:
     for use in (adapter_state, merge, lambda module: load_adapter_state(module, {})):
-        with pytest.raises(ModelError, match=r"^this MuQ has no adapters\. Call add_lora first\.$"):
+        with pytest.raises(ModelError, match="add_lora"):
             use(encoder.module)
+    for prepare in (add_lora, tune_layers):
+        for layer in (-1, LAYER):
+            with pytest.raises(ModelError, match=rf"layer {layer}: .*\b0 to 2\."):
+                prepare(encoder.module, from_layer=layer)
     add_lora(encoder.module, rank=2, alpha=2)
     for prepare in (add_lora, tune_layers):
-        with pytest.raises(ModelError, match=r"^this MuQ has adapters already\. Merge them first"):
+        with pytest.raises(ModelError, match="already"):
             prepare(encoder.module)

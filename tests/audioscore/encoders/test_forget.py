@@ -18,10 +18,10 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "store")
     request.getfixturevalue("bucket")
-    return "s3://songs/team a/特征"
+    return "s3://encoder-features/team a/特征"
 
 
-def test_every_encoders_features_of_a_recording_go_and_no_others(uri: str, monkeypatch: Any, tmp_path: Path) -> None:
+def test_only_the_recordings_features_are_deleted(uri: str, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
     store = FeatureStore(uri)
     for encoder in ENCODERS:
@@ -36,13 +36,9 @@ def test_every_encoders_features_of_a_recording_go_and_no_others(uri: str, monke
 
 
 @pytest.mark.parametrize(
-    ("uri", "sentence"),
-    [
-        ("/gone/features", r"^/gone/features: no such folder on this machine\. Purge where it is seen"),
-        ("s3://nowhere/features", r"^s3://nowhere/features cannot be .* \(NoSuchBucket: .*\)\. Check the bucket"),
-        ("s3:///features", "names no bucket"),
-    ],
+    ("uri", "shown"),
+    [("/gone/features", ""), ("s3://nowhere/features", r".*NoSuchBucket"), ("s3:///features", r".*\bbucket\b")],
 )
-def test_a_store_that_cannot_be_reached_is_one_sentence(uri: str, sentence: str, bucket: Any) -> None:
-    with pytest.raises(DataError, match=sentence):
+def test_an_unreachable_store_is_named(uri: str, shown: str, bucket: Any) -> None:
+    with pytest.raises(DataError, match=rf"^{uri}\b{shown}"):
         forget_features(uri, {GONE})

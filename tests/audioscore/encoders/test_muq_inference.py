@@ -9,6 +9,7 @@ from audioscore.encoders.muq_conformer import Conformer
 from audioscore.encoders.muq_inference import MuQInference
 from audioscore.encoders.muq_layers import prefix_frames
 from audioscore.encoders.products import Numbers
+from audioscore.errors import ModelError
 
 LENGTHS = (24_000, 24_100, 6_000, 100_123, 24_000, 240_001)
 
@@ -25,14 +26,15 @@ def waves() -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_together_or_alone_the_frames_are_the_encoders_own(
+def test_frames_of_a_batch_equal_the_encoders(
     encoder: MuQEncoder, quick: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if quick:  # as for a MuQ of the published width
+    if quick:
         monkeypatch.setattr(muq_front, "MIN_CHANNELS", 1)
         monkeypatch.setattr(muq_front, "PIECE_FRAMES", 17)
         monkeypatch.setattr(muq_conformer, "MIN_CHANNELS", 1)
     inference = MuQInference(encoder)
+    assert inference.hear([]) == []
     assert isinstance(inference.front, muq_front.FrontEnd) == quick
     assert isinstance(inference.through, Conformer) == quick
     for wave, frames in zip(waves(), inference.hear(waves()), strict=True):
@@ -42,26 +44,20 @@ def test_together_or_alone_the_frames_are_the_encoders_own(
             torch.testing.assert_close(frames, prefix_frames(encoder, wave, layer), rtol=0, atol=2e-5)
 
 
-def test_after_much_audio_the_front_end_gives_its_memory_back(
-    encoder: MuQEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_front_end_frees_memory_after_long_audio(encoder: MuQEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(muq_front, "MIN_CHANNELS", 1)
     inference = MuQInference(encoder)
-    assert isinstance(inference.front, muq_front.FrontEnd)
-    kept = inference.front._scratches._free
+    freed: list[object] = []
+    monkeypatch.setattr(muq_front.FrontEnd, "forget", lambda front: freed.append(front))
     before = inference.hear(waves())
-    assert len(kept) > 0
+    assert freed == []
     monkeypatch.setattr(muq_inference, "LONG_SECONDS", 1)
     for frames, again in zip(before, inference.hear(waves()), strict=True):
         torch.testing.assert_close(frames, again, rtol=0, atol=1e-6)
-    assert len(kept) == 0
+    assert freed == [inference.front]
 
 
-def test_nothing_is_nothing(encoder: MuQEncoder) -> None:
-    assert MuQInference(encoder).hear([]) == []
-
-
-def test_windows_that_are_equally_long_share_a_pass_and_leave_no_core_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_of_equal_length_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(muq_inference, "cores", lambda: 2)
     windows = [torch.zeros(length) for length in (2_400, 24_000, 2_639, 2_400, 24_100, 24_000)]
     assert muq_inference._equally_long(windows) == [[1, 4], [5], [0, 2], [3]]
@@ -69,8 +65,16 @@ def test_windows_that_are_equally_long_share_a_pass_and_leave_no_core_idle(monke
     assert len(muq_inference._equally_long(windows)) == 5
 
 
+def test_short_waves_and_wrong_layers_are_refused(tiny_encoders: Path) -> None:
+    inference = MuQInference(load_muq(str(tiny_encoders / "muq-small"), layer=2))
+    with pytest.raises(ModelError, match=r"\b6000\b.*\[5999\]"):
+        inference.hear([torch.zeros(24_000), torch.zeros(5_999)])
+    with pytest.raises(ModelError, match=r"layer 2: .*0 to 1\b"):
+        inference.hear([torch.zeros(24_000)], 2)
+
+
 @pytest.mark.parametrize("numbers", ["float32", "int16"])
-def test_the_fast_mode_is_close_and_leaves_the_encoder_as_it_was(
+def test_the_fast_mode_is_close_and_keeps_the_encoder(
     encoder: MuQEncoder, numbers: Numbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(muq_front, "MIN_CHANNELS", 1)
@@ -80,6 +84,6 @@ def test_the_fast_mode_is_close_and_leaves_the_encoder_as_it_was(
     fast = MuQInference(encoder, fast=True).hear(waves())
     for frames, quick, wave in zip(before, fast, waves(), strict=True):
         apart = (quick - frames).square().mean().sqrt() / (frames - frames.mean(0)).square().mean().sqrt()
-        assert (apart > 5e-5) == (numbers != "float32")  # elsewhere it is exact
+        assert (apart > 5e-5) == (numbers != "float32")
         assert apart < 0.01
         assert torch.equal(encoder.frames(wave), frames)

@@ -10,10 +10,7 @@ from audioscore.encoders.adapters import add_lora, merge, tune_layers
 from audioscore.encoders.muq import MIN_SAMPLES, MuQEncoder, load_muq, window_count
 from audioscore.encoders.muq_layers import LayerMix, MuQSuffix, prefix_frames, prefix_reference, split_windows
 from audioscore.encoders.precision import Precision
-from audioscore.encoders.reference import EncoderReference
-from audioscore.encoders.store import FeatureStore
 from audioscore.errors import ModelError
-from audioscore.training.pretrain import build_muq, muq_config
 
 DEPTH = 4
 HiddenStates = Callable[[Tensor], tuple[Tensor, ...]]
@@ -35,14 +32,11 @@ def padded(clips: list[Tensor], filler: float) -> tuple[Tensor, Tensor]:
 
 
 def adapt(encoder: MuQEncoder, from_layer: int = 0, dropout: float = 0.0) -> list[nn.Parameter]:
-    """Adapters that do something, and their parameters."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(4)
-        names = add_lora(encoder.module, rank=4, alpha=4, dropout=dropout, from_layer=from_layer)
-        for name, parameter in encoder.module.named_parameters():
-            if "lora_B" in name:
-                nn.init.normal_(parameter, std=0.1)
-    parameters = dict(encoder.module.named_parameters())
+    """Add adapters with random weights and return their parameters."""
+    names = add_lora(encoder.module, rank=4, alpha=4, dropout=dropout, from_layer=from_layer)
+    parameters, generator = dict(encoder.module.named_parameters()), torch.Generator().manual_seed(4)
+    for name in names:
+        nn.init.normal_(parameters[name], std=0.1 if "lora_B" in name else 0.2, generator=generator)
     return [parameters[name] for name in names]
 
 
@@ -51,54 +45,34 @@ def encoder(lively_muq: Path) -> MuQEncoder:
     return load_muq(str(lively_muq), layer=3)
 
 
-@pytest.fixture(scope="module")
-def full(lively_muq: Path) -> HiddenStates:
-    """Judge: every hidden state of the package's own model, loaded by its own loader."""
-    from muq import MuQ
-
-    model = MuQ.from_pretrained(str(lively_muq)).eval()
-
-    def hidden_states(wave: Tensor) -> tuple[Tensor, ...]:
-        with torch.inference_mode():
-            return tuple(state[0] for state in model(wave[None]).hidden_states)
-
-    return hidden_states
-
-
 @pytest.mark.parametrize(("layer", "cut"), [(1, 0), (3, 0), (3, 1), (3, 2), (DEPTH, 0), (DEPTH, 3)])
-def test_prefix_and_suffix_are_the_full_model_bit_for_bit(
-    lively_muq: Path, full: HiddenStates, layer: int, cut: int
-) -> None:
+def test_prefix_and_suffix_equal_the_full_model(lively_muq: Path, full_muq: HiddenStates, layer: int, cut: int) -> None:
     encoder, wave = load_muq(str(lively_muq), layer=layer), noise(40_000)
-    frames, states = prefix_frames(encoder, wave, cut), full(wave)
+    frames, states = prefix_frames(encoder, wave, cut), full_muq(wave)
     assert torch.equal(frames, states[cut])
     suffix = MuQSuffix(encoder, cut).eval()
     made = suffix.hidden_states(frames[None], torch.tensor([len(frames)]))
     assert len(made) == 1 + layer - cut
-    assert all(torch.equal(state[0], states[cut + place]) for place, state in enumerate(made))
+    assert all(torch.equal(state[0], wanted) for state, wanted in zip(made, states[cut:], strict=False))
     assert torch.equal(alone(suffix, frames), encoder.frames(wave))
 
 
 @pytest.mark.parametrize("lengths", [(36_000,), (12_000, 36_000, 24_000)])
-def test_in_training_the_same_is_heard_and_learned_by_a_fused_kernel(
-    encoder: MuQEncoder, lengths: tuple[int, ...]
-) -> None:
+def test_training_uses_a_fused_kernel_with_the_same_gradients(encoder: MuQEncoder, lengths: tuple[int, ...]) -> None:
     parameters = adapt(encoder)
     batch, sizes = padded([prefix_frames(encoder, noise(samples, samples), 0) for samples in lengths], 5.0)
     found = []
     for mode in (True, False):  # False: as transformers computes it
         made = MuQSuffix(encoder, 0).train(mode)(batch, sizes)
         found.append((made.detach(), *torch.autograd.grad(made.square().mean(), parameters)))
-    for ours, judge in zip(*found, strict=True):
-        assert torch.allclose(ours, judge, rtol=1e-4, atol=1e-5 * float(judge.abs().max()))
-    assert not torch.equal(found[0][0], found[1][0]), "another kernel"
+    for ours, wanted in zip(*found, strict=True):
+        assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+    assert not torch.equal(found[0][0], found[1][0])
 
 
 @pytest.mark.parametrize("filler", [0.0, 7.0, float("nan")])
 @pytest.mark.parametrize(("layer", "cut"), [(3, 1), (DEPTH, 0)])
-def test_each_clip_of_a_mixed_batch_gets_what_it_gets_alone(
-    lively_muq: Path, layer: int, cut: int, filler: float
-) -> None:
+def test_a_clip_in_a_batch_equals_the_clip_alone(lively_muq: Path, layer: int, cut: int, filler: float) -> None:
     encoder = load_muq(str(lively_muq), layer=layer)
     adapt(encoder, cut)
     suffix = MuQSuffix(encoder, cut)
@@ -107,20 +81,17 @@ def test_each_clip_of_a_mixed_batch_gets_what_it_gets_alone(
     clips.append(clips[0][:1])
     batch, lengths = padded(clips, filler)
     with torch.no_grad():
-        made = suffix(batch, lengths)
+        made, states = suffix(batch, lengths), suffix.hidden_states(batch, lengths)
+        mixed = LayerMix(len(states))(states)
+        assert torch.allclose(mixed, sum(states, torch.zeros(())) / len(states), atol=1e-6)
+        assert mixed.shape == (5, max(lengths), encoder.dim)
         for clip, together, length in zip(clips, made, lengths, strict=True):
             assert torch.allclose(together[:length], alone(suffix, clip), rtol=0, atol=1e-5)
             assert torch.equal(together[length:], torch.zeros_like(together[length:]))
+        assert not any(row[length:].any() for row, length in zip(mixed, lengths, strict=True))
 
 
-def test_unmasked_padding_would_have_been_noticed(encoder: MuQEncoder) -> None:
-    suffix = MuQSuffix(encoder, 1)
-    clip = prefix_frames(encoder, noise(24_000), 1)
-    longer = torch.cat([clip, torch.zeros(10, encoder.dim)])
-    assert not torch.allclose(alone(suffix, longer)[: len(clip)], alone(suffix, clip), rtol=0, atol=1e-2)
-
-
-def test_padding_has_no_gradient_and_each_clip_the_one_it_has_alone(encoder: MuQEncoder) -> None:
+def test_padding_has_no_gradient(encoder: MuQEncoder) -> None:
     parameters = adapt(encoder, 1)
     suffix = MuQSuffix(encoder, 1)
     clips = [prefix_frames(encoder, noise(samples), 1) for samples in (12_000, 36_000)]
@@ -149,7 +120,7 @@ def test_checkpointing_gives_the_same_gradients(encoder: MuQEncoder, dropout: fl
     assert all(gradient.abs().max() > 0 for gradient in gradients[0])
 
 
-def test_checkpointing_remembers_less(encoder: MuQEncoder) -> None:
+def test_checkpointing_uses_less_memory(encoder: MuQEncoder) -> None:
     adapt(encoder, 0)
     frames, lengths = prefix_frames(encoder, noise(48_000), 0)[None], torch.tensor([50])
     bytes_kept = []
@@ -167,7 +138,7 @@ def test_checkpointing_remembers_less(encoder: MuQEncoder) -> None:
     assert bytes_kept[1] < bytes_kept[0] / 4
 
 
-def test_what_is_trained_has_muqs_names_and_nothing_else_moves(encoder: MuQEncoder) -> None:
+def test_only_the_adapters_are_trained(encoder: MuQEncoder) -> None:
     names = add_lora(encoder.module, rank=4, alpha=4, from_layer=1)
     suffix = MuQSuffix(encoder, 1).train()
     trained = {name: parameter for name, parameter in suffix.named_parameters() if parameter.requires_grad}
@@ -181,12 +152,20 @@ def test_what_is_trained_has_muqs_names_and_nothing_else_moves(encoder: MuQEncod
         optimizer.step()
     after = encoder.module.state_dict()
     assert {name for name in before if not torch.equal(before[name], after[name])} == set(names)
-    assert torch.equal(prefix_frames(encoder, noise(24_000), 1), frames), "the prefix stays what was cached"
+    assert torch.equal(prefix_frames(encoder, noise(24_000), 1), frames)
     suffix.eval()
-    assert torch.equal(alone(suffix, frames), encoder.frames(noise(24_000))), "the encoder scores with what was trained"
+    assert torch.equal(alone(suffix, frames), encoder.frames(noise(24_000)))
 
 
-def test_merged_adapters_are_in_the_suffix_too(encoder: MuQEncoder) -> None:
+def test_whole_layers_are_tuned(encoder: MuQEncoder) -> None:
+    names = tune_layers(encoder.module, from_layer=2)
+    suffix = MuQSuffix(encoder, 2).train()
+    alone(suffix, prefix_frames(encoder, noise(24_000), 2))[:, 0].square().mean().backward()
+    tuned = {f"model.conformer.{name}" for name, part in suffix.named_parameters() if part.grad is not None}
+    assert tuned == set(names)
+
+
+def test_merged_adapters_are_in_the_suffix(encoder: MuQEncoder) -> None:
     adapt(encoder, 1)
     suffix, frames = MuQSuffix(encoder, 1), prefix_frames(encoder, noise(24_000), 1)
     before = alone(suffix, frames).detach()
@@ -195,16 +174,7 @@ def test_merged_adapters_are_in_the_suffix_too(encoder: MuQEncoder) -> None:
     assert not any("lora" in name for name, _ in suffix.named_parameters())
 
 
-def test_whole_layers_can_be_tuned(encoder: MuQEncoder) -> None:
-    names = tune_layers(encoder.module, from_layer=2)
-    suffix = MuQSuffix(encoder, 2).train()
-    frames = prefix_frames(encoder, noise(24_000), 2)
-    alone(suffix, frames)[:, 0].square().mean().backward()
-    moved = {f"model.conformer.{name}" for name, part in suffix.named_parameters() if part.grad is not None}
-    assert moved == set(names)
-
-
-def test_bfloat16_autocast_stays_near_and_masks_as_well(encoder: MuQEncoder) -> None:
+def test_bfloat16_autocast_is_close_and_masks(encoder: MuQEncoder) -> None:
     suffix = MuQSuffix(encoder, 0)
     clips = [prefix_frames(encoder, noise(samples), 0) for samples in (12_000, 36_000)]
     batch, lengths = padded(clips, 5.0)
@@ -216,50 +186,32 @@ def test_bfloat16_autocast_stays_near_and_masks_as_well(encoder: MuQEncoder) -> 
         assert (together[: len(clip)] - clip).norm() < 0.05 * clip.norm()
 
 
-def test_prefix_frames_are_kept_under_the_layer_they_are_of(
-    lively_muq: Path, encoder: MuQEncoder, tmp_path: Path
-) -> None:
-    store, clip, wave = FeatureStore(tmp_path), "ab" * 32, noise(24_000)
-    for cut in (0, 1, 2):
-        store.put(prefix_reference(encoder.reference, cut), clip, prefix_frames(encoder, wave, cut))
-    for cut in (0, 1, 2):
-        assert torch.equal(store.get(prefix_reference(encoder.reference, cut), clip), prefix_frames(encoder, wave, cut))
-    shallow = load_muq(str(lively_muq), layer=2)
-    assert prefix_reference(encoder.reference, 2) == shallow.reference
-    assert torch.equal(store.get(shallow.reference, clip), shallow.frames(wave))
-    assert prefix_reference(encoder.reference, 0).key.endswith("-l0-e1")
-
-
 @pytest.mark.parametrize("samples", [48_000, 48_001, 48_479, 48_480, 48_961, 96_001, 130_001, 191_999, 193_438])
-def test_a_long_recording_is_taken_apart_into_the_windows_it_was_heard_in(lively_muq: Path, samples: int) -> None:
+def test_a_long_recording_is_split_into_its_windows(lively_muq: Path, samples: int) -> None:
     encoder = load_muq(str(lively_muq), layer=3, window_seconds=2.0)
     wave = noise(samples)
     windows = torch.tensor_split(wave, -(-samples // 48_000))
     parts = split_windows(prefix_frames(encoder, wave, 1), samples, encoder.window)
     assert len(parts) == len(windows)
-    assert all(
-        torch.equal(part, prefix_frames(encoder, window, 1)) for part, window in zip(parts, windows, strict=True)
-    )
+    assert all(map(torch.equal, parts, [prefix_frames(encoder, window, 1) for window in windows]))
     suffix = MuQSuffix(encoder, 1)
     with torch.no_grad():
         assert torch.equal(torch.cat([alone(suffix, part) for part in parts]), encoder.frames(wave))
 
 
 @pytest.mark.parametrize("cut", [0, 2])
-def test_heard_whole_a_recording_of_any_length_goes_through_prefix_and_suffix(
-    lively_muq: Path, full: HiddenStates, cut: int
-) -> None:
+def test_without_windows_any_length_is_encoded(lively_muq: Path, full_muq: HiddenStates, cut: int) -> None:
     encoder, wave = load_muq(str(lively_muq), layer=3, window_seconds=None), noise(35 * 24_000)
     frames = prefix_frames(encoder, wave, cut)
     (only,) = split_windows(frames, len(wave), encoder.window)
     suffix = MuQSuffix(encoder, cut)
     with torch.no_grad():
-        assert torch.equal(alone(suffix, only), full(wave)[3])
+        assert torch.equal(alone(suffix, only), full_muq(wave)[3])
     assert suffix.state_dict().keys() == MuQSuffix(load_muq(str(lively_muq), layer=3), cut).state_dict().keys()
     assert prefix_reference(encoder.reference, cut).key.endswith(f"-l{cut}-e1-whole")
 
 
-def test_heard_whole_a_padded_batch_gives_each_clip_what_it_gets_alone_and_trains(lively_muq: Path) -> None:
+def test_without_windows_a_batch_equals_its_clips_and_trains(lively_muq: Path) -> None:
     encoder = load_muq(str(lively_muq), layer=3, window_seconds=None)
     parameters = adapt(encoder, 1)
     suffix = MuQSuffix(encoder, 1, checkpointing=True)
@@ -272,31 +224,29 @@ def test_heard_whole_a_padded_batch_gives_each_clip_what_it_gets_alone_and_train
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_the_prefix_is_heard_in_the_encoders_precision_and_kept_under_it(
-    lively_muq: Path, encoder: MuQEncoder, precision: Precision
-) -> None:
+def test_the_prefix_uses_the_encoders_precision(lively_muq: Path, encoder: MuQEncoder, precision: Precision) -> None:
     loaded = load_muq(str(lively_muq), layer=3)
     lower = MuQEncoder(loaded.module, 3, replace(loaded.reference, precision=precision), lively_muq)
     frames, wanted = prefix_frames(lower, noise(24_000), 2), prefix_frames(encoder, noise(24_000), 2)
     assert frames.dtype == torch.float32
     assert 0 < (frames - wanted).norm() < 0.05 * wanted.norm()
     assert prefix_reference(lower.reference, 2).key == f"{prefix_reference(encoder.reference, 2).key}-{precision}"
+    shallow = load_muq(str(lively_muq), layer=2)
+    assert prefix_reference(encoder.reference, 2) == shallow.reference
+    assert torch.equal(wanted, shallow.frames(noise(24_000)))
+    assert prefix_reference(encoder.reference, 0).key.endswith("-l0-e1")
 
 
-def test_taking_apart_holds_for_every_length() -> None:
-    """By arithmetic: n samples make ceil(floor(n / 240) / 4) frames, and windows differ by one sample at most."""
-
-    def frames(samples: int) -> int:
-        return -(-(samples // 240) // 4)
-
+def test_windows_are_split_for_every_length() -> None:
+    """n samples make ceil(floor(n / 240) / 4) frames, and windows differ by one sample at most."""
     for samples in range(720_000 - 2_000, 12 * 720_000, 997):
         windows = [len(part) for part in torch.tensor_split(torch.empty(samples, device="meta"), window_count(samples))]
-        wanted = [frames(window) for window in windows]
+        wanted = [-(-(window // 240) // 4) for window in windows]
         joined = torch.empty(sum(wanted), 1, device="meta")
         assert [len(part) for part in split_windows(joined, samples)] == wanted, samples
 
 
-def test_a_mix_starts_even_learns_every_weight_and_can_choose_one() -> None:
+def test_a_mix_starts_even_and_learns_every_weight() -> None:
     states = [noise(12, seed).reshape(1, 4, 3) for seed in range(5)]
     mix = LayerMix(5)
     assert torch.allclose(mix(states), torch.stack(states).mean(dim=0), atol=1e-7)
@@ -306,67 +256,24 @@ def test_a_mix_starts_even_learns_every_weight_and_can_choose_one() -> None:
     with torch.no_grad():
         mix.logits[3] = 100.0
     assert torch.allclose(mix(states), states[3], atol=1e-7)
-    with pytest.raises(ValueError, match=r"^this mix is of 5 hidden states; got 4$"):
+    with pytest.raises(ValueError, match=r"\b5\b.*\b4$"):
         mix(states[:4])
 
 
-def test_a_mix_of_the_suffixs_states(encoder: MuQEncoder) -> None:
-    adapt(encoder, 1)
+def test_invalid_lengths_layers_and_positions_are_refused(encoder: MuQEncoder) -> None:
     suffix = MuQSuffix(encoder, 1)
-    clips = [prefix_frames(encoder, noise(samples), 1) for samples in (12_000, 36_000)]
-    states = suffix.hidden_states(*padded(clips, 9.0))
-    mixed = LayerMix(3)(states)
-    assert mixed.shape == (2, len(clips[1]), encoder.dim)
-    assert torch.equal(mixed[0, len(clips[0]) :], torch.zeros(len(clips[1]) - len(clips[0]), encoder.dim))
-    assert torch.allclose(mixed[0, : len(clips[0])], sum(state[0, : len(clips[0])] for state in states) / 3, atol=1e-6)
-
-
-@pytest.mark.parametrize("cut", [-1, 3])
-def test_a_cut_where_there_is_no_layer_is_refused(encoder: MuQEncoder, cut: int) -> None:
-    for make in (lambda: MuQSuffix(encoder, cut), lambda: prefix_frames(encoder, noise(24_000), cut)):
-        with pytest.raises(ModelError, match=rf"^MuQ cut at layer {cut}: .* are 0 to 2\. Choose one of these\.$"):
-            make()
-
-
-def test_what_cannot_be_heard_is_refused(encoder: MuQEncoder) -> None:
-    suffix = MuQSuffix(encoder, 1)
-    with pytest.raises(ModelError, match=r"at most 758 frames at once; got 759\. Give it the windows that split"):
+    with pytest.raises(ModelError, match=r"\b758\b.*\b759\b"):
         alone(suffix, torch.zeros(759, encoder.dim))
-    with pytest.raises(ModelError, match=r"at least 6000 samples at 24 kHz; got \[5999\]\.$"):
+    with pytest.raises(ModelError, match=r"\b6000\b.*\[5999\]"):
         prefix_frames(encoder, torch.zeros(MIN_SAMPLES - 1), 1)
     frames = torch.zeros(2, 5, encoder.dim)
     for lengths, shown in (([5, 6], "2 from 5 to 6"), ([0, 5], "2 from 0 to 5"), ([5], "1 from 5 to 5")):
-        with pytest.raises(ValueError, match=rf"^2 clips padded to 5 frames need .* from 1 to 5; got {shown}$"):
+        with pytest.raises(ValueError, match=rf"^2 clips .*\b5 frames .* 1 to 5; .*\b{shown}$"):
             suffix(frames, torch.tensor(lengths))
-
-
-def test_positions_other_than_the_published_are_refused(encoder: MuQEncoder) -> None:
+    for cut in (-1, 3):
+        for make in (lambda cut: MuQSuffix(encoder, cut), lambda cut: prefix_frames(encoder, noise(24_000), cut)):
+            with pytest.raises(ModelError, match=rf"layer {cut}: .*\b0 to 2\."):
+                make(cut)
     encoder.module.model.conformer.config.position_embeddings_type = "relative"
-    with pytest.raises(ModelError, match=r"^MuQ with relative positions cannot be trained\. Use one with rotary"):
+    with pytest.raises(ModelError, match=r"relative.*rotary"):
         MuQSuffix(encoder, 0)
-
-
-@pytest.mark.services
-def test_at_the_published_size_too_bit_for_bit(tmp_path: Path) -> None:
-    """333 million parameters, 12 layers of 1,024: about 2 GB of memory."""
-    config = muq_config(dim=1024, depth=12, conv_dim=512, codebook=8192)
-    config["w2v2_config"] |= {"num_attention_heads": 16, "intermediate_size": 4096}
-    with torch.random.fork_rng(devices=[]):
-        model = build_muq(config, seed=5).eval()
-        for module in model.modules():
-            if isinstance(module, nn.LayerNorm | nn.BatchNorm1d | nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.uniform_(module.bias, -0.5, 0.5)
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                nn.init.uniform_(module.running_mean, -0.2, 0.2)
-                nn.init.uniform_(module.running_var, 0.5, 2.0)
-    wave = noise(48_000)
-    with torch.inference_mode():
-        states = [state[0].clone() for state in model(wave[None]).hidden_states]
-    encoder = MuQEncoder(model, 6, EncoderReference("muq", None, None, "ab" * 32, 6), tmp_path)
-    assert torch.equal(encoder.frames(wave), states[6])
-    for cut in (0, 3):
-        frames = prefix_frames(encoder, wave, cut)
-        assert torch.equal(frames, states[cut])
-        with torch.no_grad():
-            assert torch.equal(alone(MuQSuffix(encoder, cut), frames), states[6])

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,19 @@ from audioscore.encoders.scratch import Scratch
 from audioscore.encoders.winograd import WinogradConv
 
 
-def test_wide_layers_are_replaced_in_a_copy_and_narrow_ones_stay() -> None:
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """Layers draw their weights from the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def test_only_wide_layers_are_replaced_in_a_copy() -> None:
     module = nn.ModuleDict({
         "wide": nn.Linear(256, 256), "narrow": nn.Linear(256, 8), "single": nn.Conv1d(256, 512, 1, bias=False),
         "long": nn.Conv1d(256, 256, 3), "grouped": nn.Conv1d(512, 512, 1, groups=2),
@@ -20,20 +34,17 @@ def test_wide_layers_are_replaced_in_a_copy_and_narrow_ones_stay() -> None:
     assert type(module["wide"]) is nn.Linear
     assert [type(made[name]) for name in ("narrow", "long", "grouped")] == [nn.Linear, nn.Conv1d, nn.Conv1d]
     with torch.inference_mode():
-        values = torch.randn(2, 256, 7)
+        values = random(2, 256, 7)
         expected = module["single"](values)
         assert 0 < (made["single"](values) - expected).std() < 0.01 * expected.std()
-
-
-def test_what_does_not_suit_integers_stays_float32() -> None:
     assert isinstance(multiplying(nn.Linear(257, 256), "int16"), Float32Linear)
-    weight, values = torch.randn(4, 3), torch.randn(2, 3)
+    weight, values = random(4, 3), random(2, 3, seed=1)
     torch.testing.assert_close(linear(weight, None, "int16")(values), values @ weight.T, rtol=0, atol=1e-6)
 
 
 @pytest.fixture(params=[False, True], ids=["torch's own", "oneDNN"])
 def quicker_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Each of the two libraries, whichever is quicker here."""
+    """Each of the two libraries."""
     if request.param and not torch.backends.mkldnn.is_available():
         pytest.skip("this build of torch has no oneDNN")
     monkeypatch.setattr(products, "has_quicker_library", lambda: request.param)
@@ -42,24 +53,21 @@ def quicker_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @torch.inference_mode()
 @pytest.mark.usefixtures("quicker_library")
-def test_products_are_torchs_but_for_rounding() -> None:
-    weight, bias, values = torch.randn(40, 300), torch.randn(40), torch.randn(2, 7, 300)
+def test_products_are_close_to_torchs() -> None:
+    weight, bias, values = random(40, 300), random(40, seed=1), random(2, 7, 300, seed=2)
     for given in (values, values.transpose(0, 1), values[:, ::2], values[0], values[0, :0]):
         torch.testing.assert_close(product(given, weight, bias), F.linear(given, weight, bias), rtol=0, atol=1e-4)
         torch.testing.assert_close(product(given, weight), F.linear(given, weight), rtol=0, atol=1e-4)
     across = weight.T.contiguous().T  # as Winograd's weights lie
     torch.testing.assert_close(product(values, across), F.linear(values, weight), rtol=0, atol=1e-4)
-
-
-def test_products_have_no_gradients() -> None:
-    with pytest.raises(ValueError, match="a quick product has no gradients"):
-        product(torch.randn(2, 3, requires_grad=True), torch.randn(4, 3))
+    with pytest.raises(ValueError, match="gradient"), torch.inference_mode(False):
+        product(random(2, 3).requires_grad_(), random(4, 3))
 
 
 @torch.inference_mode()
-def test_float32_is_left_alone_where_nothing_is_gained(quicker_library: bool) -> None:
+def test_float32_layers_use_the_quicker_library(quicker_library: bool) -> None:
     module = nn.Sequential(nn.Linear(256, 300), nn.Linear(300, 8))
-    made, values = multiplying(module, "float32"), torch.randn(5, 256)
+    made, values = multiplying(module, "float32"), random(5, 256)
     assert (made is module) != quicker_library
     torch.testing.assert_close(made(values), module(values), rtol=0, atol=1e-5)
     if quicker_library:
@@ -73,7 +81,7 @@ def test_float32_is_left_alone_where_nothing_is_gained(quicker_library: bool) ->
 @pytest.mark.usefixtures("quicker_library")
 def test_convolutions_are_the_same_by_either_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audioscore.encoders.winograd.has_quicker_library", products.has_quicker_library)
-    weight, values = torch.randn(10, 6, 3, 3), torch.randn(30, 9, 6)
+    weight, values = random(10, 6, 3, 3), random(30, 9, 6, seed=1)
     for stride in (1, 2):
         expected = F.conv2d(values.permute(2, 0, 1)[None], weight, stride=stride, padding=1)[0].permute(1, 2, 0)
         made = WinogradConv(weight, torch.zeros(10), stride)(values, Scratch(), "made")
@@ -81,17 +89,13 @@ def test_convolutions_are_the_same_by_either_library(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("can", "expected"),
-    [
-        ({"avx512_f": True, "cpu_name": "AMD EPYC 9015"}, True),
-        ({"avx512_f": True, "cpu_name": "Intel(R) Xeon(R)"}, False),
-        ({"avx512_f": False, "cpu_name": "AMD EPYC"}, False),
-        ({}, False),
-    ],
+    ("avx512", "name", "expected"),
+    [(True, "AMD EPYC 9015", True), (True, "Intel(R) Xeon(R)", False), (False, "AMD EPYC", False), (None, "", False)],
 )
 def test_amds_widest_vectors_are_used(
-    can: dict[str, bool | str], expected: bool, monkeypatch: pytest.MonkeyPatch
+    avx512: bool | None, name: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    can = {} if avx512 is None else {"avx512_f": avx512, "cpu_name": name}
     monkeypatch.setattr(products.torch.cpu, "get_capabilities", lambda: can)
     monkeypatch.setattr(products.torch.backends.mkldnn, "is_available", lambda: True)
     assert products.has_quicker_library.__wrapped__() == expected
@@ -106,7 +110,7 @@ def test_amds_widest_vectors_are_used(
         ({}, "float32"),
     ],
 )
-def test_each_processor_multiplies_what_it_is_quick_with(
+def test_the_fast_dtype_depends_on_the_processor(
     can: dict[str, bool], expected: Numbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(products.torch.cpu, "get_capabilities", lambda: can)

@@ -1,4 +1,4 @@
-"""The hubs are stand-ins on loopback that the real clients of both talk to, into caches of their own making."""
+"""The real hub clients download from a server on loopback."""
 
 import hashlib
 import json
@@ -21,30 +21,28 @@ from audioscore.files import sha256_of
 
 MUQ, CAMPPLUS = "somebody/muq", "somebody/voices"
 BOTH = [("muq", MUQ), ("campplus", CAMPPLUS)]
+CACHED = {"muq": "hf/models--somebody--muq", "campplus": "ms/models/somebody--voices"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Both hubs at once: what their clients ask for, over HTTP, from two folders."""
+    """Both hubs in one HTTP server, from two folders."""
 
     def __init__(self, muq: Path, campplus: Path) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.repositories = {MUQ: muq, CAMPPLUS: campplus}
         self.asked: list[str] = []
         self.ranges: list[str] = []
-        self.cut_after: int | None = None  # bytes of the weights after which the line, and then the hub, goes dead
+        self.cut_after: int | None = None  # bytes of the weights after which the hub goes down
         self.down = False
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class Answer(BaseHTTPRequestHandler):
     server: Hub
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -79,13 +77,13 @@ class Answer(BaseHTTPRequestHandler):
         entry: dict[str, object] = {"type": "file", "path": path.name, "size": size, "oid": COMMIT}
         return entry | ({"lfs": {"oid": sha256, "size": size, "pointerSize": 130}} if path.suffix != ".json" else {})
 
-    def modelscope(self, repository: str, what: str, query: dict[str, str]) -> None:
+    def modelscope(self, repository: str, part: str, query: dict[str, str]) -> None:
         if repository not in self.server.repositories or query.get("Revision", "master") not in ("master", "v1.0.0"):
             self.send_error(404)
-        elif what == "revisions":
-            tags, branches = [{"Revision": "v1.0.0"}], [{"Revision": "master"}]
-            self.json({"Code": 200, "Data": {"RevisionMap": {"Tags": tags, "Branches": branches}}})
-        elif what == "repo":
+        elif part == "revisions":
+            names = {"Tags": [{"Revision": "v1.0.0"}], "Branches": [{"Revision": "master"}]}
+            self.json({"Code": 200, "Data": {"RevisionMap": names}})
+        elif part == "repo":
             self.file(repository, query["FilePath"])
         else:
             files = [
@@ -98,7 +96,7 @@ class Answer(BaseHTTPRequestHandler):
         return sorted(self.server.repositories[repository].iterdir())
 
     def file(self, repository: str, name: str) -> None:
-        """A file or, where a Range is asked for, the rest of it."""
+        """Send a file or, for a Range, the rest of it."""
         path = self.server.repositories[repository] / name
         if not path.is_file():
             self.refuse("EntryNotFound")
@@ -153,8 +151,8 @@ def hub(tiny_encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
     )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr(modelscope_hub.config, "_default_config", None)  # it remembers the last test's address
-    # The clients' patience: one attempt each.
+    monkeypatch.setattr(modelscope_hub.config, "_default_config", None)  # it caches the address
+    # One attempt for each client.
     monkeypatch.setattr(modelscope_hub._legacy_api, "REPO_TREE_PAGE_MAX_ATTEMPTS", 1)
     monkeypatch.setattr(modelscope_hub._download, "DOWNLOAD_RETRY_TIMES", 0)
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
@@ -166,7 +164,7 @@ def hub(tiny_encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     server.server_close()
 
 
-def test_muq_comes_with_its_commit_files_and_hashes(hub: Hub, tmp_path: Path) -> None:
+def test_muq_has_its_commit_files_and_hashes(hub: Hub, tmp_path: Path) -> None:
     pulled = pull_encoder("muq", MUQ, layer=1)
     folder = tmp_path / "hf" / "models--somebody--muq" / "snapshots" / COMMIT
     published = hub.repositories[MUQ]
@@ -178,87 +176,80 @@ def test_muq_comes_with_its_commit_files_and_hashes(hub: Hub, tmp_path: Path) ->
     ]
     assert pulled.sha256 == sha256_of(published / "config.json", published / "model.safetensors")
     assert pulled.licence == "unknown"
-    assert pulled.notes == (f"main is a name that may move; pin it: encoders.muq.revision: {COMMIT}",)
+    (note,) = pulled.notes
+    assert f"encoders.muq.revision: {COMMIT}" in note
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    pinned = pull_encoder("muq", MUQ, revision=COMMIT, layer=1)
+    assert (pinned.asked, pinned.revision, pinned.notes) == (COMMIT, COMMIT, ())
+    hub.asked.clear()
+    assert pull_encoder("muq", MUQ, revision=COMMIT, layer=1) == pinned
+    assert hub.asked == []
 
 
-def test_campplus_comes_and_its_tags_are_named(hub: Hub, tmp_path: Path) -> None:
+def test_campplus_lists_its_tags(hub: Hub, tmp_path: Path) -> None:
     pulled = pull_encoder("campplus", CAMPPLUS)
     assert (pulled.id, pulled.asked, pulled.revision) == (CAMPPLUS, None, "master")
     assert pulled.folder == tmp_path / "ms" / "models" / "somebody--voices" / "snapshots" / "master"
     weights = hub.repositories[CAMPPLUS] / pulled.files[1].name
     assert pulled.sha256 == pulled.files[1].sha256 == sha256_of(weights)
     assert pulled.files[0].name == "configuration.json"
-    assert pulled.notes == ("master is a branch, which may move; pin a tag (v1.0.0) as encoders.campplus.revision",)
+    (note,) = pulled.notes
+    assert all(name in note for name in ("master", "v1.0.0", "encoders.campplus.revision"))
+    weights = pulled.folder / pulled.files[1].name
+    weights.write_bytes(b"\0" * pulled.files[1].bytes)
+    assert pull_encoder("campplus", CAMPPLUS) == pulled, "damaged weights are downloaded again"
 
 
-def test_what_was_pulled_is_what_training_loads(hub: Hub) -> None:
+def test_loading_uses_or_completes_the_pulled_files(hub: Hub) -> None:
     muq = pull_encoder("muq", MUQ, layer=1)
+    hub.cut_after = 5_000
+    with pytest.raises(ModelError):
+        pull_encoder("campplus", CAMPPLUS, revision="v1.0.0")
+    with pytest.raises(ModelError, match=rf"^{CAMPPLUS}: .*`audioscore encoders pull`[^\n]*$"):
+        load_campplus(CAMPPLUS, revision="v1.0.0")
+    hub.down, hub.cut_after = False, None
+    loaded = load_campplus(CAMPPLUS, revision="v1.0.0").reference.sha256
+    assert loaded == sha256_of(hub.repositories[CAMPPLUS] / "campplus_small.bin")
     campplus = pull_encoder("campplus", CAMPPLUS, revision="v1.0.0")
     assert (campplus.revision, campplus.folder.name, campplus.notes) == ("v1.0.0", "v1.0.0", ())
     hub.down = True
     assert load_muq(MUQ, layer=1).reference.sha256 == muq.sha256
-    assert load_campplus(CAMPPLUS, revision="v1.0.0").reference.sha256 == campplus.sha256
-
-
-def test_loading_completes_a_download_that_was_cut_off(hub: Hub) -> None:
-    hub.cut_after = 5_000
-    with pytest.raises(ModelError):
-        pull_encoder("campplus", CAMPPLUS, revision="v1.0.0")
-    # What is there of it depends on how its files came side by side; test_campplus asks for the whole sentence.
-    with pytest.raises(ModelError, match=rf"^{CAMPPLUS}: .*cannot be fetched from ModelScope\. Run") as caught:
-        load_campplus(CAMPPLUS, revision="v1.0.0")
-    assert "\n" not in str(caught.value)
-    hub.down, hub.cut_after = False, None
-    weights = hub.repositories[CAMPPLUS] / "campplus_small.bin"
-    assert load_campplus(CAMPPLUS, revision="v1.0.0").reference.sha256 == sha256_of(weights)
+    assert load_campplus(CAMPPLUS, revision="v1.0.0").reference.sha256 == campplus.sha256 == loaded
 
 
 @pytest.mark.parametrize(("kind", "source"), BOTH)
-def test_what_is_cached_is_known_without_asking_or_loading(hub: Hub, kind: Kind, source: str) -> None:
+def test_a_cached_encoder_is_not_downloaded_again(
+    hub: Hub, kind: Kind, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert not is_cached(kind, source)
-    pulled = pull_encoder(kind, source, layer=1)
-    hub.asked.clear()
-    assert is_cached(kind, source)
-    (pulled.folder / pulled.files[1].name).unlink()
-    assert not is_cached(kind, source)
-    assert hub.asked == []
-
-
-@pytest.mark.parametrize(("kind", "source"), BOTH)
-def test_a_pinned_hash_holds_for_a_hub_too(hub: Hub, kind: Kind, source: str) -> None:
-    found = pull_encoder(kind, source, layer=1).sha256
-    assert pull_encoder(kind, source, layer=1, sha256=found.upper()).sha256 == found
-    with pytest.raises(ModelError, match=rf"^{source} is in the cache, but .+: SHA-256 {found}, but {'ab' * 32} is pi"):
-        pull_encoder(kind, source, layer=1, sha256="ab" * 32)
-
-
-@pytest.mark.parametrize(("kind", "source"), BOTH)
-def test_a_second_pull_fetches_no_file_and_says_the_same(hub: Hub, kind: Kind, source: str) -> None:
     first = pull_encoder(kind, source, layer=1)
+    printed = capsys.readouterr()
+    assert (printed.out, [bar for bar in ("it/s", "%|") if bar in printed.err]) == ("", [])
     hub.asked.clear()
     assert pull_encoder(kind, source, layer=1) == first
     assert hub.asked
     assert not [asked for asked in hub.asked if "/resolve/" in asked or asked.endswith("/repo")]
-
-
-def test_a_pinned_commit_that_is_here_asks_the_hub_nothing(hub: Hub) -> None:
-    first = pull_encoder("muq", MUQ, revision=COMMIT, layer=1)
-    assert (first.asked, first.revision, first.notes) == (COMMIT, COMMIT, ())
+    found = first.sha256
+    assert pull_encoder(kind, source, layer=1, sha256=found.upper()).sha256 == found
+    with pytest.raises(ModelError, match=rf"^{source} .+{found}.+{'ab' * 32}"):
+        pull_encoder(kind, source, layer=1, sha256="ab" * 32)
+    hub.down = True
+    again = pull_encoder(kind, source, layer=1)
+    assert (again.folder, again.revision, again.files) == (first.folder, first.revision, first.files)
+    (note,) = again.notes
+    assert "503" in note
     hub.asked.clear()
-    assert pull_encoder("muq", MUQ, revision=COMMIT, layer=1) == first
+    assert is_cached(kind, source)
+    (first.folder / first.files[1].name).unlink()
+    assert not is_cached(kind, source)
     assert hub.asked == []
 
 
 @pytest.mark.parametrize(("kind", "source"), BOTH)
-def test_a_download_that_was_cut_off_is_resumed(
-    hub: Hub, kind: Kind, source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1_000)  # what it writes at a time: 10 MB
+def test_a_partial_download_is_resumed(hub: Hub, kind: Kind, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1_000)
     hub.cut_after = 5_000
-    with pytest.raises(ModelError, match=rf"^{source}: cannot be fetched from .+ \(.+\)\. Offline, pull it"):
+    with pytest.raises(ModelError, match=rf"^{source}: "):
         pull_encoder(kind, source, layer=1)
     hub.down, hub.cut_after = False, None
     hub.ranges.clear()
@@ -269,7 +260,7 @@ def test_a_download_that_was_cut_off_is_resumed(
 
 
 @pytest.mark.parametrize("part", [b"of another file", b"longer" * 100_000])
-def test_parts_that_do_not_join_to_what_was_published_are_thrown_away(hub: Hub, tmp_path: Path, part: bytes) -> None:
+def test_wrong_partial_files_are_deleted(hub: Hub, tmp_path: Path, part: bytes) -> None:
     published = hub.repositories[MUQ] / "model.safetensors"
     blobs = tmp_path / "hf" / "models--somebody--muq" / "blobs"
     blobs.mkdir(parents=True)
@@ -279,91 +270,53 @@ def test_parts_that_do_not_join_to_what_was_published_are_thrown_away(hub: Hub, 
 
 
 @pytest.mark.parametrize(("kind", "source"), BOTH)
-def test_where_the_hub_cannot_be_reached_its_cache_is_used_and_that_is_said(hub: Hub, kind: Kind, source: str) -> None:
-    first = pull_encoder(kind, source, layer=1)
-    hub.down = True
-    again = pull_encoder(kind, source, layer=1)
-    assert (again.folder, again.revision, again.files) == (first.folder, first.revision, first.files)
-    assert len(again.notes) == 1
-    assert re.fullmatch(r"the hub could not be asked \(.*503.*\): this is what its cache holds", again.notes[0])
-
-
-@pytest.mark.parametrize(("kind", "source"), BOTH)
-def test_nothing_here_and_no_hub_says_what_to_do(hub: Hub, kind: Kind, source: str, tmp_path: Path) -> None:
-    hub.down = True
-    with pytest.raises(ModelError, match=r"Offline, pull it on another machine and copy") as caught:
-        pull_encoder(kind, source)
-    assert how_to_go_offline(kind, source) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    place = {"muq": "hf/models--somebody--muq", "campplus": "ms/models/somebody--voices"}[kind]
-    assert f"cache folder to {tmp_path / place}, or" in str(caught.value)
-    assert f"give its path as encoders.{kind}.source." in str(caught.value)
-
-
-@pytest.mark.parametrize(("kind", "source"), BOTH)
-def test_the_sentence_on_going_offline_is_true(hub: Hub, kind: Kind, source: str, tmp_path: Path) -> None:
-    """What it says to copy, copied to a second machine's cache, or to a folder, is an encoder there."""
-    first = pull_encoder(kind, source, layer=1)
+def test_a_copied_folder_or_cache_works_offline(hub: Hub, kind: Kind, source: str, tmp_path: Path) -> None:
+    first, cached = pull_encoder(kind, source, layer=1), tmp_path / CACHED[kind]
     hub.down = True
     folder = Path(shutil.copytree(first.folder, tmp_path / "carried"))
     assert pull_encoder(kind, str(folder), layer=1).sha256 == first.sha256
-    place = tmp_path / {"muq": "hf/models--somebody--muq", "campplus": "ms/models/somebody--voices"}[kind]
-    shutil.copytree(place, tmp_path / "disk", symlinks=True)
-    shutil.rmtree(place.parent)
-    shutil.copytree(tmp_path / "disk", place, symlinks=True)
+    shutil.copytree(cached, tmp_path / "disk", symlinks=True)
+    shutil.rmtree(cached.parent)
+    with pytest.raises(ModelError) as caught:
+        pull_encoder(kind, source)
+    for part in (how_to_go_offline(kind, source), str(cached), f"encoders.{kind}.source"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    shutil.copytree(tmp_path / "disk", cached, symlinks=True, dirs_exist_ok=True)
     assert pull_encoder(kind, source, layer=1).sha256 == first.sha256
 
 
 @pytest.mark.parametrize(("kind", "source"), BOTH)
 @pytest.mark.parametrize("wrong", ["id", "revision"])
-def test_an_unknown_id_or_revision_is_refused_without_talk_of_networks(
-    hub: Hub, kind: Kind, source: str, wrong: str
-) -> None:
+def test_an_unknown_id_or_revision_is_refused(hub: Hub, kind: Kind, source: str, wrong: str) -> None:
     asked, revision = ("some/body", None) if wrong == "id" else (source, "v9")
-    with pytest.raises(
-        ModelError, match=rf"^{asked}: cannot be fetched from .+\. Check its id, its revision and your access\.$"
-    ):
+    with pytest.raises(ModelError, match=rf"^{asked}: .*\brevision\b") as caught:
         pull_encoder(kind, asked, revision=revision)
+    assert how_to_go_offline(kind, asked) not in str(caught.value)
 
 
-def test_weights_damaged_in_hugging_faces_cache_are_found(hub: Hub) -> None:
+def test_weights_damaged_in_the_hugging_face_cache_are_refused(hub: Hub) -> None:
     pulled = pull_encoder("muq", MUQ, layer=1)
     blob = (pulled.folder / "model.safetensors").resolve()
     blob.write_bytes(blob.read_bytes()[:-4] + b"\0\0\0\1")  # as long as it was, and loads
-    with pytest.raises(
-        ModelError, match=rf"^{MUQ}: model\.safetensors is damaged, its SHA-256 is [0-9a-f]{{64}}"
-    ) as caught:
+    found = sha256_of(blob)
+    with pytest.raises(ModelError, match=rf"^{MUQ}: model\.safetensors .*{found}.*{blob.name}.*{blob}"):
         pull_encoder("muq", MUQ, layer=1)
-    assert f"{blob.name} was published. Delete {blob} and pull again." in str(caught.value)
     blob.unlink()
     assert pull_encoder("muq", MUQ, layer=1) == pulled
 
 
-def test_weights_damaged_in_modelscopes_cache_are_fetched_again(hub: Hub) -> None:
-    pulled = pull_encoder("campplus", CAMPPLUS)
-    weights = pulled.folder / pulled.files[1].name
-    weights.write_bytes(b"\0" * pulled.files[1].bytes)
-    assert pull_encoder("campplus", CAMPPLUS) == pulled
-
-
 @pytest.mark.parametrize(
-    ("kind", "source", "name"),
-    [("muq", MUQ, "model.safetensors"), ("campplus", CAMPPLUS, "configuration.json")],
+    ("kind", "source", "name"), [("muq", MUQ, "model.safetensors"), ("campplus", CAMPPLUS, "configuration.json")]
 )
-def test_a_repository_without_the_files_is_incomplete(hub: Hub, kind: Kind, source: str, name: str) -> None:
+def test_invalid_files_are_refused(hub: Hub, kind: Kind, source: str, name: str) -> None:
     (hub.repositories[source] / name).unlink()
-    with pytest.raises(ModelError, match=rf"^{source}: .+ is incomplete, {re.escape(name)} missing\. Pull again"):
+    with pytest.raises(ModelError, match=rf"^{source}: .+{re.escape(name)} missing"):
         pull_encoder(kind, source, layer=1)
 
 
-def test_weights_that_do_not_load_are_said_to_be_in_the_cache(hub: Hub) -> None:
-    (hub.repositories[MUQ] / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ModelError, match=rf"^{MUQ} is in the cache, but cannot be used: .+ is damaged"):
-        pull_encoder("muq", MUQ, layer=1)
-
-
 @pytest.mark.parametrize("kind", ["muq", "campplus"])
-def test_a_folder_is_loaded_and_hashed_and_no_hub_asked(hub: Hub, tiny_encoders: Path, kind: Kind) -> None:
+def test_a_folder_is_hashed_without_a_request(hub: Hub, tiny_encoders: Path, kind: Kind) -> None:
     folder = tiny_encoders / f"{kind}-small"
     pulled = pull_encoder(kind, str(folder), layer=1)
     assert (pulled.id, pulled.revision, pulled.notes, pulled.folder) == (None, None, (), folder)
@@ -373,29 +326,16 @@ def test_a_folder_is_loaded_and_hashed_and_no_hub_asked(hub: Hub, tiny_encoders:
     shutil.rmtree(hub.repositories[MUQ])
     hub.asked.clear()
     pull_encoder(kind, str(folder), layer=1, sha256=pulled.sha256)
+    with pytest.raises(ModelError, match=rf"{kind}-small: .*{pulled.sha256}.*{'ab' * 32}"):
+        pull_encoder(kind, str(folder), layer=1, sha256="ab" * 32)
     assert hub.asked == []
 
 
-def test_a_hash_other_than_the_pinned_one_is_refused(tiny_encoders: Path) -> None:
-    folder = tiny_encoders / "campplus-small"
-    found = load_campplus(str(folder)).reference.sha256
-    with pytest.raises(
-        ModelError, match=rf"campplus-small: SHA-256 {found}, but {'ab' * 32} is pinned\. Correct the pin"
-    ):
-        pull_encoder("campplus", str(folder), sha256="ab" * 32)
-
-
-def test_a_broken_folder_and_a_layer_too_many_are_refused(tiny_encoders: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"^\S+: not a MuQ folder, config\.json and model\.safetensors missing"):
+def test_invalid_weights_folders_and_layers_are_refused(hub: Hub, tiny_encoders: Path, tmp_path: Path) -> None:
+    (hub.repositories[MUQ] / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match=rf"^{MUQ} .+model\.safetensors"):
+        pull_encoder("muq", MUQ, layer=1)
+    with pytest.raises(ModelError, match=r"config\.json and model\.safetensors missing"):
         pull_encoder("muq", str(tmp_path))
-    with pytest.raises(ModelError, match=r"^MuQ layer 6: this model has layers 1 to 2\. Set encoders\.muq\.layer\.$"):
+    with pytest.raises(ModelError, match=r"layer 6: .*1 to 2\..*encoders\.muq\.layer"):
         pull_encoder("muq", str(tiny_encoders / "muq-small"))
-
-
-def test_standard_output_and_bars_stay_out_of_the_way(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    pull_encoder("muq", MUQ, layer=1)
-    pull_encoder("campplus", CAMPPLUS)
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "it/s" not in said.err
-    assert "%|" not in said.err

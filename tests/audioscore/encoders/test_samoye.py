@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audioscore.encoders.quiet import quiet_imports
 from audioscore.encoders.samoye import load_samoye, read_hearing, samoye_mel, window_starts
@@ -18,24 +19,11 @@ with quiet_imports():
     import librosa
 
 AUDIO = {
-    "num_mels": 80,
-    "fft_size": 1024,
-    "sample_rate": 16_000,
-    "win_length": 1024,
-    "hop_length": 256,
-    "frame_length_ms": None,
-    "preemphasis": 0.98,
-    "min_level_db": -100,
-    "ref_level_db": 20,
-    "signal_norm": True,
-    "symmetric_norm": True,
-    "max_norm": 4.0,
-    "clip_norm": True,
-    "mel_fmin": 0.0,
-    "mel_fmax": 8000.0,
-    "do_trim_silence": True,
-    "trim_db": 60,
-}
+    "num_mels": 80, "fft_size": 1024, "sample_rate": 16_000, "win_length": 1024, "hop_length": 256,
+    "frame_length_ms": None, "preemphasis": 0.98, "min_level_db": -100, "ref_level_db": 20, "signal_norm": True,
+    "symmetric_norm": True, "max_norm": 4.0, "clip_norm": True, "mel_fmin": 0.0, "mel_fmax": 8000.0,
+    "do_trim_silence": True, "trim_db": 60,
+}  # fmt: skip
 
 
 def state_of(hidden: int = 12, dim: int = 8, layers: int = 3, bands: int = 80) -> dict[str, Tensor]:
@@ -51,7 +39,7 @@ def state_of(hidden: int = 12, dim: int = 8, layers: int = 3, bands: int = 80) -
 
 
 def write(folder: Path, state: dict[str, Tensor] | None = None, **audio: Any) -> Path:
-    """The published layout, comments and all."""
+    """Write the published layout, with comments."""
     folder.mkdir(exist_ok=True)
     text = json.dumps({"model_name": "lstm", "audio": AUDIO | audio, "output_path": "../..//x"}, indent=4)
     text = text.replace('"fft_size"', '// the "size" of a frame\n        "fft_size"').replace(
@@ -69,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def song(seconds: float, seed: int = 0) -> Tensor:
-    """Noise that swells, with silence at both ends."""
+    """Noise of varying level, with silence at both ends."""
     size = round(seconds * 16_000)
     swell = torch.sin(torch.linspace(0, 9, size)).abs() * 0.2
     wave = swell * torch.randn(size, generator=torch.Generator().manual_seed(seed))
@@ -79,7 +67,7 @@ def song(seconds: float, seed: int = 0) -> Tensor:
 
 
 def upstream_mel(wave: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Trimmed, brought to a peak of 0.95, pre-emphasised; decibels mapped to -4..4. Shape: [T] -> [F, 80]."""
+    """Trim, scale to a peak of 0.95, pre-emphasise, map decibels to -4..4. Shape: [T] -> [F, 80]."""
     wave, _ = librosa.effects.trim(wave[160:-160], top_db=60, frame_length=1024, hop_length=256)
     wave = scipy.signal.lfilter([1, -0.98], [1], wave / abs(wave).max() * 0.95)
     amplitudes = abs(librosa.stft(wave, n_fft=1024, hop_length=256, pad_mode="reflect"))
@@ -89,21 +77,19 @@ def upstream_mel(wave: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("seconds", [1.0, 4.5, 9.3])
-def test_features_are_coquis(folder: Path, seconds: float) -> None:
+def test_features_equal_coquis(folder: Path, seconds: float) -> None:
     wave = song(seconds)
     whole = upstream_mel(wave.numpy())
-    assert len(whole) < seconds * 62.5 * 0.95, "something was trimmed"
-    heard = samoye_mel(read_hearing(folder / "config.json"), wave).numpy()
+    assert len(whole) < seconds * 62.5 * 0.95
+    made = samoye_mel(read_hearing(folder / "config.json"), wave).numpy()
     frames = min(len(whole), 250)
-    assert heard.shape == (10, frames, 80)
-    for place, start in enumerate(np.linspace(0, len(whole) - frames, 10).astype(int)):
-        np.testing.assert_allclose(heard[place], whole[start : start + frames], atol=1e-4)
+    assert made.shape == (10, frames, 80)
+    for number, start in enumerate(np.linspace(0, len(whole) - frames, 10).astype(int)):
+        np.testing.assert_allclose(made[number], whole[start : start + frames], atol=1e-4)
     assert whole.min() < -1 < 1 < whole.max()
 
 
-def test_an_embedding_is_the_mean_of_the_windows_last_projections(folder: Path) -> None:
-    from torch import nn
-
+def test_an_embedding_is_the_mean_of_the_last_projections(folder: Path) -> None:
     wave, state = song(7.0), {name: value.double() for name, value in state_of().items()}
     whole = torch.from_numpy(upstream_mel(wave.numpy()))
     frames = torch.stack([whole[start : start + 250] for start in window_starts(len(whole))]).double()
@@ -118,24 +104,15 @@ def test_an_embedding_is_the_mean_of_the_windows_last_projections(folder: Path) 
     torch.testing.assert_close(embedding.double(), mean / mean.norm(), rtol=0, atol=1e-5)
 
 
-def test_torchs_own_projected_lstm_is_another_network(folder: Path) -> None:
-    """Here the projection is not fed back: proj_size would be, and would want weight_hr."""
-    assert not any("weight_hr" in name for name in load_samoye(folder).module.state_dict())
+@pytest.mark.parametrize(("hidden", "dim", "layers", "bands"), [(5, 6, 2, 40), (768, 256, 3, 80)])
+def test_sizes_are_read_from_the_weights(tmp_path: Path, hidden: int, dim: int, layers: int, bands: int) -> None:
+    encoder = load_samoye(write(tmp_path / "a", state_of(hidden, dim, layers, bands), num_mels=bands))
+    embedding = encoder.embedding(song(1.0))
+    assert (encoder.dim, embedding.shape) == (dim, (dim,))
+    assert embedding.norm().item() == pytest.approx(1.0, abs=1e-6)
 
 
-def test_sizes_are_read_from_the_weights(tmp_path: Path) -> None:
-    encoder = load_samoye(write(tmp_path / "a", state_of(hidden=5, dim=6, layers=2, bands=40), num_mels=40))
-    assert encoder.dim == 6
-    assert encoder.embedding(song(1.0)).shape == (6,)
-
-
-def test_the_published_sizes(tmp_path: Path) -> None:
-    encoder = load_samoye(write(tmp_path / "a", state_of(hidden=768, dim=256)))
-    assert encoder.dim == 256
-    assert encoder.embedding(song(1.0)).norm().item() == pytest.approx(1.0, abs=1e-6)
-
-
-def test_level_does_not_matter_and_the_same_twice(folder: Path) -> None:
+def test_an_embedding_is_deterministic_at_any_level(folder: Path) -> None:
     encoder, wave = load_samoye(folder), song(5.0)
     embedding = encoder.embedding(wave)
     assert torch.equal(embedding, load_samoye(folder).embedding(wave))
@@ -143,98 +120,74 @@ def test_level_does_not_matter_and_the_same_twice(folder: Path) -> None:
     assert not any(parameter.requires_grad for parameter in encoder.module.parameters())
 
 
-def test_windows_are_evenly_spaced_and_reach_both_ends() -> None:
+def test_windows_are_evenly_spaced() -> None:
     for frames in (250, 251, 259, 1000, 12_345):
         starts = window_starts(frames)
         assert (len(starts), starts[0], starts[-1]) == (10, 0, frames - 250)
         assert max(np.diff(starts)) - min(np.diff(starts)) <= 1
 
 
-def test_the_hash_is_of_both_files(folder: Path) -> None:
+def test_both_files_are_hashed_and_needed(folder: Path) -> None:
     before = load_samoye(folder).reference.sha256
     assert before == sha256_of(folder / "config.json", folder / "best_model.pth.tar")
     assert load_samoye(write(folder, trim_db=50)).reference.sha256 != before
-
-
-def test_missing_files_are_named(folder: Path) -> None:
     (folder / "config.json").unlink()
-    with pytest.raises(ModelError, match=r"speaker_pretrain: config\.json missing\. Give a folder with best_model"):
+    with pytest.raises(ModelError, match=r"speaker_pretrain: config\.json missing"):
         load_samoye(folder)
     (folder / "best_model.pth.tar").unlink()
     with pytest.raises(ModelError, match=r"best_model\.pth\.tar and config\.json missing"):
         load_samoye(folder)
 
 
-def test_weights_that_do_not_fit_are_named(folder: Path) -> None:
-    state = state_of()
-    less = {name: value for name, value in state.items() if name != "layers.1.lstm.bias_hh_l0"}
-    with pytest.raises(ModelError, match=r"tar: lacks layers\.1\.lstm\.bias_hh_l0\."):
-        load_samoye(write(folder, less))
-    with pytest.raises(ModelError, match=r"tar: also has instancenorm\.weight\."):
-        load_samoye(write(folder, {**state, "instancenorm.weight": torch.ones(80)}))
-    with pytest.raises(ModelError, match=r"size mismatch for layers\.2\.lstm\.weight_hh_l0"):
-        load_samoye(write(folder, {**state, "layers.2.lstm.weight_hh_l0": torch.zeros(48, 11)}))
-    with pytest.raises(ModelError, match="its weights are no matrices"):
-        load_samoye(write(folder, {**state, "layers.2.linear.weight": torch.zeros(48)}))
-    with pytest.raises(ModelError, match=r"num_mels 40, but the weights hear 80 bands\.$"):
-        load_samoye(write(folder, num_mels=40))
-
-
 @pytest.mark.parametrize(
-    ("setting", "value"),
+    ("name", "value", "audio", "shown"),
     [
-        ("sample_rate", 22_050),
-        ("signal_norm", False),
-        ("symmetric_norm", False),
-        ("clip_norm", False),
-        ("log_func", "np.log"),
-        ("spec_gain", 1),
-        ("stft_pad_mode", "constant"),
-        ("stats_path", "scale_stats.npy"),
+        ("layers.1.lstm.bias_hh_l0", None, {}, r"layers\.1\.lstm\.bias_hh_l0\."),
+        ("instancenorm.weight", torch.ones(80), {}, r"instancenorm\.weight\."),
+        ("layers.2.lstm.weight_hh_l0", torch.zeros(48, 11), {}, r"layers\.2\.lstm\.weight_hh_l0"),
+        ("layers.2.linear.weight", torch.zeros(48), {}, "matrices"),
+        ("instancenorm.weight", None, {"num_mels": 40}, r"num_mels 40\b.*\b80\b"),
     ],
 )
-def test_a_setting_that_is_not_computed_is_refused(folder: Path, setting: str, value: object) -> None:
-    with pytest.raises(ModelError, match=rf"config\.json: {setting} is {value!r}; only .+, as published, can be heard"):
-        load_samoye(write(folder, **{setting: value}))
+def test_weights_that_do_not_fit_are_named(
+    folder: Path, name: str, value: Tensor | None, audio: dict[str, int], shown: str
+) -> None:
+    state = {key: old for key, old in {**state_of(), name: value}.items() if old is not None}
+    with pytest.raises(ModelError, match=shown):
+        load_samoye(write(folder, state, **audio))
 
 
 @pytest.mark.parametrize(
     "audio",
     [
-        {"hop_length": 0},
-        {"win_length": 2048},
-        {"mel_fmax": 9000.0},
-        {"min_level_db": 0},
-        {"max_norm": "x"},
-        {"trim_db": None},
+        {"sample_rate": 22_050}, {"signal_norm": False}, {"symmetric_norm": False}, {"clip_norm": False},
+        {"log_func": "np.log"}, {"spec_gain": 1}, {"stft_pad_mode": "constant"}, {"stats_path": "scale_stats.npy"},
+        {"hop_length": 0}, {"win_length": 2048}, {"mel_fmax": 9000.0}, {"min_level_db": 0}, {"max_norm": "x"},
+        {"trim_db": None}, "{", "[]", "{}", '{"audio": null}', '{"audio": {}}', "// nothing",
     ],
-)
-def test_a_setting_out_of_range_is_refused(folder: Path, audio: dict[str, object]) -> None:
-    with pytest.raises(ModelError, match=r"config\.json: damaged or incomplete \((ValueError|TypeError): .+\)\.$"):
-        load_samoye(write(folder, **audio))
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"audio": null}', '{"audio": {}}', "// nothing"])
-def test_a_broken_configuration_is_refused(folder: Path, text: str) -> None:
-    (folder / "config.json").write_text(text)
-    with pytest.raises(ModelError, match=r"config\.json: damaged or incomplete"):
+)  # fmt: skip
+def test_an_unsupported_or_invalid_configuration_is_refused(folder: Path, audio: dict[str, object] | str) -> None:
+    shown = r"config\.json: .+\(.+\)"
+    if isinstance(audio, str):
+        (folder / "config.json").write_text(audio)
+    else:
+        write(folder, **audio)
+        ((name, value),) = audio.items()
+        if name not in ("hop_length", "win_length", "mel_fmax", "min_level_db", "max_norm", "trim_db"):
+            shown = rf"config\.json: {name} is {value!r};"
+    with pytest.raises(ModelError, match=shown):
         load_samoye(folder)
 
 
-def test_a_click_at_the_end_of_silence_is_too_little(folder: Path) -> None:
+def test_a_wave_without_enough_sound_is_refused(folder: Path) -> None:
     encoder, wave = load_samoye(folder), torch.zeros(16_000)
     wave[15_830] = 1.0
-    with pytest.raises(
-        AudioError, match=r"ends the wave has 320 samples; more than 512 are needed\. Leave the recording"
-    ):
+    with pytest.raises(AudioError, match=r"\b320\b.*\b512\b"):
         encoder.embedding(wave)
-
-
-def test_a_wave_without_a_voice_is_refused(folder: Path) -> None:
-    encoder, wave = load_samoye(folder), torch.zeros(16_000)
-    wave[100] = 1.0  # within the margin that is cut
-    with pytest.raises(AudioError, match="hears nobody in the wave"):
+    wave[15_830], wave[100] = 0.0, 1.0  # within the margin that is cut
+    with pytest.raises(AudioError) as caught:
         encoder.embedding(wave)
+    assert not re.search(r"\d|finite", str(caught.value))
     wave[8_000] = math.nan
-    with pytest.raises(AudioError, match="not finite has no speaker"):
+    with pytest.raises(AudioError, match="finite"):
         encoder.embedding(wave)

@@ -10,29 +10,29 @@ from audioscore.encoders.vnni_kernels import ROWS, SUMS, VECTORS, sums_of_pairs
 
 @pytest.fixture(scope="module")
 def assembled() -> list[str]:
-    """The loop as an x86 processor with VNNI would be given it, whatever this one is."""
+    """The loop as compiled for an x86 processor with VNNI."""
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     try:
         target = binding.Target.from_triple("x86_64-unknown-linux-gnu")
     except RuntimeError:
-        pytest.skip("this build of LLVM knows no x86")
+        pytest.skip("no x86 target in this LLVM")
     module = ir.Module()
     kind = ir.VectorType(ir.IntType(32), SUMS)
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 3 + [kind.as_pointer()]), "sums")
     builder = ir.IRBuilder(function.append_basic_block())
     rows, columns, pairs, out = function.args
-    # The stride equal to what is counted down: in one register, the loop would end up elsewhere.
-    for place, one in enumerate(sums_of_pairs(builder, rows, pairs, columns, pairs)):
-        builder.store(one, builder.gep(out, [I64(place)]))
+    # The stride equals the count: in one register, counting would change the stride.
+    for number, one in enumerate(sums_of_pairs(builder, rows, pairs, columns, pairs)):
+        builder.store(one, builder.gep(out, [I64(number)]))
     builder.ret_void()
     machine = target.create_target_machine(features="+avx512f,+avx512bw,+avx512vnni,+avx512vl")
     code: str = machine.emit_assembly(binding.parse_assembly(str(module)))
-    machine.emit_object(binding.parse_assembly(str(module)))  # which reads the assembler, as Numba does
+    machine.emit_object(binding.parse_assembly(str(module)))  # as Numba does
     return [line.strip() for line in code.splitlines()]
 
 
-def test_each_factor_meets_each_column_in_one_instruction(assembled: list[str]) -> None:
+def test_one_instruction_a_product(assembled: list[str]) -> None:
     count = Counter(line.split()[0] for line in assembled if line)
     assert count["vpdpwssd"] == ROWS * VECTORS
     assert count["vpbroadcastd"] == ROWS

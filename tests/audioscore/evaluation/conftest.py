@@ -1,12 +1,13 @@
 import re
 from collections.abc import Callable
-from html import unescape
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
 import pytest
 
+from audioscore.evaluation.held_out import HeldOut, hold_out
 from audioscore.evaluation.predictions import Prediction
 
 MakePredictions = Callable[..., list[Prediction]]
@@ -30,32 +31,29 @@ def make_predictions() -> MakePredictions:
                     split = "test" if index < 48 else "val" if index < 72 else "train"
                     predicted = float(score + errors[index])
                     rows.append(
-                        Prediction(
-                            sha256=f"{index:064x}",
-                            audio_file=f"audio/{index:03d}.m4a",
-                            split=split,
-                            singer_id=f"singer{index // 4}",
-                            song_id=f"song{index % 5}",
-                            source="ktv" if index % 8 < 4 else "acapella",
-                            score=score,
-                            plan=plan,
-                            seed=seed,
-                            raw=predicted / 20,
-                            predicted=predicted,
-                            lo=predicted - 5,
-                            hi=predicted + 5,
-                        )
-                    )
+                        Prediction(sha256=f"{index:064x}", audio_file=f"audio/{index:03d}.m4a", split=split,
+                        singer_id=f"singer{index // 4}", song_id=f"song{index % 5}", source="ktv" if index % 8 < 4
+                        else "acapella", score=score, plan=plan, seed=seed, raw=predicted / 20, predicted=predicted,
+                        lo=predicted - 5, hi=predicted + 5)
+                    )  # fmt: skip
         return rows
 
     return make
 
 
-class Section(HTMLParser):
-    """One section of a page: its tables as rows of text, paragraphs with their class, and links and pictures.
+@pytest.fixture
+def rows(make_predictions: MakePredictions) -> list[Prediction]:
+    """The 48 test clips of one plan and seed, 4 of each singer."""
+    return [row for row in make_predictions({"baseline": 6.0}, (0,)) if row.split == "test"]
 
-    Figures of pictures are left out; a raised mark reads `^a`.
-    """
+
+@pytest.fixture
+def test(rows: list[Prediction]) -> HeldOut:
+    return hold_out(rows, 100, 0.9, 0)[0]
+
+
+class Section(HTMLParser):
+    """One section of a page: tables as rows of text, and paragraphs with their class; a raised mark reads `^a`."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -95,52 +93,57 @@ class Section(HTMLParser):
             self._open.append(data)
 
 
+@dataclass(frozen=True)
+class Page:
+    sections: list[Section]
+
+    @property
+    def tables(self) -> list[list[list[str]]]:
+        return [table for section in self.sections for table in section.tables]
+
+    def section(self, *columns: str) -> Section:
+        """The first section with a table that has these columns."""
+        return next(one for one in self.sections if any({*columns} <= {*table[0]} for table in one.tables))
+
+    def table(self, *names: str) -> list[list[str]]:
+        """The first table that has columns or rows of these names."""
+        return next(one for one in self.tables if {*names} <= {*one[0], *(row[0] for row in one)})
+
+
 @pytest.fixture(scope="session")
-def read_page() -> Callable[[str], dict[str, Section]]:
-    """The sections of a page by their headings."""
-
-    def read(page: str) -> dict[str, Section]:
-        parts = re.findall(r"<section[^>]*><h2>(.*?)</h2>(.*?)</section>", page, flags=re.DOTALL)
-        return {unescape(heading): Section(body) for heading, body in parts}
-
-    return read
+def read_page() -> Callable[[str], Page]:
+    """Parse the sections of an HTML page."""
+    pattern = re.compile(r"<section[^>]*><h2>.*?</h2>(.*?)</section>", flags=re.DOTALL)
+    return lambda page: Page([Section(body) for body in pattern.findall(page)])
 
 
 @pytest.fixture(scope="session")
 def probes_document() -> dict[str, Any]:
-    """What `probe_plans` writes of two plans: one flagged fault, one that could not be judged, and a domain probe."""
+    """What `probe_plans` writes of two plans: one flagged fault, one without a verdict, and a domain probe."""
 
     def one(title: str, expected: str, effect: float, flagged: bool) -> dict[str, Any]:
         figure = {"value": effect, "lo": effect - 0.75, "hi": effect + 0.75}
         share = {"value": 0.25, "lo": 0.125, "hi": 0.5}
         return {
             "title": title, "expected": expected, "clips": 24, "effect": figure, "wrong_way": figure,
-            "violations": share, "flagged": flagged,
+            "violations": share, "flagged": flagged
         }  # fmt: skip
 
-    silent = {"value": -1.5, "lo": None, "hi": None, "no_interval": "all clips are by one singer"}
+    silent = {"value": -1.5, "lo": None, "hi": None, "no_interval": "one singer"}
     degradations = {
         "noise_10db": one("noise, SNR 10 dB", "not higher", 2.125, True),
         "clipping": one("hard clipping", "not higher", -3.25, False),
-        "gain_up": {**one("6 dB louder", "same", 1.5, False), "effect": silent, "wrong_way": silent},
-    }
+        "gain_up": {**one("6 dB louder", "same", 1.5, False), "effect": silent, "wrong_way": silent}
+    }  # fmt: skip
     known = {
         "balanced_accuracy": {"value": 0.625, "lo": 0.5, "hi": 0.75}, "chance": 0.5, "clips": 40,
-        "bands": {"80-85": {"acapella": 20, "ktv": 20}}, "reason": None,
+        "bands": {"80-85": {"acapella": 20, "ktv": 20}}, "reason": None
     }  # fmt: skip
-    unknown = {
-        "balanced_accuracy": None,
-        "chance": None,
-        "clips": 0,
-        "bands": {},
-        "reason": "no band holds two sources",
-    }
+    unknown = {"balanced_accuracy": None, "chance": None, "clips": 0, "bands": {}, "reason": "no sources"}
     return {
         "confidence": 0.95, "resamples": 200, "seed": 0, "clips": 24, "tolerance_points": 0.5, "refuse": ["noise_10db"],
-        "reason": None, "warnings": ["Only 6 singers in the probed clips."], "probed": [{}] * 24,
-        "left_out": [{"audio_file": "a.wav", "probe": "clipping", "reason": "a.wav: nobody sings in it."}],
-        "plans": {
-            "baseline": {"seed": 0, "degradations": degradations, "domain": known, "scores": {}},
-            "hybrid": {"seed": 0, "degradations": degradations, "domain": unknown, "scores": {}},
-        },
+        "reason": None, "warnings": ["6 singers."], "probed": [{}] * 24,
+        "left_out": [{"audio_file": "a.wav", "probe": "clipping", "reason": "a.wav: unvoiced."}],
+        "plans": {"baseline": {"seed": 0, "degradations": degradations, "domain": known, "scores": {}},
+        "hybrid": {"seed": 0, "degradations": degradations, "domain": unknown, "scores": {}}}
     }  # fmt: skip

@@ -19,7 +19,7 @@ def champion_rows(rows: list[Prediction]) -> list[Prediction]:
     return [replace(row, plan="models:/scorer@champion", seed=7) for row in test]
 
 
-def test_everything_is_judged_on_the_champions_clips(make_predictions: Make) -> None:
+def test_every_model_is_evaluated_on_the_champions_clips(make_predictions: Make) -> None:
     rows = make_predictions()
     champion = champion_rows(rows)[8:]
     found = beside_champion(rows, BOTH, champion, SETTINGS)
@@ -28,16 +28,8 @@ def test_everything_is_judged_on_the_champions_clips(make_predictions: Make) -> 
     human = [row.human for row in champion]
     old = stats.spearmanr(human, [row.predicted for row in champion]).statistic
     judged = {row.clip for row in champion}
-    new = stats.spearmanr(
-        *zip(
-            *(
-                (row.human, row.predicted)
-                for row in rows
-                if (row.plan, row.seed) == ("hybrid", 1) and row.clip in judged
-            ),
-            strict=True,
-        )
-    ).statistic
+    ours = [row for row in rows if (row.plan, row.seed) == ("hybrid", 1) and row.clip in judged]
+    new = stats.spearmanr([row.human for row in ours], [row.predicted for row in ours]).statistic
     assert found["plans"][CHAMPION]["spearman"]["value"] == pytest.approx(old)
     compared = found["variants"]["compared"]["hybrid"]["spearman"]
     assert found["variants"]["reference"] == CHAMPION
@@ -45,13 +37,13 @@ def test_everything_is_judged_on_the_champions_clips(make_predictions: Make) -> 
     assert compared["lo"] < compared["delta"] < compared["hi"]
 
 
-def test_clips_that_are_no_test_clips_are_refused(make_predictions: Make) -> None:
+def test_a_clip_outside_the_test_split_is_an_error(make_predictions: Make) -> None:
     rows = make_predictions()
     stranger = replace(champion_rows(rows)[0], sha256="f" * 64)
-    with pytest.raises(DataError, match="1 of the champion's 49 clips are no test clips"):
+    with pytest.raises(DataError, match=r"\b1 of .*\b49 clips"):
         beside_champion(rows, BOTH, [*champion_rows(rows), stranger], SETTINGS)
 
 
-def test_a_champion_that_knows_all_test_clips_is_refused(make_predictions: Make) -> None:
-    with pytest.raises(DataError, match="None of 48 test clips is new to the champion and the plans"):
+def test_a_champion_trained_on_all_test_clips_is_an_error(make_predictions: Make) -> None:
+    with pytest.raises(DataError, match="of 48 test clips"):
         beside_champion(make_predictions(), BOTH, [], SETTINGS)

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -7,16 +6,6 @@ import pytest
 from audioscore.evaluation.calibration_figures import calibration_curve, interval_coverage
 from audioscore.evaluation.held_out import SLICE_SINGERS, HeldOut, hold_out
 from audioscore.evaluation.predictions import Prediction
-
-
-@pytest.fixture
-def rows(make_predictions: Callable[..., list[Prediction]]) -> list[Prediction]:
-    return [row for row in make_predictions({"baseline": 6.0}, (0,)) if row.split == "test"]
-
-
-@pytest.fixture
-def test(rows: list[Prediction]) -> HeldOut:
-    return hold_out(rows, 200, 0.9, 0)[0]
 
 
 def unrated(clips: int) -> list[Prediction]:
@@ -47,7 +36,7 @@ def test_a_perfect_model_lies_on_the_diagonal_and_few_clips_make_one_bin(test: H
     few, _ = hold_out([replace(row, singer_id="a") for row in unrated(4)], 20, 0.9, 0)
     curve = calibration_curve(few.scores, few)
     assert len(curve) == 1
-    assert curve[0]["human"]["no_interval"] == "all 4 clips are by one singer"
+    assert "4 clips" in curve[0]["human"]["no_interval"]
 
 
 def test_coverage_counts_the_edges_and_the_clips_with_an_interval(rows: list[Prediction], test: HeldOut) -> None:
@@ -56,17 +45,15 @@ def test_coverage_counts_the_edges_and_the_clips_with_an_interval(rows: list[Pre
     assert (found["share"], found["clips"]) == (pytest.approx(np.mean(inside)), 48)
     assert found["lo"] < found["share"] < found["hi"]
     assert found["mean_width"] == pytest.approx(10)
-    touching = [replace(row, lo=row.human, hi=row.human + 2) if n < 12 else replace(row, lo=None, hi=None)
-                for n, row in enumerate(rows)]  # fmt: skip
+    ends = [(row.human, row.human + 2) if n < 12 else (None, None) for n, row in enumerate(rows)]
+    touching = [replace(row, lo=lo, hi=hi) for row, (lo, hi) in zip(rows, ends, strict=True)]
     found = interval_coverage(touching, test)
     assert (found["share"], found["hi"], found["clips"], found["mean_width"]) == (1.0, 1.0, 12, pytest.approx(2))
     assert 0.4 < found["lo"] < 0.6  # of three singers, however many clips they have
     assert "Wilson" in found["method"]
 
 
-def test_a_model_without_intervals_says_so(rows: list[Prediction], test: HeldOut) -> None:
+def test_a_model_without_intervals_has_no_coverage(rows: list[Prediction], test: HeldOut) -> None:
     found = interval_coverage([replace(row, lo=None, hi=None) for row in rows], test)
-    assert found == {
-        "share": None, "lo": None, "hi": None, "no_interval": "the model predicts no intervals",
-        "clips": 0, "mean_width": None,
-    }  # fmt: skip
+    assert found.pop("no_interval")
+    assert found == {**dict.fromkeys(("share", "lo", "hi", "mean_width")), "clips": 0}

@@ -1,6 +1,6 @@
-"""Models whose answer is known: one paid by noise, one by level, one that says the same of everything."""
-
+import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,48 +10,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from audioscore.config import EvaluationSection, Plan, ProbeName
+from audioscore.config import EvaluationSection, Plan
 from audioscore.data.audio import encode
 from audioscore.data.clips import Clip
 from audioscore.encoders.reference import EncoderReference
 from audioscore.errors import DataError
 from audioscore.evaluation import degradation_probe
-from audioscore.evaluation.degradation_probe import (
-    CLEAN,
-    Degraded,
-    Judge,
-    chosen_clips,
-    probe_figures,
-    score_degraded,
-)
+from audioscore.evaluation.degradation_probe import CLEAN, Degraded, Judge, chosen_clips, probe_figures, score_degraded
 from audioscore.evaluation.degradations import DEGRADATIONS, degrade
 from audioscore.files import sha256_of
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.network import ScoreNetwork
 from audioscore.scoring.scorer import Description
 
-Hears = Callable[[Tensor], float]
+EncodeWave = Callable[[Tensor], float]
 RATE, SINGERS = 24_000, [f"s{number // 2}" for number in range(24)]
 SETTINGS = EvaluationSection(resamples=200)
-MADE: dict[Any, NDArray[np.float32]] = {}
-REFERENCE = EncoderReference("campplus", "team/ear", "v1", "b" * 64)
+SLIGHT = next(one.expected for one in DEGRADATIONS.values() if one.expected not in ("same", "not higher"))
+remembered = cache(lambda name, seed, rate, wave: degrade(np.frombuffer(wave, np.float32), rate, name, seed))
+REFERENCE = EncoderReference("campplus", "team/encoder", "v1", "b" * 64)
 
 
-class Ear:
+class FakeEncoder:
     """An encoder that gives one number of a wave [T] at 16 kHz."""
 
     reference = REFERENCE
 
-    def __init__(self, hears: Hears) -> None:
-        self.hears, self.calls = hears, 0
+    def __init__(self, encode_: EncodeWave) -> None:
+        self.encode_, self.calls = encode_, 0
 
     def embedding(self, wave: Tensor) -> Tensor:
         self.calls += 1
-        return torch.tensor([self.hears(wave)])
+        return torch.tensor([self.encode_(wave)])
 
 
 class Head(nn.Module):
-    """Says what the ear heard."""
+    """Return the encoder's number."""
 
     def represent(self, batch: Any) -> Tensor:
         found: Tensor = batch.embedding
@@ -85,10 +79,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
     return folder, clips
 
 
-def found(hears: Hears, data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
-    """Figures of every probe for a model that scores what `hears` gives."""
-    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: Ear(hears))
-    monkeypatch.setattr(degradation_probe, "degrade", remembered)
+def found(
+    encode_: EncodeWave, data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, dict[str, Any]]:
+    """Figures of every probe for a model that scores what `encode_` gives."""
+    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: FakeEncoder(encode_))
+    monkeypatch.setattr(  # several models score the same versions, which are computed once
+        degradation_probe, "degrade", lambda wave, rate, name, seed: remembered(name, seed, rate, wave.tobytes())
+    )
     degraded = score_degraded([judge("baseline")], data[1], data[0], "cpu")
     assert degraded.left_out == []
     scores, singers = degraded.scores["baseline"], [clip.singer_id for clip in data[1]]
@@ -96,14 +94,6 @@ def found(hears: Hears, data: tuple[Path, list[Clip]], monkeypatch: pytest.Monke
         name: probe_figures(scores[CLEAN], scores[name], one.expected, singers, SETTINGS)
         for name, one in DEGRADATIONS.items()
     }
-
-
-def remembered(wave: NDArray[np.float32], rate: int, name: ProbeName, seed: int) -> NDArray[np.float32]:
-    """`degrade`, which several models are asked about here, once for all."""
-    key = (wave.tobytes(), rate, name, seed)
-    if key not in MADE:
-        MADE[key] = degrade(wave, rate, name, seed)
-    return MADE[key]
 
 
 def flags(figures: dict[str, dict[str, Any]]) -> set[str]:
@@ -117,9 +107,7 @@ def hiss(wave: Tensor) -> float:
     return 1 + float(10 * torch.log10(power[edge:].sum() / power.sum() + 1e-6)) / 60
 
 
-def test_a_model_that_is_paid_by_noise_is_flagged(
-    data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_rewards_noise_is_flagged(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
     figures = found(hiss, data, monkeypatch)
     assert {"noise_30db", "noise_20db", "noise_10db"} <= flags(figures)
     effects = [figures[f"noise_{snr}db"]["effect"]["value"] for snr in (30, 20, 10)]
@@ -133,10 +121,10 @@ def test_a_model_that_is_paid_by_noise_is_flagged(
     assert figures["low_pass"]["effect"]["value"] < -5
 
 
-def test_a_model_that_dislikes_noise_is_not(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_penalises_noise_is_not(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
     figures = found(lambda wave: 1 - hiss(wave), data, monkeypatch)
     assert not flags(figures) & {"noise_30db", "noise_20db", "noise_10db"}
-    assert "low_pass" in flags(figures)  # it likes the fault that takes the hiss away
+    assert "low_pass" in flags(figures)  # the low-pass removes the noise
     assert figures["noise_10db"]["violations"]["value"] == 0
 
 
@@ -149,9 +137,7 @@ def test_a_constant_model_is_never_flagged(data: tuple[Path, list[Clip]], monkey
         assert one["violations"]["lo"] == pytest.approx(0, abs=1e-9)
 
 
-def test_a_model_that_hears_the_level_is_flagged_by_gain_and_silence_alone(
-    data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_of_the_level_is_flagged_by_gain_and_silence(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """10 dB are 20 points: 6 dB are 12, and a second of silence behind two takes 1.76 dB, 3.5 points."""
     figures = found(lambda wave: 1.5 + float(wave.square().mean().log10()) / 2, data, monkeypatch)
     assert flags(figures) == {"gain_up", "gain_down", "trailing_silence"}
@@ -161,63 +147,60 @@ def test_a_model_that_hears_the_level_is_flagged_by_gain_and_silence_alone(
     assert figures["trailing_silence"]["effect"]["value"] == pytest.approx(20 * np.log10(2 / 3), abs=0.1)
 
 
-def test_what_plans_hear_alike_is_heard_once(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
-    ears: list[Ear] = []
+def test_a_shared_encoder_runs_once(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders: list[FakeEncoder] = []
 
-    def load(*_: Any) -> Ear:
-        ears.append(Ear(lambda wave: 0.5))
-        return ears[-1]
+    def load(*_: Any) -> FakeEncoder:
+        encoders.append(FakeEncoder(lambda wave: 0.5))
+        return encoders[-1]
 
     monkeypatch.setattr(degradation_probe, "load_reference", load)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     degraded = score_degraded(
-        [judge("campplus_only"), judge("baseline"), judge("hybrid")], data[1][:2], data[0], "cpu",
-        lambda done, of: told.append((done, of)),
+        [judge("campplus_only"), judge("baseline"), judge("hybrid")], data[1][:2], data[0], "cpu", lambda done,
+        of: progress.append((done, of))
     )  # fmt: skip
-    assert [ear.calls for ear in ears] == [2 * (1 + len(DEGRADATIONS))]
-    assert told == [(1, 2), (2, 2)]
+    assert [encoder.calls for encoder in encoders] == [2 * (1 + len(DEGRADATIONS))]
+    assert progress == [(1, 2), (2, 2)]
     assert set(degraded.scores) == {"campplus_only", "baseline", "hybrid"}  # the control is free here
 
 
-def test_a_control_that_hears_something_else_is_left_out(
-    data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: Ear(lambda wave: 0.5))
+def test_a_control_with_another_encoder_is_left_out(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: FakeEncoder(lambda wave: 0.5))
     other = judge("muq_frozen")
     other.description.encoders["campplus"] = EncoderReference("campplus", "team/other", "v1", "c" * 64)
     assert set(score_degraded([other, judge("baseline")], data[1][:1], data[0], "cpu").scores) == {"baseline"}
 
 
-def test_what_a_scorer_would_refuse_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: Ear(lambda wave: 0.5))
+def test_a_version_that_cannot_be_scored_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: FakeEncoder(lambda wave: 0.5))
     noise = np.asarray(0.1 * np.random.default_rng(0).standard_normal(3 * RATE), dtype=np.float32)
     encode(noise[: RATE // 2], RATE, tmp_path / "short.wav", codec="pcm_s16le")
     encode(noise, RATE, tmp_path / "noise.wav", codec="pcm_s16le")
     clips = [Clip(name, 70.0, name, sha256=sha256_of(tmp_path / name)) for name in ("short.wav", "noise.wav")]
     degraded = score_degraded([judge("baseline")], clips, tmp_path, "cpu")
     reasons = {(one.probe, one.audio_file): one.reason for one in degraded.left_out}
-    assert "too short: 0.50 s" in reasons[CLEAN, "short.wav"]
-    assert "no voice is heard" in reasons["detune_50", "noise.wav"]
+    assert "0.50 s" in reasons[CLEAN, "short.wav"]
+    assert "0.6 s" in reasons["detune_50", "noise.wav"]
     assert (CLEAN, "noise.wav") not in reasons
     scores = degraded.scores["baseline"]
     figures = probe_figures(scores[CLEAN], scores["detune_50"], "not higher", ["a", "b"], SETTINGS)
     assert (figures["clips"], figures["flagged"]) == (0, False)
-    assert figures["violations"]["no_interval"] == "no clip could be asked"
+    assert figures["violations"]["no_interval"]
     assert [figures["effect"][part] for part in ("value", "lo", "hi")] == [None, None, None]
 
 
-def test_a_recording_that_changed_is_not_probed(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: Ear(lambda wave: 0.5))
+def test_a_changed_recording_is_an_error(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: FakeEncoder(lambda wave: 0.5))
     other = Clip("c0.wav", 60.0, "s0", sha256="0" * 64)
-    with pytest.raises(DataError, match=r"c0\.wav: changed since it was validated"):
+    with pytest.raises(DataError, match=r"c0\.wav: "):
         score_degraded([judge("baseline")], [other], data[0], "cpu")
 
 
-def test_nothing_waits_for_the_last_clip(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for two recordings, scores come in small batches, and are the same."""
+def test_small_batches_give_the_same_scores(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
 
     def scored(frames: int) -> Degraded:
-        monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: Ear(hiss))
+        monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: FakeEncoder(hiss))
         monkeypatch.setattr(degradation_probe, "HELD_FRAMES", frames)
         return score_degraded([judge("baseline")], data[1][:2], data[0], "cpu")
 
@@ -249,9 +232,9 @@ def test_the_tolerance_and_the_interval_decide() -> None:
     assert not effect(-values)["flagged"]
     assert effect(-values, "same")["flagged"]
     # Falling a little is allowed: a third of one point is within half a point, a third of two is not.
-    assert not effect(-values, "same or a little lower")["flagged"]
-    assert effect(-2 * values, "same or a little lower")["flagged"]
-    assert effect(values, "same or a little lower")["flagged"]
+    assert not effect(-values, SLIGHT)["flagged"]
+    assert effect(-2 * values, SLIGHT)["flagged"]
+    assert effect(values, SLIGHT)["flagged"]
 
 
 def test_moves_both_ways_are_no_invariance() -> None:
@@ -262,19 +245,12 @@ def test_moves_both_ways_are_no_invariance() -> None:
     assert effect(values, "same")["effect"]["value"] == 0
 
 
-def test_few_singers_give_no_interval_and_no_flag() -> None:
-    few = effect(np.full(8, 9.0))  # of four singers
-    assert (few["effect"]["lo"], few["flagged"]) == (None, False)
-    assert few["effect"]["no_interval"] == "it rests on 4 singers, and an interval on 5 or more"
-
-
-def test_one_singer_gives_no_interval_and_no_flag() -> None:
-    figures = probe_figures(np.zeros(3), np.full(3, 9.0), "not higher", ["a"] * 3, SETTINGS)
-    assert [figures["effect"][part] for part in ("value", "lo", "hi")] == [9.0, None, None]
-    assert (figures["flagged"], figures["wrong_way"]["no_interval"]) == (
-        False,
-        "it rests on 1 singer, and an interval on 5 or more",
-    )
+@pytest.mark.parametrize(("clips", "singers"), [(8, 4), (2, 1)])
+def test_few_singers_give_no_interval_and_no_flag(clips: int, singers: int) -> None:
+    few = effect(np.full(clips, 9.0))
+    assert ([few["effect"][part] for part in ("value", "lo", "hi")], few["flagged"]) == ([9.0, None, None], False)
+    for name in ("effect", "wrong_way"):
+        assert re.search(rf"\b{singers}\b.*\b5\b", few[name]["no_interval"])
 
 
 def test_clips_are_drawn_evenly_over_sources_and_scores() -> None:
@@ -288,5 +264,4 @@ def test_clips_are_drawn_evenly_over_sources_and_scores() -> None:
     assert drawn == chosen_clips(clips[::-1], 12)
     assert len(chosen_clips(clips, 100)) == 40
     assert sum(clip.source == "acapella" for clip in chosen_clips(clips, 30)) == 10
-    assert chosen_clips(clips, 0) == []
-    assert len({clip.audio_file for clip in chosen_clips(clips, 33)}) == 33
+    assert (chosen_clips(clips, 0), len({clip.audio_file for clip in chosen_clips(clips, 33)})) == ([], 33)

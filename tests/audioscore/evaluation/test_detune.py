@@ -1,5 +1,3 @@
-"""What is detuned is measured by autocorrelation, and everything else must be the very same samples."""
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -8,6 +6,7 @@ from audioscore.errors import AudioError, UsageError
 from audioscore.evaluation.detune import detune, voiced_stretch
 
 RATE = 24_000
+NOISE = np.asarray(0.1 * np.random.default_rng(0).standard_normal(4 * RATE), dtype=np.float32)
 
 
 def voice(pitch: float, seconds: float = 3.0, rate: int = RATE) -> NDArray[np.float32]:
@@ -38,14 +37,13 @@ def changed(before: NDArray[np.float32], after: NDArray[np.float32]) -> slice:
 def test_the_stretch_is_so_many_cents_off_and_the_rest_is_untouched(cents: float, pitch: float, seed: int) -> None:
     before = voice(pitch)
     after = detune(before, RATE, cents, seed)
-    assert after.dtype == np.float32
-    assert len(after) == len(before)
+    assert (after.dtype, len(after)) == (np.float32, len(before))
     stretch = changed(before, after)
     assert 0.34 < (stretch.stop - stretch.start) / RATE < 1.06
     inner = after[stretch][RATE // 100 : -RATE // 100]
     wanted = cents if seed == 0 else -cents  # the seeds are chosen for their signs
     assert 1200 * np.log2(pitch_of(inner, pitch) / pitch) == pytest.approx(wanted, abs=2)
-    # As loud as before, and no click at a splice: no step is much larger than the faster wave's own.
+    # No click at a splice: no step is much larger than the faster wave's own.
     assert np.std(after[stretch]) == pytest.approx(np.std(before[stretch]), rel=0.01)
     assert np.abs(np.diff(after)).max() < 1.1 * np.abs(np.diff(before)).max()
 
@@ -79,23 +77,16 @@ def test_the_same_input_gives_the_same_output_and_is_left_alone() -> None:
     np.testing.assert_array_equal(wave, copy)
 
 
-@pytest.mark.parametrize(
-    "wave",
-    [voice(220.0, 1.0), np.zeros(2 * RATE, np.float32), np.zeros(0, np.float32), np.ones(5, np.float32)],
-    ids=["short", "silent", "empty", "five samples"],
-)
-def test_without_a_note_it_says_so(wave: NDArray[np.float32]) -> None:
-    with pytest.raises(AudioError, match=r"no voice is heard for 0\.6 s on end in \d\.\d\d s: there is no note"):
+@pytest.mark.parametrize("wave", [
+    voice(220.0, 1.0), np.zeros(2 * RATE, np.float32), np.zeros(0, np.float32), np.ones(5, np.float32), NOISE],
+    ids=["short", "silent", "empty", "five samples", "noise",
+])  # fmt: skip
+def test_a_recording_without_a_note_is_an_error(wave: NDArray[np.float32]) -> None:
+    with pytest.raises(AudioError, match=rf"0\.6 s .*\b{len(wave) / RATE:.2f} s"):
         detune(wave, RATE, 50)
-
-
-def test_noise_has_no_note() -> None:
-    noise = np.asarray(0.1 * np.random.default_rng(0).standard_normal(4 * RATE), dtype=np.float32)
-    with pytest.raises(AudioError, match="no voice is heard"):
-        detune(noise, RATE, 100)
 
 
 @pytest.mark.parametrize("cents", [0.0, -50.0, 1200.0])
 def test_other_intervals_are_refused(cents: float) -> None:
-    with pytest.raises(UsageError, match=rf"detuned by 10 to 200 cents; got {cents:g}"):
+    with pytest.raises(UsageError, match=rf"10 to 200 cents.* {cents:g}\b"):
         detune(voice(220.0), RATE, cents)

@@ -24,25 +24,22 @@ def clips(separation: float, *, voice: float = 0.0, each: int = 40, singers: int
     return known, scores, [("ktv", "acapella")[one] for one in source], [f"s{one}" for one in singer]
 
 
-def test_a_source_that_is_written_in_the_features_is_read() -> None:
+def test_a_separable_source_is_predicted() -> None:
     found = domain_probe(*clips(20.0), SETTINGS)
     assert (found["balanced_accuracy"]["value"], found["balanced_accuracy"]["hi"]) == (1, 1)
     assert found["balanced_accuracy"]["lo"] == pytest.approx(1 / (1 + 1.96**2 / 16), abs=1e-3)  # Wilson's, 16 singers
-    assert found["chance"] == 0.5
-    assert found["clips"] == 80
-    assert found["reason"] is None
+    assert (found["chance"], found["clips"], found["reason"]) == (0.5, 80, None)
     assert {band: sum(own.values()) for band, own in found["bands"].items()}.keys() == {"80-85", "85-90"}
     assert sum(sum(own.values()) for own in found["bands"].values()) == 80
 
 
-def test_features_that_know_nothing_of_it_give_chance() -> None:
+def test_random_features_give_chance() -> None:
     found = [domain_probe(*clips(0.0, seed=seed), SETTINGS) for seed in range(12)]
     assert np.mean([one["balanced_accuracy"]["value"] for one in found]) == pytest.approx(0.5, abs=0.06)
     assert sum(one["balanced_accuracy"]["lo"] < 0.5 < one["balanced_accuracy"]["hi"] for one in found) >= 9
 
 
-def test_it_is_asked_about_singers_it_never_heard() -> None:
-    """Every singer has a mark, and marks say nothing of the source: only a probe that heard the singer could tell."""
+def test_folds_are_by_singer() -> None:
     found = [domain_probe(*clips(0.0, voice=30.0, seed=seed), SETTINGS) for seed in range(12)]
     assert np.mean([one["balanced_accuracy"]["value"] for one in found]) == pytest.approx(0.5, abs=0.12)
 
@@ -65,28 +62,25 @@ def test_the_interval_is_that_of_a_slow_bootstrap() -> None:
     assert hi - lo == pytest.approx(2 * 1.96 * math.sqrt(value * (1 - value) / 48), rel=0.5)
 
 
-def test_where_no_band_has_both_it_says_where_the_scores_lie() -> None:
+def test_no_band_with_both_sources_is_a_reason() -> None:
     known, _, sources, singers = clips(5.0)
     scores = [60.0 + 0.5 * place if source == "ktv" else 90.0 for place, source in enumerate(sources)]
     found = domain_probe(known, scores, sources, singers, SETTINGS)
-    assert found == {
-        "balanced_accuracy": None,
-        "chance": None,
-        "clips": 0,
-        "bands": {},
-        "reason": "no score band holds 4 clips by 2 singers of each of two sources, by whom a fold can be learned from "
-        "(scores: acapella 90 to 90, ktv 60 to 79.5)",
-    }
+    reason = found.pop("reason")
+    assert found == {"balanced_accuracy": None, "chance": None, "clips": 0, "bands": {}}
+    assert "acapella 90 to 90" in reason
+    assert "ktv 60 to 79.5" in reason
 
 
 def test_one_singer_of_a_source_or_an_unknown_source_is_not_enough() -> None:
     known, scores, sources, singers = clips(5.0)
     alone = [singer if source == "ktv" else "s99" for singer, source in zip(singers, sources, strict=True)]
-    assert "no score band" in domain_probe(known, scores, sources, alone, SETTINGS)["reason"]
+    found = domain_probe(known, scores, sources, alone, SETTINGS)
+    assert (found["balanced_accuracy"], found["clips"]) == (None, 0)
     unknown = [source if source == "ktv" else None for source in sources]
     found = domain_probe(known, scores, unknown, singers, SETTINGS)
     assert "unknown 8" in found["reason"]
-    assert domain_probe(np.zeros((0, 4)), [], [], [], SETTINGS)["reason"].endswith("(scores: no clips)")
+    assert domain_probe(np.zeros((0, 4)), [], [], [], SETTINGS)["reason"]
 
 
 def test_a_singer_in_both_sources_is_in_one_fold() -> None:
@@ -102,8 +96,8 @@ def test_the_same_clips_give_the_same_figures() -> None:
 
 def test_features_that_are_not_finite_or_too_few_are_refused() -> None:
     known, scores, sources, singers = clips(1.0)
-    with pytest.raises(DataError, match=r"needs finite features \[N, P\] of 80 clips; got \[79, 6\]"):
+    with pytest.raises(DataError, match=r"80 clips.*\[79, 6\]"):
         domain_probe(known[1:], scores, sources, singers, SETTINGS)
     known[3, 3] = np.nan
-    with pytest.raises(DataError, match=r"needs finite features \[N, P\] of 80 clips; got \[80, 6\]"):
+    with pytest.raises(DataError, match=r"80 clips.*\[80, 6\]"):
         domain_probe(known, scores, sources, singers, SETTINGS)

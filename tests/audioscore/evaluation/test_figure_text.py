@@ -13,28 +13,24 @@ def text(html: str) -> str:
 def test_equal_reasons_share_a_mark_and_all_are_spelled_out_and_escaped() -> None:
     notes = Notes()
     assert [notes.mark(reason) for reason in ("one <singer>", "no clip", "one <singer>")] == [
-        "<sup>a</sup>", "<sup>b</sup>", "<sup>a</sup>",
+        "<sup>a</sup>", "<sup>b</sup>", "<sup>a</sup>"
     ]  # fmt: skip
     assert text(notes.html()) == "a one &lt;singer&gt; b no clip"
     assert Notes().html() == ""
 
 
-@pytest.mark.parametrize(
-    ("found", "shown", "notes"),
-    [
-        ({"value": 0.5, "lo": 0.25, "hi": 0.75}, "0.500 [0.250, 0.750]", []),
-        ({"value": 1.0, "lo": 0.25, "hi": 1.0, "method": "Wilson"}, "1.000 [0.250, 1.000]a", ["Wilson"]),
-        ({"value": 0.5, "lo": 0.0, "hi": 1.0, "undefined_resamples": 3}, "0.500 [0.000, 1.000]a", [LEFT_OUT]),
-        ({"value": 0.5, "lo": None, "hi": None, "no_interval": "one singer"}, "0.500a", ["one singer"]),
-        ({"value": 0.5, "lo": None, "hi": None}, "0.500a", [NOT_COMPUTED]),
-        ({"value": None, "lo": None, "hi": None, "no_interval": "no clip"}, "-a", ["no clip"]),
-        ({"value": None, "lo": None, "hi": None}, "-a", ["undefined"]),
-    ],
-)
+@pytest.mark.parametrize(("found", "shown", "notes"), [
+    ({"value": 0.5, "lo": 0.25, "hi": 0.75}, "0.500 [0.250, 0.750]", []),
+    ({"value": 1.0, "lo": 0.25, "hi": 1.0, "method": "Wilson"}, "1.000 [0.250, 1.000]a", ["Wilson"]),
+    ({"value": 0.5, "lo": 0.0, "hi": 1.0, "undefined_resamples": 3}, "0.500 [0.000, 1.000]a", [LEFT_OUT]),
+    ({"value": 0.5, "lo": None, "hi": None, "no_interval": "one singer"}, "0.500a", ["one singer"]),
+    ({"value": 0.5, "lo": None, "hi": None}, "0.500a", [NOT_COMPUTED]),
+    ({"value": None, "lo": None, "hi": None, "no_interval": "no clip"}, "-a", ["no clip"]),
+    ({"value": None, "lo": None, "hi": None}, "-a", ["undefined"]),
+])  # fmt: skip
 def test_a_figure_has_its_interval_or_the_mark_of_a_reason(found: dict[str, Any], shown: str, notes: list[str]) -> None:
     marks = Notes()
-    assert text(figure_html(found, marks)) == shown
-    assert list(marks.marks) == notes
+    assert (text(figure_html(found, marks)), list(marks.marks)) == (shown, notes)
 
 
 def test_units_and_signs() -> None:

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def counted_pairs(scores: Array, predictions: Array, low: float = 0, high: float
     return credit / pairs if pairs else math.nan
 
 
-JUDGES: dict[str, tuple[Metric, Callable[[Array, Array], float]]] = {
+REFERENCES: dict[str, tuple[Metric, Callable[[Array, Array], float]]] = {
     "spearman": (metrics.spearman, lambda x, y: float(stats.spearmanr(x, y).statistic)),
     "kendall": (metrics.kendall, lambda x, y: float(stats.kendalltau(x, y, variant="b").statistic)),
     "pearson": (metrics.pearson, lambda x, y: float(stats.pearsonr(x, y).statistic)),
@@ -44,42 +45,30 @@ JUDGES: dict[str, tuple[Metric, Callable[[Array, Array], float]]] = {
     "mae": (metrics.mae, lambda x, y: float(np.mean(np.abs(y - x)))),
     "rmse": (metrics.rmse, lambda x, y: float(np.sqrt(np.mean((y - x) ** 2)))),
     "bias": (metrics.bias, lambda x, y: float(np.mean(y - x))),
-    **{
-        gap_name(*gap): (pairwise_accuracy_in_gap(*gap), lambda x, y, gap=gap: counted_pairs(x, y, *gap))
-        for gap in GAPS
-    },
-}
+    **{gap_name(*gap): (pairwise_accuracy_in_gap(*gap), lambda x, y, gap=gap: counted_pairs(x, y, *gap))
+    for gap in GAPS}
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", JUDGES)
+@pytest.mark.parametrize("name", REFERENCES)
 def test_equals_an_independent_computation(name: str) -> None:
-    metric, judge = JUDGES[name]
+    metric, reference = REFERENCES[name]
     for seed in range(3):
         scores, predictions = sample(seed)
-        assert metric(scores, predictions) == pytest.approx(judge(scores, predictions), abs=1e-12)
+        assert metric(scores, predictions) == pytest.approx(reference(scores, predictions), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", JUDGES)
-def test_weights_equal_the_expanded_sample(name: str) -> None:
-    metric, judge = JUDGES[name]
+@pytest.mark.parametrize("weights", [draws(6), cluster_counts(np.random.default_rng(13).integers(0, 9, 40), 25, 14)])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_weights_equal_the_expanded_sample(name: str, weights: NDArray[np.int64]) -> None:
+    metric, reference = REFERENCES[name]
     scores, predictions = sample(5)
-    weights = draws(6)
     values = metric(scores, predictions, weights)
     assert values.shape == (25,)
     for value, row in zip(values, weights, strict=True):
         expanded = np.repeat(scores, row), np.repeat(predictions, row)
         assert value == pytest.approx(metric(*expanded), abs=1e-12)
-        assert value == pytest.approx(judge(*expanded), abs=1e-12)
-
-
-@pytest.mark.parametrize("name", JUDGES)
-def test_clips_that_are_drawn_together_equal_the_expanded_sample(name: str) -> None:
-    metric, judge = JUDGES[name]
-    scores, predictions = sample(12)
-    singers = np.random.default_rng(13).integers(0, 9, 40)
-    weights = cluster_counts(singers, 25, 14)
-    for value, row in zip(metric(scores, predictions, weights), weights, strict=True):
-        assert value == pytest.approx(judge(np.repeat(scores, row), np.repeat(predictions, row)), abs=1e-12)
+        assert value == pytest.approx(reference(*expanded), abs=1e-12)
 
 
 def test_pearson_of_what_hardly_differs_is_still_exact() -> None:
@@ -94,10 +83,10 @@ def test_pearson_of_what_hardly_differs_is_still_exact() -> None:
 def test_blocks_and_rows_of_the_sign_matrices_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, predictions = sample(7)
     weights = draws(8)
-    whole = {name: metric(scores, predictions, weights) for name, (metric, _) in JUDGES.items()}
+    whole = {name: metric(scores, predictions, weights) for name, (metric, _) in REFERENCES.items()}
     monkeypatch.setattr(metrics, "BLOCK_VALUES", 90)
     monkeypatch.setattr(pair_sums, "PAIR_ROWS", 7)
-    for name, (metric, _) in JUDGES.items():
+    for name, (metric, _) in REFERENCES.items():
         np.testing.assert_allclose(metric(scores, predictions, weights), whole[name], rtol=0, atol=1e-12)
 
 
@@ -105,8 +94,7 @@ def test_a_perfect_order_is_exactly_one() -> None:
     scores = np.random.default_rng(0).permutation(np.linspace(50, 99, 333))
     for metric in (metrics.spearman, metrics.kendall, metrics.pairwise_accuracy):
         assert metric(scores, np.exp(scores / 20)) == 1.0
-    assert metrics.spearman(scores, -scores) == -1.0
-    assert metrics.pairwise_accuracy(scores, -scores) == 0.0
+    assert (metrics.spearman(scores, -scores), metrics.pairwise_accuracy(scores, -scores)) == (-1.0, 0.0)
 
 
 @pytest.mark.parametrize("metric", [metrics.spearman, metrics.kendall, metrics.pearson])
@@ -167,14 +155,13 @@ def test_within_source_weights_equal_the_expanded_sample() -> None:
         assert value == pytest.approx(by_hand, abs=1e-12)
 
 
-def test_bad_input_is_named() -> None:
-    with pytest.raises(DataError, match=r"got shapes \[3\] and \[2\]"):
-        metrics.spearman([1, 2, 3], [1, 2])
-    with pytest.raises(DataError, match=r"1 of 3 predictions are not finite numbers \(first at position 2\)"):
-        metrics.mae([1, 2, 3], [1, 2, math.nan])
-    with pytest.raises(DataError, match=r"shape \[B, 2\], one column a clip; got \[1, 3\]"):
-        metrics.mae([1, 2], [1, 2], [[1, 1, 1]])
-    with pytest.raises(DataError, match="whole numbers, 0 or more"):
-        metrics.mae([1, 2], [1, 2], [[0.5, 1]])
-    with pytest.raises(DataError, match="Got 1 sources for 2 clips"):
-        within_source_spearman([1, 2], [1, 2], ["ktv"])
+@pytest.mark.parametrize(("metric", "arguments", "match"), [
+    (metrics.spearman, ([1, 2, 3], [1, 2]), r"\[3\] .*\[2\]"),
+    (metrics.mae, ([1, 2, 3], [1, 2, math.nan]), r"1 of 3 predictions .*\b2\b"),
+    (metrics.mae, ([1, 2], [1, 2], [[1, 1, 1]]), r"\[B, 2\].*\[1, 3\]"),
+    (metrics.mae, ([1, 2], [1, 2], [[0.5, 1]]), "whole numbers"),
+    (within_source_spearman, ([1, 2], [1, 2], ["ktv"]), r"\b1 sources .*2 clips"),
+])  # fmt: skip
+def test_bad_input_is_named(metric: Callable[..., Any], arguments: tuple[Any, ...], match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        metric(*arguments)

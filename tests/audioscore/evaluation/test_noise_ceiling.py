@@ -1,5 +1,4 @@
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,16 +12,6 @@ from audioscore.evaluation.predictions import Prediction
 
 Array = NDArray[np.float64]
 Row = tuple[float | None, ...]
-
-
-@pytest.fixture
-def rows(make_predictions: Callable[..., list[Prediction]]) -> list[Prediction]:
-    return [row for row in make_predictions({"baseline": 6.0}, (0,)) if row.split == "test"]
-
-
-@pytest.fixture
-def test(rows: list[Prediction]) -> HeldOut:
-    return hold_out(rows, 60, 0.9, 0)[0]
 
 
 def raters(test: HeldOut, noise: float, missing: float = 0.3, number: int = 4) -> dict[tuple[str, str], Row]:
@@ -74,7 +63,7 @@ def test_within_source_is_the_mean_over_sources_by_rated_clips(test: HeldOut) ->
     assert found["within_source"]["value"] < found["overall"]["value"]  # scores differ less inside a source
 
 
-def test_the_ceiling_is_what_a_perfect_judge_reaches() -> None:
+def test_the_ceiling_is_the_correlation_of_the_truth() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(75, 10, 20_000)
     table = truth[:, None] + rng.normal(0, 15, (20_000, 3))
@@ -86,17 +75,18 @@ def test_raters_who_do_not_agree_leave_nothing_to_learn(test: HeldOut) -> None:
     opposite = {key: (score, 150 - score) for key, score in zip(test.keys, test.scores, strict=True)}
     found = noise_ceiling(opposite, test)["overall"]
     assert (found["value"], found["hi"]) == (0.0, 0.0)
-    assert found["note"] == "the raters do not agree at all"
+    assert found["note"]
 
 
-def test_no_raters_few_clips_and_one_singer_are_said(rows: list[Prediction], test: HeldOut) -> None:
+def test_no_raters_few_clips_and_one_singer(rows: list[Prediction], test: HeldOut) -> None:
     none = noise_ceiling({}, test)
     assert (none["clips"], none["raters"], none["pairwise_r"], none["per_source"]) == (0, 0, None, {})
     for name in ("overall", "within_source"):
-        assert none[name]["no_interval"] == "no test clip was scored by two raters or more"
+        assert (none[name]["value"], bool(none[name]["no_interval"])) == (None, True)
     few = noise_ceiling({key: (70.0, 71.0 + place) for place, key in enumerate(test.keys[:2])}, test)
-    assert few["overall"]["no_interval"] == "no two raters have 3 clips in common"
+    assert few["overall"]["value"] is None
+    assert "3 clips" in few["overall"]["no_interval"]
     alone, _ = hold_out([replace(row, singer_id="a") for row in rows], 20, 0.9, 0)
     found = noise_ceiling(raters(alone, 3.0), alone)["overall"]
     assert found["value"] > 0.9
-    assert "by one singer" in found["no_interval"]
+    assert "one singer" in found["no_interval"]

@@ -23,8 +23,7 @@ def test_calibration_draws_each_bin_with_its_interval_and_leaves_room_for_it() -
 
 def test_best_epoch_is_the_first_of_the_best() -> None:
     run = [{"epoch": 1, "val_spearman": 0.1}, {"epoch": 2, "val_spearman": 0.3}, {"epoch": 3, "val_spearman": 0.3}]
-    assert best_epoch(run) == 2
-    assert best_epoch([{"epoch": 1, "val_spearman": None}]) is None
+    assert (best_epoch(run), best_epoch([{"epoch": 1, "val_spearman": None}])) == (2, None)
 
 
 def test_training_curve_draws_every_seed_and_rings_the_best_epoch() -> None:

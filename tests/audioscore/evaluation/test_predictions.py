@@ -16,11 +16,10 @@ def test_columns_are_the_contract() -> None:
 
 def test_rows_come_back_bit_for_bit(tmp_path: Path) -> None:
     rows = [
-        ROW,
-        dataclasses.replace(ROW, singer_id=None, song_id=None, source=None, score=None, lo=None, hi=None),
+        ROW, dataclasses.replace(ROW, singer_id=None, song_id=None, source=None, score=None, lo=None, hi=None),
         dataclasses.replace(ROW, audio_file='a,"b"\r\n<c>.wav', raw=5e-324, predicted=-0.0),
-        dataclasses.replace(ROW, audio_file="录音\udcff.wav", seed=0),
-    ]
+        dataclasses.replace(ROW, audio_file="录音\udcff.wav", seed=0)
+    ]  # fmt: skip
     path = tmp_path / "out" / "predictions.csv"
     write_predictions(path, rows)
     assert read_predictions(path) == rows
@@ -35,16 +34,11 @@ def test_numpy_floats_are_written_as_numbers(tmp_path: Path) -> None:
     assert read_predictions(path)[0].predicted == 0.1
 
 
-@pytest.mark.parametrize(
-    ("column", "cell", "message"),
-    [
-        ("predicted", "", "row 2, predicted is '', not a finite number"),
-        ("raw", "nan", "row 2, raw is 'nan', not a finite number"),
-        ("score", "high", "row 2, score is 'high', not a finite number"),
-        ("seed", "1.5", "row 2, seed is '1.5', not a whole number"),
-        ("split", "dev", "row 2, split is 'dev'; expected one of train, val, test"),
-    ],
-)
+@pytest.mark.parametrize(("column", "cell", "message"), [
+    ("predicted", "", "row 2.* predicted .*''"), ("raw", "nan", "row 2.* raw .*'nan'"),
+    ("score", "high", "row 2.* score .*'high'"), ("seed", "1.5", "row 2.* seed .*'1.5'"),
+    ("split", "dev", "row 2.* split .*'dev'.*train, val, test"),
+])  # fmt: skip
 def test_a_bad_cell_is_named(tmp_path: Path, column: str, cell: str, message: str) -> None:
     path = tmp_path / "predictions.csv"
     write_predictions(path, [ROW, ROW])
@@ -56,22 +50,19 @@ def test_a_bad_cell_is_named(tmp_path: Path, column: str, cell: str, message: st
         read_predictions(path)
 
 
-def test_another_table_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "match"), [
+    (None, r"predictions\.csv: no such"), ("", "none"), ("audio_file,score\n", "audio_file, score"),
+    (",".join(COLUMNS) + "\na,b\n", r"row 1\b.*\b2 cells.*\b13\b"),
+])  # fmt: skip
+def test_another_table_is_an_error(tmp_path: Path, text: str | None, match: str) -> None:
     path = tmp_path / "predictions.csv"
-    with pytest.raises(DataError, match="no such predictions table"):
-        read_predictions(path)
-    path.write_text("", encoding="utf-8")
-    with pytest.raises(DataError, match="found none"):
-        read_predictions(path)
-    path.write_text("audio_file,score\n", encoding="utf-8")
-    with pytest.raises(DataError, match="found audio_file, score"):
-        read_predictions(path)
-    path.write_text(",".join(COLUMNS) + "\na,b\n", encoding="utf-8")
-    with pytest.raises(DataError, match="row 1 has 2 cells instead of 13"):
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=match):
         read_predictions(path)
 
 
 def test_a_clip_without_a_score_has_no_human_score() -> None:
     assert ROW.human == 71.5
-    with pytest.raises(DataError, match=r"audio/a\.m4a has no score"):
+    with pytest.raises(DataError, match=r"audio/a\.m4a\b.* score"):
         _ = dataclasses.replace(ROW, score=None).human

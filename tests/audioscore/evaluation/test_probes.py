@@ -1,6 +1,5 @@
-"""The document, by scorers that are whole: their own encoders, their own folders, the path of any recording."""
-
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, encoders: E
     names = [f"audio/c{number:03d}.wav" for number in range(12)]
     clips = [
         Clip(name, 90.0 - place, f"s{place // 3}", source=("ktv", "acapella")[place // 3 % 2],
-             sha256=sha256_of(tiny_corpus / name))
-        for place, name in enumerate(names)
+        sha256=sha256_of(tiny_corpus / name)) for place, name in enumerate(names)
     ]  # fmt: skip
     for split in ("train", "val", "test"):
         write_index(folder / "sorted" / "index" / f"{split}.json", [clips if split == "test" else []])
@@ -73,7 +71,7 @@ def trained_plan(folder: Path, plan: Plan, encoders: Encoders, tiny_encoders: Pa
         network = build_network(head, tuning, muq if tuned else None)
     description = Description(
         plan, SEED, {kind: encoders[kind].reference for kind in kinds}, head,
-        Calibration((-1.0, 1.0), (60.0, 90.0), 4.0), (), "0.dir", "unknown", tuning=tuning,
+        Calibration((-1.0, 1.0), (60.0, 90.0), 4.0), (), "0.dir", "unknown", tuning=tuning
     )  # fmt: skip
     folders = {kind: tiny_encoders / f"{kind}-small" for kind in kinds}
     save_scorer(network, description, folders, folder / plan / f"seed-{SEED}")
@@ -90,23 +88,20 @@ def plans(tmp_path: Path, encoders: Encoders, tiny_encoders: Path) -> list[Path]
 def test_every_score_is_the_scorers_own(
     tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: list[Part] = []
+    encoded: list[Part] = []
     hear = Part.hear
 
     def counted(part: Part, recording: Recording) -> tuple[torch.Tensor, int]:
-        heard.append(part)
+        encoded.append(part)
         return hear(part, recording)
 
     monkeypatch.setattr(Part, "hear", counted)
-    document = probe_plans(
-        plans, run / "sorted", run / "features", tiny_corpus, tmp_path / "out", settings(clips=2)
-    )  # fmt: skip
+    document = probe_plans(plans, run / "sorted", run / "features", tiny_corpus, tmp_path / "out", settings(clips=2))
     assert document == read_probes(tmp_path / "out") == json.loads((tmp_path / "out" / PROBES).read_text())
-    assert {clip["source"] for clip in document["probed"]} == {"ktv", "acapella"}
-    assert document["reason"] is None
+    assert ({clip["source"] for clip in document["probed"]}, document["reason"]) == ({"ktv", "acapella"}, None)
     # Two clips, two encoders, and nothing twice for three plans.
     left_out = {(one["probe"], one["audio_file"]) for one in document["left_out"]}
-    assert len(heard) == 2 * (2 * (1 + len(DEGRADATIONS)) - len(left_out))
+    assert len(encoded) == 2 * (2 * (1 + len(DEGRADATIONS)) - len(left_out))
     assert set(document["plans"]) == {"baseline", "hybrid", "muq_frozen"}
     for plan in ("baseline", "hybrid"):
         scorer, scores = load_scorer(tmp_path / plan / f"seed-{SEED}"), document["plans"][plan]["scores"]
@@ -119,35 +114,31 @@ def test_every_score_is_the_scorers_own(
                 assert scores[name][place] == pytest.approx(scorer.score(changed, recording.rate).score, abs=1e-4)
 
 
-def test_the_figures_can_be_made_again_from_the_scores(
-    tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path
-) -> None:
+def test_the_figures_follow_from_the_scores(tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path) -> None:
     document = probe_plans(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=2))
     of_plan = document["plans"]["baseline"]
-    assert of_plan["seed"] == SEED
-    assert list(of_plan["degradations"]) == list(DEGRADATIONS)
+    assert (of_plan["seed"], list(of_plan["degradations"])) == (SEED, list(DEGRADATIONS))
     clean = np.array(of_plan["scores"]["clean"], dtype=float)
     for name, figures in of_plan["degradations"].items():
         effects = np.array(of_plan["scores"][name], dtype=float) - clean
         effects = effects[np.isfinite(effects)]
-        assert figures["clips"] == len(effects)
-        assert figures["title"] == DEGRADATIONS[name].title
+        assert (figures["clips"], figures["title"]) == (len(effects), DEGRADATIONS[name].title)
         if len(effects):
             assert figures["effect"]["value"] == pytest.approx(effects.mean())
         if figures["expected"] == "same":
             assert figures["violations"]["value"] == pytest.approx((np.abs(effects) > 0.5).mean())
-    assert "Only 2 singers in the probed clips" in document["warnings"][0]
+    assert "2 singers" in document["warnings"][0]
     again = probe_plans(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=2))
     assert again == document
 
 
-def test_a_plan_with_layers_of_its_own_hears_for_itself(
+def test_a_plan_with_tuned_layers_is_encoded_separately(
     tmp_path: Path, run: Path, encoders: Encoders, tiny_encoders: Path, tiny_corpus: Path
 ) -> None:
     frozen = trained_plan(tmp_path, "muq_frozen", encoders, tiny_encoders)
     tuned = trained_plan(tmp_path, "baseline", encoders, tiny_encoders, tuned=True)
     document = probe_plans([frozen, tuned], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=1))
-    assert document["plans"]["muq_frozen"]["degradations"] == {}  # it hears MuQ's output, which nobody else asks for
+    assert document["plans"]["muq_frozen"]["degradations"] == {}  # no other plan uses MuQ's output
     assert document["plans"]["muq_frozen"]["domain"]["chance"] == document["plans"]["baseline"]["domain"]["chance"]
     (clip,) = document["probed"]
     recording = decode(tiny_corpus / clip["audio_file"])
@@ -156,9 +147,7 @@ def test_a_plan_with_layers_of_its_own_hears_for_itself(
     assert document["plans"]["baseline"]["scores"]["clean"] == [pytest.approx(expected, abs=1e-4)]
 
 
-def test_without_clips_the_suite_is_off_and_says_so(
-    tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path
-) -> None:
+def test_without_clips_nothing_is_degraded(tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path) -> None:
     document = probe_plans(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=0))
     assert (document["reason"], document["probed"], document["warnings"]) == (OFF, [], [])
     of_plan = document["plans"]["baseline"]
@@ -167,24 +156,17 @@ def test_without_clips_the_suite_is_off_and_says_so(
     assert "reason" in of_plan["domain"]  # the store has what it asks for
 
 
-def test_a_probe_that_is_to_refuse_and_cannot_is_named(
-    tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path
-) -> None:
+def test_a_refusing_probe_without_interval(tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path) -> None:
     asked = settings(clips=1, refuse=["gain_up"])  # one clip: no interval
     document = probe_plans(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, asked)
-    few = "it rests on 1 singer, and an interval on 5 or more."
-    expected = f"gain_up is to refuse promotion, but says nothing of baseline: {few}"
-    assert expected in document["warnings"]
+    assert any(re.search(r"gain_up .*baseline.*\b1 singer", text) for text in document["warnings"])
     assert failed(document["plans"]["baseline"], document["refuse"]) == []
 
 
-def test_the_domain_is_asked_of_the_whole_test_split(
-    tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path
-) -> None:
+def test_the_domain_probe_of_all_clips(tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path) -> None:
     clips = [
         Clip(f"audio/c{number:03d}.wav", 82.0, f"s{number // 3}", source=("ktv", "acapella")[number // 3 % 2],
-             sha256=sha256_of(tiny_corpus / f"audio/c{number:03d}.wav"))
-        for number in range(12)
+        sha256=sha256_of(tiny_corpus / f"audio/c{number:03d}.wav")) for number in range(12)
     ]  # fmt: skip
     write_index(tmp_path / "index" / "test.json", [clips])
     document = probe_plans(plans, tmp_path, run / "features", tiny_corpus, tmp_path, settings(clips=0))
@@ -194,38 +176,35 @@ def test_the_domain_is_asked_of_the_whole_test_split(
         assert domain["bands"] == {"80-85": {"acapella": 6, "ktv": 6}}
         assert 0 <= domain["balanced_accuracy"]["value"] <= 1
     write_index(tmp_path / "index" / "test.json", [[replace(clip, score=None) for clip in clips]])
-    with pytest.raises(DataError, match="the test split holds no scored clip"):
+    with pytest.raises(DataError, match="test split"):
         probe_plans(plans, tmp_path, run / "features", tiny_corpus, tmp_path, settings(clips=0))
 
 
 def test_only_what_the_configuration_names_refuses() -> None:
     figures = {"noise_10db": {"flagged": True}, "gain_up": {"flagged": True}, "clipping": {"flagged": False}}
     of_plan = {"degradations": figures}
-    assert flagged(of_plan) == ["noise_10db", "gain_up"]
-    assert failed(of_plan, []) == []
-    assert failed(of_plan, ["clipping"]) == []
-    assert failed(of_plan, ["clipping", "gain_up"]) == ["gain_up"]
+    assert (flagged(of_plan), failed(of_plan, [])) == (["noise_10db", "gain_up"], [])
+    assert (failed(of_plan, ["clipping"]), failed(of_plan, ["clipping", "gain_up"])) == ([], ["gain_up"])
     assert failed({"degradations": {}}, ["gain_up"]) == []
 
 
 def test_a_probe_in_words() -> None:
     figures = {"title": "6 dB louder", "expected": "same", "clips": 3}
-    nothing = {"value": None, "lo": None, "hi": None, "no_interval": "no clip could be asked"}
-    assert describe({**figures, "effect": nothing}) == "6 dB louder: no clip could be asked"
-    said = describe({**figures, "effect": {"value": -1.0, "lo": None, "hi": None}})
-    assert said == "6 dB louder: the score moved by -1.00 points (no interval) over 3 clips, expected same"
+    nothing = {"value": None, "lo": None, "hi": None, "no_interval": "reason"}
+    assert describe({**figures, "effect": nothing}) == "6 dB louder: reason"
+    text = describe({**figures, "effect": {"value": -1.0, "lo": None, "hi": None}})
+    assert re.search(r"^6 dB louder: .*-1\.00 points.*\b3 clips.*same", text)
 
 
 def test_probes_that_never_ran_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no probes\.json; the probes did not finish"):
+    with pytest.raises(ModelError, match=r"probes\.json"):
         read_probes(tmp_path)
 
 
-def test_the_configuration_knows_its_probes() -> None:
-    assert ProbesSection().refuse == ProbesSection.model_validate({"refuse": "none"}).refuse == []
-    assert ProbesSection.model_validate({"refuse": None}).refuse == []
-    assert ProbesSection(refuse=["noise_10db"]).refuse == ["noise_10db"]
-    with pytest.raises(ValidationError, match="refuse names low_pass, but clips is 0: nothing would be asked"):
+def test_the_probes_section_is_validated() -> None:
+    for nothing in ("none", None):
+        assert ProbesSection.model_validate({"refuse": nothing}).refuse == []
+    with pytest.raises(ValidationError, match=r"low_pass.* clips .*\b0\b"):
         ProbesSection(refuse=["low_pass"], clips=0)
     for wrong in ({"refuse": ["hiss"]}, {"refuse": "all"}, {"clips": -1}, {"tolerance_points": -0.1}):
         with pytest.raises(ValidationError):

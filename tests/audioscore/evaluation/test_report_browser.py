@@ -1,5 +1,3 @@
-"""The page in a real browser: on a phone, and in dark and light."""
-
 import io
 import re
 import shutil
@@ -64,26 +62,23 @@ def folder(
     encode(wave.astype(np.float32), 24_000, recordings / "audio" / "003.m4a")
     rows = [
         replace(row, predicted=0.0) if int(row.sha256, 16) == 3
-        else replace(row, predicted=1.0, audio_file=name, song_id="a" * 90) if int(row.sha256, 16) == 4
-        else row
+        else replace(row, predicted=1.0, audio_file=name, song_id="a" * 90) if int(row.sha256, 16) == 4 else row
         for row in make_predictions()
     ]  # fmt: skip
-    figures = evaluate(
-        rows, {"level": {row.sha256: row.human for row in rows}}, {"baseline": 0, "hybrid": 1}, resamples=50
-    )
+    controls = {"level": {row.sha256: row.human for row in rows}}
+    figures = evaluate(rows, controls, {"baseline": 0, "hybrid": 1}, resamples=50)
     page = render_report(
         figures, rows, {}, {"digest": "d" * 90}, {}, {"promoted": False, "reason": "no"}, probes=probes_document,
-        recordings=recordings,
+        recordings=recordings
     )  # fmt: skip
     (path / "report.html").write_text(page, encoding="utf-8")
     (path / "phone.html").write_text(FRAME, encoding="utf-8")
     return path
 
 
-def test_on_a_phone_nothing_sticks_out_and_the_player_and_its_picture_load(folder: Path) -> None:
+def test_the_page_fits_a_phone_and_its_player_loads(folder: Path) -> None:
     document = chromium(folder, "--dump-dom", "--virtual-time-budget=8000", (folder / "phone.html").as_uri()).decode()
     title = re.search(r"<title>(.*?)</title>", document)
-    assert title is not None
     width, seconds, picture, *wide = title[1].split()
     assert (int(width), wide) == (PHONE, [])
     assert float(seconds) == pytest.approx(2.0, abs=0.1)
@@ -94,7 +89,7 @@ def test_on_a_phone_nothing_sticks_out_and_the_player_and_its_picture_load(folde
 def test_the_page_follows_the_readers_colours(folder: Path, scheme: int, dark: bool) -> None:
     chromium(
         folder, f"--blink-settings=preferredColorScheme={scheme}", "--window-size=1000,3000",
-        f"--screenshot={folder / 'shot.png'}", (folder / "report.html").as_uri(),
+        f"--screenshot={folder / 'shot.png'}", (folder / "report.html").as_uri()
     )  # fmt: skip
     with Image.open(io.BytesIO((folder / "shot.png").read_bytes())) as picture:
         levels = np.asarray(picture.convert("L"))

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,25 +16,26 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 def test_reasons_that_differ_only_in_figures_are_one_and_the_most_frequent_comes_first() -> None:
-    rejected = [row("a.wav", "has no score"), *(row(f"b{n}.wav", f"is {n}.5 s long; 2 s are needed") for n in range(3))]
+    rejected = [row("a.wav", "unscored"), *(row(f"b{n}.wav", f"{n}.5 s of 2 s") for n in range(3))]
     page = data_gate(document(rejected=rejected))
-    assert page.index("is … s long; … s are needed") < page.index("<td>has no score</td>")
-    assert '<td class="number">3</td><td>b0.wav: is 0.5 s long; 2 s are needed</td>' in page
+    assert page.index("… s of … s") < page.index("<td>unscored</td>")
+    assert '<td class="number">3</td><td>b0.wav: 0.5 s of 2 s</td>' in page
 
 
 def test_many_reasons_are_cut_and_counted() -> None:
     letters = [chr(ord("a") + number) for number in range(MAX_REASONS + 3)]
     page = data_gate(document(warnings=[row("x.wav", f"fault {letter}") for letter in letters]))
     assert page.count("<tr><td>") == MAX_REASONS
-    assert "And 3 more reasons." in page
+    assert re.search(r"\b3 more", page)
 
 
 def test_a_closed_gate_and_expectations_that_do_not_hold_are_shown() -> None:
-    unmet = {"meaning": "at least 100 clips", "success": False, "severity": "error", "unexpected_count": 0}
+    unmet = {"meaning": "100 clips", "success": False, "severity": "error", "unexpected_count": 0}
     page = data_gate(document(valid=False, expectations=[unmet, {**unmet, "success": True}]))
-    assert "The gate was closed: 8 of 10 rows were accepted, 0 rejected" in page
-    assert "<td>at least 100 clips</td><td>error</td>" in page
-    assert "answer was not given." in data_gate(None)
+    for part in ("closed", "8 of 10", "0 rejected"):
+        assert part in page
+    assert page.count("<td>100 clips</td><td>error</td>") == 1
+    assert "<table" not in data_gate(None)
 
 
 def test_sources_count_each_clip_once(make_predictions: Callable[..., list[Prediction]]) -> None:

@@ -13,17 +13,6 @@ from audioscore.evaluation.predictions import Prediction
 from audioscore.evaluation.slices import WORST_SONGS, at_the_top, by_singer, by_song, per_band, per_source
 
 Array = NDArray[np.float64]
-RESAMPLES = 60
-
-
-@pytest.fixture
-def rows(make_predictions: Callable[..., list[Prediction]]) -> list[Prediction]:
-    return [row for row in make_predictions({"baseline": 6.0}, (0,)) if row.split == "test"]
-
-
-@pytest.fixture
-def test(rows: list[Prediction]) -> HeldOut:
-    return hold_out(rows, RESAMPLES, 0.9, 0)[0]
 
 
 @pytest.fixture
@@ -74,9 +63,7 @@ def test_bands_come_lowest_first_with_intervals(rows: list[Prediction], test: He
 
 
 @pytest.mark.parametrize("top", [85, 90])
-def test_precision_and_recall_are_those_of_the_counts(
-    top: int, rows: list[Prediction], test: HeldOut, predicted: Array
-) -> None:
+def test_precision_and_recall(top: int, rows: list[Prediction], test: HeldOut, predicted: Array) -> None:
     figures = at_the_top(predicted, test)[str(top)]
     tables = frames(rows, test)
     check(figures["precision"], lambda t: float((t["score"] >= top)[t["predicted"] >= top].mean()), tables)
@@ -85,15 +72,14 @@ def test_precision_and_recall_are_those_of_the_counts(
     assert figures["predicted"] == (tables[0]["predicted"] >= top).sum()
 
 
-def test_nothing_at_the_top_is_said(test: HeldOut) -> None:
+def test_nothing_at_the_top_is_undefined(test: HeldOut) -> None:
     found = at_the_top(np.full(48, 70.0), test)["90"]
     assert found["predicted"] == 0
-    assert found["precision"] == {
-        "value": None, "lo": None, "hi": None, "no_interval": "no clip is predicted at 90 or above",
-    }  # fmt: skip
-    assert found["recall"]["value"] == 0.0
+    assert "90" in found["precision"].pop("no_interval")
+    assert (found["precision"], found["recall"]["value"]) == ({"value": None, "lo": None, "hi": None}, 0.0)
     low = at_the_top(np.full(48, 95.0), replace(test, scores=np.linspace(50, 80, 48)))["85"]
-    assert low["recall"]["no_interval"] == "no clip has a human score of 85 or above"
+    assert low["recall"]["value"] is None
+    assert "85" in low["recall"]["no_interval"]
     assert low["precision"]["value"] == 0.0
     assert "Wilson" in low["precision"]["method"]
 
@@ -116,7 +102,8 @@ def test_singers_of_one_clip_or_without_a_name_have_no_mean(rows: list[Predictio
     alone = [replace(row, singer_id=f"s{number}") for number, row in enumerate(rows)]
     found = by_singer(predicted, hold_out(alone, 20, 0.9, 0)[0])
     assert found["singers"] == found["clips"] == 0
-    assert found["spearman"]["no_interval"] == found["mae"]["no_interval"] == "no known singer has 2 clips or more"
+    assert found["spearman"]["no_interval"] == found["mae"]["no_interval"]
+    assert "2 clips" in found["mae"]["no_interval"]
     some = [replace(row, singer_id=None) if number < 40 else row for number, row in enumerate(rows)]
     found = by_singer(predicted, hold_out(some, 20, 0.9, 0)[0])
     assert (found["singers"], found["clips"]) == (2, 8)
@@ -142,9 +129,8 @@ def test_songs_are_ordered_inside_and_the_worst_named(rows: list[Prediction], te
 def test_songs_unknown_or_sung_once_are_left_out(rows: list[Prediction], predicted: Array) -> None:
     unknown = by_song(predicted, hold_out([replace(row, song_id=None) for row in rows], 20, 0.9, 0)[0])
     assert (unknown["songs"], unknown["worst"]) == (0, [])
-    assert unknown["spearman"]["no_interval"] == "no song has 5 clips or more"
+    assert "5 clips" in unknown["spearman"]["no_interval"]
     twice = [replace(row, song_id=f"song{number // 2:02d}") for number, row in enumerate(rows)]
     found = by_song(predicted, hold_out(twice, 20, 0.9, 0)[0])
-    assert found["songs"] == 0
-    assert len(found["worst"]) == WORST_SONGS
-    assert {song["mae"].get("no_interval") for song in found["worst"]} == {"all 2 clips are by one singer"}
+    assert (found["songs"], len(found["worst"])) == (0, WORST_SONGS)
+    assert all("2 clips" in song["mae"]["no_interval"] for song in found["worst"])

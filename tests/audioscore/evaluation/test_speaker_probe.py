@@ -18,7 +18,7 @@ def test_separate_singers_are_all_recognised() -> None:
     assert speaker_probe(*clips(10, 6, 16, 20.0)) == 1.0
 
 
-def test_features_that_know_nothing_give_chance() -> None:
+def test_random_features_give_chance() -> None:
     values = [speaker_probe(*clips(5, 40, 8, 0.0, seed)) for seed in range(10)]
     # Ten times 200 clips at 1/5: the standard error of the mean is 0.2 * 0.8 / 2000 under the root, 0.009.
     assert np.mean(values) == pytest.approx(0.2, abs=0.03)
@@ -36,7 +36,7 @@ def test_constant_features_name_one_singer_for_all() -> None:
 
 
 def test_every_singer_counts_the_same() -> None:
-    """One singer with 90 clips far away, two with 5 that nobody could tell apart: 1, 1/2, 1/2, not 95 %."""
+    """One separable singer with 90 clips and two inseparable ones with 5: 1, 1/2, 1/2, not 95 %."""
     rng = np.random.default_rng(1)
     far, near = rng.normal(50, 1, (90, 4)), rng.normal(0, 1, (10, 4))
     values = [
@@ -54,21 +54,20 @@ def test_a_rare_singer_is_not_drowned() -> None:
     assert hits[names == "rare"].mean() > 0.8
 
 
-def test_it_agrees_with_a_ridge_classifier_of_another_house() -> None:
+def test_accuracy_is_near_sklearns_ridge_classifier() -> None:
     linear = pytest.importorskip("sklearn.linear_model")
     model_selection = pytest.importorskip("sklearn.model_selection")
     pipeline = pytest.importorskip("sklearn.pipeline")
     preprocessing = pytest.importorskip("sklearn.preprocessing")
     for spread in (0.2, 0.4, 0.8):
         features, names = clips(8, 20, 12, spread, seed=5)
-        judge = pipeline.make_pipeline(preprocessing.StandardScaler(), linear.RidgeClassifierCV(np.logspace(-3, 4, 15)))
+        model = pipeline.make_pipeline(preprocessing.StandardScaler(), linear.RidgeClassifierCV(np.logspace(-3, 4, 15)))
         folds = model_selection.StratifiedKFold(5, shuffle=True, random_state=0)
-        wanted = model_selection.cross_val_score(judge, features, names, cv=folds, scoring="balanced_accuracy").mean()
+        wanted = model_selection.cross_val_score(model, features, names, cv=folds, scoring="balanced_accuracy").mean()
         assert speaker_probe(features, names) == pytest.approx(wanted, abs=0.06)
 
 
-def test_the_answer_knows_nothing_of_the_clip_it_is_asked_about() -> None:
-    """The singer is written in a channel of each clip's own: only a probe that saw the clip could read it."""
+def test_a_clip_is_not_in_its_own_training_folds() -> None:
     names = [f"s{one % 5}" for one in range(50)]
     assert speaker_probe(np.eye(50), names) < 0.4
 
@@ -94,27 +93,18 @@ def test_two_clips_a_singer_are_enough_with_any_number_of_folds() -> None:
         assert speaker_probe(features, names, folds=folds) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("features", "names", "message"),
-    [
-        (np.ones((3, 2)), ["a", "b"], r"needs features \[N, D\] of 2 clips; got \[3, 2\]"),
-        (np.ones(4), ["a"] * 4, r"of 4 clips; got \[4\]"),
-        (np.ones((4, 0)), ["a"] * 4, r"of 4 clips; got \[4, 0\]"),
-        (
-            np.array([[1.0], [np.nan], [np.inf], [2.0]]),
-            ["a", "a", "b", "b"],
-            r"^2 of 4 clips have features that are not",
-        ),
-        (np.ones((4, 2)), ["a"] * 4, r"needs 2 singers or more; got 1\. Add singers"),
-        (np.ones((0, 2)), [], r"needs 2 singers or more; got 0\. Add singers"),
-        (np.ones((6, 2)), ["a", "a", "b", "c", "d", "d"], r"^2 of 4 singers have a single clip \(b, c\)"),
-    ],
-)
-def test_what_cannot_be_probed_is_refused(features: NDArray[np.float64], names: list[str], message: str) -> None:
+@pytest.mark.parametrize(("features", "names", "message"), [
+    (np.ones((3, 2)), ["a", "b"], r"\[N, D\] .*2 clips.*\[3, 2\]"),
+    (np.ones(4), ["a"] * 4, r"4 clips.*\[4\]"), (np.ones((4, 0)), ["a"] * 4, r"4 clips.*\[4, 0\]"),
+    (np.array([[1.0], [np.nan], [np.inf], [2.0]]), ["a", "a", "b", "b"], r"\b2 of 4 clips"),
+    (np.ones((4, 2)), ["a"] * 4, r"2 singers .*\b1\b"), (np.ones((0, 2)), [], r"2 singers .*\b0\b"),
+    (np.ones((6, 2)), ["a", "a", "b", "c", "d", "d"], r"\b2 of 4 singers .*\(b, c\)"),
+])  # fmt: skip
+def test_unusable_clips_are_an_error(features: NDArray[np.float64], names: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         speaker_probe(features, names)
 
 
 def test_one_fold_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"needs 2 folds or more; got 1\.$"):
+    with pytest.raises(UsageError, match=r"2 folds .*\b1\b"):
         speaker_probe(*clips(3, 3, 2, 1.0), folds=1)

@@ -9,18 +9,12 @@ from audioscore.errors import DataError
 from audioscore.evaluation.suggest import KERNEL_POINTS, rank_suggestions
 
 NAMES = ["a.wav", "b.wav", "c.wav", "d.wav"]
-NOBODY = [None] * 4
+UNKNOWN = [None] * 4
 
 
 def rank(predicted: Any, **others: Any) -> list[str]:
-    given: dict[str, Any] = {
-        "singers": NOBODY,
-        "widths": np.ones(4),
-        "novelty": np.zeros(4),
-        "labelled": [70.0],
-        **others,
-    }
-    return [one.audio_file for one in rank_suggestions(NAMES, predicted=predicted, **{**given, **others})]
+    same = {"singers": UNKNOWN, "widths": np.ones(4), "novelty": np.zeros(4), "labelled": [70.0]}
+    return [one.audio_file for one in rank_suggestions(NAMES, predicted=predicted, **{**same, **others})]
 
 
 def test_each_sign_alone_decides() -> None:
@@ -32,23 +26,22 @@ def test_each_sign_alone_decides() -> None:
     assert rank(np.array([[70.0, 72.0, 90.0, 75.0]])) == ["c.wav", "d.wav", "b.wav", "a.wav"]
 
 
-def test_what_cannot_be_told_apart_comes_by_name() -> None:
+def test_ties_are_ordered_by_name() -> None:
     assert rank(np.full((3, 4), 60.0)) == NAMES
 
 
-def test_the_figures_are_what_they_are_called() -> None:
+def test_the_figures_of_one_recording() -> None:
     first = rank_suggestions(
         ["x.wav"], ["s"], np.array([[60.0], [64.0]]), [12.0], [0.25], [62.0, 62.0 + KERNEL_POINTS, 90.0]
     )[0]
     assert (first.predicted, first.disagreement, first.width, first.novelty) == (62.0, 2.0, 12.0, 0.25)
-    assert first.sparsity == pytest.approx(1 / (1 + 1 + np.exp(-0.5)))
-    assert first.gain == 0.5
+    assert (first.sparsity, first.gain) == (pytest.approx(1 / (1 + 1 + np.exp(-0.5))), 0.5)
 
 
-def test_more_takes_of_one_singer_count_less() -> None:
+def test_more_recordings_of_one_singer_count_less() -> None:
     predicted = np.array([[60.0, 60.0, 60.0, 60.0], [68.0, 67.0, 66.0, 61.0]])
     ranked = rank_suggestions(NAMES, ["s", "s", "s", "t"], predicted, np.ones(4), np.zeros(4), [20.0])
-    alone = rank_suggestions(NAMES, NOBODY, predicted, np.ones(4), np.zeros(4), [20.0])
+    alone = rank_suggestions(NAMES, UNKNOWN, predicted, np.ones(4), np.zeros(4), [20.0])
     assert [one.audio_file for one in alone] == NAMES
     assert [one.audio_file for one in ranked] == ["a.wav", "d.wav", "b.wav", "c.wav"]
     share = {one.audio_file: one.gain for one in alone}
@@ -65,15 +58,15 @@ def test_the_order_of_the_files_does_not_matter(order: list[int], seed: int) -> 
     wanted = rank_suggestions(names, singers, predicted, widths, novelty, [60.0, 80.0])
     found = rank_suggestions(
         [names[place] for place in order], [singers[place] for place in order], predicted[:, order], widths[order],
-        novelty[order], [60.0, 80.0],
+        novelty[order], [60.0, 80.0]
     )  # fmt: skip
     assert [one.audio_file for one in found] == [one.audio_file for one in wanted]
     assert [one.gain for one in found] == pytest.approx([one.gain for one in wanted])
     assert all(0 <= one.gain <= 1 for one in found)
 
 
-def test_what_does_not_fit_or_is_no_number_is_refused() -> None:
-    with pytest.raises(DataError, match=r"among 4 recordings needs as many .*; got \[2, 3\], 4, 4 and 4"):
+def test_wrong_shapes_and_nan_are_errors() -> None:
+    with pytest.raises(DataError, match=r"\b4 recordings .*\[2, 3\], 4, 4 and 4"):
         rank(np.ones((2, 3)))
-    with pytest.raises(DataError, match="Suggesting needs finite predictions"):
+    with pytest.raises(DataError, match="finite"):
         rank(np.full((1, 4), np.nan))

@@ -46,17 +46,10 @@ def make_scorer(tiny_encoders: Path) -> MakeScorer:
 
 def describe(plan: Plan, encoders: Encoders, head: dict[str, Any], tuning: Tuning | None) -> Description:
     return Description(
-        plan=plan,
-        seed=2,
-        encoders={kind: encoders[kind].reference for kind in BRANCHES[plan]},
-        head=head,
-        calibration=CALIBRATION,
-        seen_clips=("ab" * 32, "cd" * 32),
-        data_digest="0123.dir",
-        code_revision="abc1234",
-        training={"best_epoch": 3},
-        tuning=tuning,
-    )
+        plan=plan, seed=2, encoders={kind: encoders[kind].reference for kind in BRANCHES[plan]}, head=head,
+        calibration=CALIBRATION, seen_clips=("ab" * 32, "cd" * 32), data_digest="0123.dir", code_revision="abc1234",
+        training={"best_epoch": 3}, tuning=tuning
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -75,9 +68,7 @@ class Tuned:
 
     @property
     def muq(self) -> MuQEncoder:
-        encoder = self.encoders["muq"]
-        assert isinstance(encoder, MuQEncoder)
-        return encoder
+        return self.encoders["muq"]
 
     def save(self, folder: Path) -> Path:
         folders = {kind: encoder.folder for kind, encoder in self.encoders.items()}
@@ -119,6 +110,22 @@ def make_tuned(tiny_encoders: Path) -> MakeTuned:
     return make
 
 
+@pytest.fixture(params=["missing", "left over", "of another shape", "not finite"])
+def damage(request: pytest.FixtureRequest) -> Callable[[dict[str, Tensor], str], dict[str, Tensor]]:
+    """A function that damages one tensor of a state dict."""
+
+    def apply(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+        value, rest = state[name].clone(), {one: kept for one, kept in state.items() if one != name}
+        return {
+            "missing": rest,
+            "left over": {**state, f"{name}.more": value},
+            "of another shape": {**rest, name: value[:-1].clone()},
+            "not finite": {**rest, name: value.index_fill(0, torch.tensor([0]), torch.nan)},
+        }[request.param]
+
+    return apply
+
+
 def voice(seconds: float, rate: int, seed: int = 0) -> Wave:
     """A wavering tone over noise. Shape: -> [seconds * rate]."""
     rng = np.random.default_rng(seed)
@@ -133,7 +140,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("recordings")
     paths = []
     for index, rate in enumerate((24_000, 16_000, 44_100, 48_000)):
-        path = folder / f"take{index}.flac"
+        path = folder / f"clip{index}.flac"
         encode(voice(1.2 + 0.4 * index, rate, index), rate, path, codec="flac")
         paths.append(path)
     return paths

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import Tensor
 
 from audioscore.encoders.extract import Features
 from audioscore.encoders.muq_layers import split_windows
@@ -14,88 +13,67 @@ SAMPLES = [round(24_000 * seconds) + 7 for seconds in SECONDS]
 SAMPLES[3] -= 7
 
 
-def heard(samples: int, windows: int, seed: int) -> Features:
+def encoded(samples: int, windows: int, seed: int) -> Features:
     """Frames as an encoder makes them of so many samples: by window, each rounded up to 25 a second."""
     parts = [-(-len(part) // 960) for part in torch.tensor_split(torch.empty(samples, dtype=torch.bool), windows)]
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     return {
-        "muq": torch.cat([torch.randn(count, 3, generator=chance) for count in parts]),
-        "campplus": torch.randn(2, generator=chance),
-        "windows": torch.tensor(windows),
-    }
+        "muq": torch.cat([torch.randn(count, 3, generator=generator) for count in parts]),
+        "campplus": torch.randn(2, generator=generator), "windows": torch.tensor(windows)
+    }  # fmt: skip
 
 
 def test_a_clip_by_itself_is_not_copied() -> None:
     frames = collate(CLIPS[:1]).frames
-    assert frames is not None
-    assert frames.shape == (1, 2, 3)
-    assert frames.data_ptr() == CLIPS[0]["muq"].data_ptr()
+    assert (frames.shape, frames.data_ptr()) == ((1, 2, 3), CLIPS[0]["muq"].data_ptr())
 
 
 LONG = [
-    heard(samples, windows, seed) for seed, (samples, windows) in enumerate(zip(SAMPLES, (3, 1, 2, 1), strict=True))
+    encoded(samples, windows, seed) for seed, (samples, windows) in enumerate(zip(SAMPLES, (3, 1, 2, 1), strict=True))
 ]
 
 
 def test_clips_are_padded_to_the_longest_and_lengths_say_what_is_real() -> None:
     batch = collate(CLIPS)
-    assert batch.frames is not None
-    assert batch.embedding is not None
-    assert batch.frames.shape == (2, 4, 3)
-    assert batch.lengths.tolist() == [2, 4]
-    assert batch.frames[0, :2].unique().tolist() == [2.0]
-    assert batch.frames[0, 2:].unique().tolist() == [0.0]
-    assert batch.embedding.tolist() == [[-2.0, -2.0], [-4.0, -4.0]]
-    assert batch.windows is None
+    assert (batch.frames.shape, batch.lengths.tolist()) == ((2, 4, 3), [2, 4])
+    assert (batch.frames[0, :2].unique().tolist(), batch.frames[0, 2:].unique().tolist()) == ([2.0], [0.0])
+    assert (batch.embedding.tolist(), batch.windows) == ([[-2.0, -2.0], [-4.0, -4.0]], None)
 
 
 def test_a_plan_of_one_branch_has_only_that_one() -> None:
     voice = collate([{"campplus": clip["campplus"]} for clip in CLIPS])
-    assert voice.frames is None
-    assert voice.lengths.tolist() == [1, 1]
+    assert (voice.frames, voice.lengths.tolist()) == (None, [1, 1])
     music = collate([{"muq": clip["muq"]} for clip in CLIPS])
-    assert music.embedding is None
-    assert music.lengths.tolist() == [2, 4]
+    assert (music.embedding, music.lengths.tolist()) == (None, [2, 4])
 
 
-def test_windows_are_rows_of_their_own_as_the_encoder_heard_them() -> None:
+def test_windows_are_the_encoders_rows() -> None:
     batch = collate(LONG, windowed=True)
     assert batch.windows == (3, 1, 2, 1)
     rows = [row for clip, samples in zip(LONG, SAMPLES, strict=True) for row in split_windows(clip["muq"], samples)]
-    assert batch.lengths.tolist() == [len(row) for row in rows]
-    assert batch.frames is not None
-    assert batch.frames.shape == (7, max(map(len, rows)), 3)
+    assert (batch.lengths.tolist(), batch.frames.shape) == ([len(row) for row in rows], (7, max(map(len, rows)), 3))
     for ours, wanted in zip(batch.frames, rows, strict=True):
         assert torch.equal(ours[: len(wanted)], wanted)
         assert not ours[len(wanted) :].any()
-    assert batch.embedding is not None
-    assert batch.embedding.shape == (4, 2), "a voice is a clip's, not a window's"
+    assert batch.embedding.shape == (4, 2)
 
 
 def test_joined_windows_are_the_clips_again() -> None:
     joined, wanted = join_windows(collate(LONG, windowed=True)), collate(LONG)
-    assert joined.windows is None
-    assert joined.lengths.tolist() == wanted.lengths.tolist()
-    assert joined.frames is not None
-    assert wanted.frames is not None
+    assert (joined.windows, joined.lengths.tolist()) == (None, wanted.lengths.tolist())
     assert torch.equal(joined.frames, wanted.frames)
-    assert joined.embedding is not None
-    assert wanted.embedding is not None
     assert torch.equal(joined.embedding, wanted.embedding)
 
 
-def test_what_pads_a_window_is_left_behind_when_it_is_joined() -> None:
+def test_joined_windows_have_no_padding_between_them() -> None:
     batch = collate(LONG, windowed=True)
-    assert batch.frames is not None
     real = torch.arange(batch.frames.shape[1])[None] < batch.lengths[:, None]
     loud = join_windows(Batch(batch.lengths, batch.frames.masked_fill(~real[..., None], 9e9), None, batch.windows))
     wanted = collate(LONG).frames
-    assert loud.frames is not None
-    assert wanted is not None
     assert torch.equal(loud.frames, wanted)
 
 
-def test_where_every_clip_is_one_window_nothing_is_copied() -> None:
+def test_single_windows_are_not_copied() -> None:
     batch = collate([LONG[1], LONG[3]], windowed=True)
     joined = join_windows(batch)
     assert joined.frames is batch.frames
@@ -104,14 +82,11 @@ def test_where_every_clip_is_one_window_nothing_is_copied() -> None:
     assert join_windows(plain) is plain
 
 
-def test_a_gradient_finds_its_way_through_joined_windows() -> None:
+def test_joined_windows_have_a_gradient() -> None:
     batch = collate(LONG, windowed=True)
-    assert batch.frames is not None
     frames = batch.frames.clone().requires_grad_()
     joined = join_windows(Batch(batch.lengths, frames, None, batch.windows)).frames
-    assert joined is not None
     joined.square().sum().backward()
-    assert frames.grad is not None
     assert torch.equal(frames.grad, 2 * batch.frames)
 
 
@@ -119,11 +94,5 @@ def test_a_gradient_finds_its_way_through_joined_windows() -> None:
 def test_a_batch_moves_whole_but_for_its_lengths(clips: list[Features], windowed: bool) -> None:
     batch = collate(clips, windowed=windowed)
     moved = batch.to("meta")
-
-    def on(value: Tensor | None) -> str:
-        assert value is not None
-        return value.device.type
-
-    assert (on(moved.frames), on(moved.embedding)) == ("meta", "meta")
-    assert on(moved.lengths) == "cpu", "they are read there"
-    assert moved.windows == batch.windows
+    assert (moved.frames.device.type, moved.embedding.device.type) == ("meta", "meta")
+    assert (moved.lengths.device.type, moved.windows) == ("cpu", batch.windows)

@@ -10,10 +10,10 @@ from audioscore.errors import DataError
 from audioscore.scoring.calibration import Calibration, fit_calibration, isotonic
 
 
-def simulate(rng: np.random.Generator, singers: int = 20, takes: int = 3) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def simulate(rng: np.random.Generator, singers: int = 20, clips: int = 3) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Raw outputs whose scores are a known monotone map of them, plus noise of a singer's own and of the clip."""
-    clusters = np.repeat(np.arange(singers), takes)
-    raw = rng.normal(0, 1, singers * takes)
+    clusters = np.repeat(np.arange(singers), clips)
+    raw = rng.normal(0, 1, singers * clips)
     own = rng.normal(0, 1.5, singers)[clusters]
     scores = 75 + 8 * np.tanh(raw) + own + rng.normal(0, 2, len(raw))
     return raw, scores, [f"singer{cluster}" for cluster in clusters]
@@ -36,7 +36,7 @@ def test_an_order_never_changes_and_no_two_outputs_tie() -> None:
         assert (np.diff(fitted.score) > 0).all()
         found = fitted.apply(np.linspace(raw[0] - 1, raw[-1] + 1, 300))
         assert (np.diff(found) >= 0).all()
-        assert (np.diff(found[(found > 0) & (found < 100)]) > 0).all(), "only the ends of the scale hold more than one"
+        assert (np.diff(found[(found > 0) & (found < 100)]) > 0).all()
 
 
 def test_scores_stay_within_0_and_100() -> None:
@@ -59,16 +59,12 @@ def test_a_constant_model_scores_everything_at_the_mean() -> None:
     assert fitted.half_width == pytest.approx(14.2, abs=3.0)
 
 
-@pytest.mark.parametrize(
-    ("scores", "words"),
-    [
-        (np.linspace(60, 90, 7), "at least 8 validation clips with different scores; got 7 clips, 7 different scores"),
-        (np.full(30, 80.0), "at least 8 validation clips with different scores; got 30 clips, 1 different scores"),
-        (np.zeros(0), "got 0 clips, 0 different scores"),
-    ],
-)
-def test_too_few_clips_or_scores_are_refused_with_their_numbers(scores: np.ndarray, words: str) -> None:
-    with pytest.raises(DataError, match=words):
+@pytest.mark.parametrize(("scores", "match"), [
+    (np.linspace(60, 90, 7), r"\b8 .*\b7 clips, 7\b"),
+    (np.full(30, 80.0), r"\b8 .*\b30 clips, 1\b"), (np.zeros(0), r"\b8 .*\b0 clips, 0\b"),
+])  # fmt: skip
+def test_too_few_clips_or_scores_are_an_error(scores: np.ndarray, match: str) -> None:
+    with pytest.raises(DataError, match=match):
         fit_calibration(np.arange(len(scores)), scores, ["a"] * len(scores))
 
 
@@ -96,16 +92,9 @@ def test_json_gives_the_same_calibration_back() -> None:
     fitted = fit_calibration(*simulate(np.random.default_rng(2)))
     again = Calibration.from_json(json.loads(json.dumps(fitted.to_json())))
     assert again == fitted
-    assert again.coverage == 0.9
 
 
-@given(
-    st.lists(
-        st.tuples(st.floats(-100, 100), st.integers(1, 20)),
-        min_size=1,
-        max_size=20,
-    )
-)
+@given(st.lists(st.tuples(st.floats(-100, 100), st.integers(1, 20)), min_size=1, max_size=20))
 def test_isotonic_is_scipys(points: list[tuple[float, int]]) -> None:
     values, weights = map(np.array, zip(*points, strict=True))
     fitted = isotonic(values, weights)

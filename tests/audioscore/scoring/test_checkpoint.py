@@ -2,11 +2,12 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from audioscore.config import Plan
 from audioscore.encoders.reference import Kind
@@ -49,9 +50,7 @@ def edit(folder: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("plan", ["baseline", "hybrid", "campplus_only"])
-def test_what_was_saved_scores_the_same_when_it_comes_back(
-    make_scorer: Callable[[Plan], Scorer], recordings: list[Path], tmp_path: Path, plan: Plan
-) -> None:
+def test_a_loaded_scorer_scores_the_same(make_scorer: Any, recordings: list[Path], tmp_path: Path, plan: Plan) -> None:
     scorer = make_scorer(plan)
     save(scorer, tmp_path / "scorer")
     again = load_scorer(tmp_path / "scorer")
@@ -63,12 +62,14 @@ def test_what_was_saved_scores_the_same_when_it_comes_back(
         assert after.interval == pytest.approx(before.interval, abs=1e-6)
 
 
-def test_a_scorer_moves_and_needs_nothing_of_where_it_was_made(
+def test_a_scorer_folder_can_be_moved(
     saved: Path, scorer: Scorer, recordings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = Path(shutil.copytree(saved, tmp_path / "elsewhere" / "scorer"))
     monkeypatch.chdir(moved.parent)
-    assert load_scorer(Path("scorer")).score(recordings[0]) == scorer.score(recordings[0])
+    loaded = load_scorer(Path("scorer"))
+    assert loaded.score(recordings[0]) == scorer.score(recordings[0])
+    assert not any(part.training for part in loaded.network.modules())
 
 
 def test_the_description_says_all_and_holds_no_path(saved: Path, scorer: Scorer, tiny_encoders: Path) -> None:
@@ -85,30 +86,17 @@ def test_the_description_says_all_and_holds_no_path(saved: Path, scorer: Scorer,
     assert value["licence_of_weights"] == "unknown"  # no weights that anybody ships
     muq = tiny_encoders / "muq-small"
     assert value["encoders"]["muq"]["sha256"] == sha256_of(muq / "config.json", muq / "model.safetensors")
-    assert set(value["encoders"]["muq"]) == {
-        "kind", "id", "revision", "sha256", "layer", "precision", "window",
-    }  # fmt: skip
+    assert set(value["encoders"]["muq"]) == {"kind", "id", "revision", "sha256", "layer", "precision", "window"}
     assert read_description(saved) == scorer.description
 
 
-def test_nothing_is_a_pickle_but_the_embedded_campplus_in_its_published_form(saved: Path) -> None:
+def test_only_the_published_campplus_is_a_pickle(saved: Path) -> None:
     files = sorted(str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file())
     assert files == [
-        "encoders/campplus/campplus_small.bin",
-        "encoders/campplus/configuration.json",
-        "encoders/muq/config.json",
-        "encoders/muq/model.safetensors",
-        "head.safetensors",
-        "scorer.json",
-    ]
+        "encoders/campplus/campplus_small.bin", "encoders/campplus/configuration.json", "encoders/muq/config.json",
+        "encoders/muq/model.safetensors", "head.safetensors", "scorer.json"
+    ]  # fmt: skip
     assert [name for name in files if Path(name).suffix in PICKLES] == ["encoders/campplus/campplus_small.bin"]
-
-
-def test_an_encoder_of_the_hub_is_named_and_not_embedded(scorer: Scorer, tmp_path: Path) -> None:
-    known = {kind: replace(one, id="somebody/one", revision="v1") for kind, one in scorer.description.encoders.items()}
-    save_scorer(scorer.network, replace(scorer.description, encoders=known), {}, tmp_path / "scorer")
-    assert sorted(path.name for path in (tmp_path / "scorer").iterdir()) == ["head.safetensors", "scorer.json"]
-    assert read_description(tmp_path / "scorer").encoders == known
 
 
 def test_a_network_of_a_head_alone_loads_without_its_encoders(copy: Path, scorer: Scorer) -> None:
@@ -131,65 +119,42 @@ def test_a_missing_or_damaged_head_is_refused(copy: Path, keep: int | None) -> N
         content = weights.read_bytes()[:keep]
         weights.unlink()
         weights.write_bytes(content)
-    with pytest.raises(ModelError, match=r"head\.safetensors: missing, damaged, or not the weights that scorer\.json"):
+    with pytest.raises(ModelError, match=r"head\.safetensors: "):
         load_scorer(copy)
 
 
+HEAD = {"dims": {"muq": 32, "campplus": 64}, "width": 8, "hidden": 8, "dropout": 0.3}
+
+
 @pytest.mark.parametrize(
-    "head",
-    [
-        {"dims": {"muq": 32, "campplus": 64}, "width": 9, "hidden": 8, "dropout": 0.3},
-        {"dims": {"muq": 32}, "width": 8, "hidden": 8, "dropout": 0.3},
-        {"dims": {"muq": 32, "campplus": 64}, "width": 8, "hidden": 8, "dropout": 0.3, "kind": "attention"},
-        {"dims": {"muq": 32, "campplus": 64}, "width": 8, "hidden": 8, "dropout": 0.3, "pooled": True},
-        {"dims": {"muq": 32, "campplus": 64}, "width": 8, "hidden": 8, "dropout": 0.3, "kind": "songeval"},
-    ],
+    "change", [{"width": 9}, {"dims": {"muq": 32}}, {"kind": "attention"}, {"pooled": True}, {"kind": "songeval"}]
 )
-def test_a_head_that_is_not_the_described_one_is_refused(copy: Path, head: dict[str, Any]) -> None:
-    edit(copy, head=head)
-    with pytest.raises(ModelError, match="not the weights that"):
+def test_a_head_that_is_not_the_described_one_is_an_error(copy: Path, change: dict[str, Any]) -> None:
+    edit(copy, head={**HEAD, **change})
+    with pytest.raises(ModelError, match=r"head\.safetensors: "):
         load_scorer(copy)
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        {"dims": {"pitch": 1}, "width": 8, "hidden": 8, "dropout": 0.3},
-        {"dims": {"muq": 32, "campplus": 64}},
-        {"dims": {"muq": 32}, "width": 8, "hidden": 8, "dropout": 0.3, "kind": "deep"},
-        {"kind": "predecessor", "dims": {"muq": 32}},
-    ],
-)
+@pytest.mark.parametrize("head", [{**HEAD, "dims": {"pitch": 1}}, {"dims": HEAD["dims"]}, {**HEAD, "kind": "deep"}])
 def test_a_description_of_no_head_is_refused(copy: Path, head: dict[str, Any]) -> None:
     edit(copy, head=head)
-    with pytest.raises(ModelError, match=r"^the description's head cannot be built \(.+\)\. Train the scorer again\.$"):
+    with pytest.raises(ModelError, match=r"head .*\(.+\)"):
         load_scorer(copy)
 
 
-DAMAGE: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
-    "missing": lambda state, name: {one: value for one, value in state.items() if one != name},
-    "left over": lambda state, name: {**state, f"{name}.more": state[name].clone()},
-    "of another shape": lambda state, name: {**state, name: state[name][:-1].clone()},
-    "not finite": lambda state, name: {**state, name: state[name] * float("nan")},
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["fusion.norms.muq.std", "fusion.projections.campplus.weight", "regressor.5.bias"])
-def test_a_heads_tensor_that_does_not_fit_is_refused_by_name(copy: Path, damage: str, name: str) -> None:
-    from safetensors.torch import load_file, save_file
-
+def test_a_heads_tensor_that_does_not_fit_is_refused_by_name(copy: Path, damage: Callable[..., Any], name: str) -> None:
     state = load_file(copy / "head.safetensors")
     (copy / "head.safetensors").unlink()
-    save_file(DAMAGE[damage](state, name), copy / "head.safetensors")
+    save_file(damage(state, name), copy / "head.safetensors")
     with pytest.raises(ModelError, match=rf"head\.safetensors: .*{re.escape(name)}"):
         load_scorer(copy)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("muq", "not a MuQ folder"), ("campplus", r"not a CAM\+\+ snapshot")])
-def test_a_missing_encoder_is_refused(copy: Path, kind: str, words: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), [("muq", "MuQ"), ("campplus", r"CAM\+\+")])
+def test_a_missing_encoder_is_an_error(copy: Path, kind: str, name: str) -> None:
     shutil.rmtree(copy / "encoders" / kind)
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=name):
         load_scorer(copy)
 
 
@@ -198,40 +163,24 @@ def test_an_encoder_other_than_the_one_it_was_trained_with_is_refused(copy: Path
     references = {name: reference.to_json() for name, reference in scorer.description.encoders.items()}
     references[kind] = {**references[kind], "sha256": "ef" * 32}
     edit(copy, encoders=references)
-    with pytest.raises(
-        ModelError, match=rf"^{kind}: weights [0-9a-f]{{12}} are not the efefefefefef this scorer was tr"
-    ):
-        load_scorer(copy)
-
-
-def test_swapped_weights_of_the_right_shape_are_refused(copy: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    weights = copy / "encoders" / "muq" / "model.safetensors"
-    state = load_file(weights)
-    weights.unlink()
-    save_file({name: value + 0.01 if value.is_floating_point() else value for name, value in state.items()}, weights)
-    with pytest.raises(ModelError, match=r"^muq: weights .+ Fetch the scorer folder again\.$"):
+    with pytest.raises(ModelError, match=rf"^{kind}: .*\b[0-9a-f]{{12}} .*\befefefefefef\b"):
         load_scorer(copy)
 
 
 def test_a_folder_that_is_no_scorer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"not a scorer folder, scorer\.json missing\. Give the folder"):
+    with pytest.raises(ModelError, match=r"scorer\.json missing"):
         load_scorer(tmp_path)
 
 
 @pytest.mark.parametrize("number", [0, 3, "2"])
 def test_another_format_is_refused_with_its_number_and_ours(copy: Path, number: object) -> None:
     edit(copy, format=number)
-    wanted = rf"scorer\.json: format {number}; this version reads \(1, 2\)\. Update audioscore"
-    with pytest.raises(ModelError, match=wanted):
+    with pytest.raises(ModelError, match=rf"scorer\.json: format {number}\b.*\(1, 2\)"):
         load_scorer(copy)
 
 
 def as_format_1(folder: Path) -> None:
     """A scorer folder as the version before wrote it: its heads were all light, their weights had other names."""
-    from safetensors.torch import load_file, save_file
-
     older = {"fusion.norms.": "norms.", "fusion.projections.": "projections.", "regressor.": "mlp."}
     state = {}
     for name, value in load_file(folder / "head.safetensors").items():
@@ -240,8 +189,8 @@ def as_format_1(folder: Path) -> None:
     assert set(state) == {
         *(f"norms.{kind}.{part}" for kind in ("muq", "campplus") for part in ("mean", "std")),
         *(f"projections.{kind}.{part}" for kind in ("muq", "campplus") for part in ("weight", "bias")),
-        *(f"mlp.{place}.{part}" for place in (0, 2, 5) for part in ("weight", "bias")),
-        "attention.score.weight", "attention.score.bias",
+        *(f"mlp.{place}.{part}" for place in (0, 2, 5) for part in ("weight", "bias")), "attention.score.weight",
+        "attention.score.bias"
     }  # fmt: skip
     (folder / "head.safetensors").unlink()
     save_file(state, folder / "head.safetensors")
@@ -252,9 +201,7 @@ def as_format_1(folder: Path) -> None:
     edit(folder, format=1, tuning=None, encoders=encoders, head=head)
 
 
-def test_a_scorer_of_the_format_before_loads_and_scores_the_same(
-    copy: Path, scorer: Scorer, recordings: list[Path], tmp_path: Path
-) -> None:
+def test_format_1_scores_the_same(copy: Path, scorer: Scorer, recordings: list[Path], tmp_path: Path) -> None:
     as_format_1(copy)
     older = load_scorer(copy)
     assert older.description == scorer.description
@@ -265,54 +212,30 @@ def test_a_scorer_of_the_format_before_loads_and_scores_the_same(
     assert load_scorer(tmp_path / "again").score(recordings[0]) == scorer.score(recordings[0])
 
 
-def test_two_loads_share_nothing(saved: Path) -> None:
-    first, second = load_scorer(saved), load_scorer(saved)
-
-    def held(scorer: Scorer) -> set[int]:
-        modules = [scorer.network, *(encoder.module for encoder in scorer.encoders.values())]
-        tensors = [value for module in modules for value in [*module.parameters(), *module.buffers()]]
-        return {value.untyped_storage().data_ptr() for value in tensors if value.numel()}
-
-    assert not held(first) & held(second)
-
-
-def test_loading_leaves_the_callers_chance_alone(saved: Path) -> None:
-    import torch
-
-    torch.manual_seed(9)
-    wanted = torch.rand(3)
-    torch.manual_seed(9)
+def test_loading_leaves_the_random_state_alone(saved: Path) -> None:
+    before = torch.get_rng_state()
     load_scorer(saved)
-    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"calibration": None},
-        {"plan": None},
-        {"encoders": []},
-        {"encoders": {"muq": {"kind": "muq"}}},
-        {"calibration": {"raw": [0]}},
-        {"format": None},
-    ],
-)
+    "change", [{"calibration": None}, {"plan": None}, {"encoders": []}, {"encoders": {"muq": {"kind": "muq"}}},
+    {"calibration": {"raw": [0]}}, {"format": None}]
+)  # fmt: skip
 def test_an_incomplete_description_is_refused(copy: Path, change: dict[str, Any]) -> None:
     edit(copy, **change)
-    with pytest.raises(ModelError, match=r"scorer\.json: damaged or incomplete \(\w+: .+\)\.$"):
+    with pytest.raises(ModelError, match=r"scorer\.json: .*\(\w+: .+\)"):
         load_scorer(copy)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])
 def test_a_description_that_is_no_json_object_is_refused(copy: Path, text: str) -> None:
     (copy / "scorer.json").write_text(text)
-    with pytest.raises(ModelError, match=r"scorer\.json: damaged or incomplete"):
+    with pytest.raises(ModelError, match=r"scorer\.json: "):
         load_scorer(copy)
 
 
-def test_a_killed_write_leaves_nothing_and_an_old_scorer_whole(
-    scorer: Scorer, tmp_path: Path, recordings: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_write_changes_nothing(scorer: Scorer, tmp_path: Path, recordings: Any, monkeypatch: Any) -> None:
     save(scorer, tmp_path / "old")
     before = scorer.score(recordings[0])
 

@@ -1,5 +1,3 @@
-"""Scorers whose network goes through layers of MuQ: what is saved of them, and that it comes back."""
-
 import json
 import shutil
 from collections.abc import Callable
@@ -25,15 +23,10 @@ from audioscore.scoring.scorer import Scorer, Tuning
 MakeTuned = Callable[..., Any]
 LORA, FULL, MIX = Tuning("lora", 1, 4, 6), Tuning("full", 1), Tuning("frozen", 0, mix=True)
 EVERY = [LORA, FULL, MIX, Tuning("lora", 0, 4, 6, mix=True), Tuning("full", 0, mix=True)]
-TUNED = [LORA, FULL]
 PROJECTIONS = ("linear_k", "linear_out", "linear_q", "linear_v")
 
 
-def named(tuning: Tuning) -> str:
-    return f"{tuning.mode}-{tuning.from_layer}" + ("-mix" if tuning.mix else "")
-
-
-def heard(made: Any, recordings: list[Path], tuning: Tuning) -> list[Features]:
+def encode(made: Any, recordings: list[Path], tuning: Tuning) -> list[Features]:
     return [encode_recording(decode(path), made.encoders, tuning.from_layer) for path in recordings]
 
 
@@ -60,18 +53,17 @@ def edit(folder: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("plan", ["baseline", "hybrid"])
-@pytest.mark.parametrize("tuning", EVERY, ids=named)
-def test_what_was_saved_gives_the_very_same_outputs_when_it_comes_back(
+@pytest.mark.parametrize("tuning", EVERY, ids=str)
+def test_a_loaded_scorer_gives_the_same_outputs(
     make_tuned: MakeTuned, recordings: list[Path], tmp_path: Path, tuning: Tuning, plan: str
 ) -> None:
     made = make_tuned(tuning, plan=plan)
-    features = heard(made, recordings, tuning)
+    features = encode(made, recordings, tuning)
     wanted = raw_outputs(made.network, features)
     assert np.ptp(wanted) > 1e-4
     folder = made.save(tmp_path / "scorer")
     description = read_description(folder)
-    assert description == made.description
-    assert description.prefix_layer == tuning.from_layer
+    assert (description, description.prefix_layer) == (made.description, tuning.from_layer)
     assert np.array_equal(raw_outputs(load_network(folder, description), features), wanted)
     scorer = load_scorer(folder)
     assert np.array_equal(scorer.raw(features), wanted)
@@ -97,7 +89,7 @@ def test_muqs_file_holds_exactly_what_was_tuned(make_tuned: MakeTuned, saved: di
     assert not [name for name in heads["lora"] if "conformer" in name or "suffix" in name]
 
 
-def test_nothing_is_a_pickle_and_no_file_says_where_it_was_made(saved: dict[str, Path], tiny_encoders: Path) -> None:
+def test_no_file_is_a_pickle_or_contains_a_path(saved: dict[str, Path], tiny_encoders: Path) -> None:
     embedded = ["encoders/muq/config.json", "encoders/muq/model.safetensors"]
     beside = ["head.safetensors", "muq.safetensors", "scorer.json"]
     assert relative(saved["lora"]) == relative(saved["full"]) == [*embedded, *beside]
@@ -143,12 +135,12 @@ def hub(tiny_encoders: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-@pytest.mark.parametrize("tuning", [LORA, FULL, MIX], ids=named)
-def test_what_a_hub_holds_is_embedded_only_where_that_was_asked_for(
+@pytest.mark.parametrize("tuning", [LORA, FULL, MIX], ids=str)
+def test_hub_encoders_are_embedded_on_request(
     make_tuned: MakeTuned, recordings: list[Path], hub: list[str], tmp_path: Path, tuning: Tuning
 ) -> None:
     made = make_tuned(tuning, plan="hybrid")
-    features, description = heard(made, recordings, tuning), of_a_hub(made)
+    features, description = encode(made, recordings, tuning), of_a_hub(made)
     wanted = raw_outputs(made.network, features)
     folders = {kind: encoder.folder for kind, encoder in made.encoders.items()}
     some: dict[Kind, Path] = {"campplus": folders["campplus"]}
@@ -156,7 +148,7 @@ def test_what_a_hub_holds_is_embedded_only_where_that_was_asked_for(
         save_scorer(made.network, description, embedded, tmp_path / name, made.state)
         held = tmp_path / name / "encoders"
         assert sorted(path.name for path in held.glob("*")) == sorted(embedded)
-        assert read_description(tmp_path / name) == description, "whose encoders they are is said either way"
+        assert read_description(tmp_path / name) == description
         scorer = load_scorer(tmp_path / name)
         assert np.array_equal(scorer.raw(features), wanted)
         assert scorer.score(recordings[0]).raw == pytest.approx(wanted[0], abs=1e-5)
@@ -166,15 +158,14 @@ def test_what_a_hub_holds_is_embedded_only_where_that_was_asked_for(
 
 def test_an_encoder_that_is_nowhere_else_has_to_be_embedded(make_tuned: MakeTuned, tmp_path: Path) -> None:
     made = make_tuned(LORA, plan="hybrid")
-    with pytest.raises(ModelError, match=r"^campplus: no hub holds these weights, and no folder to embed was given\.$"):
+    with pytest.raises(ModelError, match=r"^campplus: "):
         save_scorer(made.network, made.description, {"muq": made.muq.folder}, tmp_path / "scorer", made.state)
-    with pytest.raises(ModelError, match=r"^muq and campplus: no hub holds these weights"):
+    with pytest.raises(ModelError, match=r"^muq and campplus: "):
         save_scorer(made.network, made.description, {}, tmp_path / "scorer", made.state)
     assert not (tmp_path / "scorer").exists()
 
 
 def test_a_snapshot_in_a_hubs_cache_is_embedded_by_its_content(make_tuned: MakeTuned, tmp_path: Path) -> None:
-    """There, files are links to blobs elsewhere, and examples and hidden files lie beside them."""
     made = make_tuned(LORA)
     blobs, snapshot = tmp_path / "cache" / "blobs", tmp_path / "cache" / "snapshots" / "v1"
     for folder in (blobs, snapshot / "examples"):
@@ -191,30 +182,20 @@ def test_a_snapshot_in_a_hubs_cache_is_embedded_by_its_content(make_tuned: MakeT
     assert load_scorer(tmp_path / "scorer").description.tuning == LORA
 
 
-DAMAGE: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
-    "missing": lambda state, name: {one: value for one, value in state.items() if one != name},
-    "left over": lambda state, name: {**state, f"{name}.more": state[name].clone()},
-    "of another shape": lambda state, name: {**state, name: state[name][:-1].clone()},
-    "not finite": lambda state, name: {**state, name: state[name] * float("nan")},
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("copy", ["lora", "full"], indirect=True)
-def test_a_tuned_tensor_that_does_not_fit_is_refused_by_name(copy: Path, damage: str) -> None:
+def test_a_tuned_tensor_that_does_not_fit_is_refused_by_name(copy: Path, damage: Callable[..., Any]) -> None:
     state = load_file(copy / "muq.safetensors")
     name = sorted(state)[5]
-    save_file(DAMAGE[damage](state, name), copy / "muq.safetensors")
+    save_file(damage(state, name), copy / "muq.safetensors")
     for load in (load_scorer, lambda folder: load_network(folder, read_description(folder))):
         with pytest.raises(ModelError, match=name.replace(".", r"\.")):
             load(copy)
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("copy", ["frozen"], indirect=True)
-def test_a_mix_that_does_not_fit_is_refused_by_name(copy: Path, damage: str) -> None:
+def test_a_mix_that_does_not_fit_is_refused_by_name(copy: Path, damage: Callable[..., Any]) -> None:
     state = load_file(copy / "head.safetensors")
-    save_file(DAMAGE[damage](state, "mix.logits"), copy / "head.safetensors")
+    save_file(damage(state, "mix.logits"), copy / "head.safetensors")
     with pytest.raises(ModelError, match=r"head\.safetensors: .*mix\.logits"):
         load_scorer(copy)
 
@@ -237,7 +218,7 @@ def test_a_damaged_file_is_refused_by_its_own_name(copy: Path, keep: int) -> Non
 @pytest.mark.parametrize("copy", ["frozen"], indirect=True)
 def test_what_was_tuned_of_another_scorer_is_refused(copy: Path, saved: dict[str, Path]) -> None:
     shutil.copyfile(saved["lora"] / "muq.safetensors", copy / "muq.safetensors")
-    with pytest.raises(ModelError, match=r"does not fit: 8 tensors .*lora_A"):
+    with pytest.raises(ModelError, match=r"\b8 tensors .*lora_A"):
         load_scorer(copy)
 
 
@@ -248,30 +229,19 @@ def test_other_weights_below_what_was_tuned_are_refused(copy: Path) -> None:
     weights.unlink()  # a new file: `place` may have linked it to others
     save_file({name: value + 0.01 if value.is_floating_point() else value for name, value in state.items()}, weights)
     for load in (load_scorer, lambda folder: load_network(folder, read_description(folder))):
-        with pytest.raises(
-            ModelError, match=r"^muq: weights .+ this scorer was trained with\. Fetch the scorer folder"
-        ):
+        with pytest.raises(ModelError, match=r"^muq: .*\b[0-9a-f]{12} .*\b[0-9a-f]{12}\b"):
             load(copy)
 
 
 @pytest.mark.parametrize(
-    "tuning",
-    [
-        {"mode": "lora"},
-        {"mode": "lora", "from_layer": 1, "rank": None, "alpha": 6},
-        {"mode": "lora", "from_layer": 1, "rank": 8, "alpha": 6},
-        {"mode": "lora", "from_layer": 0, "rank": 4, "alpha": 6},
-        {"mode": "lora", "from_layer": 2, "rank": 4, "alpha": 6},
-        {"mode": "lora", "from_layer": "1", "rank": 4, "alpha": 6},
-        {"mode": "lora", "from_layer": 1, "rank": 4, "alpha": 6, "mix": True},
-        {"mode": "lora", "from_layer": 1, "rank": 4, "alpha": 6, "dropout": 0.1},
-        {"mode": "full", "from_layer": 1},
-        {"mode": "frozen", "from_layer": 1},
-        {"mode": "dora", "from_layer": 1, "rank": 4, "alpha": 6},
-        "lora",
-        None,
-    ],
-)
+    "tuning", [{"mode": "lora"}, {"mode": "lora", "from_layer": 1, "rank": None, "alpha": 6},
+    {"mode": "lora", "from_layer": 1, "rank": 8, "alpha": 6}, {"mode": "lora", "from_layer": 0, "rank": 4, "alpha": 6},
+    {"mode": "lora", "from_layer": 2, "rank": 4, "alpha": 6},
+    {"mode": "lora", "from_layer": "1", "rank": 4, "alpha": 6},
+    {"mode": "lora", "from_layer": 1, "rank": 4, "alpha": 6, "mix": True},
+    {"mode": "lora", "from_layer": 1, "rank": 4, "alpha": 6, "dropout": 0.1}, {"mode": "full", "from_layer": 1},
+    {"mode": "frozen", "from_layer": 1}, {"mode": "dora", "from_layer": 1, "rank": 4, "alpha": 6}, "lora", None]
+)  # fmt: skip
 @pytest.mark.parametrize("copy", ["lora"], indirect=True)
 def test_another_tuning_than_the_one_that_was_saved_is_refused(copy: Path, tuning: Any) -> None:
     edit(copy, tuning=tuning)
@@ -280,14 +250,14 @@ def test_another_tuning_than_the_one_that_was_saved_is_refused(copy: Path, tunin
 
 
 @pytest.mark.parametrize("copy", ["frozen"], indirect=True)
-def test_a_tuning_that_there_is_not_is_refused_also_where_nothing_was_trained(copy: Path) -> None:
+def test_an_unknown_mode_is_an_error(copy: Path) -> None:
     edit(copy, tuning={"mode": "dora", "from_layer": 0, "mix": True})
     with pytest.raises(ModelError, match="dora"):
         load_scorer(copy)
 
 
 @pytest.mark.parametrize("copy", ["lora"], indirect=True)
-def test_tuned_layers_of_a_muq_that_is_not_described_are_refused(copy: Path) -> None:
+def test_tuned_layers_without_an_encoder_are_an_error(copy: Path) -> None:
     edit(copy, encoders={})
     for load in (load_scorer, lambda folder: load_network(folder, read_description(folder))):
         with pytest.raises(ModelError):
@@ -319,11 +289,9 @@ def test_what_was_loaded_has_no_gradient_and_stays_in_eval_mode(saved: dict[str,
         assert not any(part.training for part in module.modules())
 
 
-def test_a_scorer_hears_in_the_windows_it_was_trained_with(
-    make_tuned: MakeTuned, recordings: list[Path], tmp_path: Path
-) -> None:
+def test_a_loaded_scorer_keeps_its_window(make_tuned: MakeTuned, recordings: list[Path], tmp_path: Path) -> None:
     made = make_tuned(LORA, window=1.0)
-    features = heard(made, recordings, LORA)
+    features = encode(made, recordings, LORA)
     assert max(int(clip["windows"]) for clip in features) > 1
     scorer = load_scorer(made.save(tmp_path / "scorer"))
     assert scorer.encoders["muq"].reference == made.muq.reference

@@ -37,9 +37,9 @@ def sung(seed: int, seconds: float, rate: int) -> Wave:
 
 
 @pytest.fixture(scope="module")
-def takes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Fourteen recordings of 1.1 to 3.3 s, at four rates; at 24 kHz each has a whole number of samples."""
-    folder = tmp_path_factory.mktemp("takes")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Fourteen recordings of 1.1 to 3.3 s at four rates; each has a whole number of samples at 24 kHz."""
+    folder = tmp_path_factory.mktemp("recordings")
     for seed in range(14):
         wave = sung(seed, 1.1 + 0.17 * seed, RATES[seed % 4])
         encode(wave, RATES[seed % 4], folder / f"take{seed:02d}.wav", codec="pcm_s16le")
@@ -69,17 +69,14 @@ def check_same(folder: Path, tags: list[float], paths: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("variant", ["adapters", "full"])
-def test_a_converted_scorer_ranks_as_generate_tag_does(
-    judge: Any, takes: list[Path], tmp_path: Path, variant: str
-) -> None:
+def test_a_converted_scorer_ranks_like_tags(judge: Any, recordings: list[Path], tmp_path: Path, variant: str) -> None:
     old, new = getattr(judge, variant), tmp_path / "new"
-    tags = tags_of(old, judge, takes)
-    assert np.diff(np.sort(tags)).min() > 2e-5  # an order that can be told
+    tags = tags_of(old, judge, recordings)
+    assert np.diff(np.sort(tags)).min() > 2e-5  # distinct tags
     description = made(old, new, judge, code_revision="abc")
     assert read_description(new) == description
-    check_same(new, tags, takes)
-    assert description.tuning == Tuning("lora", 0, RANK, ALPHA)
-    assert description.plan == "baseline"
+    check_same(new, tags, recordings)
+    assert (description.tuning, description.plan) == (Tuning("lora", 0, RANK, ALPHA), "baseline")
     assert description.head == {"kind": "predecessor", "dim": 32, "hidden": 48}
     assert description.encoders["muq"].sha256 == sha256_of(judge.muq / "config.json", judge.muq / "model.safetensors")
     assert (description.encoders["muq"].window, description.encoders["muq"].layer) == (None, 6)
@@ -91,7 +88,6 @@ def test_a_converted_scorer_ranks_as_generate_tag_does(
 
 
 def test_the_number_of_samples_after_resampling_is_rounded_up_too(judge: Any, tmp_path: Path) -> None:
-    """Everything else here rounds to the nearest."""
     path = tmp_path / "take.wav"
     encode(sung(3, 2.0, 44_100)[:-3], 44_100, path, codec="pcm_s16le")  # 47 998.4 samples at 24 kHz
     made(judge.adapters, tmp_path / "new", judge)
@@ -99,16 +95,13 @@ def test_the_number_of_samples_after_resampling_is_rounded_up_too(judge: Any, tm
     assert abs(2 + 2 * np.tanh(raw) - tags_of(judge.adapters, judge, [path])[0]) < 1e-4
 
 
-def test_without_clips_scores_are_the_tags_stretched_and_nothing_is_known_of_them(
-    judge: Any, takes: list[Path], tmp_path: Path
-) -> None:
+def test_without_clips_scores_are_the_stretched_tags(judge: Any, recordings: list[Path], tmp_path: Path) -> None:
     description = made(judge.adapters, tmp_path / "new", judge)
     assert not is_calibrated(description)
     scorer = load_scorer(tmp_path / "new")
-    for path, tag in zip(takes[:3], tags_of(judge.adapters, judge, takes[:3]), strict=True):
+    for path, tag in zip(recordings[:3], tags_of(judge.adapters, judge, recordings[:3]), strict=True):
         scored = scorer.score(path)
-        assert scored.score == pytest.approx(25 * tag, abs=0.03)
-        assert scored.interval == (0.0, 100.0)
+        assert (scored.score, scored.interval) == (pytest.approx(25 * tag, abs=0.03), (0.0, 100.0))
 
 
 def test_the_uncalibrated_scale_never_turns_and_hardly_bends() -> None:
@@ -125,21 +118,17 @@ def sorted_data(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A data folder with ten clips in val, four in train, none in test."""
     folder = tmp_path_factory.mktemp("data")
     shutil.copytree(tiny_corpus / "audio", folder / "audio")
+    names = [f"audio/c{place:03d}.wav" for place in range(14)]
     clips = [
-        Clip(
-            f"audio/c{place:03d}.wav",
-            90.0 - 2 * place,
-            f"s{place // 2}",
-            sha256=sha256_of(folder / f"audio/c{place:03d}.wav"),
-        )
-        for place in range(14)
+        Clip(name, 90.0 - 2 * place, f"s{place // 2}", sha256=sha256_of(folder / name))
+        for place, name in enumerate(names)
     ]
     for split, part in (("val", clips[:10]), ("train", clips[10:]), ("test", [])):
         write_index(folder / "index" / f"{split}.json", [part])
     return folder
 
 
-def test_calibration_rests_on_the_val_clips_which_count_as_seen(judge: Any, sorted_data: Path, tmp_path: Path) -> None:
+def test_calibration_uses_val_clips_which_are_seen(judge: Any, sorted_data: Path, tmp_path: Path) -> None:
     done: list[tuple[int, int]] = []
     description = made(
         judge.full, tmp_path / "new", judge, data=sorted_data, progress=lambda *counts: done.append(counts)
@@ -150,25 +139,22 @@ def test_calibration_rests_on_the_val_clips_which_count_as_seen(judge: Any, sort
     assert description.data_digest == folder_digest(sorted_data)
     scorer = load_scorer(tmp_path / "new")
     scored = [scorer.score(name) for name in names]
-    wanted = fit_calibration(
-        [one.raw for one in scored],
-        [90.0 - 2 * place for place in range(10)],
-        [f"s{place // 2}" for place in range(10)],
-    )
+    scores, singers = [90.0 - 2 * place for place in range(10)], [f"s{place // 2}" for place in range(10)]
+    wanted = fit_calibration([one.raw for one in scored], scores, singers)
     assert description.calibration.raw == pytest.approx(wanted.raw, abs=1e-5)
     assert description.calibration.half_width == pytest.approx(wanted.half_width, abs=1e-3)
     assert ranks([one.score for one in scored]) == ranks([one.raw for one in scored])
     assert done == [(place, 10) for place in range(1, 11)]
 
 
-def test_too_few_val_clips_are_joined_by_all_that_are_scored(judge: Any, sorted_data: Path, tmp_path: Path) -> None:
+def test_too_few_val_clips_are_joined_by_all_others(judge: Any, sorted_data: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(sorted_data, tmp_path / "data"))
     shutil.copyfile(data / "index/val.json", data / "index/scratch.json")
     shutil.copyfile(data / "index/train.json", data / "index/val.json")
     (data / "index/scratch.json").rename(data / "index/train.json")
     assert len(made(judge.adapters, tmp_path / "new", judge, data=data).seen_clips) == 14
     encode(sung(1, 2.0, 24_000), 24_000, data / "audio/c013.wav", codec="pcm_s16le")
-    with pytest.raises(DataError, match=r"audio/c013\.wav: changed since it was validated\. Sort the data again\."):
+    with pytest.raises(DataError, match=r"audio/c013\.wav: "):
         made(judge.adapters, tmp_path / "other", judge, data=data)
     assert not (tmp_path / "other").exists()
 
@@ -182,17 +168,15 @@ def changed(folder: Path, target: Path, **states: Any) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_another_muq_in_the_folder_is_embedded_under_its_own_hash(
-    judge: Any, takes: list[Path], tmp_path: Path, dtype: torch.dtype
-) -> None:
+def test_another_muq_is_embedded(judge: Any, recordings: list[Path], tmp_path: Path, dtype: torch.dtype) -> None:
     state = torch.load(judge.full / "muq_lora.pt", weights_only=True)
     for name, value in state.items():
         if value.is_floating_point() and name.startswith("model.conformer.layers"):
             state[name] = (value * 1.1).to(dtype)
     old = changed(judge.full, tmp_path / "old", muq_lora=state)
-    tags = tags_of(old, judge, takes)
+    tags = tags_of(old, judge, recordings)
     description = made(old, tmp_path / "new", judge)
-    check_same(tmp_path / "new", tags, takes)
+    check_same(tmp_path / "new", tags, recordings)
     files = [tmp_path / "new/encoders/muq" / name for name in ("config.json", "model.safetensors")]
     reference = description.encoders["muq"]
     assert (reference.id, reference.sha256, reference.licence) == (None, sha256_of(*files), "unknown")
@@ -200,18 +184,19 @@ def test_another_muq_in_the_folder_is_embedded_under_its_own_hash(
     assert files[0].read_bytes() == (judge.muq / "config.json").read_bytes()
 
 
-def test_factors_that_no_whole_alpha_gives_are_kept(judge: Any, takes: list[Path], tmp_path: Path) -> None:
+def test_factors_that_no_whole_alpha_gives_are_kept(judge: Any, recordings: list[Path], tmp_path: Path) -> None:
     state = torch.load(judge.adapters / "muq_lora.pt", weights_only=True)
     for place, name in enumerate(name for name in state if name.endswith("scaling")):
         state[name] = torch.tensor(0.3 + 0.05 * (place % 5))
     old = changed(judge.adapters, tmp_path / "old", muq_lora=state)
     assert made(old, tmp_path / "new", judge).tuning == Tuning("lora", 0, RANK, 1)
-    check_same(tmp_path / "new", tags_of(old, judge, takes[:6]), takes[:6])
+    check_same(tmp_path / "new", tags_of(old, judge, recordings[:6]), recordings[:6])
 
 
 def test_adapters_keep_their_bits_where_the_factor_is_alpha_over_rank() -> None:
     path = "model.conformer.layers.{}.self_attn.linear_q"
-    a, b = torch.randn(3, 8), torch.randn(8, 3)
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(3, 8, generator=generator), torch.randn(8, 3, generator=generator)
     third = float(torch.tensor(1 / 3))  # as a folder stores it
     found = {path.format(layer): Adapter(a, b, third) for layer in (0, 5, 6, 11)}
     tuning, state = native_adapters(found)
@@ -221,8 +206,8 @@ def test_adapters_keep_their_bits_where_the_factor_is_alpha_over_rank() -> None:
     assert torch.equal(state[f"{path.format(5)}.lora_B.weight"], b)
 
 
-def test_a_hub_id_is_pinned_to_its_commit_and_not_embedded(
-    judge: Any, takes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_hub_id_is_pinned(
+    judge: Any, recordings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub
 
@@ -241,22 +226,18 @@ def test_a_hub_id_is_pinned_to_its_commit_and_not_embedded(
     assert asked == [None, commit]  # to convert, and to read back
     assert description.licence == "CC BY-NC 4.0"
     assert not (tmp_path / "new" / "encoders").exists()
-    check_same(tmp_path / "new", tags_of(judge.full, judge, takes[:3]), takes[:3])
+    check_same(tmp_path / "new", tags_of(judge.full, judge, recordings[:3]), recordings[:3])
 
 
 def test_the_discriminator_is_read_off_the_folder_and_left_behind(judge: Any, tmp_path: Path) -> None:
-    speaker = {f"speaker_discriminator.{place}.{leaf}": value for place, leaf, value in (
-        (0, "weight", torch.randn(20, 64)), (0, "bias", torch.randn(20)),
-        (3, "weight", torch.randn(10, 20)), (3, "bias", torch.randn(10)),
-    )}  # fmt: skip
+    shapes = {"0.weight": (20, 64), "0.bias": (20,), "3.weight": (10, 20), "3.bias": (10,)}
+    speaker = {f"speaker_discriminator.{name}": torch.ones(shape) for name, shape in shapes.items()}
     old = changed(judge.adapters, tmp_path / "old", weights={**judge.head, **speaker})
     assert made(old, tmp_path / "new", judge).training["adversary"] is True
     assert made(judge.adapters, tmp_path / "other", judge).training["adversary"] is False
-    with pytest.raises(ModelError, match=r"4 keys too many \(speaker_discriminator.*\)\. Pass use_grl=True\."):
-        made(old, tmp_path / "third", judge, use_grl=False)
 
 
-def test_a_converted_model_can_be_written_back(judge: Any, takes: list[Path], tmp_path: Path) -> None:
+def test_a_converted_model_can_be_written_back(judge: Any, recordings: list[Path], tmp_path: Path) -> None:
     made(judge.adapters, tmp_path / "new", judge)
     head = predecessor_state(load_scorer(tmp_path / "new").network.head)
     stored = torch.load(judge.adapters / "muq_lora.pt", weights_only=True)
@@ -266,17 +247,17 @@ def test_a_converted_model_can_be_written_back(judge: Any, takes: list[Path], tm
         for path in paths
     }
     write_folder(Weights(head, adapters, None), tmp_path / "back", base=None)
-    assert tags_of(tmp_path / "back", judge, takes[:2]) == tags_of(judge.adapters, judge, takes[:2])
+    assert tags_of(tmp_path / "back", judge, recordings[:2]) == tags_of(judge.adapters, judge, recordings[:2])
 
 
-def test_what_is_in_use_is_refused_before_anything_is_read(judge: Any, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_an_error(judge: Any, tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     for name in ("used", "file"):
-        with pytest.raises(UsageError, match=rf"{name}: exists and is not empty\. Name a new folder"):
+        with pytest.raises(UsageError, match=rf"{name}: "):
             made(tmp_path / "nothing", tmp_path / name, judge)
-    with pytest.raises(UsageError, match="lora_r and lora_alpha must be above 0; got 0 and 6"):
+    with pytest.raises(UsageError, match=r"lora_r and lora_alpha .*\b0 and 6"):
         made(judge.full, tmp_path / "new", judge, rank=0)
     (tmp_path / "empty").mkdir()
     made(judge.adapters, tmp_path / "empty", judge)
@@ -284,38 +265,34 @@ def test_what_is_in_use_is_refused_before_anything_is_read(judge: Any, tmp_path:
     assert (tmp_path / "used" / "notes.txt").read_text() == "mine"
 
 
-def test_what_cannot_be_read_leaves_nothing_behind(judge: Any, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"nothing: type\.txt and weights\.pt and muq_lora\.pt missing"):
+def test_an_unreadable_model_leaves_nothing_behind(judge: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nothing: type\.txt .*weights\.pt .*muq_lora\.pt"):
         made(tmp_path / "nothing", tmp_path / "new", judge)
-    with pytest.raises(ModelError, match=r"its adapters have rank 4, and lora_r is 128; .* Pass lora_r=4 and"):
+    with pytest.raises(ModelError, match=r"rank 4\b.* 128\b.*lora_r=4"):
         made(judge.full, tmp_path / "new", judge, rank=128, alpha=48)
-    with pytest.raises(ModelError, match=r"away: not a MuQ folder"):
+    with pytest.raises(ModelError, match=r"away: "):
         convert(judge.full, tmp_path / "new", str(tmp_path / "away"), rank=RANK, alpha=ALPHA)
     broken = {**judge.head, "fc.bias": torch.full((5,), float("nan"))}
     old = changed(judge.adapters, tmp_path / "old", weights=broken)
-    with pytest.raises(ModelError, match=r"the model gives nan for a recording of 1\.3 s"):
+    with pytest.raises(ModelError, match=r"\bnan .*1\.3 s"):
         made(old, tmp_path / "new", judge)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_what_does_not_score_the_same_once_read_back_is_not_kept(
-    judge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conversion_that_differs_is_removed(judge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def silent(adapters: Any) -> Any:
         tuning, state = native_adapters(adapters)
         return tuning, {name: value * (".lora_A." in name) for name, value in state.items()}
 
     monkeypatch.setattr(module, "native_adapters", silent)
-    with pytest.raises(
-        ModelError, match=r"new: what was written differs from generate_tag by up to \d\.\d+, and is not"
-    ):
+    with pytest.raises(ModelError, match=r"new: .*generate_tag .*\b\d\.\d+"):
         made(judge.adapters, tmp_path / "new", judge)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.services
 @pytest.mark.parametrize("variant", ["adapters", "full"])
-def test_long_recordings_are_heard_whole_as_the_predecessor_does(judge: Any, tmp_path: Path, variant: str) -> None:
+def test_long_recordings_are_encoded_in_one_window(judge: Any, tmp_path: Path, variant: str) -> None:
     paths = [tmp_path / f"long{place}.wav" for place in range(3)]
     for place, path in enumerate(paths):
         encode(sung(place, 31.0 + 17 * place, 24_000), 24_000, path, codec="pcm_s16le")

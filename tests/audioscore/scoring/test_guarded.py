@@ -1,5 +1,3 @@
-"""Decoding in processes of its own; these spawn interpreters and take seconds."""
-
 import os
 import signal
 import time
@@ -30,18 +28,16 @@ class Deed:
 
 
 @pytest.mark.services
-def test_what_hangs_or_crashes_is_refused_and_the_next_is_taken(recordings: list[Path]) -> None:
+def test_the_decoder_survives_a_crash_and_a_hang(recordings: list[Path]) -> None:
     with GuardedDecoder(EARS, Limits(), seconds=20.0) as decode:
         clip, expected = decode(Take("a", recordings[0])), take_in(Take("a", recordings[0]), EARS, Limits())
-        assert clip.muq is not None
-        assert expected.muq is not None
         np.testing.assert_array_equal(clip.muq, expected.muq)
-        with pytest.raises(AudioError, match=r"^b: ends the process that decodes it\. Export it again\.$"):
+        with pytest.raises(AudioError, match=r"^b: "):
             decode(Take("b", Deed(kills=True)))
-        with pytest.raises(AudioError, match=r"the uploaded recording: cannot be decoded"):
+        with pytest.raises(AudioError, match="uploaded"):
             decode(Take("c", b"not audio"))
         decode._seconds = 1.0
-        with pytest.raises(AudioError, match=r"^d: is not decoded after 1 s"):
+        with pytest.raises(AudioError, match=r"^d: .*\b1 s\b"):
             decode(Take("d", Deed(kills=False)))
         decode._seconds = 20.0
         assert decode(Take("a", recordings[0])).seconds == clip.seconds
@@ -59,7 +55,7 @@ class Interrupted:
 
 
 @pytest.mark.services
-def test_ctrl_c_is_not_for_the_processes_that_decode(recordings: list[Path]) -> None:
+def test_decoding_processes_ignore_ctrl_c(recordings: list[Path]) -> None:
     with GuardedDecoder(EARS, Limits(), seconds=20.0) as decode:
         assert decode(Take("a", Interrupted(recordings[0]))).muq is not None
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -18,37 +18,23 @@ from audioscore.scoring.scorer import Tuning
 
 MakeTuned = Callable[..., Any]
 UNTRAINED = [
-    Tuning("lora", 0, 4, 2),
-    Tuning("lora", 1, 4, 2),
-    Tuning("full", 0),
-    Tuning("full", 1),
-    Tuning("frozen", 0),
-]
-TRAINED = [
-    Tuning("lora", 0, 4, 6), Tuning("full", 1), Tuning("frozen", 0, mix=True), Tuning("lora", 0, 4, 6, mix=True),
+    Tuning("lora", 0, 4, 2), Tuning("lora", 1, 4, 2), Tuning("full", 0), Tuning("full", 1), Tuning("frozen", 0)
 ]  # fmt: skip
-
-
-def named(tuning: Tuning) -> str:
-    return f"{tuning.mode}-{tuning.from_layer}" + ("-mix" if tuning.mix else "")
+TRAINED = [Tuning("lora", 0, 4, 6), Tuning("full", 1), Tuning("frozen", 0, mix=True), Tuning("lora", 0, 4, 6, mix=True)]
 
 
 def waves(*seconds: float) -> list[Tensor]:
-    chance = torch.Generator().manual_seed(0)
-    return [0.1 * torch.randn(round(24_000 * one), generator=chance) for one in seconds]
+    generator = torch.Generator().manual_seed(0)
+    return [0.1 * torch.randn(round(24_000 * one), generator=generator) for one in seconds]
 
 
-def heard_by(encoder: MuQEncoder, tuning: Tuning, *given: Tensor) -> list[Features]:
+def features_of(encoder: MuQEncoder, tuning: Tuning, *given: Tensor) -> list[Features]:
     """What extraction keeps of each wave for a network that goes on from there."""
-    chance = torch.Generator().manual_seed(9)
+    generator = torch.Generator().manual_seed(9)
     return [
-        {
-            "muq": prefix_frames(encoder, wave, tuning.from_layer),
-            WINDOWS: torch.tensor(encoder.windows(len(wave))),
-            "campplus": torch.randn(64, generator=chance),
-        }
-        for wave in given
-    ]
+        {"muq": prefix_frames(encoder, wave, tuning.from_layer), WINDOWS: torch.tensor(encoder.windows(len(wave))),
+        "campplus": torch.randn(64, generator=generator)} for wave in given
+    ]  # fmt: skip
 
 
 def package_states(encoder: MuQEncoder, wave: Tensor) -> list[Tensor]:
@@ -67,8 +53,8 @@ def bare(tiny_encoders: Path) -> MuQEncoder:
 
 def plain(count: int = 9) -> tuple[ScoreNetwork, list[Features]]:
     """A network that is a head alone, and clips for it."""
-    chance = torch.Generator().manual_seed(0)
-    features: list[Features] = [{"muq": torch.randn(3 + 7 * index, 6, generator=chance)} for index in range(count)]
+    generator = torch.Generator().manual_seed(0)
+    features: list[Features] = [{"muq": torch.randn(3 + 7 * index, 6, generator=generator)} for index in range(count)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return ScoreNetwork(ScoreHead({"muq": 6}, width=8, hidden=8, dropout=0.3)), features
@@ -85,17 +71,8 @@ def test_without_layers_of_muq_the_head_is_all_there_is() -> None:
 
 
 def test_a_mix_without_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="a mix of layers needs the layers"):
+    with pytest.raises(ValueError, match="mix"):
         ScoreNetwork(nn.Identity(), None, LayerMix(2))
-
-
-def test_what_is_beside_a_clip_and_its_place_change_nothing() -> None:
-    network, features = plain()
-    together = raw_outputs(network, features)
-    alone = np.concatenate([raw_outputs(network, [clip]) for clip in features])
-    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(raw_outputs(network, features[::-1])[::-1], together, rtol=0, atol=1e-5)
-    assert np.ptp(together) > 1e-3, "clips that differ get outputs that differ"
 
 
 @pytest.mark.parametrize(("limit", "value"), [("BATCH_CLIPS", 2), ("BATCH_FRAMES", 60), ("BATCH_FRAMES", 1)])
@@ -107,13 +84,11 @@ def test_many_clips_are_forwarded_in_parts(monkeypatch: pytest.MonkeyPatch, limi
     assert len(list(batches(network, features))) > 2
     np.testing.assert_allclose(raw_outputs(network, features), whole, rtol=0, atol=1e-5)
     np.testing.assert_allclose(representations(network, features), known, rtol=0, atol=1e-5)
-    assert whole.shape == (9,)
-    assert whole.dtype == np.float64
+    assert (whole.shape, whole.dtype) == ((9,), np.float64)
     assert raw_outputs(network, []).shape == (0,)
 
 
-def test_one_long_clip_among_short_ones_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short clips are padded to the longest beside them: what is held is that, not the sum of their own frames."""
+def test_padding_counts_towards_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     network, _ = plain()
     monkeypatch.setattr(network_module, "BATCH_FRAMES", 1000)
     features: list[Features] = [{"muq": torch.ones(length, 6)} for length in (10, 10, 10, 10, 700, 10, 10, 10)]
@@ -121,7 +96,7 @@ def test_one_long_clip_among_short_ones_does_not_fill_the_memory(monkeypatch: py
     assert max(held) <= 1000, held
 
 
-def test_clips_are_read_when_their_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_are_read_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
     network, features = plain()
     monkeypatch.setattr(network_module, "BATCH_CLIPS", 3)
     read: list[int] = []
@@ -132,7 +107,7 @@ def test_clips_are_read_when_their_turn_comes(monkeypatch: pytest.MonkeyPatch) -
             return super().__getitem__(place)
 
     next(batches(network, Counted(features)))
-    assert read == [0, 1, 2, 3], "the fourth is what told that three are enough"
+    assert read == [0, 1, 2, 3]
 
 
 def test_outputs_are_made_in_eval_mode_and_are_the_same_twice() -> None:
@@ -147,7 +122,7 @@ def test_outputs_are_made_in_eval_mode_and_are_the_same_twice() -> None:
         assert np.array_equal(network.judge(torch.tensor(known).float()).double(), raw_outputs(network, features))
 
 
-def test_outputs_are_as_wide_as_the_ranking_needs() -> None:
+def test_dtypes_of_outputs() -> None:
     network, features = plain()
     network.eval()
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -159,23 +134,19 @@ def test_outputs_are_as_wide_as_the_ranking_needs() -> None:
     assert network.double()(batch).dtype == torch.float64
 
 
-@pytest.mark.parametrize("tuning", UNTRAINED, ids=named)
-def test_before_its_first_step_a_tuned_network_is_the_frozen_one(
-    make_tuned: MakeTuned, bare: MuQEncoder, tuning: Tuning
-) -> None:
+@pytest.mark.parametrize("tuning", UNTRAINED, ids=str)
+def test_an_untrained_tuned_network_is_the_frozen_one(make_tuned: MakeTuned, bare: MuQEncoder, tuning: Tuning) -> None:
     made = make_tuned(tuning, moved=False)
     given = waves(0.6, 1.3, 0.9)
-    ours = raw_outputs(made.network, heard_by(made.muq, tuning, *given))
+    ours = raw_outputs(made.network, features_of(made.muq, tuning, *given))
     frozen = ScoreNetwork(made.network.head)
-    judge = raw_outputs(frozen, [{"muq": bare.frames(wave)} for wave in given])
-    np.testing.assert_allclose(ours, judge, rtol=0, atol=1e-5)
-    assert np.ptp(judge) > 1e-3
+    reference = raw_outputs(frozen, [{"muq": bare.frames(wave)} for wave in given])
+    np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-5)
+    assert np.ptp(reference) > 1e-3
 
 
 @pytest.mark.parametrize(("from_layer", "layer"), [(0, 1), (0, 2), (1, 2)])
-def test_a_mix_of_equal_weights_is_the_mean_of_the_packages_hidden_states(
-    make_tuned: MakeTuned, tiny_encoders: Path, layer: int, from_layer: int
-) -> None:
+def test_an_equal_mix_is_the_mean(make_tuned: MakeTuned, tiny_encoders: Path, layer: int, from_layer: int) -> None:
     tuning = Tuning("frozen", from_layer, mix=True)
     made = make_tuned(tuning, moved=False, layer=layer)
     assert made.network.mix.logits.shape == (layer - from_layer + 1,)
@@ -183,11 +154,13 @@ def test_a_mix_of_equal_weights_is_the_mean_of_the_packages_hidden_states(
     given = waves(0.6, 1.3)
     states = [package_states(whole, wave)[from_layer : layer + 1] for wave in given]
     mean = [torch.stack(one).mean(0) for one in states]
-    batch = made.network.hear(collate(heard_by(made.muq, tuning, *given), windowed=True))
+    batch = made.network.hear(collate(features_of(made.muq, tuning, *given), windowed=True))
     for ours, wanted in zip(batch.frames, mean, strict=True):
         torch.testing.assert_close(ours[: len(wanted)], wanted, rtol=0, atol=1e-5)
-    judge = raw_outputs(ScoreNetwork(made.network.head), [{"muq": one} for one in mean])
-    np.testing.assert_allclose(raw_outputs(made.network, heard_by(made.muq, tuning, *given)), judge, rtol=0, atol=1e-5)
+    reference = raw_outputs(ScoreNetwork(made.network.head), [{"muq": one} for one in mean])
+    np.testing.assert_allclose(
+        raw_outputs(made.network, features_of(made.muq, tuning, *given)), reference, rtol=0, atol=1e-5
+    )
 
 
 def test_a_learned_mix_weighs_each_layer_by_its_softmax(make_tuned: MakeTuned, bare: MuQEncoder) -> None:
@@ -198,51 +171,48 @@ def test_a_learned_mix_weighs_each_layer_by_its_softmax(make_tuned: MakeTuned, b
     assert np.ptp(weights) > 1e-3
     (wave,) = waves(1.3)
     wanted = sum(w * state.double() for w, state in zip(weights, package_states(bare, wave), strict=True))
-    heard = made.network.hear(collate(heard_by(made.muq, tuning, wave), windowed=True))
-    np.testing.assert_allclose(heard.frames[0].detach(), wanted, rtol=0, atol=1e-5)
+    mixed = made.network.hear(collate(features_of(made.muq, tuning, wave), windowed=True))
+    np.testing.assert_allclose(mixed.frames[0].detach(), wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("tuning", TRAINED, ids=named)
-def test_a_trained_network_hears_a_long_recording_window_by_window(make_tuned: MakeTuned, tuning: Tuning) -> None:
+@pytest.mark.parametrize("tuning", TRAINED, ids=str)
+def test_a_long_recording_runs_window_by_window(make_tuned: MakeTuned, tuning: Tuning) -> None:
     made = make_tuned(tuning)
     given = waves(61.0, 2.0, 31.0)
-    features = heard_by(made.muq, tuning, *given)
+    features = features_of(made.muq, tuning, *given)
     assert [int(clip[WINDOWS]) for clip in features] == [3, 1, 2]
-    heard: list[Features] = []
+    mixed: list[Features] = []
     for wave in given:
         states = package_states(made.muq, wave)  # through its adapters, or its tuned layers
         if not tuning.mix:
-            heard.append({"muq": states[2]})
+            mixed.append({"muq": states[2]})
             continue
         weights = made.network.mix.logits.softmax(0)
-        heard.append({"muq": sum(w * state for w, state in zip(weights, states, strict=True)).detach()})
-    judge = raw_outputs(ScoreNetwork(made.network.head), heard)
-    np.testing.assert_allclose(raw_outputs(made.network, features), judge, rtol=0, atol=1e-5)
+        mixed.append({"muq": sum(w * state for w, state in zip(weights, states, strict=True)).detach()})
+    reference = raw_outputs(ScoreNetwork(made.network.head), mixed)
+    np.testing.assert_allclose(raw_outputs(made.network, features), reference, rtol=0, atol=1e-5)
     alone = np.concatenate([raw_outputs(made.network, [clip]) for clip in features])
-    np.testing.assert_allclose(alone, judge, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(alone, reference, rtol=0, atol=1e-5)
 
 
 HEADS: list[dict[str, Any]] = [
     {"kind": "light"}, {"kind": "light", "pooled": True}, {"kind": "attention"},
-    {"kind": "songeval", "heads": 4, "layers": 2}, {"kind": "songeval", "pooled": True, "heads": 4, "layers": 2},
+    {"kind": "songeval", "heads": 4, "layers": 2}, {"kind": "songeval", "pooled": True, "heads": 4, "layers": 2}
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head["kind"] + ("-pooled" if "pooled" in head else ""))
-@pytest.mark.parametrize("tuning", TRAINED, ids=named)
-def test_batch_mates_order_and_padding_change_nothing_through_tuned_layers(
-    make_tuned: MakeTuned, tuning: Tuning, head: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("tuning", TRAINED, ids=str)
+def test_batch_mates_and_padding_change_nothing(make_tuned: MakeTuned, tuning: Tuning, head: dict[str, Any]) -> None:
     made = make_tuned(tuning, plan="hybrid", window=1.0, **head)
-    features = heard_by(made.muq, tuning, *waves(0.5, 1.9, 0.7, 2.6, 1.0))
+    features = features_of(made.muq, tuning, *waves(0.5, 1.9, 0.7, 2.6, 1.0))
     assert [int(clip[WINDOWS]) for clip in features] == [1, 2, 1, 3, 1]
     together = raw_outputs(made.network, features)
     alone = np.concatenate([raw_outputs(made.network, [clip]) for clip in features])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
     np.testing.assert_allclose(raw_outputs(made.network, features[::-1])[::-1], together, rtol=0, atol=1e-5)
-    assert np.ptp(together) > 1e-3, "clips that differ get outputs that differ"
+    assert np.ptp(together) > 1e-3
     batch = collate(features, windowed=True)
-    assert batch.frames is not None
     # Zeros at the end stay within what a window may hold.
     more = Batch(batch.lengths, nn.functional.pad(batch.frames, (0, 0, 0, 7)), batch.embedding, batch.windows)
     real = torch.arange(batch.frames.shape[1])[None] < batch.lengths[:, None]
@@ -252,24 +222,23 @@ def test_batch_mates_order_and_padding_change_nothing_through_tuned_layers(
             np.testing.assert_allclose(made.network(other), together, rtol=0, atol=1e-5)
 
 
-def test_both_branches_are_heard_through_tuned_layers(make_tuned: MakeTuned) -> None:
+def test_both_branches_change_the_output(make_tuned: MakeTuned) -> None:
     tuning = Tuning("lora", 1, 4, 2)
     made = make_tuned(tuning, plan="hybrid")
-    features = heard_by(made.muq, tuning, *waves(0.5, 0.9))
+    features = features_of(made.muq, tuning, *waves(0.5, 0.9))
     before = raw_outputs(made.network, features)
     for branch in ("muq", "campplus"):
         other = [{**clip, branch: clip[branch].flip(-1)} for clip in features]
         assert (np.abs(raw_outputs(made.network, other) - before) > 1e-6).all()
 
 
-def test_a_head_is_any_module_that_represents_and_judges(make_tuned: MakeTuned) -> None:
-    """The predecessor's head behind tuned layers: nothing here knows which head it is."""
+def test_the_predecessors_head_runs_behind_tuned_layers(make_tuned: MakeTuned) -> None:
     tuning = Tuning("lora", 1, 4, 2)
     made = make_tuned(tuning, window=1.0)
     with torch.random.fork_rng(devices=[]):
         head = build_head({"kind": "predecessor", "dim": 32, "hidden": 16})
     network = ScoreNetwork(head, made.network.suffix)
-    features = heard_by(made.muq, tuning, *waves(0.5, 2.6, 0.9))
-    judge = raw_outputs(ScoreNetwork(head), [{"muq": package_states(made.muq, w)[2]} for w in waves(0.5, 2.6, 0.9)])
-    np.testing.assert_allclose(raw_outputs(network, features), judge, rtol=0, atol=1e-5)
+    features = features_of(made.muq, tuning, *waves(0.5, 2.6, 0.9))
+    reference = raw_outputs(ScoreNetwork(head), [{"muq": package_states(made.muq, w)[2]} for w in waves(0.5, 2.6, 0.9)])
+    np.testing.assert_allclose(raw_outputs(network, features), reference, rtol=0, atol=1e-5)
     assert representations(network, features).shape == (3, 64)

@@ -2,14 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from audioscore.scoring.pooling import (
-    AttentionPool,
-    frame_mask,
-    masked_max,
-    masked_mean,
-    masked_std,
-    without_padding,
-)
+from audioscore.scoring.pooling import AttentionPool, frame_mask, masked_max, masked_mean, masked_std, without_padding
 
 LENGTHS = [3, 7, 1]
 
@@ -24,7 +17,7 @@ def test_the_mask_is_true_for_real_frames_only() -> None:
     assert frame_mask(torch.tensor([2]), 3).tolist() == [[True, True, False]]
 
 
-def test_padding_is_zero_whatever_was_in_it_and_real_frames_are_not_copied(frames: torch.Tensor) -> None:
+def test_padding_becomes_zero_and_full_batches_are_not_copied(frames: torch.Tensor) -> None:
     mask = frame_mask(torch.tensor(LENGTHS), 7)
     kept = without_padding(frames.masked_fill(~mask[..., None], float("nan")), mask)
     assert torch.equal(kept, frames * mask[..., None])
@@ -47,14 +40,6 @@ def test_the_maximum_is_numpys_over_the_real_frames_negative_ones_too(frames: to
         np.testing.assert_array_equal(largest[row], (frames[row, :length] - 10).numpy().max(0))
 
 
-def test_what_stands_in_the_padding_changes_nothing(frames: torch.Tensor) -> None:
-    mask = frame_mask(torch.tensor(LENGTHS), 7)
-    pool = AttentionPool(4)
-    other = torch.where(mask[..., None], frames, torch.full_like(frames, 1e4))
-    for pooled in (masked_mean, masked_std, masked_max, pool):
-        torch.testing.assert_close(pooled(other, mask), pooled(frames, mask), rtol=0, atol=1e-6)
-
-
 def test_attention_is_the_closed_form_softmax_mean(frames: torch.Tensor) -> None:
     pool = AttentionPool(4)
     pooled = pool(frames, frame_mask(torch.tensor(LENGTHS), 7)).detach().double().numpy()
@@ -69,5 +54,4 @@ def test_constant_channels_have_a_finite_gradient() -> None:
     for pooled in (masked_std, masked_max):
         values = torch.ones(2, 5, 3, requires_grad=True)
         pooled(values, frame_mask(torch.tensor([5, 2]), 5)).sum().backward()
-        assert values.grad is not None
         assert torch.isfinite(values.grad).all()

@@ -28,9 +28,7 @@ def clips(*lengths: int) -> list[Features]:
     return [{"muq": torch.randn(length, 32, generator=generator)} for length in lengths]
 
 
-def test_raw_outputs_are_the_judges_tags_before_the_tanh_with_their_sign_turned(
-    judge: Any, head: PredecessorScoreHead
-) -> None:
+def test_raw_outputs_are_the_negative_arctanh_of_tags(judge: Any, head: PredecessorScoreHead) -> None:
     for seconds in (0.7, 2.3):
         wave = np.sin(np.cumsum(np.random.default_rng(1).normal(0.05, 0.02, round(seconds * 24_000)))) * 0.3
         with torch.no_grad():
@@ -39,7 +37,7 @@ def test_raw_outputs_are_the_judges_tags_before_the_tanh_with_their_sign_turned(
 
 
 def test_higher_is_better(judge: Any, head: PredecessorScoreHead) -> None:
-    """The predecessor's tag is best at 1: a class that grows makes the raw output fall."""
+    """The legacy tag is best at 1: a larger logit of its class gives a smaller raw output."""
     frames = clips(40)
     with torch.no_grad():
         before = float(head(collate(frames))[0])
@@ -50,10 +48,9 @@ def test_higher_is_better(judge: Any, head: PredecessorScoreHead) -> None:
 
 
 @pytest.mark.parametrize("filler", [0.0, 1e4, float("nan"), float("inf")])
-def test_a_clip_gets_beside_any_other_the_output_that_it_gets_alone(head: PredecessorScoreHead, filler: float) -> None:
+def test_batch_mates_and_padding_change_nothing(head: PredecessorScoreHead, filler: float) -> None:
     found = clips(7, 90, 1, 33)
     batch = collate(found)
-    assert batch.frames is not None
     real = torch.arange(90) < batch.lengths[:, None]
     padded = batch.frames.masked_fill(~real[..., None], filler)
     with torch.no_grad():
@@ -72,11 +69,10 @@ def test_every_weight_that_is_read_is_trained(head: PredecessorScoreHead) -> Non
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
-    assert head.classes.weight.grad is not None
     assert head.classes.weight.grad.abs().sum(dim=1).gt(0).tolist() == [False, True, False, False, False]
 
 
-def test_weights_go_back_under_the_predecessors_names_bit_for_bit(judge: Any, head: PredecessorScoreHead) -> None:
+def test_weights_keep_their_names_and_bits(judge: Any, head: PredecessorScoreHead) -> None:
     back = predecessor_state(head)
     assert back.keys() == judge.head.keys()
     assert all(torch.equal(back[name], value) for name, value in judge.head.items())
@@ -85,29 +81,26 @@ def test_weights_go_back_under_the_predecessors_names_bit_for_bit(judge: Any, he
     assert head.classes.bias.any()  # a copy
 
 
-def test_the_adversarys_discriminator_is_left_behind_and_nothing_else_is(judge: Any) -> None:
+def test_only_the_discriminator_is_ignored(judge: Any) -> None:
     ours = PredecessorScoreHead(32, 48)
     extra = {f"{DISCRIMINATOR}0.weight": torch.zeros(3, 64)}
     load_predecessor_head(ours, {**judge.head, **extra}, "weights.pt")
     state = {**judge.head, "fc2.weight": torch.zeros(1)}
     del state["attn.3.out_proj.bias"]
-    with pytest.raises(ModelError) as fault:
+    pattern = r"old/weights\.pt: 1 key missing \(attn\.3\.out_proj\.bias\), 1 key too many \(fc2\.weight\)"
+    with pytest.raises(ModelError, match=pattern):
         load_predecessor_head(ours, state, "old/weights.pt")
-    assert str(fault.value) == (
-        "old/weights.pt: 1 key missing (attn.3.out_proj.bias), 1 key too many (fc2.weight). Save the model again."
-    )
-    with pytest.raises(ModelError, match=r"1 of another shape \(ffd\.0\.weight \[49, 32\] and not \[48, 32\]\)"):
+    with pytest.raises(ModelError, match=r"\b1 .*shape .*ffd\.0\.weight \[49, 32\].*\[48, 32\]"):
         load_predecessor_head(ours, {**judge.head, "ffd.0.weight": torch.zeros(49, 32)}, "weights.pt")
 
 
 def test_it_is_built_from_a_description() -> None:
     ours = build_head({"kind": "predecessor", "dim": 16, "hidden": 5})
     assert isinstance(ours, PredecessorScoreHead)
-    assert ours.representation_dim == 32
-    assert [ours.feed_forward[0].out_features, len(ours.attentions)] == [5, 4]
-    with pytest.raises(UsageError, match=r"of 30 channels, hidden 5: its 8 attention heads must divide the channels"):
+    assert (ours.representation_dim, [ours.feed_forward[0].out_features, len(ours.attentions)]) == (32, [5, 4])
+    with pytest.raises(UsageError, match=r"\b30 channels.*\b8 "):
         build_head({"kind": "predecessor", "dim": 30, "hidden": 5})
-    with pytest.raises(ModelError, match=r"head cannot be built .*unexpected keyword argument 'width'"):
+    with pytest.raises(ModelError, match="'width'"):
         build_head({"kind": "predecessor", "dim": 16, "hidden": 5, "width": 3})
-    with pytest.raises(ValueError, match=r"hears MuQ; this batch holds none of its frames"):
+    with pytest.raises(ValueError, match="MuQ"):
         ours(Batch(torch.ones(2, dtype=torch.long), None, torch.zeros(2, 8)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from audioscore.data.audio import decode, encode
 from audioscore.data.clips import Clip
-from audioscore.encoders.extract import encode_recording, extract_features
+from audioscore.encoders.extract import extract_features
 from audioscore.encoders.reference import EncoderReference
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored import StoredFeatures
@@ -19,23 +19,14 @@ from audioscore.files import sha256_of
 from audioscore.scoring.scorer import BRANCHES, CANDIDATES, Scorer, Tuning, plan_named
 
 
-def test_a_path_its_bytes_and_its_samples_get_the_same_score_and_twice(scorer: Scorer, recordings: list[Path]) -> None:
+def test_a_path_its_bytes_and_its_samples_score_the_same(scorer: Scorer, recordings: list[Path]) -> None:
     for path in recordings:
         recording = decode(path)
         scored = scorer.score(path)
-        assert scorer.score(path) == scored
-        assert scorer.score(str(path)) == scored
-        assert scorer.score(path.read_bytes()) == scored
-        assert scorer.score(recording.wave, recording.rate) == scored
+        assert (scorer.score(path), scorer.score(str(path))) == (scored, scored)
+        assert (scorer.score(path.read_bytes()), scorer.score(recording.wave, recording.rate)) == (scored, scored)
         assert scored.seconds == recording.seconds
-
-
-def test_alone_or_in_any_batch_a_recording_gets_the_same_raw_output(scorer: Scorer, recordings: list[Path]) -> None:
-    features = [encode_recording(decode(path), scorer.encoders) for path in recordings]
-    alone = [scorer.score(path).raw for path in recordings]
-    np.testing.assert_allclose(scorer.raw(features), alone, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(scorer.raw(features[:2]), alone[:2], rtol=0, atol=1e-5)
-    assert np.ptp(alone) > 1e-4
+    assert not any(part.training for part in scorer.network.modules())
 
 
 def stored(paths: list[Path], scorer: Scorer, store: FeatureStore) -> StoredFeatures:
@@ -50,11 +41,8 @@ def stored(paths: list[Path], scorer: Scorer, store: FeatureStore) -> StoredFeat
 TUNINGS = [Tuning("lora", 0, 4, 6), Tuning("lora", 1, 4, 6), Tuning("full", 1), Tuning("frozen", 0, mix=True)]
 
 
-@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda one: f"{one.mode}-{one.from_layer}")
-def test_a_tuned_scorer_gives_a_file_what_it_gives_its_stored_features(
-    make_tuned: Callable[..., Any], recordings: list[Path], tmp_path: Path, tuning: Tuning
-) -> None:
-    # A recording of two windows among others.
+@pytest.mark.parametrize("tuning", TUNINGS, ids=str)
+def test_files_score_as_stored_features(make_tuned: Any, recordings: Any, tmp_path: Path, tuning: Tuning) -> None:
     made = make_tuned(tuning, plan="hybrid", window=2.0)
     scorer = Scorer(made.network, made.description, made.encoders)
     features = stored(recordings, scorer, FeatureStore(tmp_path / "store"))
@@ -66,10 +54,8 @@ def test_a_tuned_scorer_gives_a_file_what_it_gives_its_stored_features(
 
 
 @pytest.mark.services
-@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda one: f"{one.mode}-{one.from_layer}")
-def test_a_tuned_scorer_hears_long_recordings_as_extraction_does(
-    make_tuned: Callable[..., Any], tmp_path: Path, tuning: Tuning
-) -> None:
+@pytest.mark.parametrize("tuning", TUNINGS, ids=str)
+def test_long_files_score_as_their_stored_features(make_tuned: Any, tmp_path: Path, tuning: Tuning) -> None:
     made = make_tuned(tuning, plan="hybrid")
     scorer = Scorer(made.network, made.description, made.encoders)
     paths: list[Path] = []
@@ -77,7 +63,7 @@ def test_a_tuned_scorer_hears_long_recordings_as_extraction_does(
     for seconds, rate in ((70.3, 44_100), (1.5, 24_000), (30.0, 24_000), (30.5, 16_000)):
         time = np.arange(round(seconds * rate)) / rate
         tone = 0.2 * np.sin(2 * np.pi * 220 * time + 3 * np.sin(2 * np.pi * 0.7 * time))
-        paths.append(tmp_path / f"take{len(paths)}.flac")
+        paths.append(tmp_path / f"clip{len(paths)}.flac")
         sung = np.asarray(tone + 0.02 * rng.normal(size=len(time)), dtype=np.float32)
         encode(sung, rate, paths[-1], codec="flac")
     features = stored(paths, scorer, FeatureStore(tmp_path / "store"))
@@ -88,7 +74,7 @@ def test_a_tuned_scorer_hears_long_recordings_as_extraction_does(
 
 
 @pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda one: f"{one.mode}-{one.from_layer}")
+@pytest.mark.parametrize("tuning", TUNINGS, ids=str)
 def test_within_a_callers_autocast_scores_are_the_same(
     make_tuned: Callable[..., Any], recordings: list[Path], tuning: Tuning, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,11 +86,10 @@ def test_within_a_callers_autocast_scores_are_the_same(
         assert [scorer.score(path).raw for path in recordings] == expected
 
 
-@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda one: f"{one.mode}-{one.from_layer}")
-def test_the_fast_mode_of_a_tuned_scorer_is_close_and_changes_no_weight(
-    make_tuned: Callable[..., Any], recordings: list[Path], tuning: Tuning,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+@pytest.mark.parametrize("tuning", TUNINGS, ids=str)
+def test_the_fast_mode_is_close_and_changes_no_weight(
+    make_tuned: Callable[..., Any], recordings: list[Path], tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("audioscore.encoders.products.MIN_WIDTH", 1)  # as for layers of the published width
     for module in ("audioscore.encoders.muq_inference", "audioscore.scoring.scorer"):
         monkeypatch.setattr(f"{module}.quick_numbers", lambda device: "int16")
@@ -116,11 +101,8 @@ def test_the_fast_mode_of_a_tuned_scorer_is_close_and_changes_no_weight(
     )
     assert fast != exact
     np.testing.assert_allclose(fast, exact, rtol=0, atol=0.05)
-    quick = Scorer(made.network, made.description, made.encoders, fast=True)
-    assert quick.is_faster
-    assert not Scorer(made.network, made.description, made.encoders).is_faster
-    judging = quick._judging
-    assert not any("lora" in name for name, _ in judging.named_modules())
+    for faster in (False, True):
+        assert Scorer(made.network, made.description, made.encoders, fast=faster).is_faster is faster
     assert all(torch.equal(weight, before[name]) for name, weight in made.network.state_dict().items())
 
 
@@ -135,48 +117,37 @@ def wave(kind: str) -> NDArray[np.float32]:
     time = np.arange(48_000) / 24_000
     tone = np.sin(2 * np.pi * 220 * time)
     waves = {
-        "too short": tone[:12_000] * 0.2,
-        "silent": tone * 1e-5,
-        "nearly silent": np.where(time < 0.04, tone * 0.2, 0.0),
-        "clipped": np.clip(tone * 20, -1, 1),
-    }
+        "too short": tone[:12_000] * 0.2, "silent": tone * 1e-5,
+        "nearly silent": np.where(time < 0.04, tone * 0.2, 0.0), "clipped": np.clip(tone * 20, -1, 1)
+    }  # fmt: skip
     return np.asarray(waves[kind], dtype=np.float32)
 
 
 @pytest.mark.parametrize("kind", ["too short", "silent", "nearly silent", "clipped"])
-def test_what_cannot_be_judged_is_refused_and_named(scorer: Scorer, tmp_path: Path, kind: str) -> None:
-    encode(wave(kind), 24_000, tmp_path / "take.wav", codec="pcm_f32le")
-    with pytest.raises(AudioError, match=rf"^{tmp_path / 'take.wav'}: {kind}: .+\.$"):
-        scorer.score(tmp_path / "take.wav")
-    with pytest.raises(AudioError, match=rf"^the recording: {kind}: "):
+def test_unusable_recordings_are_named(scorer: Scorer, tmp_path: Path, kind: str) -> None:
+    encode(wave(kind), 24_000, tmp_path / "clip.wav", codec="pcm_f32le")
+    with pytest.raises(AudioError, match=rf"^{tmp_path / 'clip.wav'}: {kind}: .+\.$"):
+        scorer.score(tmp_path / "clip.wav")
+    with pytest.raises(AudioError, match=rf"^[^/]*: {kind}: "):
         scorer.score(wave(kind), 24_000)
 
 
-def test_what_is_no_recording_is_refused_and_named(scorer: Scorer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("samples", "rate", "match"), [
+    *((np.zeros(24_000, np.float32), rate, rf"Hz.* {rate}\b")
+    for rate in (None, 0, -8000)), (np.zeros((2, 24_000), np.float32), 24_000, r"\[T\].*\[2, 24000\]"),
+    ((wave("silent") * 3e4).astype(np.int16), 24_000, r"\[-1, 1\].*int16"),
+    (np.where(np.arange(24_000) == 5, np.nan, np.float32(0.1)), 24_000, "finite"), (b"not audio", None, "upload"),
+])  # fmt: skip
+def test_unusable_samples_are_an_error(scorer: Scorer, samples: Any, rate: int | None, match: str) -> None:
+    with pytest.raises(AudioError, match=match):
+        scorer.score(samples, rate)
+
+
+def test_files_that_are_no_recording_are_named(scorer: Scorer, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not audio")
-    with pytest.raises(AudioError, match=r"notes\.txt: "):
-        scorer.score(tmp_path / "notes.txt")
-    with pytest.raises(AudioError, match=r"nowhere\.wav: no such file"):
-        scorer.score(tmp_path / "nowhere.wav")
-    with pytest.raises(AudioError, match="the uploaded recording: "):
-        scorer.score(b"not audio")
-
-
-@pytest.mark.parametrize("rate", [None, 0, -8000])
-def test_samples_without_a_rate_are_refused(scorer: Scorer, rate: int | None) -> None:
-    with pytest.raises(AudioError, match=rf"samples need their rate in Hz; got {rate}\. Pass score\(samples, rate\)"):
-        scorer.score(np.zeros(24_000, np.float32), rate)
-
-
-def test_samples_that_are_stereo_integers_or_not_numbers_are_refused(scorer: Scorer) -> None:
-    with pytest.raises(AudioError, match=r"must be mono \[T\]; got shape \[2, 24000\]"):
-        scorer.score(np.zeros((2, 24_000), np.float32), 24_000)
-    with pytest.raises(AudioError, match=r"finite floats in \[-1, 1\]; got int16"):
-        scorer.score((wave("silent") * 3e4).astype(np.int16), 24_000)
-    broken = 0.1 * np.ones(24_000, np.float32)
-    broken[5] = np.nan
-    with pytest.raises(AudioError, match="finite floats"):
-        scorer.score(broken, 24_000)
+    for name, match in (("notes.txt", r"notes\.txt: "), ("nowhere.wav", r"nowhere\.wav: no such file")):
+        with pytest.raises(AudioError, match=match):
+            scorer.score(tmp_path / name)
 
 
 def test_double_precision_samples_are_welcome(scorer: Scorer, recordings: list[Path]) -> None:
@@ -185,17 +156,10 @@ def test_double_precision_samples_are_welcome(scorer: Scorer, recordings: list[P
     assert doubled == scorer.score(recordings[0])
 
 
-def test_a_scorer_does_not_drop_out(scorer: Scorer) -> None:
-    assert not any(part.training for part in scorer.network.modules())
-
-
 def test_plans_have_names_and_an_unknown_one_is_refused_with_them() -> None:
     assert [plan_named(name) for name in BRANCHES] == ["baseline", "hybrid", "campplus_only", "muq_frozen"]
     assert CANDIDATES == ("baseline", "hybrid")
-    with pytest.raises(
-        UsageError,
-        match=r"plan 'best': there is no such plan; there are baseline, hybrid, campplus_only, muq_frozen\.$",
-    ):
+    with pytest.raises(UsageError, match=r"'best'.*baseline, hybrid, campplus_only, muq_frozen"):
         plan_named("best")
 
 

@@ -1,8 +1,5 @@
-"""Recordings in any number, order and company, among bad ones: the same scores, in order, in bounded memory."""
-
 import threading
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +17,27 @@ from audioscore.scoring.scorer import Scorer
 from audioscore.scoring.stream import score_stream
 
 
-@cache
-def alone(scorer: Scorer, path: Path) -> ScoredClip:
-    return scorer.score(path)
+@pytest.fixture(scope="module")
+def alone(scorer: Scorer, recordings: list[Path]) -> list[ScoredClip]:
+    return [scorer.score(path) for path in recordings]
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     places=st.lists(st.integers(-1, 3), max_size=9),
     kinds=st.lists(st.sampled_from(["path", "bytes", "samples", "take", "fetched"]), min_size=9, max_size=9),
-    batch_seconds=st.sampled_from([1.0, 4.0, 240.0]),
-)
-def test_any_company_gives_each_recording_its_own_score(
-    scorer: Scorer, recordings: list[Path], places: list[int], kinds: list[str], batch_seconds: float
+    batch_seconds=st.sampled_from([1.0, 4.0, 240.0])
+)  # fmt: skip
+def test_batch_mates_do_not_change_a_score(
+    scorer: Scorer, recordings: list[Path], alone: Any, places: list[int], kinds: list[str], batch_seconds: float
 ) -> None:
     def source(place: int, kind: str) -> Any:
         if place < 0:
             return b"not audio"
         path = recordings[place]
-        heard = decode(path)
+        decoded = decode(path)
         return {
-            "path": path, "bytes": path.read_bytes(), "samples": (heard.wave, heard.rate),
+            "path": path, "bytes": path.read_bytes(), "samples": (decoded.wave, decoded.rate),
             "take": Take("mine", str(path)), "fetched": Take("mine", path.read_bytes),
         }[kind]  # fmt: skip
 
@@ -51,15 +48,13 @@ def test_any_company_gives_each_recording_its_own_score(
     for number, (row, place, kind) in enumerate(zip(rows, places, kinds, strict=False)):
         if place < 0:
             assert row.file == f"recording {number + 1}"
-            assert str(row.error).startswith("the uploaded recording: cannot be decoded")
+            assert row.error
             assert row.score is row.interval is row.raw is row.seconds is None
             continue
-        expected = alone(scorer, recordings[place])
-        assert row.error is None
-        assert row.raw == pytest.approx(expected.raw, abs=1e-5)
+        expected = alone[place]
+        assert (row.error, row.raw) == (None, pytest.approx(expected.raw, abs=1e-5))
         assert row.score == pytest.approx(expected.score, abs=1e-4)
-        assert row.interval == pytest.approx(expected.interval, abs=1e-4)
-        assert row.seconds == expected.seconds
+        assert (row.interval, row.seconds) == (pytest.approx(expected.interval, abs=1e-4), expected.seconds)
         name = {"path": str(recordings[place]), "take": "mine", "fetched": "mine"}
         assert row.file == name.get(kind, f"recording {number + 1}")
 
@@ -68,37 +63,36 @@ def clip(take: Take) -> DecodedClip:
     return DecodedClip(take.file, 100.0, None, None)
 
 
-def answers(clips: Sequence[DecodedClip]) -> list[ScoredClip | ModelError]:
+def scores(clips: Sequence[DecodedClip]) -> list[ScoredClip | ModelError]:
     assert sum(one.seconds for one in clips) <= stream.BATCH_SECONDS
     return [ScoredClip(1.0, (0.0, 2.0), 0.0, one.seconds) for one in clips]
 
 
-def test_only_so_many_seconds_wait_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "AHEAD_SECONDS", 250.0)
     monkeypatch.setattr(stream, "cores", lambda: 1)
-    asked = 0
+    read = 0
 
     def sources() -> Iterator[Take]:
-        nonlocal asked
+        nonlocal read
         for number in range(500):
-            asked += 1
+            read += 1
             yield Take(str(number), b"")
 
-    rows = score_stream(clip, answers, sources())
+    rows = score_stream(clip, scores, sources())
     for number in range(100):
         assert next(rows).file == str(number)
-        assert asked <= number + stream.AHEAD_CLIPS + 3
+        assert read <= number + stream.AHEAD_CLIPS + 3
     rows.close()
-    assert asked < 200
+    assert read < 200
 
 
-def test_the_model_failing_on_one_is_its_row_and_another_fault_is_raised() -> None:
+def test_a_model_error_is_its_row_and_others_are_raised() -> None:
     def some(clips: Sequence[DecodedClip]) -> list[ScoredClip | ModelError]:
         return [ModelError("no number") if one.file == "b" else ScoredClip(1, (0, 2), 0, 1) for one in clips]
 
     rows = list(score_stream(clip, some, [Take(name, b"") for name in "abc"]))
-    assert [row.error for row in rows] == [None, "no number", None]
-    assert rows[1] == ClipScore("b", error="no number")
+    assert ([row.error for row in rows], rows[1]) == ([None, "no number", None], ClipScore("b", error="no number"))
 
     def broken(take: Take) -> DecodedClip:
         raise ZeroDivisionError
@@ -124,16 +118,16 @@ def test_threads_may_share_a_scorer(scorer: Scorer, recordings: list[Path]) -> N
     assert len(found) == 3
 
 
-def test_decoding_faults_keep_their_sentence() -> None:
+def test_a_decoding_error_is_its_row() -> None:
     def refused(take: Take) -> DecodedClip:
         raise AudioError(f"{take.file}: silent.")
 
-    assert list(score_stream(refused, answers, ["a.wav"])) == [ClipScore("a.wav", error="a.wav: silent.")]
+    assert list(score_stream(refused, scores, ["a.wav"])) == [ClipScore("a.wav", error="a.wav: silent.")]
 
 
-def test_a_file_that_vanishes_while_it_is_read_is_its_row() -> None:
+def test_a_missing_file_is_its_row() -> None:
     def gone(take: Take) -> DecodedClip:
-        raise FileNotFoundError(2, "No such file or directory", take.file)
+        raise FileNotFoundError(2, "gone", take.file)
 
-    (row,) = score_stream(gone, answers, ["a.wav"])
-    assert row.error == "a.wav: No such file or directory. Check the path, its permissions, and the free space."
+    (row,) = score_stream(gone, scores, ["a.wav"])
+    assert row.error.startswith("a.wav: gone")

@@ -35,7 +35,5 @@ def test_moments_follow_each_other_to_the_end(scorer: Scorer, make_tuned: Callab
     assert scorer.score(wave(16.0), 24_000).raw == scored.raw
 
 
-def test_a_scorer_that_hears_the_voice_alone_has_no_timeline(
-    make_scorer: Callable[[str], Scorer], recordings: list[Path]
-) -> None:
+def test_campplus_alone_has_no_timeline(make_scorer: Callable[[str], Scorer], recordings: list[Path]) -> None:
     assert make_scorer("campplus_only").score(recordings[0], timeline=True).timeline == ()

@@ -36,9 +36,8 @@ def test_what_was_written_comes_back_with_seeds_as_numbers(trained: TrainedPlan)
     assert (again.outcomes[1].speakers, again.outcomes[2].speakers) == (None, SpeakerFigures(0.5, 0.25, 8))
 
 
-def test_figures_and_curves_are_had_by_seed_and_the_chosen_ones_at_once(trained: TrainedPlan) -> None:
-    assert trained.validation == {1: 0.3, 2: 0.4}
-    assert trained.curves == {1: CURVE, 2: CURVE[:1]}
+def test_figures_and_curves_by_seed(trained: TrainedPlan) -> None:
+    assert (trained.validation, trained.curves) == ({1: 0.3, 2: 0.4}, {1: CURVE, 2: CURVE[:1]})
     assert trained.chosen is OUTCOMES[2]
     assert replace(trained, representative=1).chosen is OUTCOMES[1]
 
@@ -51,7 +50,7 @@ def test_the_representatives_scorer_is_the_default(trained: TrainedPlan) -> None
 
 
 def test_a_training_that_did_not_finish_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no plan\.json; its training did not finish\. Run it again\."):
+    with pytest.raises(ModelError, match=r"plan\.json"):
         read_trained(tmp_path)
 
 
@@ -66,9 +65,7 @@ def test_an_outcome_comes_back_to_the_training_it_is_of(tmp_path: Path, seed: in
 def test_an_outcome_of_another_training_is_refused(tmp_path: Path) -> None:
     note = tmp_path / "seed-1.json"
     write_outcome(note, "0123", OUTCOMES[1])
-    with pytest.raises(
-        ModelError, match=r"seed-1\.json: is of a training with other data, settings or encoders\. Use those, or train "
-    ):
+    with pytest.raises(ModelError, match=r"seed-1\.json: (?!damaged)"):
         read_outcome(note, "4567")
 
 
@@ -76,7 +73,7 @@ def test_an_outcome_of_another_training_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_outcome_is_refused(tmp_path: Path, text: str) -> None:
     note = tmp_path / "seed-1.json"
     note.write_text(text)
-    with pytest.raises(ModelError, match=r"seed-1\.json: damaged\. Delete it, or train without --resume\.$"):
+    with pytest.raises(ModelError, match=r"seed-1\.json: damaged.* --resume"):
         read_outcome(note, "0123")
 
 

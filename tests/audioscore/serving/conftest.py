@@ -14,8 +14,8 @@ from audioscore.serving.served import ServedModel, Which
 
 
 @dataclass
-class Listener:
-    """Stands for a scorer: a recording's score is `base` and its length; what it was given, batch by batch."""
+class FakeScorer:
+    """Stands for a scorer: a recording's score is `base` and its length; it records what it was given by batch."""
 
     base: float = 60.0
     batches: list[tuple[list[str], bool]] = field(default_factory=list)
@@ -29,23 +29,21 @@ class Listener:
         if self.fault is not None:
             raise self.fault
         moments = (Moment(0.0, 1.0, 70.0),) if timeline else None
-        return [
-            ScoredClip(self.base + clip.seconds, (50.0, 99.0), 0.123456789, clip.seconds, moments) for clip in clips
-        ]
+        scored = ((self.base + clip.seconds, (50.0, 99.0), 0.123456789, clip.seconds, moments) for clip in clips)
+        return [ScoredClip(*one) for one in scored]
 
 
 @dataclass
 class Decoder:
-    """Stands for the processes: a file's bytes are its length in seconds; what is no number is refused."""
+    """Stands for the processes: a file's bytes are its length in seconds; anything else is refused."""
 
     closed: bool = False
 
-    def __call__(self, take: Any) -> DecodedClip:
-        text = take.source.read_bytes()
+    def __call__(self, work: Any) -> DecodedClip:
         try:
-            return clip(float(text), take.file)
+            return clip(float(work.source.read_bytes()), work.file)
         except ValueError as fault:
-            raise AudioError(f"{take.source}: cannot be decoded. Export it again.") from fault
+            raise AudioError(f"{work.source}: no number.") from fault
 
     def close(self) -> None:
         self.closed = True
@@ -58,7 +56,7 @@ def clip(seconds: float, name: str = "a") -> DecodedClip:
 def model(version: int | None = 1, **more: Any) -> ServedModel:
     """A model of stand-ins."""
     which = Which("singers", version, "models:/singers@champion", f"models:/singers/{version}")
-    scorer: Any = Listener(**more)
+    scorer: Any = FakeScorer(**more)
     decoder: Any = Decoder()
     return ServedModel(which, scorer, decoder)
 
@@ -79,10 +77,7 @@ def a_clip() -> Any:
 def wait() -> Any:
     """Runs a coroutine, for ten seconds at most."""
 
-    def run(work: Any) -> Any:
-        async def bounded() -> Any:
-            return await asyncio.wait_for(work, 10)
+    async def bounded(work: Any) -> Any:
+        return await asyncio.wait_for(work, 10)
 
-        return asyncio.run(bounded())
-
-    return run
+    return lambda work: asyncio.run(bounded(work))

@@ -10,7 +10,7 @@ from audioscore.serving.settings import Settings
 
 
 def scored(asked: list[tuple[Any, Any, bool]], cancel: int | None = None) -> list[Any]:
-    """Answers to what was asked all at once; one may be cancelled before its turn."""
+    """Score these at once; return the answers. One may be cancelled before its turn."""
 
     async def run() -> list[Any]:
         one = Batcher(Metrics(Settings()))
@@ -28,7 +28,7 @@ def scored(asked: list[tuple[Any, Any, bool]], cancel: int | None = None) -> lis
     return asyncio.run(run())
 
 
-def test_what_waits_is_scored_together_in_order(a_model: Any, a_clip: Any) -> None:
+def test_waiting_clips_are_scored_together_in_order(a_model: Any, a_clip: Any) -> None:
     scorer = a_model().scorer
     answers = scored([(scorer, a_clip(float(n), f"c{n}"), False) for n in range(1, 6)])
     assert scorer.batches == [(["c1", "c2", "c3", "c4", "c5"], False)]
@@ -55,7 +55,7 @@ def test_a_batch_is_of_one_model_one_kind_and_bounded(
     assert answers[0].timeline is None
 
 
-def test_who_left_is_left_out(a_model: Any, a_clip: Any) -> None:
+def test_cancelled_clips_are_left_out(a_model: Any, a_clip: Any) -> None:
     scorer = a_model().scorer
     answers = scored([(scorer, a_clip(1.0, f"c{n}"), False) for n in range(3)], cancel=1)
     assert scorer.batches == [(["c0", "c2"], False)]
@@ -69,18 +69,18 @@ def test_a_fault_ends_its_batch_only(a_model: Any, a_clip: Any) -> None:
     assert answers[1].score == 61.0
 
 
-def test_decoding_waits_while_enough_is_decoded(a_model: Any, a_clip: Any) -> None:
+def test_decoding_waits_while_enough_is_decoded(a_model: Any, a_clip: Any, wait: Any) -> None:
     async def run() -> None:
         one, scorer = Batcher(Metrics(Settings())), a_model().scorer
-        await asyncio.wait_for(one.room(), 5)
+        await one.room()
         full = asyncio.create_task(one.score(scorer, a_clip(700.0)))
         await asyncio.sleep(0)
         room = asyncio.create_task(one.room())
         await asyncio.sleep(0.02)
         assert not room.done()
         running = asyncio.create_task(one.run())
-        await asyncio.wait_for(asyncio.gather(room, full), 5)
+        await asyncio.gather(room, full)
         running.cancel()
         one.close()
 
-    asyncio.run(run())
+    wait(run())

@@ -10,8 +10,8 @@ from audioscore.serving import protocol
 from audioscore.serving.protocol import HEADER_BYTES, PatientProtocol
 
 
-async def said_to(*sent: bytes, pause: float = 0.0, reads_body: bool = True) -> tuple[int, Any]:
-    """Status and body that a server with this protocol answers to bytes."""
+async def answer_to(*sent: bytes, pause: float = 0.0, reads_body: bool = True) -> tuple[int, Any]:
+    """Send bytes to a server with this protocol; return its status and body."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while reads_body and (await receive()).get("more_body"):
@@ -38,29 +38,38 @@ async def said_to(*sent: bytes, pause: float = 0.0, reads_body: bool = True) -> 
     return int(head.split()[1]), json.loads(body)
 
 
-def test_requests_are_answered_as_ever() -> None:
-    assert asyncio.run(said_to(b"GET / HTTP/1.1\r\n", b"Host: x\r\n\r\n", pause=0.01)) == (200, {})
+def test_a_request_in_parts_is_answered() -> None:
+    assert asyncio.run(answer_to(b"GET / HTTP/1.1\r\n", b"Host: x\r\n\r\n", pause=0.01)) == (200, {})
 
 
-def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("sent", "pause"),
+    [((), 0.0), ((b"GET / HTTP/1.1\r\nHost:",), 0.0), ((b"GET / HTTP/1.1\r\n", b"Ho", b"st: x\r\n"), 0.03)],
+)
+def test_incomplete_headers_time_out(monkeypatch: pytest.MonkeyPatch, sent: tuple[bytes, ...], pause: float) -> None:
     monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.05)
-    late = "the request's headers were not complete after 0.05 s. Send them at once."
-    assert asyncio.run(said_to()) == (408, {"error": late})
-    assert asyncio.run(said_to(b"GET / HTTP/1.1\r\nHost:")) == (408, {"error": late})
-    assert asyncio.run(said_to(b"GET / HTTP/1.1\r\n", b"Ho", b"st: x\r\n", pause=0.03)) == (408, {"error": late})
+    status, body = asyncio.run(answer_to(*sent, pause=pause))
+    assert (status, list(body)) == (408, ["error"])
+    assert " 0.05 s" in body["error"]
 
 
 def test_an_early_answer_waits_for_its_reader_but_not_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.05)
     sent = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(1000)
-    assert asyncio.run(said_to(sent, reads_body=False)) == (200, {})
+    assert asyncio.run(answer_to(sent, reads_body=False)) == (200, {})
 
 
-def test_what_is_no_request_is_told_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("sent", "connections", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nX: " + b"y" * 10**6, 1, 431),
+        (b"hello\r\n\r\n", 1, 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 0, 503),
+    ],
+    ids=["large", "malformed", "many"],
+)
+def test_refusals_are_json(monkeypatch: pytest.MonkeyPatch, sent: bytes, connections: int, status: int) -> None:
     monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.05)
-    huge = "the request's headers are too large. Send fewer, or shorter ones."
-    assert asyncio.run(said_to(b"GET / HTTP/1.1\r\nX: " + b"y" * 10**6)) == (431, {"error": huge})
-    assert asyncio.run(said_to(b"hello\r\n\r\n")) == (400, {"error": "this is no HTTP/1.1 request. Send one."})
-    monkeypatch.setattr(protocol, "CONNECTIONS", 0)
-    many = "the service has too many connections. Try again later."
-    assert asyncio.run(said_to(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")) == (503, {"error": many})
+    monkeypatch.setattr(protocol, "CONNECTIONS", connections)
+    answered, body = asyncio.run(answer_to(sent))
+    assert (answered, list(body)) == (status, ["error"])

@@ -2,13 +2,14 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from audioscore.serving.service import Service
 from audioscore.serving.settings import Settings
 from audioscore.serving.uploads import Upload
 
 
-def test_what_was_begun_with_a_model_is_finished_with_it(a_model: Any, tmp_path: Path, wait: Any) -> None:
-    """The old model's processes end only once its last request is through."""
+def test_a_replaced_model_finishes_its_requests_before_it_closes(a_model: Any, tmp_path: Path, wait: Any) -> None:
     (tmp_path / "1").write_text("2.0")
     old, new = a_model(1), a_model(2, base=80.0)
 
@@ -32,12 +33,8 @@ def test_what_was_begun_with_a_model_is_finished_with_it(a_model: Any, tmp_path:
     assert new.decoder.closed
 
 
-def test_when_to_come_back_is_between_a_second_and_a_minute() -> None:
+@pytest.mark.parametrize(("in_flight", "seconds", "full"), [(0, 1, False), (3, 2, True), (10_000, 60, True)])
+def test_the_retry_time_is_between_a_second_and_a_minute(in_flight: int, seconds: int, full: bool) -> None:
     service = Service(Settings(queue=3))
-    assert service.retry_seconds == 1
-    assert not service.full
-    service.in_flight = 3
-    assert service.retry_seconds == 2
-    assert service.full
-    service.in_flight = 10_000
-    assert service.retry_seconds == 60
+    service.in_flight = in_flight
+    assert (service.retry_seconds, service.full) == (seconds, full)

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\nCo
 KIND = "multipart/form-data; boundary=b"
 
 
-def request_of(chunks: Sequence[bytes | None], kind: str | None = KIND, **headers: str) -> Request:
-    """A request whose body comes in these pieces; None is a sender that hangs up."""
+def request_of(chunks: Sequence[bytes | float | None], kind: str | None = KIND, **headers: str) -> Request:
+    """A request whose body comes in these pieces; a number is a pause in seconds, None a sender that hangs up."""
     pieces = iter(chunks)
 
     async def receive() -> dict[str, Any]:
         piece = next(pieces, b"")
         if piece is None:
             return {"type": "http.disconnect"}
+        if isinstance(piece, float):
+            await asyncio.sleep(piece)
+            return await receive()
         return {"type": "http.request", "body": piece, "more_body": piece != b""}
 
     given = {**({} if kind is None else {"content-type": kind}), **headers}
@@ -29,8 +33,7 @@ def request_of(chunks: Sequence[bytes | None], kind: str | None = KIND, **header
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_recordings_come_to_disk_as_they_were_sent(size: int, tmp_path: Path, wait: Any) -> None:
-    """However the network cuts the body: bytes that look like boundaries too."""
+def test_recordings_are_stored_as_sent_however_the_body_is_cut(size: int, tmp_path: Path, wait: Any) -> None:
     sent = [(b"one.wav", bytes(range(256)) * 3), (b"../two.m4a", b"\r\n--b\r\n"[:4] + b"--bx\r\n-"), (b"", b"data")]
     body = b"".join(PART % one for one in sent) + b"--b--\r\n"
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
@@ -41,44 +44,37 @@ def test_recordings_come_to_disk_as_they_were_sent(size: int, tmp_path: Path, wa
     assert not any(one.path.suffix for one in found)
 
 
-def test_what_is_no_upload_is_refused(tmp_path: Path, wait: Any) -> None:
-    good = PART % (b"a.wav", b"data")
-    for request, status, sentence in (
-        (request_of([good], "text/plain"), 415, "needs multipart/form-data; got text/plain"),
-        (request_of([good], None), 415, "got no content type"),
-        (request_of([good], "multipart/form-data"), 400, "names no boundary"),
-        (request_of([b"nothing of the kind"]), 400, "malformed"),
-        (request_of([good]), 400, "ends before its last boundary"),
-        (request_of([b"--b--\r\n"]), 400, "holds no recording"),
-        (request_of([PART % (b"", b"") + b"--b--\r\n"]), 400, "holds no recording"),
-        (request_of([good.replace(b'"file"', b'"song"')]), 400, "a part is called 'song'. Recordings are parts"),
-        (request_of([good.replace(b'; filename="a.wav"', b"")]), 400, "has no filename"),
-        (request_of([good, bytes(200)]), 413, "larger than 0.000190735 MiB"),
-        (request_of([], content_length="201"), 413, "larger than"),
-    ):
-        with pytest.raises(HTTPException) as refused:
-            wait(receive_uploads(request, tmp_path, Settings(max_bytes=200 if status == 413 else 9999, max_files=2)))
-        assert (refused.value.status_code, sentence in refused.value.detail) == (status, True), refused.value.detail
+GOOD = PART % (b"a.wav", b"data")
 
 
-def test_too_many_is_told_from_too_large(tmp_path: Path, wait: Any) -> None:
-    many = PART % (b"a.wav", b"x") * 3
-    with pytest.raises(HTTPException, match="more than 2 recordings"):
-        wait(receive_uploads(request_of([many]), tmp_path, Settings(max_files=2)))
+@pytest.mark.parametrize(
+    ("chunks", "headers", "status", "names"),
+    [
+        ([GOOD], {"kind": "text/plain"}, 415, "multipart/form-data.*text/plain"),
+        ([GOOD], {"kind": None}, 415, "content type"),
+        ([GOOD], {"kind": "multipart/form-data"}, 400, "content type.*boundary"),
+        ([b"nothing of the kind"], {}, 400, r"\(.+\)"),
+        ([GOOD], {}, 400, "last boundary"),
+        ([b"--b--\r\n"], {}, 400, "'file'"),
+        ([PART % (b"", b"") + b"--b--\r\n"], {}, 400, "'file'"),
+        ([GOOD.replace(b'"file"', b'"song"')], {}, 400, "'song'.*'file'"),
+        ([GOOD.replace(b'; filename="a.wav"', b"")], {}, 400, "'file'.*filename"),
+        ([GOOD, bytes(200)], {}, 413, r"0\.000190735 MiB"),
+        ([], {"content_length": "201"}, 413, r"0\.000190735 MiB"),
+        ([PART % (b"a.wav", b"x") * 3], {}, 413, r"\b2 recordings"),
+    ],
+)
+def test_invalid_uploads_are_refused(
+    chunks: list[bytes], headers: dict[str, Any], status: int, names: str, tmp_path: Path, wait: Any
+) -> None:
+    most = 200 if "MiB" in names else 9999
+    with pytest.raises(HTTPException, match=rf"^{status}: POST /score: .*{names}"):
+        wait(receive_uploads(request_of(chunks, **headers), tmp_path, Settings(max_bytes=most, max_files=2)))
 
 
-def test_who_is_slow_or_gone(tmp_path: Path, wait: Any) -> None:
-    import asyncio
-
-    async def nothing() -> dict[str, Any]:
-        await asyncio.sleep(60)
-        return {}
-
-    slow = request_of([])
-    slow._receive = nothing
-    with pytest.raises(HTTPException, match="only 0 bytes came in 0 s") as refused:
-        wait(receive_uploads(slow, tmp_path, Settings(body_seconds=0.05)))
-    assert refused.value.status_code == 408
+def test_slow_and_interrupted_uploads(tmp_path: Path, wait: Any) -> None:
+    with pytest.raises(HTTPException, match=r"^408: .*\b0 bytes .*\b0 s\b") as refused:
+        wait(receive_uploads(request_of([60.0]), tmp_path, Settings(body_seconds=0.05)))
     assert refused.value.headers == {"Connection": "close"}
     with pytest.raises(ClientDisconnect):
         wait(receive_uploads(request_of([PART % (b"a", b"x"), None]), tmp_path, Settings()))
@@ -91,6 +87,6 @@ def test_names_lose_what_leads_elsewhere() -> None:
     assert shown_name(b"dir/", 4) == "recording 4"
 
 
-def test_a_full_disk_is_told(tmp_path: Path, wait: Any) -> None:
-    with pytest.raises(HTTPException, match=r"^503: the upload cannot be kept \(No such file or directory\)\. Try"):
+def test_a_failed_write_is_reported(tmp_path: Path, wait: Any) -> None:
+    with pytest.raises(HTTPException, match=r"^503: .*\(No such file or directory\)"):
         wait(receive_uploads(request_of([PART % (b"a", b"x")]), tmp_path / "gone", Settings()))

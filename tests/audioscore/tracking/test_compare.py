@@ -11,15 +11,15 @@ from audioscore.tracking import compare
 
 
 @pytest.mark.parametrize(
-    ("singers", "seen", "left"), [("aabb", 3, "1 of 1 singers"), ("aabb", 2, "2 of 1 singers"), ("ab", 2, "0 of 0")]
+    ("singers", "seen", "left"),
+    [("aabb", 3, r"1 .*\b1 "), ("aabb", 2, r"2 .*\b1 "), ("ab", 2, r"0 .*\b0 ")],
 )
-def test_clips_that_cannot_judge_are_counted_before_anything_is_scored(
+def test_too_few_unseen_clips_are_counted_before_scoring(
     singers: str, seen: int, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = [Clip(audio_file=f"{place}.wav", score=70.0, singer_id=one) for place, one in enumerate(singers)]
-    judged_on: Any = SimpleNamespace(index=tmp_path, data=tmp_path, clips=lambda split: [(split, one) for one in clips])
+    held: Any = SimpleNamespace(index=tmp_path, data=tmp_path, clips=lambda split: [(split, one) for one in clips])
     monkeypatch.setattr(compare, "unseen", lambda all_clips, _: all_clips[seen:])
     store = FeatureStore(tmp_path / "features")
-    told = rf": of {len(singers)} scored clips in split test, {seen} were trained on by a model, which leaves {left}"
-    with pytest.raises(DataError, match=told):
-        compare.predict_scorers({"a": tmp_path, "b": tmp_path}, judged_on, "test", store)
+    with pytest.raises(DataError, match=rf"^{tmp_path}: .*\b{len(singers)} .*\btest\b.*\b{seen} .*\b{left}singers"):
+        compare.predict_scorers({"a": tmp_path, "b": tmp_path}, held, "test", store)

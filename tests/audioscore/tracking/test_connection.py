@@ -1,10 +1,11 @@
+import contextlib
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from audioscore.errors import ModelError
@@ -13,6 +14,8 @@ from audioscore.tracking.connection import connect, database_file, initialise, r
 
 
 def test_initialising_twice_creates_one_experiment(tracking_uri: str, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        assert database.execute("select count(*) from experiments where name = 'singers'").fetchone() == (1,)
     first = initialise(tracking_uri, "duets", tmp_path / "artifacts")
     assert initialise(tracking_uri, "duets", tmp_path / "elsewhere") == first
     experiments = [found for found in connect(tracking_uri).search_experiments() if found.name == "duets"]
@@ -20,46 +23,26 @@ def test_initialising_twice_creates_one_experiment(tracking_uri: str, tmp_path: 
     assert experiments[0].artifact_location == (tmp_path / "artifacts" / "duets").as_uri()
 
 
-def test_initialising_makes_the_folder_and_the_tables(new_database: Path) -> None:
-    with sqlite3.connect(new_database) as database:
-        found = database.execute("select count(*) from experiments where name = 'singers'").fetchone()
-    database.close()
-    assert found == (1,)
-
-
-def test_mlflows_globals_point_at_the_same_place(tracking_uri: str) -> None:
-    import mlflow
-
+def test_mlflows_globals_point_at_the_same_database(tracking_uri: str) -> None:
     connect(tracking_uri)
     assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == tracking_uri
 
 
-@pytest.fixture
-def direct(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No server was asked yet, and none is asked through a proxy."""
-    monkeypatch.setenv("NO_PROXY", "*")
-    connection._await_server.cache_clear()
-    yield
-    connection._await_server.cache_clear()
-
-
-@pytest.mark.usefixtures("direct")
-def test_an_address_where_nothing_answers_is_one_sentence(
+def test_an_address_without_a_server_is_named(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(connection, "PATIENCE", 0.4)
     with socket.socket() as held:  # bound, and not listening
         held.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{held.getsockname()[1]}"
-        with pytest.raises(
-            ModelError, match=rf"^{address}: no MLflow server answers there\. Start it, or mend MLFLOW_"
-        ):
+        with pytest.raises(ModelError, match=f"^{address}: .*MLFLOW_TRACKING_URI"):
             connect(address)
-    assert f"waiting for the MLflow server at {address}" in caplog.text
+    assert address in caplog.text
 
 
-@pytest.mark.usefixtures("direct")
-def test_a_server_is_asked_once_and_may_answer_anything() -> None:
+def test_a_server_is_asked_once_and_any_answer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
     asked: list[str] = []
 
     class Refusing(BaseHTTPRequestHandler):
@@ -72,16 +55,14 @@ def test_a_server_is_asked_once_and_may_answer_anything() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for _ in range(2):
-            connection._await_server(f"http://127.0.0.1:{server.server_port}")
+            connect(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
     assert asked == ["/"]
 
 
 def test_reading_does_not_create_a_database(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'gone' / 'mlflow.db'}"
-    with pytest.raises(
-        ModelError, match=r"gone: no model has been registered there yet\. Run `audioscore run`, or `audioscore demo`"
-    ):
+    with pytest.raises(ModelError, match=f"^{tmp_path / 'gone'}: .*`audioscore run`.*`audioscore demo`"):
         require_database(uri)
     assert list(tmp_path.iterdir()) == []
 

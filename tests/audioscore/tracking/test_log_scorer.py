@@ -6,7 +6,7 @@ from audioscore.tracking import log_scorer
 from audioscore.tracking.log_scorer import pinned_requirements
 
 
-def test_a_registered_scorer_names_what_it_needs_as_installed() -> None:
+def test_requirements_are_pinned_as_installed() -> None:
     pinned = dict(line.split("==") for line in pinned_requirements())
     assert pinned["torch"] == version("torch").split("+")[0]
     assert {"mlflow", "muq", "peft", "safetensors", "transformers", "av"} <= set(pinned)
@@ -14,6 +14,6 @@ def test_a_registered_scorer_names_what_it_needs_as_installed() -> None:
     assert list(pinned) == sorted(pinned)
 
 
-def test_what_is_not_installed_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_scorer, "REQUIREMENTS", ("numpy", "no-such-package"))
     assert pinned_requirements() == [f"numpy=={version('numpy')}"]

@@ -1,10 +1,11 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from mlflow import MlflowClient
 
 from audioscore.errors import GateRefused, ModelError
 from audioscore.tracking.connection import connect
@@ -22,16 +23,13 @@ from audioscore.tracking.registry import (
     version_of,
 )
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
-
-def number(client: "MlflowClient", alias: str) -> int | None:
+def number(client: MlflowClient, alias: str) -> int | None:
     found = version_by_alias(client, "singers", alias)
     return found.version if found else None
 
 
-def test_a_new_champion_makes_the_old_one_previous(client: "MlflowClient") -> None:
+def test_a_new_champion_makes_the_old_one_previous(client: MlflowClient) -> None:
     promote(client, "singers", 1, expected=None)
     assert (number(client, "champion"), number(client, "previous")) == (1, None)
     client.set_registered_model_alias("singers", "challenger", "3")
@@ -39,55 +37,43 @@ def test_a_new_champion_makes_the_old_one_previous(client: "MlflowClient") -> No
     assert (number(client, "champion"), number(client, "previous"), number(client, "challenger")) == (2, 1, 3)
     promote(client, "singers", 3, expected=2)
     assert (number(client, "champion"), number(client, "previous")) == (3, 2)
+    assert version_of(client, "singers", 3).aliases == ("champion",)
     assert version_of(client, "singers", 1).aliases == ()
 
 
 @pytest.mark.parametrize(("expected", "before"), [(None, "none"), (2, "v2")])
-def test_a_champion_that_moved_stops_the_promotion(client: "MlflowClient", expected: int | None, before: str) -> None:
+def test_a_champion_that_moved_stops_the_promotion(client: MlflowClient, expected: int | None, before: str) -> None:
+    assert champion_moved(client, "singers", None) is None
+    with pytest.raises(GateRefused, match=r"\bv4 .*\bnone\b"):
+        champion_moved(client, "singers", 4)
     promote(client, "singers", 1, expected=None)
-    sentence = f"singers: champion moved from {before} to v1 since the comparison. Compare again."
-    with pytest.raises(GateRefused) as refused:
+    with pytest.raises(GateRefused, match=rf"^singers: .*\b{before} .*\bv1\b") as refused:
         promote(client, "singers", 3, expected=expected)
-    assert (str(refused.value), refused.value.exit_code) == (sentence, 1)
+    assert refused.value.exit_code == 1
     assert (number(client, "champion"), number(client, "previous")) == (1, None)
 
 
-def test_a_champion_that_vanished_stops_the_promotion(client: "MlflowClient") -> None:
-    with pytest.raises(GateRefused, match="champion moved from v4 to none"):
-        champion_moved(client, "singers", 4)
-    assert champion_moved(client, "singers", None) is None
-
-
-def test_a_champion_and_a_stranger_are_not_promoted(client: "MlflowClient") -> None:
+def test_the_champion_and_unknown_versions_are_not_promoted(client: MlflowClient) -> None:
     promote(client, "singers", 1, expected=None)
-    with pytest.raises(GateRefused, match="models:/singers/1 is the champion already"):
+    with pytest.raises(GateRefused, match="models:/singers/1 "):
         promote(client, "singers", 1, expected=1)
-    with pytest.raises(ModelError, match="models:/singers/9: no such version"):
+    with pytest.raises(ModelError, match="models:/singers/9: "):
         promote(client, "singers", 9, expected=1)
     assert number(client, "previous") is None
 
 
-def test_a_promoted_challenger_is_challenger_no_longer(client: "MlflowClient") -> None:
-    client.set_registered_model_alias("singers", "challenger", "2")
-    promote(client, "singers", 2, expected=None)
-    assert version_of(client, "singers", 2).aliases == ("champion",)
-
-
-def test_rolling_back_swaps_champion_and_previous(client: "MlflowClient") -> None:
+def test_rolling_back_swaps_champion_and_previous(client: MlflowClient) -> None:
+    with pytest.raises(ModelError, match=r"^singers .*`audioscore models`"):
+        rollback(client, "singers")
     promote(client, "singers", 1, expected=None)
-    with pytest.raises(ModelError, match="models:/singers/1 is champion, and none before it is known"):
+    with pytest.raises(ModelError, match="models:/singers/1 "):
         rollback(client, "singers")
     promote(client, "singers", 3, expected=1)
     assert rollback(client, "singers") == (1, 3)
     assert (number(client, "champion"), number(client, "previous")) == (1, 3)
     assert rollback(client, "singers") == (3, 1)
-    with pytest.raises(GateRefused, match="champion moved from v1 to v3"):
+    with pytest.raises(GateRefused, match=r"\bv1 .*\bv3\b"):
         promote(client, "singers", 2, expected=1)
-
-
-def test_without_a_champion_there_is_nothing_to_roll_back(client: "MlflowClient") -> None:
-    with pytest.raises(ModelError, match=r"singers has no champion, so there is nothing to roll back\."):
-        rollback(client, "singers")
 
 
 RACE = """
@@ -107,7 +93,7 @@ except GateRefused as refusal:
 """
 
 
-def test_of_two_processes_at_once_one_promotes(client: "MlflowClient", tracking_uri: str) -> None:
+def test_of_two_processes_at_once_one_promotes(client: MlflowClient, tracking_uri: str) -> None:
     promote(client, "singers", 1, expected=None)
     command = [sys.executable, "-c", RACE, tracking_uri]
     racers = [
@@ -121,26 +107,23 @@ def test_of_two_processes_at_once_one_promotes(client: "MlflowClient", tracking_
         assert racer.stdin is not None
         racer.stdin.write("\n")
         racer.stdin.flush()
-    said = [racer.communicate(timeout=60)[0].strip() for racer in racers]
-    winner = said.index("promoted") + 2
-    (refusal,) = [one for one in said if one != "promoted"]
-    assert refusal == f"singers: champion moved from v1 to v{winner} since the comparison. Compare again."
+    lines = [racer.communicate(timeout=60)[0].strip() for racer in racers]
+    winner = lines.index("promoted") + 2
+    (refusal,) = [line for line in lines if line != "promoted"]
+    assert re.match(rf"singers: .*\bv1 .*\bv{winner}\b", refusal)
     assert (number(client, "champion"), number(client, "previous")) == (winner, 1)
     assert [change.champion for change in read_changes(client, "singers")] == [1, winner]
 
 
-def test_an_alias_that_is_not_there_is_none(client: "MlflowClient") -> None:
+def test_missing_aliases_and_versions(client: MlflowClient) -> None:
     assert version_by_alias(client, "singers", "champion") is None
     assert version_by_alias(client, "no such model", "champion") is None
-
-
-def test_a_version_that_is_not_there_is_an_error(client: "MlflowClient") -> None:
-    for name, version in (("singers", 9), ("nobody", 1)):
-        with pytest.raises(ModelError, match=rf"models:/{name}/{version}: no such version\. `audioscore models`"):
+    for name, version in (("singers", 9), ("missing", 1)):
+        with pytest.raises(ModelError, match=f"^models:/{name}/{version}: .*`audioscore models`"):
             version_of(client, name, version)
 
 
-def test_having_a_champion(client: "MlflowClient", tracking_uri: str, tmp_path: Path) -> None:
+def test_having_a_champion(client: MlflowClient, tracking_uri: str, tmp_path: Path) -> None:
     assert not has_champion(tracking_uri, "singers")
     promote(client, "singers", 2, expected=None)
     assert has_champion(tracking_uri, "singers")
@@ -148,7 +131,7 @@ def test_having_a_champion(client: "MlflowClient", tracking_uri: str, tmp_path: 
     assert not (tmp_path / "gone.db").exists()
 
 
-def test_versions_are_listed_newest_first(client: "MlflowClient", tracking_uri: str) -> None:
+def test_versions_are_listed_newest_first(client: MlflowClient, tracking_uri: str) -> None:
     client.create_registered_model("duets")
     client.create_model_version("duets", "file:///nowhere")
     client.set_registered_model_alias("singers", "champion", "2")
@@ -165,28 +148,26 @@ def test_a_version_is_described_for_the_result() -> None:
 
 
 def test_a_scorer_folder_of_a_database_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model has been registered there yet"):
+    with pytest.raises(ModelError, match=f"^{tmp_path}: "):
         scorer_folder(f"sqlite:///{tmp_path / 'mlflow.db'}", "models:/singers@champion")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("uri", ["models:/singers@champion", "models:/singers/9", "models:/nobody@champion"])
-def test_a_scorer_folder_of_nothing_registered(client: "MlflowClient", tracking_uri: str, uri: str) -> None:
-    with pytest.raises(
-        ModelError, match=rf"^{uri}: cannot be loaded from the registry \(.+\)\. See `audioscore models`"
-    ):
+@pytest.mark.parametrize("uri", ["models:/singers@champion", "models:/singers/9", "models:/missing@champion"])
+def test_a_scorer_folder_of_nothing_registered(client: MlflowClient, tracking_uri: str, uri: str) -> None:
+    with pytest.raises(ModelError, match=rf"^{uri}: .*\(.+\)\. .*`audioscore models`"):
         scorer_folder(tracking_uri, uri)
 
 
-def test_a_version_that_is_no_scorer_is_refused(client: "MlflowClient", tracking_uri: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"^models:/singers/1: cannot be loaded from the registry \(.*MLmodel"):
+def test_a_version_that_is_no_scorer_is_refused(client: MlflowClient, tracking_uri: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"^models:/singers/1: .*\(.*MLmodel"):
         scorer_folder(tracking_uri, "models:/singers/1")
     (tmp_path / "model-2" / "MLmodel").write_text(json.dumps({"flavors": {"sklearn": {}}}), encoding="utf-8")
-    with pytest.raises(ModelError, match=r"models:/singers/2: is registered, but holds no scorer folder"):
+    with pytest.raises(ModelError, match=r"^models:/singers/2: (?!.*MLmodel)"):
         scorer_folder(tracking_uri, "models:/singers/2")
 
 
-def test_a_scorer_folder_is_where_the_model_says(client: "MlflowClient", tracking_uri: str, tmp_path: Path) -> None:
+def test_a_scorer_folder_is_where_the_model_says(client: MlflowClient, tracking_uri: str, tmp_path: Path) -> None:
     flavors = {"python_function": {"artifacts": {"scorer": {"path": "artifacts/seed-5", "uri": "x"}}}}
     model = tmp_path / "model-3"
     (model / "artifacts" / "seed-5").mkdir(parents=True)

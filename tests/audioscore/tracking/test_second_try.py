@@ -1,79 +1,74 @@
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from audioscore.tracking.evidence import COMPARED_WITH
 from audioscore.tracking.registry import promote, rollback
 from audioscore.tracking.second_try import SCORER, forget_runs, look
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 RUN, DIGEST = "20260101-000000-abcd", "d751713988987e9331980363e24189ce.dir"
 
 
 @pytest.fixture
-def experiment(client: "MlflowClient") -> str:
+def experiment(client: MlflowClient) -> str:
     return str(client.get_experiment_by_name("singers").experiment_id)
 
 
-def tried(client: "MlflowClient", experiment: str, run_id: str = RUN, digest: str = DIGEST) -> str:
-    """A try's MLflow runs, one of a plan and its parent; the plan's."""
+def tried(client: MlflowClient, experiment: str, run_id: str = RUN, digest: str = DIGEST) -> str:
+    """Create a try's two MLflow runs, of a plan and its parent; return the plan's."""
     parent = client.create_run(experiment, tags={"run_id": run_id}).info.run_id
     tags = {"run_id": run_id, "plan": "hybrid", "mlflow.parentRunId": parent, SCORER: digest}
     return str(client.create_run(experiment, tags=tags).info.run_id)
 
 
-def registered(client: "MlflowClient", run: str, folder: Path, **tags: str) -> int:
+def registered(client: MlflowClient, run: str, folder: Path, **tags: str) -> int:
     return int(client.create_model_version("singers", folder.as_uri(), run_id=run, tags=tags).version)
 
 
-def test_a_first_try_is_compared_with_todays_champion(client: "MlflowClient", experiment: str) -> None:
-    found = look(client, experiment, "singers", RUN, DIGEST)
+def test_a_first_try_is_compared_with_todays_champion(client: MlflowClient, experiment: str) -> None:
+    found: Any = look(client, experiment, "singers", RUN, DIGEST)
     assert (found.version, found.promoted, found.champion) == (None, False, None)
     promote(client, "singers", 2, expected=None)
     found = look(client, experiment, "singers", RUN, DIGEST)
-    assert found.champion is not None
     assert found.champion.version == 2
 
 
 @pytest.mark.parametrize(("run_id", "digest"), [(RUN, "other.dir"), ("20260101-000000-ffff", DIGEST)])
-def test_another_run_or_another_scorer_of_the_run_is_none_of_it(
-    client: "MlflowClient", experiment: str, tmp_path: Path, run_id: str, digest: str
+def test_other_runs_and_other_scorers_are_ignored(
+    client: MlflowClient, experiment: str, tmp_path: Path, run_id: str, digest: str
 ) -> None:
     registered(client, tried(client, experiment, run_id, digest), tmp_path)
     assert look(client, experiment, "singers", RUN, DIGEST).version is None
 
 
-def test_a_version_without_tags_is_found(client: "MlflowClient", experiment: str, tmp_path: Path) -> None:
+def test_a_version_without_tags_is_found(client: MlflowClient, experiment: str, tmp_path: Path) -> None:
     number = registered(client, tried(client, experiment), tmp_path)
     registered(client, tried(client, experiment), tmp_path)  # as two tries made before this was looked for
     promote(client, "singers", 1, expected=None)
-    found = look(client, experiment, "singers", RUN, DIGEST)
-    assert found.version is not None
+    found: Any = look(client, experiment, "singers", RUN, DIGEST)
     assert (found.version.version, found.promoted) == (number, False)
-    assert found.champion is not None
     assert found.champion.version == 1
 
 
-@pytest.mark.parametrize("stopped", ["before it was tagged", "after", "rolled back since"])
-def test_what_was_promoted_is_compared_with_whom_it_beat(
-    client: "MlflowClient", experiment: str, tmp_path: Path, stopped: str
+@pytest.mark.parametrize("stopped", ["untagged", "tagged", "rolled back"])
+def test_a_promoted_version_is_compared_with_the_one_it_replaced(
+    client: MlflowClient, experiment: str, tmp_path: Path, stopped: str
 ) -> None:
     promote(client, "singers", 1, expected=None)
     number = registered(client, tried(client, experiment), tmp_path, **{COMPARED_WITH: "v1", "promoted": "false"})
     promote(client, "singers", number, expected=1)
-    if stopped != "before it was tagged":
+    if stopped != "untagged":
         client.set_model_version_tag("singers", str(number), "promoted", "true")
-    if stopped == "rolled back since":
+    if stopped == "rolled back":
         rollback(client, "singers")
     found: Any = look(client, experiment, "singers", RUN, DIGEST)
     assert (found.version.version, found.promoted, found.champion.version) == (number, True, 1)
 
 
-def test_only_runs_of_tries_that_registered_nothing_are_forgotten(
-    client: "MlflowClient", experiment: str, tmp_path: Path
+def test_only_runs_of_tries_without_a_version_are_deleted(
+    client: MlflowClient, experiment: str, tmp_path: Path
 ) -> None:
     kept = tried(client, experiment, digest="other.dir")
     registered(client, kept, tmp_path)

@@ -1,6 +1,9 @@
-"""What the trainer's tests share: toy clips that are learned in a second, and the tiny corpus with its features."""
+"""Toy clips that a network learns in a second, the tiny corpus with its features, and an S3 server."""
 
-from collections.abc import Callable, Sequence
+import os
+import random
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 
 
 class Toys:
-    """Clips without sound, the networks that learn from them, and how."""
+    """Clips of random features, the networks that learn from them, and their settings."""
 
     def fold(self, count: int, seed: int, *, strength: float = 1.0) -> Any:
         """Clips whose score is one direction of their frames' mean and one of their embedding's, in noise.
@@ -60,7 +63,7 @@ class Toys:
             return ScoreNetwork(ScoreHead(dims, width=8, hidden=8, dropout=dropout))
 
     def adversary(self, fold: Any, dim: int, seed: int = 3) -> tuple[Any, Any]:
-        """A fold with speakers to unlearn, and the discriminator that guesses them."""
+        """A fold with speaker targets, and the adversary that predicts them."""
         import torch
 
         from audioscore.training.adversary import SpeakerAdversary
@@ -93,6 +96,48 @@ class Toys:
         return fit_network(network, train, val, self.settings(**changed), seed=seed, device="cpu")
 
 
+@pytest.fixture(autouse=True)
+def _own_generators() -> Iterator[None]:
+    """Start each test with the same global generators, and put back those of the process."""
+    import torch
+
+    state = random.getstate()
+    random.seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+    random.setstate(state)
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """The address of an S3 server in this process. moto keeps its buckets per process: each test makes its own."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def own_bucket(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a bucket that only this test uses; the environment gives the code under test access to it."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": moto_endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    bucket = boto3.session.Session("key", "secret").resource("s3").Bucket(f"jobs-{uuid.uuid4().hex}")
+    bucket.create()
+    yield bucket.name
+    bucket.objects.all().delete()
+    bucket.delete()
+
+
 @pytest.fixture(scope="session")
 def toys() -> Toys:
     return Toys()
@@ -100,19 +145,18 @@ def toys() -> Toys:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[dict[str, Any]]]:
-    """Let validation say what a test wants, and keep the weights of every epoch."""
-
+    """Make validation return given figures, and collect the weights of every epoch."""
     from audioscore.training import loop
 
     def script(figures: list[float]) -> list[dict[str, Any]]:
         kept: list[dict[str, Any]] = []
 
-        def say(network: Any, *_: object) -> dict[str, float]:
+        def validated(network: Any, *_: object) -> dict[str, float]:
             kept.append({name: value.clone() for name, value in network.state_dict().items()})
             figure = figures[len(kept) - 1]
             return {"val_spearman": figure / 2, "val_spearman_within_source": figure, "selection": figure}
 
-        monkeypatch.setattr(loop, "validate", say)
+        monkeypatch.setattr(loop, "validate", validated)
         return kept
 
     return script

@@ -7,13 +7,7 @@ from torch import Tensor, nn
 from audioscore.errors import DataError
 from audioscore.evaluation.metrics import spearman
 from audioscore.evaluation.speaker_probe import speaker_probe
-from audioscore.training.adversary import (
-    GradientReversal,
-    SpeakerAdversary,
-    adversary_loss,
-    ramp,
-    reverse_gradient,
-)
+from audioscore.training.adversary import SpeakerAdversary, adversary_loss, ramp, reverse_gradient
 from audioscore.training.losses import pairwise_logistic
 
 SINGERS, CLIPS = 8, 240
@@ -35,56 +29,26 @@ def test_the_features_pass_and_their_gradient_comes_back_times_minus_weight(weig
     assert torch.equal(features.grad, -weight * upstream)
 
 
-def test_two_reversals_undo_each_other() -> None:
-    features = torch.ones(2, requires_grad=True)
-    GradientReversal.apply(GradientReversal.apply(features, 2.0), 3.0).sum().backward()
-    assert torch.equal(features.grad, torch.full((2,), 6.0))
-
-
-def test_only_the_features_gradient_is_turned_and_exactly_once() -> None:
-    """Against the same loss without a reversal: the discriminator's gradient is that, the features' its opposite."""
-    torch.manual_seed(3)
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_only_the_features_gradient_is_reversed_and_exactly_once(weight: float) -> None:
+    """The reference is the same loss without a reversal."""
     adversary = SpeakerAdversary(6, 8, 5)
     features = torch.randn(7, 6, generator=chance()).requires_grad_()
     targets = torch.randn(7, 5, generator=chance(1)).requires_grad_()
-    adversary_loss(adversary, features, targets, weight=0.25).backward()
-    turned = [parameter.grad.clone() for parameter in adversary.parameters() if parameter.grad is not None]
+    adversary_loss(adversary, features, targets, weight=weight).backward()
+    reversed_ = [parameter.grad.clone() for parameter in adversary.parameters() if parameter.grad is not None]
     straight = features.detach().clone().requires_grad_()
     adversary.zero_grad()
     predicted = adversary.discriminator(straight)
     (1 - nn.functional.cosine_similarity(predicted, targets.detach())).mean().backward()
-    for one, parameter in zip(turned, adversary.parameters(), strict=True):
+    for one, parameter in zip(reversed_, adversary.parameters(), strict=True):
         torch.testing.assert_close(one, parameter.grad)
         assert one.abs().sum() > 0
     assert features.grad is not None
     assert straight.grad is not None
-    torch.testing.assert_close(features.grad, -0.25 * straight.grad)
+    torch.testing.assert_close(features.grad, -weight * straight.grad)
     assert straight.grad.abs().sum() > 0
-    assert targets.grad is None, "targets are not trained"
-
-
-def test_a_step_teaches_the_discriminator_and_makes_the_features_harder_to_read() -> None:
-    torch.manual_seed(4)
-    adversary = SpeakerAdversary(6, 16, 5)
-    features = torch.randn(32, 6, generator=chance()).requires_grad_()
-    targets = torch.randn(32, 5, generator=chance(1))
-    before = adversary_loss(adversary, features, targets, weight=1.0)
-    before.backward()
-    with torch.no_grad():
-        moved = features - 0.1 * features.grad
-        assert adversary_loss(adversary, moved, targets, weight=1.0) > before
-        for parameter in adversary.parameters():
-            parameter -= 0.1 * parameter.grad
-        assert adversary_loss(adversary, features, targets, weight=1.0) < before
-
-
-def test_without_weight_the_features_learn_nothing_and_the_discriminator_learns_all_the_same() -> None:
-    adversary = SpeakerAdversary(3, 4, 2)
-    features = torch.randn(5, 3, generator=chance()).requires_grad_()
-    adversary_loss(adversary, features, torch.randn(5, 2, generator=chance(1)), weight=0.0).backward()
-    assert features.grad is not None
-    assert not features.grad.any()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in adversary.parameters())
+    assert targets.grad is None
 
 
 def echo(prediction: Tensor) -> SpeakerAdversary:
@@ -155,40 +119,36 @@ def test_the_ramp_is_ganins() -> None:
 
 @pytest.mark.parametrize(("step", "steps"), [(-1, 10), (0, 0), (3, -2)])
 def test_a_ramp_without_steps_is_refused(step: int, steps: int) -> None:
-    with pytest.raises(ValueError, match=f"got step {step} of {steps}$"):
+    with pytest.raises(ValueError, match=f"{step} of {steps}"):
         ramp(step, steps)
 
 
 @pytest.mark.parametrize("weight", [-0.1, math.inf, math.nan])
 def test_a_weight_that_would_turn_the_sign_again_is_refused(weight: float) -> None:
-    with pytest.raises(ValueError, match=f"must be 0 or more; got {weight}$"):
+    with pytest.raises(ValueError, match=f"0 or more.* {weight}"):
         reverse_gradient(torch.zeros(2), weight)
 
 
 def test_targets_that_are_not_finite_are_refused() -> None:
     adversary, targets = SpeakerAdversary(2, 2, 2), torch.zeros(4, 2)
     targets[1, 0], targets[3, 1] = math.nan, math.inf
-    for call in (
-        lambda: adversary_loss(adversary, torch.zeros(4, 2), targets, weight=1.0),
-        lambda: adversary.fit_targets(targets),
-    ):
-        with pytest.raises(DataError, match=r"^2 of 4 speaker targets are not finite\. Leave these clips out\.$"):
-            call()
+    with pytest.raises(DataError, match="2 of 4"):
+        adversary_loss(adversary, torch.zeros(4, 2), targets, weight=1.0)
+    with pytest.raises(DataError, match="2 of 4"):
+        adversary.fit_targets(targets)
 
 
 @pytest.mark.parametrize(
-    ("features", "targets"), [((3, 2), (4, 2)), ((3,), (3, 2)), ((0, 2), (0, 2)), ((3, 2), (3, 1))]
+    ("features", "targets", "wrong"),
+    [((3, 2), (4, 2), "4.*[3, 2]"), ((3,), (3, 2), "[3]"), ((0, 2), (0, 2), "[0, 2]"), ((3, 2), (3, 1), "[3, 1]")],
 )
-def test_shapes_that_would_broadcast_are_refused(features: tuple[int, ...], targets: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="must be"):
+def test_wrong_shapes_are_refused(features: tuple[int, ...], targets: tuple[int, ...], wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong.replace("[", r"\[")):
         adversary_loss(SpeakerAdversary(2, 2, 2), torch.zeros(features), torch.zeros(targets), weight=1.0)
 
 
 def train(weight: float, seed: int) -> tuple[float, float, float]:
-    """Clips that are quality, a voice and noise, mixed; six channels learn to rank them, with an adversary.
-
-    Returns what the probe reads of the singer in the clips before, in the channels after, and Spearman.
-    """
+    """Rank mixtures of quality, voice and noise by six channels: singer accuracy before and after, and Spearman."""
     draw = chance(seed)
     voices = nn.functional.normalize(torch.randn(SINGERS, 4, generator=draw), dim=1)
     mix = torch.linalg.qr(torch.randn(12, 12, generator=draw))[0]
@@ -221,5 +181,5 @@ def test_the_adversary_hides_the_singer_from_an_independent_probe_and_the_rankin
     assert after < 0.5, "chance is 0.125"
     assert ranked > 0.97
     _, without, ranked_without = train(0.0, seed)
-    assert without > before - 0.1, "without reversal the discriminator only listens"
+    assert without > before - 0.1
     assert ranked_without > 0.97

@@ -1,10 +1,10 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from audioscore.data.index import write_index
 from audioscore.data.sort import read_split
 from audioscore.errors import DataError, ModelError
 from audioscore.files import read_json, write_json
@@ -17,20 +17,11 @@ def read(ground: Any, index: Path, **training: Any) -> Any:
     return read_ground("baseline", index, ground.features, settings, "d.dir", "abc", "cpu")
 
 
-def test_a_training_is_known_by_its_clips_scores_and_settings_but_not_by_how_many_share_it(ground: Any) -> None:
+def test_the_identity_depends_on_settings_but_not_on_processes_or_seeds(ground: Any) -> None:
     same = read(ground, ground.index).identity
     assert read(ground, ground.index, processes=2, checkpoint_steps=7, seeds=[9]).identity == same
     for changed in ({"width": 9}, {"save": "full"}, {"init": "warm:/somewhere"}):
         assert read(ground, ground.index, **changed).identity != same
-
-
-def test_a_validation_split_of_one_score_is_refused_before_anything_is_trained(ground: Any, tmp_path: Path) -> None:
-    for name in ("train", "val", "test"):
-        clips = read_split(ground.index, name)
-        equal = [replace(clip, score=80.0) for clip in clips]
-        write_index(tmp_path / "index" / f"{name}.json", [equal if name == "val" else clips])
-    with pytest.raises(DataError, match=r"^val split: all \d+ clips have one score"):
-        read(ground, tmp_path)
 
 
 def test_a_warm_start_that_has_seen_test_clips_is_refused(ground: Any, tmp_path: Path) -> None:
@@ -41,18 +32,15 @@ def test_a_warm_start_that_has_seen_test_clips_is_refused(ground: Any, tmp_path:
     seen = read_split(ground.index, "test")[0]
     description = read_json(scorer / DESCRIPTION)
     write_json(scorer / DESCRIPTION, {**description, "seen_clips": [*description["seen_clips"], seen.sha256]})
-    with pytest.raises(DataError, match=rf"on 1 of the \d+ test clips \({seen.audio_file}\)\. Keep the splits"):
+    with pytest.raises(DataError, match=rf"\b1 of the \d+ test clips \({seen.audio_file}\)"):
         read(ground, ground.index, init=f"warm:{scorer}")
 
 
-def test_an_encoder_of_an_earlier_extraction_is_never_embedded(ground: Any, tmp_path: Path) -> None:
-    """What lies in features/encoders may be another: a scorer with it could not be loaded."""
-    import shutil
-
+def test_an_encoder_that_the_features_are_not_of_is_refused(ground: Any, tmp_path: Path) -> None:
     features = Path(shutil.copytree(ground.features, tmp_path / "features"))
     config = features / "encoders" / "muq" / "config.json"
     config.write_text(config.read_text() + " ")
-    with pytest.raises(ModelError, match="holds another muq than the features are of"):
+    with pytest.raises(ModelError, match=r"\bmuq\b"):
         replace(ground, features=features).train("baseline", tmp_path / "plan", seeds=[1], epochs=1)
     assert not (tmp_path / "plan" / "seed-1").exists()
 

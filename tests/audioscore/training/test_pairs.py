@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from audioscore.training.pairs import ordered_pairs
 
 
-@given(st.lists(st.integers(50, 60), min_size=0, max_size=12))
+@given(st.lists(st.integers(50, 54), max_size=12))
 def test_every_ordered_pair_is_there_once_better_first_and_no_tie(scores: list[int]) -> None:
     pairs = ordered_pairs(torch.tensor(scores, dtype=torch.float32))
     found = list(zip(pairs.better.tolist(), pairs.worse.tolist(), pairs.gap.tolist(), strict=True))
@@ -16,7 +16,3 @@ def test_every_ordered_pair_is_there_once_better_first_and_no_tie(scores: list[i
         if scores[i] > scores[j]
     ]
     assert sorted(found) == sorted(wanted)
-
-
-def test_equal_scores_teach_nothing() -> None:
-    assert len(ordered_pairs(torch.full((5,), 80.0)).gap) == 0

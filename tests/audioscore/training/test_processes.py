@@ -18,12 +18,12 @@ def test_a_cpu_computes_in_fp32_whatever_is_asked(precision: str) -> None:
 
 def test_a_gpu_that_is_not_there_is_not_quietly_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match=r"^device cuda: this machine has no GPU that torch can use\. Train with"):
+    with pytest.raises(UsageError, match=r"^device cuda: "):
         start("cuda")
     assert start("auto").device.type == "cpu"
 
 
-def test_one_process_is_the_main_one_and_does_every_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_is_the_main_one_and_does_every_share() -> None:
     shares: list[tuple[int, int]] = []
     in_turns(shares.append, "cpu")
     assert shares == [(0, 1)]
@@ -32,9 +32,9 @@ def test_one_process_is_the_main_one_and_does_every_share(monkeypatch: pytest.Mo
     assert first_to_fail()
 
 
-def test_without_a_notice_board_the_main_process_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_rendezvous_only_the_main_process_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object, **__: object) -> None:
-        raise ValueError("environment variable MASTER_ADDR expected, but not set")
+        raise ValueError("MASTER_ADDR")
 
     monkeypatch.setattr(processes, "rendezvous", gone)
     monkeypatch.setenv("WORLD_SIZE", "2")

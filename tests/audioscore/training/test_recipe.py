@@ -11,21 +11,14 @@ from audioscore.training.recipe import fit_settings, recipe_of
 
 DIMS: dict[Kind, int] = {"muq": 32, "campplus": 16}
 RICH: dict[str, Any] = {
-    "head": "songeval",
-    "tuning": "lora",
-    "layers": "mix",
-    "adversary": {"weight": 0.5},
-    "width": 16,
-}
+    "head": "songeval", "tuning": "lora", "layers": "mix", "adversary": {"weight": 0.5}, "width": 16,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("plan", "dims", "kind"),
-    [("campplus_only", {"campplus": 16}, "light"), ("muq_frozen", {"muq": 32}, "attention")],
+    ("plan", "dims", "kind"), [("campplus_only", {"campplus": 16}, "light"), ("muq_frozen", {"muq": 32}, "attention")]
 )
-def test_controls_are_light_frozen_and_without_an_adversary_whatever_is_asked(
-    plan: Plan, dims: dict[str, int], kind: str
-) -> None:
+def test_controls_are_light_frozen_and_without_an_adversary(plan: Plan, dims: dict[str, int], kind: str) -> None:
     recipe = recipe_of(plan, TrainingSection(**RICH), DIMS)
     assert (recipe.tuning, recipe.adversary) == (None, False)
     assert (recipe.head["dims"], recipe.head["kind"]) == (dims, kind)
@@ -63,6 +56,7 @@ def test_the_predecessors_head_is_the_baselines_and_the_hybrids_is_its_kin() -> 
     settings = TrainingSection(head="predecessor", hidden=48)
     assert recipe_of("baseline", settings, DIMS).head == {"kind": "predecessor", "dim": 32, "hidden": 48}
     assert recipe_of("hybrid", settings, DIMS).head["kind"] == "songeval"
+    assert recipe_of("hybrid", TrainingSection(fusion="pooled"), DIMS).head["pooled"] is True
 
 
 @pytest.mark.parametrize("plan", ["baseline", "hybrid", "campplus_only", "muq_frozen"])
@@ -71,10 +65,6 @@ def test_every_plans_head_can_be_built(plan: Plan, head: str) -> None:
     settings = TrainingSection.model_validate({"head": head, "width": 8, "hidden": 8})
     with torch.random.fork_rng(devices=[]):
         assert build_head(recipe_of(plan, settings, DIMS).head).representation_dim > 0
-
-
-def test_the_pooled_fusion_is_the_heads() -> None:
-    assert recipe_of("hybrid", TrainingSection(fusion="pooled"), DIMS).head["pooled"] is True
 
 
 def test_settings_of_a_fit_are_those_of_the_configuration() -> None:

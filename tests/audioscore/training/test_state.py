@@ -14,16 +14,15 @@ from audioscore.training.opening import Opening
 from audioscore.training.processes import start
 from audioscore.training.state import Progress, moving_state, read_checkpoint, restore, write_checkpoint
 
-OTHER = r"fit\.checkpoint: is of a fit with other data, settings, seed or encoders\. Use those, or train without"
-DAMAGED = r"fit\.checkpoint: is no checkpoint, or damaged\. Delete it, or train without --resume\.$"
+DAMAGED = r"fit\.checkpoint: .*damaged"
 
 
-class PulledPlug(Exception):
-    """What a kill is to a test that goes on living."""
+class Killed(Exception):
+    """Ends a fit as a kill does."""
 
 
-class Plug:
-    """Ends a fit after a number of steps."""
+class Killer:
+    """Ends a fit after a number of steps; `first` is the step at which the fit started."""
 
     def __init__(self, steps: int) -> None:
         self.steps, self.first = steps, -1
@@ -33,7 +32,7 @@ class Plug:
 
     def on_step(self, step: int) -> None:
         if step == self.steps:
-            raise PulledPlug
+            raise Killed
 
     def on_epoch(self, entry: dict[str, float]) -> None:
         pass
@@ -43,22 +42,17 @@ class Plug:
 
 
 def fit(
-    toys: Any,
-    checkpoint: Path | None,
-    *,
-    resume: bool = False,
-    plug: Plug | None = None,
-    opening: Opening | None = None,
-    **changed: Any,
-) -> Fit:
-    """A fit of dropout and adversary; 64 clips in batches of 16, 5 epochs: 20 steps, a checkpoint every 3."""
+    toys: Any, checkpoint: Path | None, *, resume: bool = False, killer: Killer | None = None,
+    opening: Opening | None = None, **changed: Any,
+) -> Fit:  # fmt: skip
+    """A fit with dropout and adversary; 64 clips in batches of 16, 5 epochs: 20 steps, a checkpoint every 3."""
     network = toys.network(dropout=0.3)
     fit_statistics(network, toys.train.features)
     train, adversary = toys.adversary(toys.train, network.head.representation_dim)
     settings = {"epochs": 5, "adversary_weight": 0.5, "schedule": "cosine", "warmup_share": 0.1, **changed}
     return fit_network(
         network, train, toys.val, toys.settings(**settings), seed=1, adversary=adversary, checkpoint=checkpoint,
-        identity="this", resume=resume, callbacks=[] if plug is None else [plug], device="cpu",
+        identity="this", resume=resume, callbacks=[] if killer is None else [killer], device="cpu",
         opening=opening,
     )  # fmt: skip
 
@@ -69,11 +63,9 @@ def uninterrupted(toys: Any) -> Fit:
 
 
 def figures(found: Fit) -> list[dict[str, float]]:
-    """The curve without what a clock says."""
-    return [
-        {name: value for name, value in entry.items() if name not in ("seconds", "clips_per_second")}
-        for entry in found.curve
-    ]
+    """The curve without times."""
+    clocks = ("seconds", "clips_per_second")
+    return [{name: value for name, value in entry.items() if name not in clocks} for entry in found.curve]
 
 
 def assert_same(found: Fit, wanted: Fit) -> None:
@@ -84,55 +76,51 @@ def assert_same(found: Fit, wanted: Fit) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_again_and_again_it_ends_with_the_same_weights(
-    toys: Any, uninterrupted: Fit, tmp_path: Path, seed: int
-) -> None:
+def test_killed_again_and_again(toys: Any, uninterrupted: Fit, tmp_path: Path, seed: int) -> None:
     chance, checkpoint = random.Random(seed), tmp_path / "fit.checkpoint"
     kills, resume = sorted(chance.sample(range(1, 20), 3)), False
     for kill in kills:
-        plug = Plug(kill)
-        with pytest.raises(PulledPlug):
-            fit(toys, checkpoint, resume=resume, plug=plug)
-        assert plug.first <= kill
+        killer = Killer(kill)
+        with pytest.raises(Killed):
+            fit(toys, checkpoint, resume=resume, killer=killer)
+        assert killer.first <= kill
         resume = True
-    last = Plug(-1)
-    assert_same(fit(toys, checkpoint, resume=True, plug=last), uninterrupted)
-    # A checkpoint every 3 steps and after every epoch of 4; the plug is pulled before the one of its own step.
+    last = Killer(-1)
+    assert_same(fit(toys, checkpoint, resume=True, killer=last), uninterrupted)
+    # A checkpoint every 3 steps and after every epoch of 4; the kill comes before the one of its own step.
     assert last.first == max((step for step in range(kills[-1]) if step % 3 == 0 or step % 4 == 0), default=0)
 
 
 def test_a_fit_that_was_over_is_only_read(toys: Any, uninterrupted: Fit, tmp_path: Path) -> None:
     first = fit(toys, tmp_path / "fit.checkpoint")
     assert_same(first, uninterrupted)
-    again = Plug(1)
-    assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True, plug=again), uninterrupted)
+    again = Killer(1)
+    assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True, killer=again), uninterrupted)
     assert again.first == 20
 
 
-def test_without_a_checkpoint_resuming_is_starting(toys: Any, uninterrupted: Fit, tmp_path: Path) -> None:
-    plug = Plug(-1)
-    assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True, plug=plug), uninterrupted)
-    assert plug.first == 0
-
-
-def test_without_resume_an_old_checkpoint_is_not_read(toys: Any, uninterrupted: Fit, tmp_path: Path) -> None:
-    (tmp_path / "fit.checkpoint").write_bytes(b"not even one")
-    plug = Plug(-1)
-    assert_same(fit(toys, tmp_path / "fit.checkpoint", plug=plug), uninterrupted)
-    assert plug.first == 0
+@pytest.mark.parametrize("resume", [True, False])
+def test_without_a_checkpoint_or_without_resume_a_fit_starts(
+    toys: Any, uninterrupted: Fit, tmp_path: Path, resume: bool
+) -> None:
+    if not resume:
+        (tmp_path / "fit.checkpoint").write_bytes(b"not a checkpoint")
+    killer = Killer(-1)
+    assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=resume, killer=killer), uninterrupted)
+    assert killer.first == 0
 
 
 @pytest.fixture
 def scalers(monkeypatch: pytest.MonkeyPatch) -> list[torch.amp.GradScaler]:
-    """fp16 as a GPU has it, on a CPU, which has no scaler by default; the scaler of each fit, in their order.
+    """Run fits on the CPU with a gradient scaler, as fp16 on a GPU has it; collects the scaler of each fit.
 
-    It starts so high that gradients overflow and steps are left out, and doubles every other step.
+    It starts so high that gradients overflow and steps are skipped, and doubles every other step.
     """
     made: list[torch.amp.GradScaler] = []
 
     def with_scaler(device: str, precision: str) -> Accelerator:
         accelerator = start(device, precision)
-        accelerator.state._mixed_precision = "fp16"
+        monkeypatch.setattr(accelerator.state, "_mixed_precision", "fp16")
         accelerator.native_amp = True
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=2)
         made.append(accelerator.scaler)
@@ -143,12 +131,10 @@ def scalers(monkeypatch: pytest.MonkeyPatch) -> list[torch.amp.GradScaler]:
 
 
 @pytest.mark.parametrize("kill", [2, 5, 11, 18])
-def test_in_fp16_the_scale_of_gradients_goes_on_too(
-    toys: Any, scalers: list[torch.amp.GradScaler], tmp_path: Path, kill: int
-) -> None:
+def test_the_fp16_scale_is_resumed(toys: Any, scalers: list[torch.amp.GradScaler], tmp_path: Path, kill: int) -> None:
     wanted = fit(toys, None)
-    with pytest.raises(PulledPlug):
-        fit(toys, tmp_path / "fit.checkpoint", plug=Plug(kill), checkpoint_steps=1)
+    with pytest.raises(Killed):
+        fit(toys, tmp_path / "fit.checkpoint", killer=Killer(kill), checkpoint_steps=1)
     assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True), wanted)
     judge, stopped, found = (scaler.state_dict() for scaler in scalers)
     assert found == judge
@@ -156,14 +142,12 @@ def test_in_fp16_the_scale_of_gradients_goes_on_too(
 
 
 @pytest.mark.parametrize("kill", [3, 8, 13])
-def test_in_fp16_an_opening_goes_on_with_a_scale_of_its_own(
-    toys: Any, scalers: list[torch.amp.GradScaler], tmp_path: Path, kill: int
-) -> None:
+def test_fp16_head_epochs_resume(toys: Any, scalers: list[torch.amp.GradScaler], tmp_path: Path, kill: int) -> None:
     opening = Opening(toys.train, toys.val, 2)  # 8 steps
     wanted = fit(toys, None, opening=opening)
     assert len(scalers) == 2
-    with pytest.raises(PulledPlug):
-        fit(toys, tmp_path / "fit.checkpoint", plug=Plug(kill), checkpoint_steps=1, opening=opening)
+    with pytest.raises(Killed):
+        fit(toys, tmp_path / "fit.checkpoint", killer=Killer(kill), checkpoint_steps=1, opening=opening)
     assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True, opening=opening), wanted)
 
 
@@ -173,9 +157,7 @@ def test_an_fp16_fit_does_not_go_on_without_its_scale(saved: tuple[Path, Any, An
     before = {name: value.clone() for name, value in network.state_dict().items()}
     for written in (state, {name: value for name, value in state.items() if name != "scaler"}):  # and earlier versions
         torch.save(written, path)
-        with pytest.raises(
-            ModelError, match=r"fit\.checkpoint: has no scale of fp16's gradients\. .* without --resume"
-        ):
+        with pytest.raises(ModelError, match=r"fit\.checkpoint: .*fp16"):
             read_checkpoint(path, "this", network, optimizer, torch.amp.GradScaler("cpu"))
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
         assert read_checkpoint(path, "this", network, optimizer) is not None, "fp32 and bf16 have none"
@@ -211,16 +193,16 @@ def test_what_is_written_comes_back_and_nothing_lies_beside_it(saved: tuple[Path
 
 def test_a_checkpoint_of_another_fit_is_refused(saved: tuple[Path, Any, Any]) -> None:
     path, network, optimizer = saved
-    with pytest.raises(ModelError, match=OTHER):
+    with pytest.raises(ModelError, match=r"fit\.checkpoint: .*data, settings, seed"):
         read_checkpoint(path, "that", network, optimizer)
 
 
 def test_a_checkpoint_of_another_network_is_refused(saved: tuple[Path, Any, Any], toys: Any) -> None:
     path, _, _ = saved
     other = toys.network(kinds=("muq",))
-    with pytest.raises(ModelError, match=r"^the checkpoint is of another network\. Train from the start"):
+    with pytest.raises(ModelError, match="another network"):
         read_checkpoint(path, "this", other, torch.optim.AdamW(other.parameters()))
-    with pytest.raises(ModelError, match="of another network"):
+    with pytest.raises(ModelError, match="another network"):
         restore(other, {})
 
 
@@ -233,9 +215,7 @@ def test_a_checkpoint_cut_short_is_refused(saved: tuple[Path, Any, Any], share: 
         read_checkpoint(path, "this", network, optimizer)
 
 
-@pytest.mark.parametrize(
-    "content", [[1], {"identity": "this"}, {"identity": "this", "progress": {"epochs": 1}}, {"identity": "this"} | {}]
-)
+@pytest.mark.parametrize("content", [[1], {"identity": "this"}, {"identity": "this", "progress": {"epochs": 1}}])
 def test_a_file_that_is_no_checkpoint_is_refused(saved: tuple[Path, Any, Any], content: Any) -> None:
     path, network, optimizer = saved
     torch.save(content, path)
@@ -255,9 +235,7 @@ def test_a_pickle_that_runs_code_is_not_opened(saved: tuple[Path, Any, Any], tmp
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_kill_while_writing_leaves_the_checkpoint_before(
-    saved: tuple[Path, Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_while_writing_changes_nothing(saved: tuple[Path, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     path, network, optimizer = saved
     before = path.read_bytes()
 

@@ -36,8 +36,8 @@ def watched(stepper: Stepper, monkeypatch: pytest.MonkeyPatch) -> list[tuple[flo
     return seen
 
 
-# Neither the order of clips nor a softmax takes notice of a constant: the gradients of these are zero but for rounding,
-# which AdamW makes steps of.
+# Neither the order of clips nor a softmax depends on a constant: the gradients of these are zero but for rounding,
+# which AdamW scales up to whole steps.
 IDLE = ("head.attention.score.bias", "head.regressor.5.bias")
 
 
@@ -61,9 +61,7 @@ def in_one_pass(toys: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("micro_clips", [1, 3, 5, 13, 99])
-def test_passes_of_any_size_are_the_step_of_the_whole_batch(
-    toys: Any, in_one_pass: dict[str, Any], micro_clips: int
-) -> None:
+def test_micro_batches_give_the_step_of_the_batch(toys: Any, in_one_pass: dict[str, Any], micro_clips: int) -> None:
     options = {"dropout": 0.0, "epochs": 3, "batch_clips": 13, "micro_clips": micro_clips}
     muq = toys.fit(alone(toys.train), alone(toys.val), **options)
     both = toys.fit(toys.train, toys.val, **options)
@@ -74,15 +72,6 @@ def test_passes_of_any_size_are_the_step_of_the_whole_batch(
         torch.testing.assert_close(weights(muq.network)[name], value, rtol=0, atol=1e-5)
     outputs = [raw_outputs(one.network, toys.test.features) for one in (both, in_one_pass["both"])]
     np.testing.assert_allclose(*(one - one.mean() for one in outputs), rtol=0, atol=1e-5)
-
-
-def test_passes_learn_from_pairs_that_never_meet_in_one(toys: Any) -> None:
-    fold = toys.fold(2, 5)
-    stepper = new_stepper(toys, fold, batch_clips=2, micro_clips=1)
-    before = {name: value.clone() for name, value in stepper.network.named_parameters()}
-    loss = stepper.step(np.array([0, 1]), 0, "epoch 1")
-    assert loss > 0
-    assert any(not torch.equal(value, before[name]) for name, value in stepper.network.named_parameters())
 
 
 def test_the_step_is_one_of_torchs_own_adamw_on_the_loss_of_the_batch(toys: Any) -> None:
@@ -116,9 +105,7 @@ def test_dropout_of_a_pass_depends_on_seed_step_and_pass_alone(toys: Any) -> Non
 
 
 @pytest.mark.parametrize(("clip_norm", "length"), [(1e-3, 1e-3), (1e9, None)])
-def test_gradients_are_scaled_down_to_a_length_and_never_up(
-    toys: Any, monkeypatch: pytest.MonkeyPatch, clip_norm: float, length: float | None
-) -> None:
+def test_gradients_clipped(toys: Any, monkeypatch: pytest.MonkeyPatch, clip_norm: float, length: float | None) -> None:
     stepper = new_stepper(toys, toys.fold(8, 5), clip_norm=clip_norm)
     seen = watched(stepper, monkeypatch)
     stepper.step(np.arange(8), 0, "epoch 1")
@@ -153,7 +140,7 @@ def test_relative_groups_move_the_model_and_never_meet_the_scores(toys: Any) -> 
     assert alone.step(np.array([6, 7, 8]), 0, "epoch 1") > 0
     assert any(not torch.equal(value, before[name]) for name, value in alone.network.named_parameters())
     mixed = new_stepper(toys, both)
-    assert mixed.step(np.array([0, 6]), 0, "epoch 1") == 0.0, "a score and a rank say nothing of each other"
+    assert mixed.step(np.array([0, 6]), 0, "epoch 1") == 0.0, "a score and a rank are not compared"
 
 
 def test_ranks_however_far_from_scores_change_neither_loss_nor_centre(toys: Any) -> None:
@@ -217,10 +204,7 @@ def test_a_loss_that_is_not_finite_names_the_batch_and_the_clip(toys: Any, micro
     fold = toys.fold(6, 5)
     stepper = new_stepper(toys, fold, micro_clips=micro_clips)
     stepper.train = broken(fold, 4)
-    expected = (
-        r"^seed 1, epoch 3, step 8: the loss of this batch is nan; the outputs of 1 of its 5 clips are not finite "
-        r"\(004\.wav\)\. Look at these recordings, or lower training\.learning_rate\.$"
-    )
+    expected = r"^seed 1, epoch 3, step 8: .*\bnan\b.* 1 of its 5 .*\(004\.wav\).*training\.learning_rate"
     before = {name: value.clone() for name, value in stepper.network.named_parameters()}
     with pytest.raises(ModelError, match=expected):
         stepper.step(np.array([1, 2, 3, 4, 5]), 7, "epoch 3")
@@ -232,27 +216,26 @@ def test_a_gradient_that_is_not_finite_names_the_batch_that_made_it(toys: Any) -
     stepper = new_stepper(toys, fold)
     stepper.network.head.regressor[-1].weight.register_hook(lambda gradient: gradient * math.inf)
     before = {name: value.clone() for name, value in stepper.network.named_parameters()}
-    expected = r"^seed 1, epoch 1, step 1: the gradient of this batch is not finite, though its loss is \(000\.wav, "
-    with pytest.raises(ModelError, match=expected):
+    with pytest.raises(ModelError, match=r"^seed 1, epoch 1, step 1: .*gradient.*\(000\.wav, "):
         stepper.step(np.arange(3), 0, "epoch 1")
     assert all(torch.equal(value, before[name]) for name, value in stepper.network.named_parameters())
 
 
 def test_a_recording_with_a_nan_is_named_before_it_spoils_the_statistics_of_all(toys: Any) -> None:
     fold = broken(toys.fold(6, 5), 2)
-    with pytest.raises(ModelError, match=r"^the features of 002\.wav are not finite\. Look at these recordings"):
+    with pytest.raises(ModelError, match=r"features of 002\.wav"):
         fit_statistics(toys.network(), fold.features, names=fold.names)
-    with pytest.raises(ModelError, match=r"^the features of clip 2 are not finite\."):
+    with pytest.raises(ModelError, match=r"features of clip 2 "):
         fit_statistics(toys.network(), fold.features)
 
 
 def test_validation_that_is_not_finite_is_no_rank(toys: Any) -> None:
-    with pytest.raises(ModelError, match=r"^validation: the outputs of 1 of 32 clips are not finite \(007\.wav\)\."):
+    with pytest.raises(ModelError, match=r"^validation: .* 1 of 32 .*\(007\.wav\)"):
         toys.fit(toys.train, broken(toys.val, 7), epochs=1)
 
 
 def test_an_infinite_rate_stops_before_anything_is_kept(toys: Any) -> None:
-    with pytest.raises(ModelError, match=r"^seed 1, epoch 1, step 2: the loss of this batch is nan; the outputs of 16"):
+    with pytest.raises(ModelError, match=r"^seed 1, epoch 1, step 2: .*\bnan\b.* 16 "):
         toys.fit(toys.train, toys.val, learning_rate=math.inf)
-    with pytest.raises(ModelError, match=r"^validation: the outputs of 32 of 32 clips are not finite"):
+    with pytest.raises(ModelError, match=r"^validation: .* 32 of 32 "):
         toys.fit(toys.train, toys.val, learning_rate=math.inf, batch_clips=64, epochs=1)

@@ -1,4 +1,4 @@
-"""Several processes, really started: what one process computes, said once, and none left behind."""
+"""Several real processes: they compute what one does, log it once, and none is left running."""
 
 import json
 import os
@@ -67,13 +67,13 @@ def test_torchrun_trains_both_plans_as_one_process_does_dropout_and_all(ground: 
     data = data_folder(ground, tmp_path / "data")
     changed = {"plans": ["baseline", "hybrid"], "epochs": 2, "batch_clips": 10, "dropout": 0.3}
     command = torchrun(2, "--data", str(data), "--store", str(tmp_path / "store"))
-    said = run(command, ground.config(**changed), tmp_path / "run")
-    assert said.returncode == 0, said.stderr
+    done = run(command, ground.config(**changed), tmp_path / "run")
+    assert done.returncode == 0, done.stderr
     for plan in ("baseline", "hybrid"):
         found = read_trained(tmp_path / "run" / "out" / plan)
         files = sorted(path.name for path in found.folder.iterdir())
         assert files == ["plan.json", "seed-1", "seed-1.json", "seed-2", "seed-2.json"]
-        assert said.stderr.count(f"{plan}, seed 1: 30 clips to train on") == 1, "the main process speaks, alone"
+        assert done.stderr.count(f"{plan}, seed 1: 30 clips") == 1, "only the main process logs"
         judge = ground.train(plan, tmp_path / "judge" / plan, **changed, micro_clips=5)
         assert losses(found) == losses(judge)
         assert found.validation == judge.validation
@@ -85,18 +85,16 @@ def test_torchrun_trains_both_plans_as_one_process_does_dropout_and_all(ground: 
 def test_two_processes_give_the_curve_of_one_pass_over_the_batch(ground: Any, tmp_path: Path) -> None:
     changed = {"seeds": [1], "epochs": 3, "batch_clips": 7, "dropout": 0.0, **LORA, "adversary": {"weight": 0.5}}
     changed["head_epochs"] = 2
-    said = run(torchrun(2, *where(ground), "--plan", "hybrid"), ground.config(**changed), tmp_path / "run")
-    assert said.returncode == 0, said.stderr
-    found, judge = (
-        read_trained(tmp_path / "run" / "out" / "hybrid"),
-        ground.train("hybrid", tmp_path / "judge", **changed),
-    )
+    done = run(torchrun(2, *where(ground), "--plan", "hybrid"), ground.config(**changed), tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    found = read_trained(tmp_path / "run" / "out" / "hybrid")
+    judge = ground.train("hybrid", tmp_path / "judge", **changed)
     assert losses(found) == pytest.approx(losses(judge), abs=1e-5)
     extraction, clips = read_extraction(ground.features), read_split(ground.index, "test")
     features = StoredFeatures(
         clips, extraction.encoders, ("muq", "campplus"), FeatureStore(extraction.store), prefix_layer=0
     )
-    # Where all outputs lie together is what no order says, and rounding decides.
+    # The loss does not determine the mean of the outputs: rounding does.
     ours, wanted = (load_scorer(one.scorer_folder()).raw(features) for one in (found, judge))
     np.testing.assert_allclose(ours - ours.mean(), wanted - wanted.mean(), rtol=0, atol=1e-4)
 
@@ -108,8 +106,8 @@ def test_batches_smaller_than_the_processes_and_some_that_teach_nothing(ground: 
         write_index(tmp_path / "index" / f"{split}.json", [level if split == "train" else clips])
     tied = replace(ground, index=tmp_path)
     changed = {"seeds": [1], "epochs": 2, "batch_clips": 2, "dropout": 0.3}
-    said = run(torchrun(3, *where(tied), "--plan", "baseline"), tied.config(**changed), tmp_path / "run")
-    assert said.returncode == 0, said.stderr
+    done = run(torchrun(3, *where(tied), "--plan", "baseline"), tied.config(**changed), tmp_path / "run")
+    assert done.returncode == 0, done.stderr
     judge = tied.train("baseline", tmp_path / "judge", **changed, micro_clips=1)
     assert losses(read_trained(tmp_path / "run" / "out" / "baseline")) == pytest.approx(losses(judge), abs=1e-5)
 
@@ -117,11 +115,11 @@ def test_batches_smaller_than_the_processes_and_some_that_teach_nothing(ground: 
 def test_all_fail_alike_and_one_says_why(ground: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "audioscore.training", "--processes", "2", *where(ground), "--plan", "baseline"]
     config = ground.config(seeds=[1], learning_rate=1e30, clip_norm=1e30, batch_clips=10)
-    said = run(command, config, tmp_path / "run")
-    assert said.returncode == 2, said.stderr
-    (sentence,) = [line for line in said.stderr.splitlines() if not line.startswith("baseline, seed 1: 30 clips")]
+    done = run(command, config, tmp_path / "run")
+    assert done.returncode == 2, done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if not line.startswith("baseline, seed 1: 30 clips")]
     assert sentence.startswith("error: seed 1, epoch 1, step ")
-    assert "not finite (audio/c" in sentence
+    assert "(audio/c" in sentence
     assert not (tmp_path / "run" / "out" / "baseline" / "plan.json").exists()
 
 
@@ -138,11 +136,12 @@ def test_what_the_main_process_alone_finds_ends_all_with_its_sentence(ground: An
     FeatureStore(store).put(extraction.encoders["muq"], str(clip.sha256), broken)
     there = ["--index", str(ground.index), "--features", str(tmp_path / "features"), "--plan", "baseline"]
     command = [sys.executable, "-m", "audioscore.training", "--processes", "2", *there]
-    said = run(command, ground.config(seeds=[1]), tmp_path / "run")
-    assert said.returncode == 2, said.stderr
-    errors = [line for line in said.stderr.splitlines() if not line.startswith("baseline, seed 1: 30 clips")]
-    assert len(errors) == 1, said.stderr
-    assert errors[0].startswith(f"error: the features of {clip.audio_file} are not finite")
+    done = run(command, ground.config(seeds=[1]), tmp_path / "run")
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("baseline, seed 1: 30 clips")]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: ")
+    assert clip.audio_file in errors[0]
 
 
 @pytest.mark.parametrize("start", ["own", "torchrun"])
@@ -154,12 +153,11 @@ def test_one_fails_and_ends_all_with_its_sentence(ground: Any, tmp_path: Path, s
     changed.write_bytes(changed.read_bytes() + b"\0\0")
     own = [sys.executable, "-m", "audioscore.training", "--processes", "2"]
     command = [*(own if start == "own" else torchrun(2)), "--data", str(data), "--store", str(tmp_path / "store")]
-    said = run(command, ground.config(), tmp_path / "run")
-    sentence = f"error: {changed.relative_to(data)}: changed since it was validated. Validate the data again."
-    errors = [line for line in said.stderr.splitlines() if line.startswith("error: ")]
-    assert errors == [sentence]
+    done = run(command, ground.config(), tmp_path / "run")
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: {changed.relative_to(data)}: ")
     if start == "own":
-        assert said.returncode == 2, said.stderr
-        assert "Traceback" not in said.stderr
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
     else:  # torchrun's own report follows, and its own exit code
-        assert said.returncode != 0
+        assert done.returncode != 0

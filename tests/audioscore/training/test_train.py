@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
 from audioscore.data.sort import read_split
 from audioscore.encoders.extract import read_extraction
@@ -26,13 +27,8 @@ def hybrid(ground: Any, tmp_path_factory: pytest.TempPathFactory) -> TrainedPlan
 
 
 def test_a_plan_is_a_scorer_a_seed_and_a_plan_json(hybrid: TrainedPlan) -> None:
-    assert sorted(path.name for path in hybrid.folder.iterdir()) == [
-        "plan.json",
-        "seed-1",
-        "seed-1.json",
-        "seed-2",
-        "seed-2.json",
-    ]
+    files = ["plan.json", "seed-1", "seed-1.json", "seed-2", "seed-2.json"]
+    assert sorted(path.name for path in hybrid.folder.iterdir()) == files
     assert read_trained(hybrid.folder) == hybrid
     assert set(hybrid.validation) == set(hybrid.curves) == {1, 2}
     assert all(len(curve) == 6 for curve in hybrid.curves.values())
@@ -79,10 +75,8 @@ def test_a_plan_of_one_branch_embeds_only_its_encoder(ground: Any, tmp_path: Pat
 
 def test_no_file_names_the_folders_it_was_made_in(ground: Any, hybrid: TrainedPlan) -> None:
     for path in hybrid.folder.rglob("*.json"):
-        text = path.read_text()
-        assert not [
-            folder for folder in (ground.data, ground.features, hybrid.folder, ground.store) if str(folder) in text
-        ]
+        for folder in (ground.data, ground.features, hybrid.folder, ground.store):
+            assert str(folder) not in path.read_text()
 
 
 def test_the_order_of_the_tables_rows_changes_no_weight(ground: Any, hybrid: TrainedPlan, tmp_path: Path) -> None:
@@ -102,39 +96,34 @@ def test_the_order_of_the_tables_rows_changes_no_weight(ground: Any, hybrid: Tra
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 7), ("val", 7), ("val", 0)])
-def test_a_split_that_is_too_small_is_refused_with_its_numbers(
-    ground: Any, tmp_path: Path, split: str, count: int
-) -> None:
-    for name in ("train", "val", "test"):
-        clips = read_split(ground.index, name)
-        write_index(tmp_path / "index" / f"{name}.json", [clips[:count] if name == split else clips])
-    small = replace(ground, index=tmp_path)
-    with pytest.raises(DataError, match=rf"^{split} split: {count} scored clips; at least 8 are needed\. Add data\.$"):
+def test_a_split_that_is_too_small_is_refused(ground: Any, tmp_path: Path, split: str, count: int) -> None:
+    small = with_split(ground, tmp_path, split, read_split(ground.index, split)[:count])
+    with pytest.raises(DataError, match=rf"^{split} split: {count} .* 8 "):
         small.train("hybrid", tmp_path / "plan")
     assert not (tmp_path / "plan").exists()
 
 
-def test_a_training_split_of_one_score_is_refused(ground: Any, tmp_path: Path) -> None:
+def with_split(ground: Any, target: Path, split: str, clips: list[Clip]) -> Any:
+    """The corpus with other clips in one split."""
     for name in ("train", "val", "test"):
-        clips = read_split(ground.index, name)
-        equal = [replace(clip, score=80.0) for clip in clips]
-        write_index(tmp_path / "index" / f"{name}.json", [equal if name == "train" else clips])
-    with pytest.raises(DataError, match=r"^train split: all \d+ clips have one score; there is nothing to rank"):
-        replace(ground, index=tmp_path).train("hybrid", tmp_path / "plan")
+        write_index(target / "index" / f"{name}.json", [clips if name == split else read_split(ground.index, name)])
+    return replace(ground, index=target)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_of_one_score_is_refused(ground: Any, tmp_path: Path, split: str) -> None:
+    equal = [replace(clip, score=80.0) for clip in read_split(ground.index, split)]
+    with pytest.raises(DataError, match=rf"^{split} split: all {len(equal)} "):
+        with_split(ground, tmp_path, split, equal).train("hybrid", tmp_path / "plan")
+    assert not (tmp_path / "plan").exists()
 
 
 def test_training_without_extraction_is_refused(ground: Any, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no extraction\.json"):
+    with pytest.raises(ModelError, match=r"extraction\.json"):
         replace(ground, features=tmp_path).train("hybrid", tmp_path / "plan")
 
 
-def outcome_files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-def test_resumed_finished_seeds_are_kept_and_only_the_others_trained(
-    ground: Any, hybrid: TrainedPlan, tmp_path: Path
-) -> None:
+def test_resuming_keeps_finished_seeds(ground: Any, hybrid: TrainedPlan, tmp_path: Path) -> None:
     target = tmp_path / "plan"
     ground.train("hybrid", target, seeds=[1])
     weights = target / "seed-1" / "head.safetensors"
@@ -150,39 +139,35 @@ def test_resumed_finished_seeds_are_kept_and_only_the_others_trained(
 
 
 @pytest.mark.parametrize("changed", [{"learning_rate": 1e-3}, {"dropout": 0.1}, {"adversary": {"weight": 0.5}}])
-def test_what_another_training_left_is_refused_when_resuming(
-    ground: Any, tmp_path: Path, changed: dict[str, Any]
-) -> None:
+def test_other_settings_are_refused_when_resuming(ground: Any, tmp_path: Path, changed: dict[str, Any]) -> None:
     target = tmp_path / "plan"
     ground.train("hybrid", target, seeds=[1], epochs=1)
-    with pytest.raises(ModelError, match=r"seed-1\.json: is of a training with other data, settings or encoders\. Use"):
+    with pytest.raises(ModelError, match=r"seed-1\.json: .*settings"):
         ground.train("hybrid", target, resume=True, seeds=[1], epochs=1, **changed)
     ground.train("hybrid", target, resume=True, seeds=[1, 2], epochs=1, checkpoint_steps=7)
 
 
 def test_what_another_corpus_left_is_refused_when_resuming(ground: Any, tmp_path: Path) -> None:
     ground.train("hybrid", tmp_path / "plan", seeds=[1], epochs=1)
-    for name in ("train", "val", "test"):
-        clips = read_split(ground.index, name)
-        write_index(tmp_path / "index" / f"{name}.json", [clips[1:] if name == "train" else clips])
-    with pytest.raises(ModelError, match=r"is of a training with other data"):
-        replace(ground, index=tmp_path).train("hybrid", tmp_path / "plan", resume=True, seeds=[1], epochs=1)
+    other = with_split(ground, tmp_path, "train", read_split(ground.index, "train")[1:])
+    with pytest.raises(ModelError, match=r"seed-1\.json: .*other data"):
+        other.train("hybrid", tmp_path / "plan", resume=True, seeds=[1], epochs=1)
 
 
 def test_a_damaged_note_is_refused_when_resuming(ground: Any, tmp_path: Path) -> None:
     ground.train("hybrid", tmp_path, seeds=[1], epochs=1)
     (tmp_path / "seed-1.json").write_text("{")
-    with pytest.raises(ModelError, match=r"seed-1\.json: damaged\. Delete it, or train without --resume\.$"):
+    with pytest.raises(ModelError, match=r"seed-1\.json: damaged"):
         ground.train("hybrid", tmp_path, resume=True, seeds=[1], epochs=1)
 
 
 def test_without_resume_nothing_of_an_earlier_training_is_taken_for_this_ones(ground: Any, tmp_path: Path) -> None:
     ground.train("hybrid", tmp_path, epochs=1)
     (tmp_path / "seed-2.checkpoint").write_bytes(b"of a training that was killed")
-    with pytest.raises(ModelError, match="not finite"):
+    with pytest.raises(ModelError, match=r"training\.learning_rate"):
         ground.train("hybrid", tmp_path, epochs=2, learning_rate=float("inf"))
-    assert outcome_files(tmp_path) == {}, "neither notes nor checkpoints nor a plan.json that says all is well"
-    with pytest.raises(ModelError, match=r"holds no plan\.json; its training did not finish"):
+    assert [path for path in tmp_path.iterdir() if path.is_file()] == []
+    with pytest.raises(ModelError, match=r"plan\.json"):
         read_trained(tmp_path)
 
 
@@ -195,28 +180,14 @@ def test_what_a_kill_left_half_written_is_taken_away(ground: Any, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "seed-1", "seed-1.json"]
 
 
-def test_a_head_that_is_begun_with_keeps_the_statistics_it_knows(
-    ground: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = ground.train("baseline", tmp_path / "first", seeds=[1], epochs=1)
-    few = read_split(ground.index, "train")[:16]
-    write_index(tmp_path / "index" / "train.json", [few])
-    for name in ("val", "test"):
-        write_index(tmp_path / "index" / f"{name}.json", [read_split(ground.index, name)])
-    elsewhere = replace(ground, index=tmp_path)
-    with caplog.at_level("INFO", "audioscore.training.train"):
-        warm = elsewhere.train(
-            "baseline", tmp_path / "warm", seeds=[1], epochs=1, init=f"warm:{first.scorer_folder()}"
-        )  # fmt: skip
-    assert f"baseline, seed 1: the head from {first.scorer_folder()}" in caplog.text
-    before, after, scratch = (
-        load_file(plan.scorer_folder() / "head.safetensors")["fusion.norms.muq.mean"]
-        for plan in (first, warm, elsewhere.train("baseline", tmp_path / "scratch", seeds=[1], epochs=1))
+def test_a_warm_start_keeps_the_statistics_of_its_head(ground: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"seeds": [1], "epochs": 1}
+    first = ground.train("baseline", tmp_path / "first", **options)
+    other = with_split(ground, tmp_path, "train", read_split(ground.index, "train")[:16])
+    warm = other.train("baseline", tmp_path / "warm", **options, init=f"warm:{first.scorer_folder()}")
+    scratch = other.train("baseline", tmp_path / "scratch", **options)
+    before, after, fresh = (
+        load_file(plan.scorer_folder() / "head.safetensors")["fusion.norms.muq.mean"] for plan in (first, warm, scratch)
     )
     assert (before == after).all()
-    assert (scratch != before).any()
-
-
-def test_a_folder_that_is_no_scorer_cannot_be_begun_with(ground: Any, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"neither a scorer folder nor one of the predecessor"):
-        ground.train("baseline", tmp_path / "plan", seeds=[1], init=f"warm:{tmp_path}")
+    assert (fresh != before).any()

@@ -1,13 +1,9 @@
 """Files by name under a URI: a folder, and a bucket of an S3 server on loopback, alike."""
 
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from audioscore.errors import DataError
 from audioscore.training.trainjob_exchange import Exchange
@@ -15,31 +11,11 @@ from audioscore.training.trainjob_exchange import Exchange
 FILES = {"plan.json": b"{}", "seed-1/head.safetensors": b"\0" * 100_000, "seed-1/empty": b"", "init/名.json": b"x"}
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    boto3.session.Session().resource("s3").Bucket("jobs").create()
-
-
 @pytest.fixture(params=["folder", "s3"])
 def exchange(request: pytest.FixtureRequest, tmp_path: Path) -> Exchange:
-    if request.param == "s3":
-        request.getfixturevalue("bucket")
-    return Exchange(f"{tmp_path}/exchange/" if request.param == "folder" else f"s3://jobs/{tmp_path.name}/team 1/")
+    if request.param == "folder":
+        return Exchange(f"{tmp_path}/exchange/")
+    return Exchange(f"s3://{request.getfixturevalue('own_bucket')}/team 1/")
 
 
 @pytest.fixture
@@ -69,22 +45,18 @@ def test_a_folder_arrives_as_it_was_sent(exchange: Exchange, source: Path, tmp_p
     assert not exchange.has_folder("job/model")
 
 
-def test_a_folder_that_was_cut_short_or_changed_is_never_taken_for_a_whole_one(
-    exchange: Exchange, source: Path, tmp_path: Path
-) -> None:
+def test_an_incomplete_or_changed_folder_is_refused(exchange: Exchange, source: Path, tmp_path: Path) -> None:
     exchange.put({"job/model/plan.json": source / "plan.json"})  # and then the pod was killed
     assert not exchange.has_folder("job/model")
-    whole = re.escape(f"{exchange.uri}/job/model is not there whole. What writes it did not finish; run it again.")
-    with pytest.raises(DataError, match=f"^{whole}$"):
+    with pytest.raises(DataError, match=f"{re.escape(exchange.uri)}/job/model(?!/|.json)"):
         exchange.get_folder("job/model", tmp_path / "target")
     exchange.put_folder(source, "job/model")
     (source / "other").write_bytes(b"[]")
     exchange.put({"job/model/plan.json": source / "other"})
-    changed = re.escape(f"{exchange.uri}/job/model/plan.json is not what was written there. Remove job/model; run")
-    with pytest.raises(DataError, match=f"^{changed} again.$"):
+    with pytest.raises(DataError, match=re.escape(f"{exchange.uri}/job/model/plan.json")):
         exchange.get_folder("job/model", tmp_path / "target")
     exchange.put({"job/model.json": source / "seed-1" / "head.safetensors"})
-    with pytest.raises(DataError, match=r"/job/model\.json is damaged\. Remove it and the folder; run again\.$"):
+    with pytest.raises(DataError, match=r"/job/model\.json"):
         exchange.has_folder("job/model")
 
 
@@ -98,12 +70,10 @@ def test_only_what_is_missing_is_sent(exchange: Exchange, source: Path, tmp_path
     assert {name: (found / name).read_bytes() for name in some} == {name: FILES[name] for name in some}
 
 
-def test_a_bucket_that_is_not_there(bucket: None, source: Path) -> None:
+@pytest.mark.usefixtures("own_bucket")
+def test_a_missing_bucket_is_named(source: Path) -> None:
     exchange = Exchange("s3://nowhere/x")
-    with pytest.raises(
-        DataError, match=r"^s3://nowhere/x/job/model.json cannot be fetched from .*there is no such buc"
-    ):
+    with pytest.raises(DataError, match=r"s3://nowhere/x/job/model.json.*NoSuchBucket"):
         exchange.has_folder("job/model")
-    expected = r"^s3://nowhere/x/a cannot be stored at http.* \(NoSuchBucket\)\. Check the bucket, AWS_ENDPOINT_URL,"
-    with pytest.raises(DataError, match=expected):
+    with pytest.raises(DataError, match=r"s3://nowhere/x/a .*http.*NoSuchBucket.*AWS_ENDPOINT_URL"):
         exchange.put({"a": source / "plan.json"})

@@ -36,11 +36,11 @@ def test_a_parcel_holds_all_that_training_reads(ground: Any, tmp_path: Path, pla
     """The same figures as from where the parcel was made."""
     options, processes, out = packed(ground, Exchange(str(tmp_path)), plan, **changed)
     assert (processes, out) == (1, tmp_path / "job" / "work")
-    said = parse(options)
-    assert (said.plan, said.data_digest, said.code_revision, said.device) == ([plan], "d.dir", "abc", "cpu")
-    assert all(path.is_relative_to(tmp_path) for path in (said.config, said.index, said.features, said.out))
-    assert read_json(said.features / "extraction.json")["store"] == f"{tmp_path}/features"
-    train(said)
+    parsed = parse(options)
+    assert (parsed.plan, parsed.data_digest, parsed.code_revision, parsed.device) == ([plan], "d.dir", "abc", "cpu")
+    assert all(path.is_relative_to(tmp_path) for path in (parsed.config, parsed.index, parsed.features, parsed.out))
+    assert read_json(parsed.features / "extraction.json")["store"] == f"{tmp_path}/features"
+    train(parsed)
     judge = ground.train(plan, tmp_path / "judge", seeds=[1], epochs=1, **changed)
     found = read_trained(out)
     assert (found.curves[1][0]["train_loss"], found.validation) == (judge.curves[1][0]["train_loss"], judge.validation)
@@ -59,8 +59,7 @@ def test_what_training_starts_from_travels_with_it(ground: Any, tmp_path: Path) 
 def test_a_parcel_of_which_a_file_changed_is_refused(ground: Any, tmp_path: Path) -> None:
     packed(ground, Exchange(str(tmp_path)), "campplus_only")
     (tmp_path / "job" / "input" / "config.json").write_text("{}")
-    expected = rf"^{tmp_path}/job/input/config\.json is not what was written there\. Remove job/input; run again\.$"
-    with pytest.raises(DataError, match=expected):
+    with pytest.raises(DataError, match=rf"^{tmp_path}/job/input/config\.json "):
         unpack(Exchange(str(tmp_path)), "job", Path("/unused"))
 
 

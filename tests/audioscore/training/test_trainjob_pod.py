@@ -1,4 +1,3 @@
-import re
 from pathlib import Path
 
 import pytest
@@ -13,30 +12,21 @@ def place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("place")
-def test_a_pod_without_a_training_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("in_the_way", [False, True])
+def test_an_exchange_without_a_training(tmp_path: Path, capfd: pytest.CaptureFixture[str], in_the_way: bool) -> None:
+    if in_the_way:
+        (tmp_path / "hybrid-1").write_text("a file where a folder should be")
     assert main(["--exchange", str(tmp_path), "--job", "hybrid-1"]) == 2
-    assert capfd.readouterr().err == (
-        f"error: {tmp_path}/hybrid-1/input is not there whole. What writes it did not finish; run it again.\n"
-    )
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert f"{tmp_path}/hybrid-1/input" in line
 
 
-@pytest.mark.usefixtures("place")
-def test_an_exchange_that_cannot_be_read_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "hybrid-1").write_text("a file where a folder should be")
-    assert main(["--exchange", str(tmp_path), "--job", "hybrid-1"]) == 2
-    assert len(capfd.readouterr().err.splitlines()) == 1
-
-
-def test_outside_a_trainjob_there_is_nothing_to_do(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_outside_a_trainjob(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PET_NNODES", "2")
     for name in PLACE[1:]:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SystemExit) as stopped:
         main(["--exchange", "/x", "--job", "y"])
     assert stopped.value.code == 2
-    expected = (
-        r"PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT are not set\. A TrainJob whose runtime has an mlPolicy "
-    )
-    assert re.search(expected, capfd.readouterr().err)
+    assert "PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT" in capfd.readouterr().err

@@ -1,5 +1,6 @@
 """What of MuQ is trained, on the tiny corpus: what the settings name moves, nothing else does, and it is saved."""
 
+import importlib.util
 import json
 import math
 from dataclasses import asdict, replace
@@ -57,9 +58,7 @@ def encoders_after(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("plan", ["baseline", "hybrid"])
-def test_lora_moves_the_adapters_and_the_head_and_nothing_else(
-    ground: Any, tmp_path: Path, encoders_after: list[dict[str, Tensor]], plan: str
-) -> None:
+def test_what_lora_moves(ground: Any, tmp_path: Path, encoders_after: list[dict[str, Tensor]], plan: str) -> None:
     trained: TrainedPlan = ground.train(plan, tmp_path / plan, **SHORT, **LORA)
     adapters = {
         f"suffix.layers.{layer}.self_attn.{projection}.lora_{part}.default.weight"
@@ -81,9 +80,7 @@ def test_lora_moves_the_adapters_and_the_head_and_nothing_else(
     assert_reloads(ground, trained, prefix=0)
 
 
-def test_full_tuning_moves_the_layers_above_a_choice_and_no_statistic(
-    ground: Any, tmp_path: Path, encoders_after: list[dict[str, Tensor]]
-) -> None:
+def test_what_full_tuning_moves(ground: Any, tmp_path: Path, encoders_after: list[dict[str, Tensor]]) -> None:
     deeper = ground.extract(tmp_path / "features", tuning="full", tune_from=1)
     trained = deeper.train("baseline", tmp_path / "plan", **SHORT, tuning="full", tune_from=1)
     (after,) = encoders_after
@@ -123,12 +120,6 @@ def test_a_mix_of_layers_is_learned_beside_the_head(ground: Any, tmp_path: Path)
     assert_reloads(ground, trained, prefix=0)
 
 
-def test_controls_stay_frozen_beside_tuned_candidates(ground: Any, tmp_path: Path) -> None:
-    trained = ground.train("muq_frozen", tmp_path / "plan", **SHORT, **LORA, adversary={"weight": 1.0})
-    assert not [name for name in trained.chosen.trainable if not name.startswith("head.")]
-    assert read_description(trained.scorer_folder()).tuning is None
-
-
 def assert_reloads(ground: Any, trained: TrainedPlan, prefix: int) -> None:
     """A recording gets, from the folder alone, what its stored features get."""
     scorer, extraction = load_scorer(trained.scorer_folder()), read_extraction(ground.features)
@@ -154,9 +145,7 @@ def test_checkpointing_the_layers_changes_no_weight(ground: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize("tuning", [{}, LORA])
-def test_an_adversary_reports_who_is_named_before_and_after(
-    ground: Any, tmp_path: Path, tuning: dict[str, Any]
-) -> None:
+def test_an_adversary_reports_singer_accuracy(ground: Any, tmp_path: Path, tuning: dict[str, Any]) -> None:
     trained = ground.train("hybrid", tmp_path / "plan", **SHORT, **tuning, adversary={"weight": 1.0})
     speakers = trained.chosen.speakers
     assert speakers is not None
@@ -172,47 +161,14 @@ def test_an_adversary_reports_who_is_named_before_and_after(
 
 def test_a_speaker_target_that_was_not_extracted_is_named(ground: Any, tmp_path: Path) -> None:
     wanted = {"weight": 1.0, "target": "samoye", "source": "somewhere"}
-    with pytest.raises(ModelError, match=r"^samoye features were not extracted\. Run the extraction again\.$"):
+    with pytest.raises(ModelError, match="samoye"):
         ground.train("hybrid", tmp_path / "plan", **SHORT, adversary=wanted)
-
-
-def samoye_checkpoint(folder: Path) -> Path:
-    """SaMoye's published layout, tiny and random."""
-    audio = {
-        "num_mels": 80, "fft_size": 1024, "sample_rate": 16_000, "win_length": 1024, "hop_length": 256,
-        "frame_length_ms": None, "preemphasis": 0.98, "min_level_db": -100, "ref_level_db": 20, "signal_norm": True,
-        "symmetric_norm": True, "max_norm": 4.0, "clip_norm": True, "mel_fmin": 0.0, "mel_fmax": 8000.0,
-        "do_trim_silence": True, "trim_db": 60,
-    }  # fmt: skip
-    draw, state = torch.Generator().manual_seed(9), {}
-    for layer in range(3):
-        sizes = {
-            "weight_ih_l0": (48, 80 if layer == 0 else 8),
-            "weight_hh_l0": (48, 12),
-            "bias_ih_l0": (48,),
-            "bias_hh_l0": (48,),
-        }
-        for part, shape in sizes.items():
-            state[f"layers.{layer}.lstm.{part}"] = 0.3 * torch.randn(*shape, generator=draw)
-        state[f"layers.{layer}.linear.weight"] = torch.randn(8, 12, generator=draw)
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_name": "lstm", "audio": audio}))
-    torch.save({"model": state, "step": 5}, folder / "best_model.pth.tar")
-    return folder
-
-
-def test_samoyes_speakers_can_be_unlearned(ground: Any, tmp_path: Path) -> None:
-    wanted = {"weight": 1.0, "target": "samoye", "source": str(samoye_checkpoint(tmp_path / "samoye"))}
-    with_speakers = ground.extract(tmp_path / "features", adversary=wanted)
-    assert with_speakers.train("hybrid", tmp_path / "plan", **SHORT, adversary=wanted).chosen.speakers is not None
 
 
 @pytest.mark.services
 def test_resemblyzers_published_speakers_can_be_unlearned(ground: Any, tmp_path: Path) -> None:
-    import importlib.util
-
     found = importlib.util.find_spec("resemblyzer")
-    assert found is not None, "`make test-services` installs requirements/services.txt first"
+    assert found is not None
     assert found.origin is not None
     wanted = {"weight": 1.0, "target": "ge2e", "source": str(Path(found.origin).parent / "pretrained.pt")}
     with_speakers = ground.extract(tmp_path / "features", adversary=wanted)
@@ -256,10 +212,8 @@ def test_a_recording_whose_features_hold_a_nan_is_named_and_nothing_is_written(g
     for reference in (*extraction.encoders.values(), prefix_reference(extraction.encoders["muq"], 0)):
         for split in ("train", "val"):
             for one in read_split(ground.index, split):
-                source, target = (
-                    FeatureStore(extraction.store).path(reference, str(one.sha256)),
-                    store.path(reference, str(one.sha256)),
-                )
+                target = store.path(reference, str(one.sha256))
+                source = FeatureStore(extraction.store).path(reference, str(one.sha256))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(source.read_bytes())
         value = store.get(reference, str(clip.sha256))
@@ -270,11 +224,9 @@ def test_a_recording_whose_features_hold_a_nan_is_named_and_nothing_is_written(g
     (tmp_path / "features" / "extraction.json").write_text(json.dumps({**described, "store": str(store.root)}))
     (tmp_path / "features" / "encoders").symlink_to(ground.features / "encoders")
     for options in ({}, LORA):
-        with pytest.raises(ModelError, match=rf"^the features of {clip.audio_file} are not finite\. Look at these"):
+        with pytest.raises(ModelError, match=f"features of {clip.audio_file} "):
             replace(ground, features=tmp_path / "features").train("hybrid", tmp_path / "plan", **SHORT, **options)
     assert not (tmp_path / "plan" / "plan.json").exists()
-    # The predecessor's head has no statistics: there the batch is the first to notice.
-    with pytest.raises(
-        ModelError, match=rf"^seed 1, epoch 1, step \d: the loss .* 1 of its 10 .* \({clip.audio_file}\)"
-    ):
+    # The predecessor's head has no statistics: there the loss of the batch shows the fault.
+    with pytest.raises(ModelError, match=rf"^seed 1, epoch 1, step \d: .* 1 of its 10 .*\({clip.audio_file}\)"):
         replace(ground, features=tmp_path / "features").train("baseline", tmp_path / "p", **SHORT, head="predecessor")

@@ -1,3 +1,4 @@
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ def started(
 
 
 def shaken(network: ScoreNetwork, seed: int) -> None:
-    """Training, in short: whatever has a gradient moves, and so do the statistics of the clips."""
+    """Move what a training moves: trainable parameters, and the statistics of the clips."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -62,7 +63,7 @@ def saved(folder: Path, target: Path, head: dict[str, Any], tuning: Tuning) -> S
     return network
 
 
-def heard(muq: MuQEncoder, layer: int) -> list[Features]:
+def prefixes(muq: MuQEncoder, layer: int) -> list[Features]:
     rng = np.random.default_rng(5)
     waves = [torch.from_numpy(rng.normal(size=24_000 + 4_800 * place).astype(np.float32)) * 0.1 for place in range(3)]
     return [{"muq": prefix_frames(muq, wave, layer), "windows": torch.tensor(1)} for wave in waves]
@@ -73,19 +74,16 @@ def small(tiny_encoders: Path) -> Path:
     return tiny_encoders / "muq-small"
 
 
-@pytest.mark.parametrize(("tuning", "part"), [
-    (LORA, "MuQ's adapters"), (FULL, "MuQ's tuned layers"), (MIX, "the mix of MuQ's layers"),
-    (replace(LORA, mix=True), "the mix of MuQ's layers and MuQ's adapters"),
-])  # fmt: skip
-def test_a_scorer_with_the_same_settings_is_taken_whole(small: Path, tmp_path: Path, tuning: Tuning, part: str) -> None:
+@pytest.mark.parametrize("tuning", [LORA, FULL, MIX, replace(LORA, mix=True)])
+def test_a_scorer_with_the_same_settings_is_used_whole(small: Path, tmp_path: Path, tuning: Tuning) -> None:
     before = saved(small, tmp_path / "old", LIGHT, tuning)
     network, muq = started(small, LIGHT, tuning, seed=2)
     recipe = Recipe({**LIGHT, "dropout": 0.5}, tuning, adversary=False)
-    features = heard(muq, tuning.from_layer)
+    features = prefixes(muq, tuning.from_layer)
     wanted = raw_outputs(before, features)
     assert np.abs(raw_outputs(network, features) - wanted).max() > 1e-3
     trainable = [name for name, value in network.named_parameters() if value.requires_grad]
-    assert warm_start(network, recipe, muq, tmp_path / "old") == f"the head and {part} from {tmp_path / 'old'}"
+    assert str(tmp_path / "old") in warm_start(network, recipe, muq, tmp_path / "old")
     assert raw_outputs(network, features) == pytest.approx(wanted, abs=1e-6)
     assert [name for name, value in network.named_parameters() if value.requires_grad] == trainable
     assert takes_head(recipe, tmp_path / "old")
@@ -98,39 +96,40 @@ def test_the_hybrids_head_starts_from_scratch_even_on_a_hybrids(small: Path, tmp
         network, muq = started(small, HYBRID, LORA, seed=2)
         first = {name: value.clone() for name, value in network.head.state_dict().items()}
         recipe = Recipe(HYBRID, LORA, adversary=False)
-        said = warm_start(network, recipe, muq, target)
-        assert said == f"MuQ's adapters from {target}; the head from scratch (the hybrid's always is)"
+        before = {name: value.clone() for name, value in tuned_state(LORA, muq).items()}
+        warm_start(network, recipe, muq, target)
+        assert any(not torch.equal(before[name], value) for name, value in tuned_state(LORA, muq).items())
         assert all(torch.equal(first[name], value) for name, value in network.head.state_dict().items())
         assert not takes_head(recipe, target)
 
 
-@pytest.mark.parametrize(("head", "tuning", "rest"), [
-    ({**LIGHT, "hidden": 9}, LORA, "the head from scratch (hidden 8 there, 9 here)"),
-    ({**PREDECESSOR, "hidden": 8}, LORA, "the head from scratch (kind light there, predecessor here)"),
-    (LIGHT, replace(LORA, alpha=5), "MuQ's adapters from scratch (alpha 6 there, 5 here)"),
-    (LIGHT, FULL, "MuQ's tuned layers from scratch (mode lora there, full here)"),
+@pytest.mark.parametrize(("head", "tuning", "why"), [
+    ({**LIGHT, "hidden": 9}, LORA, r"hidden 8\b.*\b9\b"),
+    ({**PREDECESSOR, "hidden": 8}, LORA, "kind light .*predecessor"),
+    (LIGHT, replace(LORA, alpha=5), r"alpha 6\b.*\b5\b"),
+    (LIGHT, FULL, "mode lora .*full"),
 ])  # fmt: skip
-def test_what_does_not_fit_starts_from_scratch_and_says_why(
-    small: Path, tmp_path: Path, head: dict[str, Any], tuning: Tuning, rest: str
+def test_the_part_that_fits_is_used(
+    small: Path, tmp_path: Path, head: dict[str, Any], tuning: Tuning, why: str
 ) -> None:
     saved(small, tmp_path / "old", LIGHT, LORA)
     network, muq = started(small, head, tuning, seed=2)
-    said = warm_start(network, Recipe(head, tuning, adversary=False), muq, tmp_path / "old")
-    part = "MuQ's adapters" if "head" in rest else "the head"
-    assert said == f"{part} from {tmp_path / 'old'}; {rest}"
+    first = {name: value.clone() for name, value in network.state_dict().items()}
+    assert re.search(why, warm_start(network, Recipe(head, tuning, adversary=False), muq, tmp_path / "old"))
+    moved = {name.split(".")[0] for name, value in network.state_dict().items() if not torch.equal(first[name], value)}
+    assert moved == ({"head"} if head == LIGHT else {"suffix"})
 
 
-def test_frozen_muq_leaves_adapters_behind_and_compares_by_the_reference(small: Path, tmp_path: Path) -> None:
-    saved(small, tmp_path / "old", LIGHT, LORA)
+def test_a_frozen_muq_gets_no_adapters_and_is_compared_by_its_reference(small: Path, tmp_path: Path) -> None:
+    before = saved(small, tmp_path / "old", LIGHT, LORA)
     recipe = Recipe(LIGHT, None, adversary=False)
-    reference = load_muq(str(small), layer=2).reference
-    left = "left behind: MuQ's adapters (MuQ is frozen here)"
-    said = warm_start(build_network(LIGHT, None, None), recipe, None, tmp_path / "old", reference=reference)
-    assert said == f"the head from {tmp_path / 'old'}; {left}"
-    said = warm_start(build_network(LIGHT, None, None), recipe, None, tmp_path / "old")
-    assert said == f"the head from {tmp_path / 'old'}; {left}; whether it heard the same MuQ is not known"
+    for reference in (load_muq(str(small), layer=2).reference, None):
+        network = build_network(LIGHT, None, None)
+        assert str(tmp_path / "old") in warm_start(network, recipe, None, tmp_path / "old", reference=reference)
+        state = before.head.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in network.head.state_dict().items())
     other = EncoderReference("muq", None, None, "ab" * 32, 2)
-    with pytest.raises(ModelError, match=r"and this training layer 2 of MuQ abababababab\. Train on the same"):
+    with pytest.raises(ModelError, match="layer 2 of MuQ abababababab"):
         warm_start(build_network(LIGHT, None, None), recipe, None, tmp_path / "old", reference=other)
 
 
@@ -139,12 +138,9 @@ def test_nothing_that_fits_is_an_error_and_changes_nothing(small: Path, tmp_path
     head, tuning = {**LIGHT, "width": 16}, replace(LORA, rank=8)
     network, muq = started(small, head, tuning, seed=2)
     first = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(ModelError) as fault:
+    expected = rf"^{tmp_path / 'old'}: .*width 8\b.*\b16\b.*rank 4\b.*\b8\b.*init: scratch"
+    with pytest.raises(ModelError, match=expected):
         warm_start(network, Recipe(head, tuning, adversary=False), muq, tmp_path / "old")
-    assert str(fault.value) == (
-        f"{tmp_path / 'old'}: nothing of it fits this training: the head from scratch (width 8 there, 16 here); MuQ's "
-        "adapters from scratch (rank 4 there, 8 here). Train with the same settings, or with init: scratch."
-    )
     assert all(torch.equal(first[name], value) for name, value in network.state_dict().items())
 
 
@@ -152,11 +148,11 @@ def test_folders_of_another_muq_or_of_nothing_are_refused(small: Path, judge: An
     saved(small, tmp_path / "old", LIGHT, LORA)
     network, muq = started(judge.muq, LIGHT, LORA, seed=2)
     recipe = Recipe(LIGHT, LORA, adversary=False)
-    with pytest.raises(ModelError, match=r"hears layer 2 of MuQ [0-9a-f]{12}, and this training layer 2 of MuQ"):
+    with pytest.raises(ModelError, match=r"layer 2 of MuQ [0-9a-f]{12},.* layer 2 of MuQ [0-9a-f]{12}"):
         warm_start(network, recipe, muq, tmp_path / "old")
-    with pytest.raises(ModelError, match=r"the predecessor hears layer 6 of MuQ, and this training layer 2\. Set "):
+    with pytest.raises(ModelError, match=r"layer 6 of MuQ,.* layer 2\b"):
         warm_start(network, recipe, muq, judge.adapters)
-    with pytest.raises(ModelError, match=r"neither a scorer folder nor one of the predecessor, scorer\.json and type"):
+    with pytest.raises(ModelError, match=r"scorer\.json"):
         warm_start(network, recipe, muq, tmp_path)
 
 
@@ -178,7 +174,7 @@ def test_damaged_weights_are_refused_and_leave_the_network_as_it_was(small: Path
         with pytest.raises(ModelError, match=said):
             warm_start(network, recipe, muq, tmp_path / "old")
     (tmp_path / "old" / "head.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ModelError, match=r"head\.safetensors: missing or damaged\. Copy the scorer folder again"):
+    with pytest.raises(ModelError, match=r"head\.safetensors: "):
         warm_start(network, recipe, muq, tmp_path / "old")
     assert all(torch.equal(first[name], value) for name, value in network.state_dict().items())
 
@@ -190,9 +186,8 @@ def test_the_predecessors_head_and_adapters_give_its_tags(judge: Any, variant: s
     wave = torch.from_numpy(np.random.default_rng(2).normal(size=36_000).astype(np.float32)) * 0.2
     features = [{"muq": prefix_frames(muq, wave, 0), "windows": torch.tensor(1)}]
     state = torch.random.get_rng_state()
-    said = warm_start(network, Recipe(PREDECESSOR, LORA, adversary=False), muq, folder)
+    assert str(folder) in warm_start(network, Recipe(PREDECESSOR, LORA, adversary=False), muq, folder)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert said == f"the head and MuQ's adapters from {folder}"
     raw = float(raw_outputs(network, features)[0])
     assert 2 + 2 * np.tanh(raw) == pytest.approx(5 - judge.tag(wave.numpy()), abs=1e-5)
 
@@ -200,37 +195,33 @@ def test_the_predecessors_head_and_adapters_give_its_tags(judge: Any, variant: s
 def test_the_predecessors_adapters_go_with_any_head(judge: Any) -> None:
     for head in (LIGHT, HYBRID):
         network, muq = started(judge.muq, head, LORA, seed=2, layer=6)
-        said = warm_start(network, Recipe(head, LORA, adversary=False), muq, judge.adapters)
-        assert said.startswith(f"MuQ's adapters from {judge.adapters}; the head from scratch (")
+        first = {name: value.clone() for name, value in network.head.state_dict().items()}
+        warm_start(network, Recipe(head, LORA, adversary=False), muq, judge.adapters)
+        assert all(torch.equal(first[name], value) for name, value in network.head.state_dict().items())
         assert tuned_state(LORA, muq)["model.conformer.layers.5.self_attn.linear_q.lora_B.weight"].any()
 
 
 @pytest.mark.parametrize(("tuning", "why"), [
-    (replace(LORA, rank=8), "rank 4 there, 8 here"),
-    (replace(LORA, from_layer=2), "from_layer 0 there, 2 here"),
+    (replace(LORA, rank=8), r"rank 4\b.*\b8\b"),
+    (replace(LORA, from_layer=2), r"from_layer 0\b.*\b2\b"),
 ])  # fmt: skip
 @pytest.mark.parametrize("variant", ["adapters", "full"])
 def test_the_predecessors_head_goes_without_its_adapters(judge: Any, variant: str, tuning: Tuning, why: str) -> None:
     network, muq = started(judge.muq, PREDECESSOR, tuning, seed=2, layer=6)
     folder = getattr(judge, variant)
-    said = warm_start(network, Recipe(PREDECESSOR, tuning, adversary=False), muq, folder)
-    assert said.startswith(f"the head from {folder}; MuQ's adapters from scratch (")
-    assert why in said
+    adapters = {name: value.clone() for name, value in tuned_state(tuning, muq).items()}
+    first = {name: value.clone() for name, value in network.head.state_dict().items()}
+    assert re.search(why, warm_start(network, Recipe(PREDECESSOR, tuning, adversary=False), muq, folder))
+    assert all(torch.equal(adapters[name], value) for name, value in tuned_state(tuning, muq).items())
+    assert any(not torch.equal(first[name], value) for name, value in network.head.state_dict().items())
     assert not takes_head(Recipe(PREDECESSOR, tuning, adversary=False), folder)
 
 
 def test_adapters_that_count_by_another_factor_stay_behind(judge: Any) -> None:
     tuning = replace(LORA, alpha=7)
     network, muq = started(judge.muq, LIGHT, tuning, seed=2, layer=6)
-    with pytest.raises(ModelError, match=r"nothing of it fits .* adapters from scratch \(alpha 6 there, 7 here\);"):
+    with pytest.raises(ModelError, match=r"alpha 6\b.*\b7\b"):
         warm_start(network, Recipe(LIGHT, tuning, adversary=False), muq, judge.adapters)
-
-
-def test_a_predecessor_on_a_frozen_muq_gives_its_head(judge: Any) -> None:
-    recipe = Recipe(PREDECESSOR, None, adversary=False)
-    reference = load_muq(str(judge.muq), layer=6).reference
-    said = warm_start(build_network(PREDECESSOR, None, None), recipe, None, judge.full, reference=reference)
-    assert said == f"the head from {judge.full}; left behind: MuQ's adapters (MuQ is frozen here)"
 
 
 def test_a_predecessor_with_another_muq_is_refused_until_it_is_converted(judge: Any, tmp_path: Path) -> None:
@@ -240,8 +231,8 @@ def test_a_predecessor_with_another_muq_is_refused_until_it_is_converted(judge: 
     torch.save(state, tmp_path / "old" / "muq_lora.pt")
     recipe = Recipe(PREDECESSOR, LORA, adversary=False)
     network, muq = started(judge.muq, PREDECESSOR, LORA, seed=2, layer=6)
-    with pytest.raises(ModelError, match=r"another MuQ than this training's; 1 tensors differ \(.*3\.ffn1.*Convert it"):
+    with pytest.raises(ModelError, match=r"\b1 tensors? .*\(.*3\.ffn1"):
         warm_start(network, recipe, muq, tmp_path / "old")
     convert(tmp_path / "old", tmp_path / "new", str(judge.muq), rank=4, alpha=6)
     network, muq = started(tmp_path / "new" / "encoders" / "muq", PREDECESSOR, LORA, seed=2, layer=6)
-    assert warm_start(network, recipe, muq, tmp_path / "new") == f"the head and MuQ's adapters from {tmp_path / 'new'}"
+    assert str(tmp_path / "new") in warm_start(network, recipe, muq, tmp_path / "new")

@@ -4,15 +4,13 @@ from typing import Any
 import pytest
 import yaml
 
-# One namespace with what our rules ask for, and one service in it that breaks none of them.
+# A namespace and a service that follow every rule.
 SOUND = """
 apiVersion: v1
 kind: Namespace
 metadata:
   name: songs
-  labels:
-    pod-security.kubernetes.io/enforce: restricted
-    pod-security.kubernetes.io/enforce-version: v1.34
+  labels: {pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/enforce-version: v1.34}
 ---
 apiVersion: v1
 kind: ResourceQuota
@@ -95,10 +93,7 @@ spec:
     spec:
       serviceAccountName: web
       automountServiceAccountToken: false
-      securityContext:
-        runAsNonRoot: true
-        runAsUser: 10001
-        seccompProfile: {type: RuntimeDefault}
+      securityContext: {runAsNonRoot: true, runAsUser: 10001, seccompProfile: {type: RuntimeDefault}}
       containers:
         - name: web
           image: registry.example.com/web:1.2
@@ -107,31 +102,21 @@ spec:
             - {name: BUCKET, valueFrom: {configMapKeyRef: {name: places, key: bucket}}}
             - {name: PASSWORD, valueFrom: {secretKeyRef: {name: login, key: word}}}
           readinessProbe: {httpGet: {path: /readyz, port: http}}
-          resources:
-            requests: {cpu: 100m, memory: 128Mi}
-            limits: {cpu: "1", memory: 256Mi}
+          resources: {requests: {cpu: 100m, memory: 128Mi}, limits: {cpu: "1", memory: 256Mi}}
           securityContext:
-            allowPrivilegeEscalation: false
-            readOnlyRootFilesystem: true
-            capabilities: {drop: [ALL]}
+            {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
           volumeMounts: [{name: tmp, mountPath: /tmp}]
       volumes: [{name: tmp, emptyDir: {sizeLimit: 1Gi}}]
 """
 
-# The same pod as a training runtime's, whose kind Kubernetes does not know.
+# A training runtime with the same pod; Kubernetes has no schema of its kind.
 RUNTIME = """
 apiVersion: trainer.kubeflow.org/v1alpha1
 kind: TrainingRuntime
 metadata: {name: torch, namespace: songs, labels: {trainer.kubeflow.org/framework: torch}}
 spec:
   mlPolicy: {numNodes: 1, torch: {}}
-  template:
-    spec:
-      replicatedJobs:
-        - name: node
-          template:
-            spec:
-              template: null
+  template: {spec: {replicatedJobs: [{name: node, template: {spec: {template: null}}}]}}
 """
 
 
@@ -146,7 +131,6 @@ class Tree:
 
     @property
     def pod(self) -> dict[str, Any]:
-        """The specification of the service's pod."""
         return self["Deployment"]["spec"]["template"]["spec"]
 
     @property

@@ -1,4 +1,4 @@
-"""The whole check on the repository's own manifests, sound and with a fault planted in a copy."""
+"""The whole check on the manifests of this repository, and on copies with one fault."""
 
 import shutil
 from pathlib import Path
@@ -11,13 +11,13 @@ WEB = "components/serving/serving.yaml"
 DIGEST = f"sha256:{'0' * 64}"
 OURS = "container serving"
 
-# What is changed in which file, and how the check names it.
+# File, old text, new text, and a part of the fault.
 PLANTED = {
-    "unknown field": (WEB, "terminationGracePeriodSeconds", "terminationGracePeriod", "('terminationGracePeriod' was"),
+    "unknown field": (WEB, "terminationGracePeriodSeconds", "terminationGracePeriod", "'terminationGracePeriod'"),
     "missing limit": (
-        WEB, 'limits:\n              cpu: "4"\n', "limits:\n", f"{OURS}: no cpu in resources.limits"
+        WEB, 'limits:\n              cpu: "4"\n', "limits:\n", f"{OURS}: no cpu "
     ),
-    "root": (WEB, "runAsNonRoot: true", "runAsNonRoot: false", f"{OURS}: may run as root: runAsNonRoot must be true"),
+    "root": (WEB, "runAsNonRoot: true", "runAsNonRoot: false", "runAsNonRoot"),
     "latest": (
         "overlays/prod/kustomization.yaml", f"digest: {DIGEST}", "newTag: latest",
         f"{OURS}: image registry.example.com/audioscore-python:latest is `latest`",
@@ -25,24 +25,24 @@ PLANTED = {
     "no tag": ("overlays/prod/kustomization.yaml", "    newTag: 17.6-bookworm\n", "", "postgres has no tag"),
     "selector": (
         "components/mlflow/mlflow.yaml", "selector:\n    app.kubernetes.io/name: mlflow",
-        "selector:\n    app.kubernetes.io/name: mlflov", "app.kubernetes.io/name=mlflov selects no pod",
+        "selector:\n    app.kubernetes.io/name: mlflov", "app.kubernetes.io/name=mlflov ",
     ),
     "secret key": (
         "overlays/prod/secrets.yaml", "secretKey: flask-secret-key", "secretKey: flask-key",
-        "Secret mlflow-server has no key flask-secret-key, but admin-password, flask-key",
+        "Secret mlflow-server has no key flask-secret-key",
     ),
     "external secret": (
-        "overlays/prod/secrets.yaml", "refreshInterval: 1h", "refreshEvery: 1h", "('refreshEvery' was unexpected)"
+        "overlays/prod/secrets.yaml", "refreshInterval: 1h", "refreshEvery: 1h", "'refreshEvery'"
     ),
     "trainer": (
-        "components/trainer-runtime/runtime.yaml", "numNodes: 1", "numNode: 1", "spec.mlPolicy.numNode: unknown field"
+        "components/trainer-runtime/runtime.yaml", "numNodes: 1", "numNode: 1", "spec.mlPolicy.numNode: "
     ),
-    "run settings": ("overlays/prod/run.yaml", "  gpus: 4", "  gpu: 4", "cluster.gpu: there is no such key"),
+    "run settings": ("overlays/prod/run.yaml", "  gpus: 4", "  gpu: 4", "cluster.gpu: "),
 }  # fmt: skip
 
 
 def planted(folder: Path, name: str, old: str, new: str) -> Path:
-    """A copy of the manifests with one text replaced, and the production overlay alone: half the work."""
+    """A copy of the manifests with one text replaced, without the dev overlay."""
     copy = folder / "manifests"
     shutil.copytree(MANIFESTS, copy, ignore=shutil.ignore_patterns("*.env", "__pycache__"))
     shutil.rmtree(copy / "overlays" / "dev")
@@ -53,13 +53,11 @@ def planted(folder: Path, name: str, old: str, new: str) -> Path:
 
 
 @pytest.mark.services
-def test_every_overlay_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_overlay_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     dev, prod = capsys.readouterr().out.splitlines()
     assert dev.startswith("dev: ")
     assert prod.startswith("prod: ")
-    assert dev.endswith("objects for Kubernetes 1.34, all hold")
-    assert prod.endswith("objects for Kubernetes 1.34, all hold")
 
 
 @pytest.mark.services
@@ -76,11 +74,15 @@ def test_a_password_in_production_fails_the_check(tmp_path: Path) -> None:
         "secretGenerator:\n  - name: more\n    namespace: audioscore\n    literals: [password=hunter2]\nimages:\n"
     )
     found = check(planted(tmp_path, "overlays/prod/kustomization.yaml", "\nimages:\n", f"\n{generator}"))
-    assert found["prod"][1] == ["Secret audioscore/more: holds its values (password): use an ExternalSecret"]
+    (fault,) = found["prod"][1]
+    assert fault.startswith("Secret audioscore/more: ")
+    assert "password" in fault
+    assert "hunter2" not in fault
 
 
-def test_a_folder_without_overlays_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_overlays_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty")]) == 2
-    message = f"error: {tmp_path / 'empty'}: no overlays/*/kustomization.yaml to check. Name the manifests folder.\n"
-    assert capsys.readouterr().err == message
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'empty'}: ")
+    assert "overlays/*/kustomization.yaml" in error

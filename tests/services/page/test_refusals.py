@@ -60,22 +60,22 @@ def refused(data: bytes) -> str:
     return str(fault.value)
 
 
-def said_by(page: Any, language: str, sentences: Iterable[str]) -> list[str]:
-    """What the page makes of the service's sentences."""
+def translated(page: Any, language: str, sentences: Iterable[str]) -> list[str]:
+    """The page's version of the service's sentences."""
     asked = f"{json.dumps(list(sentences))}.map((one) => refusal(one, '{language}'))"
     said: list[str] = page.run(f"import('/page/refusals.js').then(({{refusal}}) => {asked})")
     return said
 
 
-def test_every_refusal_is_said_in_chinese(page: Any, served: Any) -> None:
+def test_every_refusal_has_a_chinese_sentence(page: Any, served: Any) -> None:
     page.open(f"http://127.0.0.1:{served.port}/")
     sentences = {name: refused(make()) for name, make in RECORDINGS.items()}
     sentences["slow"] = "recording: is not decoded after 30 s. Export it again."
     sentences["deadly"] = "recording: ends the process that decodes it. Export it again."
-    chinese = dict(zip(sentences, said_by(page, "zh", sentences.values()), strict=True))
+    chinese = dict(zip(sentences, translated(page, "zh", sentences.values()), strict=True))
     quoted = {name: sentences[name] for name, said in chinese.items() if "这段录音无法打分" in said or "$" in said}
     assert quoted == {}
     assert len(set(chinese.values())) >= len(chinese) - 2  # three ways to be cut off or broken share a sentence
-    english = said_by(page, "en", sentences.values())
+    english = translated(page, "en", sentences.values())
     assert not [said for said in english if said[0].islower() or re.match("(the )?(uploaded )?recording: ", said, re.I)]
-    assert said_by(page, "zh", ["of a new kind"])[0].endswith("of a new kind")
+    assert translated(page, "zh", ["of a new kind"])[0].endswith("of a new kind")

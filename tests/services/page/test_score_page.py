@@ -68,10 +68,10 @@ def test_an_upload_shows_what_the_interface_says(page: Any, served: Served, reco
     page.until(of(0, ".score"))
     low, high = expected["interval"]
     assert page.run(of(0, ".score")) == f"{expected['score']:.1f}"
-    assert page.run(of(0, ".interval")) == f"90 % interval: {low:.1f} to {high:.1f}"
+    assert re.search(rf"90.*\b{low:.1f}\b.*\b{high:.1f}$", page.run(of(0, ".interval")))
     bands = served.get("/model")[2]
     band = next(pair for pair in json.loads(bands)["bands"] if pair[0] <= expected["score"] < pair[1])
-    assert page.run(of(0, ".band")) == f"In the band {max(band[0], 50):g} to {min(band[1], 99):g}."
+    assert re.search(rf"\b{max(band[0], 50):g}\b.*\b{min(band[1], 99):g}\b", page.run(of(0, ".band")))
     rows = page.run(f"[...{of(0, 'tbody', 'rows')}].map((row) => [...row.cells].map((cell) => cell.textContent))")
     moments = [f"{moment['score']:.1f}" for moment in expected["timeline"]]
     assert rows == [
@@ -81,9 +81,7 @@ def test_an_upload_shows_what_the_interface_says(page: Any, served: Served, reco
     assert page.run(of(0, ".answer", "getAttribute('aria-live')")) == "polite"
 
 
-def test_the_mark_stands_where_the_score_is_and_the_chart_as_wide_as_the_waveform(
-    page: Any, served: Served, recordings: Path
-) -> None:
+def test_the_mark_and_the_chart_are_aligned(page: Any, served: Served, recordings: Path) -> None:
     page.open(url(served))
     page.choose(0, recordings / "long.m4a")
     score = float(page.until(of(0, ".score")))
@@ -140,8 +138,7 @@ def test_two_takes_stand_side_by_side(page: Any, served: Served, recordings: Pat
     verdict = page.run("document.querySelector('.verdict').textContent")
     better, worse = (1, 2) if first >= second else (2, 1)
     difference = f"{abs(first - second):.1f}"
-    said = f"Take {better} is {difference} points above take {worse}." if difference != "0.0" else "Both takes have"
-    assert verdict.startswith(said)
+    assert difference == "0.0" or re.search(rf"\b{better}\b.*\b{difference}\b.*\b{worse}\b", verdict)
     page.run(of(1, ".clear", "click()"))
     assert page.run("document.getElementById('comparison').hidden") is True
     assert page.run(of(1, ".sound", "hidden")) is True
@@ -150,31 +147,30 @@ def test_two_takes_stand_side_by_side(page: Any, served: Served, recordings: Pat
 def test_a_refusal_is_a_sentence_in_either_language(page: Any, served: Served, recordings: Path) -> None:
     page.open(url(served))
     page.choose(0, recordings / "silent.wav")
-    assert page.until(of(0, ".fault")).startswith("Silent: its level is")
+    assert "Silent" in page.until(of(0, ".fault"))
     assert page.run(of(0, ".answer", "hidden")) is True
     page.run("document.getElementById('language').click()")
-    assert re.match(r"没有声音.电平为 .* dBFS。请检查麦克风", page.run(of(0, ".fault")))
+    assert re.search("没有声音.*dBFS", page.run(of(0, ".fault")))
 
 
 @pytest.mark.parametrize(
     ("status", "headers", "english", "chinese"),
     [
-        (429, {"Retry-After": "7"}, "The service is busy. Try again in 7 seconds.", "服务繁忙.请在 7 秒后重试。"),
-        (503, {}, "The service is starting or stopping. Try again in a moment.", "服务正在启动或停止.请稍后重试。"),
-        (408, {}, "The upload was too slow. Try again, or with a shorter recording.",
-         "上传太慢。请重试.或换一段较短的录音。"),
-        (500, {}, "The service failed (500). Try again later.", "服务出错.500..请稍后重试。"),
+        (429, {"Retry-After": "7"}, r"busy.*\b7\b", r"繁忙.*7"),
+        (503, {}, "starting", "启动"),
+        (408, {}, "slow", "慢"),
+        (500, {}, r"\b500\b", "500"),
     ],
-)  # fmt: skip
-def test_what_the_service_cannot_do_is_said(
+)
+def test_a_failure_of_the_service_is_explained_in_both_languages(
     page: Any, served: Served, recordings: Path, status: int, headers: dict[str, str], english: str, chinese: str
 ) -> None:
     page.open(url(served))
     page.run(instead(status, headers))
     page.choose(0, recordings / "short.wav")
-    assert page.until(of(0, ".fault")) == english
+    assert re.search(english, page.until(of(0, ".fault")))
     page.run("document.getElementById('language').click()")
-    assert re.fullmatch(chinese, page.run(of(0, ".fault")))  # a dot for a full-width mark
+    assert re.search(chinese, page.run(of(0, ".fault")))
     assert page.run(of(0, ".again", "hidden")) is False
 
 
@@ -182,7 +178,7 @@ def test_what_is_too_large_is_not_even_sent(page: Any, served: Served, tmp_path:
     (tmp_path / "large.wav").write_bytes(bytes(3 << 20))
     page.open(url(served))
     page.choose(0, tmp_path / "large.wav")
-    assert page.until(of(0, ".fault")) == "The recording is too large: at most 2 MB are taken. Choose a shorter one."
+    assert "2 MB" in page.until(of(0, ".fault"))
     assert [one for one in page.asked if "/score" in one["url"]] == []
 
 
@@ -191,7 +187,7 @@ def test_the_token_is_asked_for_and_sent(page: Any, serve: Callable[..., Served]
     page.open(url(guarded))
     page.until("!document.getElementById('token-form').hidden")
     page.choose(0, recordings / "short.wav")
-    assert page.until(of(0, ".fault")) == "The access token is missing or wrong. Enter it above and try again."
+    assert "token" in page.until(of(0, ".fault"))
     assert page.run("document.activeElement.id") == "token"
     page("Input.insertText", text="open-sesame")
     page.run(of(0, ".again", "click()"))
@@ -222,33 +218,27 @@ def test_everything_is_reached_by_the_tab_key_in_the_order_of_the_page(page: Any
 
 
 @pytest.mark.parametrize(
-    ("devices", "state", "sentence"),
+    ("devices", "state", "named"),
     [
-        ([], "prompt", "No microphone was found. Connect one, or choose a file."),
-        (["audioinput"], "denied",
-         "The browser may not use the microphone. Allow it in the site's settings, or choose a file."),
-        (["audioinput"], "prompt",
-         "The microphone could not be recorded (Error accessing the microphone: no). Choose a file."),
+        ([], "prompt", "No microphone"),
+        (["audioinput"], "denied", "settings"),
+        (["audioinput"], "prompt", "(Error accessing the microphone: no)"),
     ],
-)  # fmt: skip
-def test_a_microphone_that_cannot_be_had_is_explained(
-    page: Any, served: Served, devices: list[str], state: str, sentence: str
-) -> None:
+)
+def test_an_unusable_microphone(page: Any, served: Served, devices: list[str], state: str, named: str) -> None:
     page.open(url(served))
     page.run(f"""navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('no', 'NotFoundError'); }};
       navigator.mediaDevices.enumerateDevices = async () => {json.dumps(devices)}.map((kind) => ({{ kind }}));
       navigator.permissions.query = async () => ({{ state: '{state}' }}); 0""")
     page.run(of(0, ".record", "focus()"))
     page.press("Enter", 13, "\r")
-    assert page.until(of(0, ".fault")) == sentence
+    assert named in page.until(of(0, ".fault"))
     assert page.run(of(0, ".record", "disabled")) is False
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("language", ["en-US", "zh-CN"])
-def test_on_a_phone_nothing_sticks_out_and_every_text_can_be_read(
-    page: Any, served: Served, recordings: Path, dark: bool, language: str
-) -> None:
+def test_the_layout_on_a_phone(page: Any, served: Served, recordings: Path, dark: bool, language: str) -> None:
     page.look(PHONE, 780, dark=dark, language=language)
     page.open(url(served))
     page.choose(0, recordings / "long.m4a")

@@ -4,7 +4,6 @@ import pytest
 
 from audioscore.data.clips import Clip
 from audioscore.data.ingest.delivery import read_delivery
-from audioscore.data.labels import Fault
 from audioscore.errors import DataError
 
 SEED = Path(__file__).with_name("seed_index.json")  # the specification's example, byte for byte
@@ -24,7 +23,7 @@ def test_a_table_keeps_its_repeats(tmp_path: Path) -> None:
     ]
     assert delivery.columns == {"audio_file": "录音链接", "score": "标记分数"}
     assert delivery.left_out == ("备注",)
-    assert delivery.faults == [Fault(3, "", "no file name")]
+    assert [(fault.row, fault.audio_file) for fault in delivery.faults] == [(3, "")]
 
 
 def test_the_specifications_index_is_read_byte_for_byte() -> None:
@@ -45,31 +44,30 @@ def test_an_index_with_scores_is_clips_and_without_is_groups(tmp_path: Path) -> 
     delivery = read_delivery(path, source="ktv")
     assert delivery.clips == [Clip("a", 90.0, source="ktv", row=1), Clip("b", 80.0, source="ktv", row=2)]
     assert delivery.groups == [[Clip("c", source="ktv", row=3), Clip("e", source="acapella", row=5)]]
-    assert delivery.faults == [Fault(4, "'d\\n'", "the name holds a control character, such as a line end")]
+    assert [(fault.row, fault.audio_file) for fault in delivery.faults] == [(4, "'d\\n'")]
 
 
 def test_an_index_in_the_wrong_order_is_refused_unless_it_is_to_be_sorted(tmp_path: Path) -> None:
     path = write(tmp_path / "train.json", '[[{"audio_file": "a", "score": 70}, {"audio_file": "b", "score": 80}]]')
-    with pytest.raises(DataError, match=r"a \(score 70, position 1\) stands above b \(score 80, position 2\)"):
+    with pytest.raises(DataError, match=r"a .*\b70\b.*\b1\b.*\bb .*\b80\b.*\b2\b"):
         read_delivery(path)
     assert [clip.audio_file for clip in read_delivery(path, resort=True).clips] == ["b", "a"]
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("name", "text", "names"),
     [
-        ("empty.json", "[]", r"empty\.json names no recording"),
-        ("empty.csv", "audio_file,score\n", r"empty\.csv names no recording"),
-        ("notes.txt", "a", r"notes\.txt: \.txt is not read\. Give \.csv, \.tsv, \.xlsx, \.jsonl or \.json"),
+        ("empty.json", "[]", r"empty\.json"),
+        ("empty.csv", "audio_file,score\n", r"empty\.csv"),
+        ("notes.txt", "a", r"notes\.txt.*\.csv, \.tsv, \.xlsx, \.jsonl or \.json"),
+        ("gone.csv", None, r"gone\.csv.*\(\.csv, .*\).*\(\.json\)"),
+        ("gone.json", None, r"gone\.json"),
     ],
 )
-def test_what_is_no_delivery_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read_delivery(write(tmp_path / name, text))
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.csv: no such file\. Give a table \(\.csv, .*\) or an index \(\.json\)"):
-        read_delivery(tmp_path / "gone.csv")
-    with pytest.raises(DataError, match=r"gone\.json: no such file"):
-        read_delivery(tmp_path / "gone.json")
+def test_empty_unreadable_and_missing_files_are_refused(
+    tmp_path: Path, name: str, text: str | None, names: str
+) -> None:
+    if text is not None:
+        write(tmp_path / name, text)
+    with pytest.raises(DataError, match=names):
+        read_delivery(tmp_path / name)

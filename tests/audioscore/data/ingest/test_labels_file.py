@@ -18,7 +18,7 @@ def test_what_is_not_ours_stays_as_it_is(tmp_path: Path) -> None:
         "备注,录音,标记分数,singer_id,sha256,rater_1,rater_2,rater_3\n"
         "好,a.wav,82,001,,,,\n,b.wav,bad,,,,,\n,audio/c.wav,90.5,,5fd2,90,,91\n"
     )
-    assert not write_labels_file(tmp_path, table)  # it reads so already
+    assert not write_labels_file(tmp_path, table)  # unchanged
 
 
 def test_a_new_table_and_what_reads_it(tmp_path: Path) -> None:
@@ -37,23 +37,20 @@ def test_a_new_table_and_what_reads_it(tmp_path: Path) -> None:
 
 def test_tables_that_cannot_be_changed_safely_are_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.tsv").write_text("audio_file\tscore\n")
-    with pytest.raises(DataError, match=r"keeps labels in labels\.tsv, and only a labels\.csv is changed"):
+    with pytest.raises(DataError, match=r"labels\.tsv.*labels\.csv"):
         read_labels_file(tmp_path)
     (tmp_path / "labels.csv").write_text("audio_file,score\n")
-    with pytest.raises(DataError, match=r"keeps labels in labels\.tsv"):
+    with pytest.raises(DataError, match=r"labels\.tsv"):
         read_labels_file(tmp_path)
     (tmp_path / "labels.tsv").unlink()
     (tmp_path / "labels.csv").write_text('audio_file,score\na.wav,"80\nb.wav,70\nc.wav,60"\n')
-    with pytest.raises(DataError, match="1 rows cannot be told apart"):
+    with pytest.raises(DataError, match=r"labels\.csv.*\b1 rows"):
         read_labels_file(tmp_path)
 
 
-def test_changes_are_what_a_later_delivery_says_differently() -> None:
+def test_changed_cells_are_the_differing_values() -> None:
     old = Clip("audio/a.wav", 80.0, "001", "song", raters=(79.0, 81.0), sha256="5fd2")
     assert changed_cells(old, Clip("x.wav", 80.0)) == {}
-    assert changed_cells(old, Clip("x.wav", 82.5, "002", None, "ktv")) == {
-        "score": "82.5",
-        "singer_id": "002",
-        "source": "ktv",
-    }
+    new = {"score": "82.5", "singer_id": "002", "source": "ktv"}
+    assert changed_cells(old, Clip("x.wav", 82.5, "002", None, "ktv")) == new
     assert changed_cells(old, Clip("x.wav", 90.0, raters=(90.0,))) == {"score": "90", "rater_1": "90", "rater_2": ""}

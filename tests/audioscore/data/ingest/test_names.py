@@ -27,7 +27,7 @@ def test_names_stay_readable_and_safe(delivered: str, name: str) -> None:
     assert recording_name(delivered, SHA, set()) == name
 
 
-def test_a_name_that_is_taken_carries_its_hash() -> None:
+def test_a_used_name_gets_its_hash() -> None:
     assert recording_name("A.WAV", SHA, {folded("audio/a.wav")}) == "audio/A-5fd25fd2.wav"
 
 
@@ -36,9 +36,8 @@ def test_every_name_is_one_file_below_audio(delivered: str) -> None:
     name = recording_name(delivered, SHA, set())
     folder, _, base = name.partition("/")
     assert folder == "audio"
-    assert base not in ("", ".", "..")
-    assert "/" not in base
-    assert "\0" not in base
+    assert base
+    assert not {"/", "\0"} & set(base)
     assert not base.startswith((".", "-"))
     assert base == base.strip()
     assert len(base.encode()) <= LONGEST + 20

@@ -40,24 +40,19 @@ def test_known_recordings_are_updated_or_unchanged_whatever_they_are_called(tmp_
     assert [(update.clip, update.cells) for update in moved.updated] == [(old, {"score": "82.5", "singer_id": "002"})]
 
 
-def test_a_known_recording_whose_file_is_gone_is_restored(tmp_path: Path) -> None:
-    old = Clip("audio/a.wav", 80.0, row=1, sha256="1" * 64)
-    planned = plan(tmp_path, got("a.wav", "1" * 64), known=Known([old], missing=frozenset({"audio/a.wav"})))
-    assert [(one.clip, one.path) for one in planned.restored] == [(old, HERE / "a.wav")]
-    damaged = plan(tmp_path, got("a.wav", "1" * 64), known=Known([old], damaged=frozenset({"audio/a.wav"})))
-    assert [(one.clip, one.path) for one in damaged.restored] == [(old, HERE / "a.wav")]
-
-
-@pytest.mark.parametrize("name", ["/elsewhere/a.wav", "../a.wav"])
-def test_nothing_is_restored_outside_the_folder(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("state", ["missing", "damaged"])
+@pytest.mark.parametrize(("name", "inside"), [("audio/a.wav", True), ("/elsewhere/a.wav", False), ("../a.wav", False)])
+def test_missing_and_damaged_files_in_the_folder_are_restored(
+    tmp_path: Path, state: str, name: str, inside: bool
+) -> None:
     old = Clip(name, 80.0, row=1, sha256="1" * 64)
-    planned = plan(tmp_path, got("a.wav", "1" * 64), known=Known([old], missing=frozenset({name})))
-    assert planned.restored == []
+    planned = plan(tmp_path, got("a.wav", "1" * 64), known=Known([old], **{state: frozenset({name})}))
+    assert [(one.clip, one.path) for one in planned.restored] == ([(old, HERE / "a.wav")] if inside else [])
 
 
-def test_another_take_in_the_place_of_a_known_one_takes_its_row(tmp_path: Path) -> None:
+def test_a_replaced_file_keeps_its_row(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
-    (tmp_path / "audio" / "a.wav").write_bytes(b"new take")
+    (tmp_path / "audio" / "a.wav").write_bytes(b"new")
     old = Clip("audio/a.wav", 80.0, row=3, sha256="1" * 64)
     one = Gathered(Clip("audio/a.wav", 85.0, sha256="2" * 64), tmp_path / "audio" / "a.wav")
     planned = plan_add([one], [], Known([old], damaged=frozenset({"audio/a.wav"})), tmp_path)
@@ -66,7 +61,8 @@ def test_another_take_in_the_place_of_a_known_one_takes_its_row(tmp_path: Path) 
 
 
 def test_every_row_of_a_recording_is_updated_and_a_useless_one_mended(tmp_path: Path) -> None:
-    rows = [Clip(name, score, row=row, sha256="1" * 64) for row, (name, score) in enumerate(ROWS, 1)]
+    found = [("a.wav", 80.0), ("copy.wav", 70.0), ("a.wav", None)]
+    rows = [Clip(name, score, row=row, sha256="1" * 64) for row, (name, score) in enumerate(found, 1)]
     planned = plan(tmp_path, got("new.wav", "1" * 64, 70.0, singer_id="s1"), known=Known(rows))
     assert [(update.clip.row, update.cells) for update in planned.updated] == [
         (1, {"score": "70", "singer_id": "s1"}),
@@ -75,56 +71,51 @@ def test_every_row_of_a_recording_is_updated_and_a_useless_one_mended(tmp_path: 
     ]
 
 
-ROWS = [("a.wav", 80.0), ("copy.wav", 70.0), ("a.wav", None)]
-
-
-def test_rows_that_disagree_about_a_singer_say_nothing_of_it(tmp_path: Path) -> None:
+def test_contradicting_singers_are_left_out(tmp_path: Path) -> None:
     rows = [got("a.wav", "1" * 64, singer_id="s1"), got("b.wav", "1" * 64, row=2, singer_id="s2", song_id="x")]
     planned = plan(tmp_path, *rows)
     assert (planned.added[0].clip.singer_id, planned.added[0].clip.song_id) == (None, "x")
-    assert planned.notes == ["a.wav and b.wav are one recording, of which the rows say different singer_id: left out"]
+    (note,) = planned.notes
+    assert [name in note for name in ("a.wav", "b.wav", "singer_id", "song_id")] == [True, True, True, False]
 
 
 def test_repeats_are_counted_and_conflicts_settled_as_asked(tmp_path: Path) -> None:
     rows = [got("a.wav", "1" * 64, 80, 1), got("b.wav", "1" * 64, 90, 2), got("c.wav", "2" * 64, 70, 3)]
     rows += [got("d.wav", "2" * 64, 70, 4), got("a.wav", "1" * 64, 85, 5)]
-    message = (
-        r"1 of 2 recordings have different scores in this delivery "
-        r"\(a\.wav \(row 1\): 80 and b\.wav \(row 2\): 90 and a\.wav \(row 5\): 85\)\. .*--on-conflict newest"
-    )
-    with pytest.raises(DataError, match=message):
+    figures = r"1 of 2 .*a\.wav .*1\b.*80 .*b\.wav .*2\b.*90 .*a\.wav .*5\b.*85.*--on-conflict newest"
+    with pytest.raises(DataError, match=figures):
         plan(tmp_path, *rows)
     mean = plan(tmp_path, *rows, on_conflict="mean")
     assert [one.clip.score for one in mean.added] == [85.0, 70.0]
     assert mean.repeats == 1
-    assert mean.notes[0].startswith("1 conflicting recordings took the mean score (a.wav (row 1): 80")
+    assert all(part in mean.notes[0] for part in ("1 ", "mean", "a.wav (row 1): 80"))
     newest = plan(tmp_path, *rows, on_conflict="newest")
     assert [one.clip.score for one in newest.added] == [85.0, 70.0]
     assert newest.added[0].clip.audio_file == "audio/a.wav"
-    with pytest.raises(UsageError, match=r"--on-conflict oldest: expected one of error, mean, newest"):
+    with pytest.raises(UsageError, match=r"--on-conflict oldest.*error, mean, newest"):
         plan(tmp_path, *rows, on_conflict="oldest")
 
 
 def test_files_that_no_table_names_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
-    (tmp_path / "audio" / "a.wav").write_bytes(b"somebody's own")
+    (tmp_path / "audio" / "a.wav").write_bytes(b"x")
     planned = plan(tmp_path, got("a.wav", "1" * 64))
     assert planned.added[0].clip.audio_file == "audio/a-11111111.wav"
 
 
-def test_a_recording_that_lies_in_the_folder_keeps_its_place(tmp_path: Path) -> None:
-    (tmp_path / "takes").mkdir()
-    (tmp_path / "takes" / "a.wav").write_bytes(b"x")
-    planned = plan(tmp_path, Gathered(Clip("a.wav", 80.0, sha256="1" * 64), tmp_path / "takes" / "a.wav"))
-    assert [(one.clip.audio_file, one.path) for one in planned.added] == [("takes/a.wav", None)]
+def test_a_recording_inside_the_folder_keeps_its_path(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a.wav").write_bytes(b"x")
+    planned = plan(tmp_path, Gathered(Clip("a.wav", 80.0, sha256="1" * 64), tmp_path / "own" / "a.wav"))
+    assert [(one.clip.audio_file, one.path) for one in planned.added] == [("own/a.wav", None)]
 
 
-def test_what_was_removed_is_not_taken_back(tmp_path: Path) -> None:
+def test_removed_recordings_are_not_added_again(tmp_path: Path) -> None:
     known = Known(withdrawn={"1" * 64: Withdrawn("2026-01-31")})
     planned = plan(tmp_path, got("a.wav", "1" * 64, row=7), known=known)
     assert planned.added == []
     assert [(fault.row, fault.audio_file) for fault in planned.refused] == [(7, "a.wav")]
-    assert "was removed on 2026-01-31" in planned.refused[0].reason
+    assert "2026-01-31" in planned.refused[0].reason
 
 
 def order(*contents: str) -> list[Gathered]:
@@ -133,13 +124,12 @@ def order(*contents: str) -> list[Gathered]:
 
 def test_groups_without_scores_are_kept_once(tmp_path: Path) -> None:
     first = plan_add([], [order("1", "2", "3")], Known(), tmp_path)
-    assert [[clip.audio_file for clip in group] for group in first.groups] == [
-        ["audio/1.wav", "audio/2.wav", "audio/3.wav"]
-    ]
-    assert [one.clip.audio_file for one in first.ordered] == ["audio/1.wav", "audio/2.wav", "audio/3.wav"]
+    names = ["audio/1.wav", "audio/2.wav", "audio/3.wav"]
+    assert [[clip.audio_file for clip in group] for group in first.groups] == [names]
+    assert [one.clip.audio_file for one in first.ordered] == names
     (tmp_path / "audio").mkdir()
-    for name in "123":
-        (tmp_path / "audio" / f"{name}.wav").touch()
+    for name in names:
+        (tmp_path / name).touch()
     again = plan_add([], [order("1", "2", "3")], Known(groups=first.groups), tmp_path)
     assert (again.ordered, again.groups, again.changes) == ([], first.groups, False)
     more = plan_add([], [order("3", "4")], Known(groups=first.groups), tmp_path)
@@ -147,7 +137,7 @@ def test_groups_without_scores_are_kept_once(tmp_path: Path) -> None:
     assert [clip.audio_file for clip in more.groups[1]] == ["audio/3.wav", "audio/4.wav"]
 
 
-def test_a_score_is_worth_more_than_a_place(tmp_path: Path) -> None:
+def test_a_score_replaces_the_place_in_an_order(tmp_path: Path) -> None:
     first = plan_add([], [order("1", "2", "3")], Known(), tmp_path)
     scored = plan_add([got("x.wav", "2" * 64, 70.0)], [], Known(groups=first.groups), tmp_path)
     assert [one.clip.audio_file for one in scored.added] == ["audio/2.wav"]  # under the name that it has
@@ -155,7 +145,5 @@ def test_a_score_is_worth_more_than_a_place(tmp_path: Path) -> None:
     known = Known([Clip("audio/1.wav", 80.0, sha256="1" * 64)])
     late = plan_add([], [order("1", "2")], known, tmp_path)
     assert (late.ordered, late.groups) == ([], [])
-    assert late.notes == [
-        "1 of 2 recordings in order have scores, come twice or were removed: left out",
-        "a group of fewer than two recordings without scores says nothing, and was left out",
-    ]
+    assert len(late.notes) == 2
+    assert "1 of 2 recordings" in late.notes[0]

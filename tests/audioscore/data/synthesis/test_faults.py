@@ -1,5 +1,3 @@
-"""Performance faults: none at the top, all at the bottom, falling in between."""
-
 from dataclasses import astuple
 
 import numpy as np

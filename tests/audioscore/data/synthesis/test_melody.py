@@ -1,5 +1,3 @@
-"""Songs and the phrases cut from them."""
-
 import itertools
 
 import pytest

@@ -1,5 +1,3 @@
-"""How faults show in the control curves."""
-
 import dataclasses
 
 import numpy as np
@@ -42,8 +40,7 @@ def test_curves_have_the_phrase_length_and_are_positive() -> None:
 
 
 def test_a_clean_performance_sings_the_written_notes() -> None:
-    without_vibrato = off_pitch(vibrato=1.0)
-    assert without_vibrato < 0.1
+    assert off_pitch(vibrato=1.0) < 0.1
 
 
 @pytest.mark.parametrize("fault", ["intonation", "stability"])
@@ -54,12 +51,7 @@ def test_pitch_faults_move_pitch_more_the_stronger_they_are(fault: str) -> None:
 
 
 def test_vibrato_has_the_singers_rate_and_depth_and_is_missing_or_wild_at_its_worst() -> None:
-    none, wild = (
-        perform(
-            PHRASE, TONIC, SINGER, dataclasses.replace(CLEAN, vibrato=1.0, wild_vibrato=kind), np.random.default_rng(0)
-        )
-        for kind in (False, True)
-    )
+    none, wild = (sing(vibrato=1.0, wild_vibrato=kind) for kind in (False, True))
     healthy = sing().pitch - none.pitch
     hertz = np.fft.rfftfreq(len(healthy), 1 / CONTROL_HZ)
     assert hertz[np.abs(np.fft.rfft(healthy)).argmax()] == pytest.approx(SINGER.vibrato_rate, abs=0.5)

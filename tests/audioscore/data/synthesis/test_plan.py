@@ -1,5 +1,3 @@
-"""The plan: scores follow quality within a source, and nothing else tells them."""
-
 from collections import Counter
 from typing import Any
 
@@ -40,7 +38,7 @@ def test_scores_fill_the_band_and_follow_quality(source: str) -> None:
 
 @pytest.mark.parametrize("source", [None, *SOURCES])
 @pytest.mark.parametrize("name", [*NUISANCES, "order", "silence"])
-def test_nothing_else_tells_the_score(name: str, source: str | None) -> None:
+def test_nothing_else_correlates_with_the_score(name: str, source: str | None) -> None:
     values = [place if name == "order" else getattr(clip, name, 0.0) for place, clip in enumerate(PLAN)]
     if name == "silence":
         values = [(clip.lead + clip.trail) / clip.seconds for clip in PLAN]
@@ -55,14 +53,15 @@ def test_sources_share_their_lengths_levels_and_silences() -> None:
         assert low <= values["ktv"][0] < values["ktv"][-1] <= high
 
 
-@pytest.mark.parametrize(("share", "teller"), [(0.0, "q_performance"), (1.0, "q_timbre")])
-def test_the_timbre_share_decides_what_is_scored(share: float, teller: str) -> None:
+@pytest.mark.parametrize(
+    ("share", "scored", "other"), [(0.0, "q_performance", "q_timbre"), (1.0, "q_timbre", "q_performance")]
+)
+def test_the_timbre_share_decides_what_is_scored(share: float, scored: str, other: str) -> None:
     plan = plan_corpus(48, 4, seed=5, timbre_share=share)
-    for source in SOURCES:
-        scores = [clip.score for clip in of(source, plan)]
-        other = {"q_performance": "q_timbre", "q_timbre": "q_performance"}[teller]
-        assert spearmanr(scores, [getattr(clip, teller) for clip in of(source, plan)]).statistic > 0.98
-        assert abs(spearmanr(scores, [getattr(clip, other) for clip in of(source, plan)]).statistic) < 0.2
+    for clips in (of(source, plan) for source in SOURCES):
+        scores = [clip.score for clip in clips]
+        assert spearmanr(scores, [getattr(clip, scored) for clip in clips]).statistic > 0.98
+        assert abs(spearmanr(scores, [getattr(clip, other) for clip in clips]).statistic) < 0.2
 
 
 def test_plans_follow_the_seed_and_singers_do_not_depend_on_their_number() -> None:
@@ -79,15 +78,15 @@ def test_small_corpora_have_both_sources(count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "figures"),
     [
-        ({"singers": 1}, "at least 2 singers.*got 1"),
-        ({"clips_per_singer": 0}, "got 0 and 16"),
-        ({"songs": 0}, "got 4 and 0"),
-        ({"seed": -3}, "got -3"),
-        ({"timbre_share": 1.5}, r"between 0 and 1; got 1\.5"),
+        ({"singers": 1}, r"\b2 singers\b.*\b1\b"),
+        ({"clips_per_singer": 0}, r"\b0\b.*\b16\b"),
+        ({"songs": 0}, r"\b4\b.*\b0\b"),
+        ({"seed": -3}, "-3"),
+        ({"timbre_share": 1.5}, r"\b0\b.*\b1\b.*\b1\.5\b"),
     ],
 )
-def test_impossible_corpora_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_impossible_corpora_are_refused(arguments: dict[str, Any], figures: str) -> None:
+    with pytest.raises(UsageError, match=figures):
         plan_corpus(**arguments)

@@ -1,5 +1,3 @@
-"""The voice, judged by its spectrum."""
-
 import dataclasses
 
 import numpy as np

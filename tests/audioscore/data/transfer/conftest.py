@@ -1,3 +1,4 @@
+import contextlib
 import http.server
 import os
 import socket
@@ -23,7 +24,7 @@ class Served:
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # given first, one a request
     drops: list[int] = field(default_factory=list)  # after how many bytes of each answer the connection is cut
     headers: dict[str, str] = field(default_factory=dict)
-    length: int | None = None  # Content-Length, where it is a lie
+    length: int | None = None  # a false Content-Length
     takes_range: bool = True
     next_version: bytes | None = None  # what the file becomes after the first answer, with ETag "v2"
     seconds_between: float = 0.0  # between pieces of 1000 bytes
@@ -98,7 +99,7 @@ class Web:
         size = 1000 if pause else len(body) or 1
         for start in range(0, len(body), size):
             piece = body[start : start + size]
-            self.sent[path] += len(piece)  # before: who has read the last one may look at once
+            self.sent[path] += len(piece)  # before the write: a test may read it at once
             try:
                 request.wfile.write(piece)
             except OSError:
@@ -133,32 +134,26 @@ class Cut:
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self) -> None:
-        while True:
-            try:
+        with contextlib.suppress(OSError):
+            while True:
                 client = self.listener.accept()[0]
-            except OSError:
-                return
-            limit = self.cuts.pop(0) if self.cuts else None
-            threading.Thread(target=self.pass_on, args=(client, limit), daemon=True).start()
+                limit = self.cuts.pop(0) if self.cuts else None
+                threading.Thread(target=self.pass_on, args=(client, limit), daemon=True).start()
 
     def pass_on(self, client: socket.socket, limit: int | None) -> None:
         with client, socket.create_connection(self.behind) as server:
             threading.Thread(target=self.copy, args=(client, server, None), daemon=True).start()
             self.copy(server, client, limit)
             for end in (client, server):  # wakes the other direction
-                try:
+                with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    continue
 
     def copy(self, source: socket.socket, target: socket.socket, limit: int | None) -> None:
-        left = limit
-        try:
-            while left != 0 and (block := source.recv(1 << 14 if left is None else min(1 << 14, left))):
+        left = 1 << 62 if limit is None else limit
+        with contextlib.suppress(OSError):
+            while left and (block := source.recv(min(1 << 14, left))):
                 target.sendall(block)
-                left = None if left is None else left - len(block)
-        except OSError:
-            return
+                left -= len(block)
 
 
 @pytest.fixture(scope="session")
@@ -179,28 +174,23 @@ def cut(moto_endpoint: tuple[str, int]) -> Iterator[Cut]:
 
 
 @pytest.fixture(scope="session")
-def moto_bucket(moto_endpoint: tuple[str, int]) -> Any:
-    """The bucket `songs` as its owner sees it; a client of boto3 takes too long to be made for every test."""
+def moto_s3(moto_endpoint: tuple[str, int]) -> Any:
+    """The server's S3 without the proxy; making a client is slow, so tests share it."""
     import boto3
 
-    found = boto3.session.Session("key", "secret", region_name="us-east-1").resource(
-        "s3", endpoint_url="http://{}:{}".format(*moto_endpoint)
-    )
-    return found.create_bucket(Bucket="songs")
+    session = boto3.session.Session("key", "secret", region_name="us-east-1")
+    return session.resource("s3", endpoint_url="http://{}:{}".format(*moto_endpoint))
 
 
 @pytest.fixture
-def bucket(cut: Cut, moto_bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The bucket `songs`, empty; what the tested code asks for goes through the proxy `cut`."""
+def bucket(cut: Cut, moto_s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The bucket `transfer-songs`, empty; the tested code's requests go through the proxy `cut`."""
     for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_ENDPOINT_URL": cut.endpoint,
-    }.items():
-        monkeypatch.setenv(name, value)
-    yield moto_bucket
-    moto_bucket.objects.all().delete()
+        "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1",
+        "EC2_METADATA_DISABLED": "true", "CONFIG_FILE": os.devnull, "SHARED_CREDENTIALS_FILE": os.devnull,
+        "ENDPOINT_URL": cut.endpoint,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"AWS_{name}", value)
+    found = moto_s3.create_bucket(Bucket="transfer-songs")
+    yield found
+    found.objects.all().delete()

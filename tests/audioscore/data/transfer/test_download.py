@@ -1,6 +1,7 @@
 import errno
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from audioscore.data.transfer.s3 import UNREACHABLE
 from audioscore.errors import DataError
 
 BODY = random.Random(3).randbytes(200_000)
-# Whoever runs the tests in the background may have them ignore interrupts, and what they start inherits that.
+# Tests in the background may ignore interrupts, and the processes that they start inherit that.
 PROGRAM = """
 import signal
 import sys
@@ -33,32 +34,30 @@ def test_every_job_has_its_result_in_order(web: Any, bucket: Any, tmp_path: Path
     links = [
         web.serve("a.M4A", b"a"),
         web.serve("gone.m4a", answers=[(404, {})]),
-        "s3://songs/录音/a.m4a",
+        "s3://transfer-songs/录音/a.m4a",
         web.serve("page.m4a", b"<html>"),
-        "s3://songs/gone.m4a",
+        "s3://transfer-songs/gone.m4a",
         "s3://",
         f"{web.url}/a.M4A",
     ]
-    told: list[tuple[int, int]] = []
+    done: list[tuple[int, int]] = []
     sizes: list[int] = []
-    found = download_all(links, tmp_path / "in", progress=lambda *at: told.append(at), bytes_progress=sizes.append)
+    found = download_all(links, tmp_path / "in", progress=lambda *at: done.append(at), bytes_progress=sizes.append)
     assert [one.uri for one in found] == links
     assert [one.path.read_bytes() if isinstance(one, Downloaded) else None for one in found] == [
         b"a", None, b"s3", None, None, None, b"a"
     ]  # fmt: skip
     reasons = [one.reason for one in found if isinstance(one, Fault)]
-    assert "404 Not Found" in reasons[0]
-    assert "web page" in reasons[1]
-    assert "NoSuchKey" in reasons[2]
-    assert "s3:// names no bucket" in reasons[3]
-    assert told[-1] == (6, 6)  # links that differ
+    for sign, reason in zip(("404 Not Found", "<html", "NoSuchKey", "s3:// "), reasons, strict=True):
+        assert sign in reason
+    assert done[-1] == (6, 6)  # links that differ
     assert sum(sizes) == len("a" + "s3" + "<html>")
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == sorted(
         file_of(link, Path()).name for link in (links[0], links[2])
     )
 
 
-def test_what_is_there_is_used_again(web: Any, tmp_path: Path) -> None:
+def test_existing_files_are_reused(web: Any, tmp_path: Path) -> None:
     links = [web.serve(f"{number}.m4a", BODY) for number in range(5)]
     first = download_all(links, tmp_path)
     (tmp_path / file_of(links[3], Path()).name).unlink()
@@ -87,37 +86,37 @@ def test_a_links_file_has_a_plain_name(uri: str, suffix: str, tmp_path: Path) ->
     assert len(path.stem) == 24
 
 
-def test_links_that_are_none_are_faults(web: Any, tmp_path: Path) -> None:
+def test_invalid_links_are_faults(web: Any, tmp_path: Path) -> None:
     links = ["http://[::1", "http://", "https://h/\ud800.m4a", web.serve("a.m4a", BODY)]
-    found = download_all(links, tmp_path)
-    assert [type(one) for one in found] == [Fault, Fault, Fault, Downloaded]
+    assert [type(one) for one in download_all(links, tmp_path)] == [Fault, Fault, Fault, Downloaded]
 
 
-def test_a_server_that_never_answers_is_not_asked_for_ever(tmp_path: Path) -> None:
-    links = [f"http://me:pw@127.0.0.1:1/{number}.m4a" for number in range(30)]
-    found = download_all(links, tmp_path, workers=2)
-    given_up = [one for one in found if isinstance(one, Fault) and "answered none of 8 links before" in one.reason]
+def reasons_of(links: list[str], folder: Path, workers: int) -> list[str]:
+    return [one.reason for one in download_all(links, folder, workers=workers) if isinstance(one, Fault)]
+
+
+def test_an_unreachable_server_is_given_up_after_eight_links(tmp_path: Path) -> None:
+    links = [f"http://me:pw@127.0.0.1:1/x{number}.m4a" for number in range(30)]
+    given_up = [reason for reason in reasons_of(links, tmp_path, 2) if re.search(r"\b8\b", reason)]
     assert 20 <= len(given_up) <= 22
-    assert given_up[-1].reason.startswith("http://127.0.0.1:1/29.m4a: 127.0.0.1:1 answered none")
+    assert given_up[-1].startswith("http://127.0.0.1:1/x29.m4a: 127.0.0.1:1 ")
 
 
-def test_a_server_that_answers_at_all_is_asked_on(web: Any, tmp_path: Path) -> None:
-    links = [web.serve(f"{number}.m4a", answers=[(404, {})]) for number in range(12)]
-    found = download_all(links, tmp_path, workers=2)
-    assert all("404" in one.reason for one in found if isinstance(one, Fault))
+def test_a_server_that_answers_is_not_given_up(web: Any, tmp_path: Path) -> None:
+    reasons = reasons_of([web.serve(f"{number}.m4a", answers=[(404, {})]) for number in range(12)], tmp_path, 2)
+    assert ["404" in reason for reason in reasons] == [True] * 12
     assert len(web.asked) == 12
 
 
-def test_a_silent_s3_is_not_asked_for_ever(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_s3_is_given_up(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("botocore.endpoint.time.sleep", lambda seconds: None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    found = download_all([f"s3://songs/{number}" for number in range(12)], tmp_path, workers=1)
-    reasons = [one.reason for one in found if isinstance(one, Fault)]
+    reasons = reasons_of([f"s3://transfer-songs/x{number}" for number in range(12)], tmp_path, 1)
     assert [UNREACHABLE in reason for reason in reasons] == [True] * 8 + [False] * 4
-    assert "s3://songs/11: S3 answered none of 8 links before" in reasons[11]
+    assert re.match(r"s3://transfer-songs/x11: S3 .*\b8\b", reasons[11])
 
 
-def test_a_full_disk_stops_everything_and_keeps_what_arrived(web: Any, tmp_path: Path) -> None:
+def test_a_full_disk_stops_everything_and_keeps_received_bytes(web: Any, tmp_path: Path) -> None:
     links = [web.serve("small.m4a", b"x"), web.serve("large.m4a", BODY), web.serve("next.m4a", BODY)]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))  # the largest file that may be written
@@ -126,8 +125,7 @@ def test_a_full_disk_stops_everything_and_keeps_what_arrived(web: Any, tmp_path:
             download_all(links, tmp_path, workers=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert f"{tmp_path}: the disk is full (File too large) after 1 of 3 downloads" in str(caught.value)
-    assert "lack 0.1 MB" in str(caught.value)
+    assert re.search(rf"{tmp_path}: .*\(File too large\).*\b1 of 3\b.*\b0\.1 MB", str(caught.value))
     assert isinstance(caught.value.__cause__, OSError)
     assert len(web.asked) == 2
     found = download_all(links, tmp_path)
@@ -136,7 +134,7 @@ def test_a_full_disk_stops_everything_and_keeps_what_arrived(web: Any, tmp_path:
     assert ("large.m4a", "bytes=150000-") in web.asked
 
 
-def test_a_folder_that_may_not_be_written_is_told(web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_folder_is_named(web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def deny(*arguments: Any, **options: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "in"))
 
@@ -154,13 +152,13 @@ def begin(folder: Path, *links: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_process_goes_on(web: Any, tmp_path: Path, how: signal.Signals) -> None:
+def test_a_killed_process_resumes(web: Any, tmp_path: Path, how: signal.Signals) -> None:
     link = web.serve("slow.m4a", BODY[:60_000], seconds_between=0.03)
     process = begin(tmp_path, link)
     time.sleep(0.3)
     process.send_signal(how)
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == -how if how == signal.SIGKILL else "KeyboardInterrupt" in said
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == -how if how == signal.SIGKILL else "KeyboardInterrupt" in errors
     arrived = next(tmp_path.glob("*.part")).stat().st_size
     assert 0 < arrived < 60_000
     web.files["slow.m4a"].seconds_between = 0.0
@@ -172,17 +170,15 @@ def test_a_killed_process_goes_on(web: Any, tmp_path: Path, how: signal.Signals)
     assert [path.suffix for path in tmp_path.iterdir()] == [".m4a"]
 
 
-def test_an_interrupt_does_not_wait_for_a_server_that_hangs(web: Any, tmp_path: Path) -> None:
-    link = web.serve("slow.m4a", BODY[:3000], seconds_between=30.0)
-    process = begin(tmp_path, link)
+def test_an_interrupt_does_not_wait_for_a_slow_server(web: Any, tmp_path: Path) -> None:
+    process = begin(tmp_path, web.serve("slow.m4a", BODY[:3000], seconds_between=30.0))
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)  # where the server takes 60 s
-    assert "KeyboardInterrupt" in said
+    _, errors = process.communicate(timeout=20)  # the server needs 60 s
+    assert "KeyboardInterrupt" in errors
     assert next(tmp_path.glob("*.part")).stat().st_size == 1000
 
 
-def test_what_a_kill_left_beside_a_whole_file_is_cleared(web: Any, tmp_path: Path) -> None:
-    """Killed after the file had its name, before the note of its beginning was removed."""
+def test_a_note_beside_a_whole_file_is_removed(web: Any, tmp_path: Path) -> None:
     link = web.serve("a.m4a", BODY)
     target = file_of(link, tmp_path)
     target.write_bytes(BODY)

@@ -1,24 +1,18 @@
+import errno
 import os
-import re
 import socket
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from audioscore.data.transfer.locate import Location, locate
 from audioscore.errors import AudioError
 
-AWKWARD = [
-    "录音/歌 手.m4a",
-    "a'b\"c.m4a",
-    "\U0001f3a4.m4a",
-    "line\nend.m4a",
-    "-rf.m4a",
-    "a\\b.m4a",
-    "50%.m4a",
-    "a?b#c.m4a",
-]
+AWKWARD = (
+    "录音/歌 手.m4a", "a'b\"c.m4a", "\U0001f3a4.m4a", "line\nend.m4a", "-rf.m4a", "a\\b.m4a", "50%.m4a", "a?b#c.m4a"
+)  # fmt: skip
 
 
 def put(path: Path) -> Path:
@@ -27,10 +21,12 @@ def put(path: Path) -> Path:
     return path
 
 
-def refused(audio_file: str, root: str | Path, message: str, **options: bool) -> None:
-    with pytest.raises(AudioError, match=message) as caught:
+def refused(audio_file: str, root: str | Path, details: str = ".", **options: bool) -> Any:
+    """Check that locating raises AudioError; return its cause."""
+    with pytest.raises(AudioError, match=details) as caught:
         locate(audio_file, root, **options)
     assert str(caught.value).startswith((audio_file, repr(audio_file)))
+    return caught.value.__cause__
 
 
 @pytest.mark.parametrize("name", AWKWARD)
@@ -69,14 +65,14 @@ def test_the_longest_trailing_part_of_an_absolute_path(tmp_path: Path) -> None:
     assert locate("/disk/songs/acapella/a.m4a", tmp_path).path == short
     assert locate(str(long), tmp_path).path == long
     assert locate("/disk/../ktv/./a.m4a", tmp_path).path == long
-    refused("/disk/b.m4a", tmp_path, rf"no such file, nor under {tmp_path}\. Name the folder")
+    refused("/disk/b.m4a", tmp_path, rf"{tmp_path}\..*--audio")
 
 
 def test_absolute_paths_stand_for_themselves_beside_their_table(tmp_path: Path) -> None:
     inside, outside = put(tmp_path / "root" / "a.m4a"), put(tmp_path / "other" / "a.m4a")
     assert locate(str(outside), tmp_path / "root", absolute_allowed=True).path == outside
     assert locate(str(outside), tmp_path / "root").path == inside  # under an explicit root, never outside
-    refused("/nowhere/a.m4a", tmp_path / "root", "^/nowhere/a.m4a: no such file, nor under", absolute_allowed=True)
+    refused("/nowhere/a.m4a", tmp_path / "root", f"{tmp_path / 'root'}", absolute_allowed=True)
 
 
 @pytest.mark.parametrize("name", ["../secret.m4a", "audio/../../secret.m4a", "..\\secret.m4a", ".."])
@@ -84,18 +80,18 @@ def test_the_root_is_not_left_by_dots(tmp_path: Path, name: str) -> None:
     put(tmp_path / "secret.m4a")
     (tmp_path / "root" / "audio").mkdir(parents=True)
     for allowed in (False, True):
-        refused(name, tmp_path / "root", rf"leaves {tmp_path / 'root'} by `\.\.`", absolute_allowed=allowed)
+        refused(name, tmp_path / "root", rf"{tmp_path / 'root'} .*`\.\.`", absolute_allowed=allowed)
 
 
-def test_dots_that_stay_inside_and_links_that_do(tmp_path: Path) -> None:
+def test_dots_and_links_within_the_root(tmp_path: Path) -> None:
     path = put(tmp_path / "root" / "a.m4a")
     (tmp_path / "root" / "audio").mkdir()
     (tmp_path / "root" / "link.m4a").symlink_to("a.m4a")
-    (tmp_path / "way").symlink_to("root")
+    (tmp_path / "link").symlink_to("root")
     assert locate("audio/../a.m4a", tmp_path / "root").path == path
     assert locate("link.m4a", tmp_path / "root").path == tmp_path / "root" / "link.m4a"
-    assert locate("a.m4a", tmp_path / "way").path == tmp_path / "way" / "a.m4a"
-    assert locate(str(path), tmp_path / "way").path == path
+    assert locate("a.m4a", tmp_path / "link").path == tmp_path / "link" / "a.m4a"
+    assert locate(str(path), tmp_path / "link").path == path
 
 
 def test_links_out_of_the_root(tmp_path: Path) -> None:
@@ -104,46 +100,39 @@ def test_links_out_of_the_root(tmp_path: Path) -> None:
     (tmp_path / "root" / "a.m4a").symlink_to(secret)
     (tmp_path / "root" / "up").symlink_to(tmp_path)
     for name in ("a.m4a", "up/secret.m4a", "/old/a.m4a"):
-        refused(name, tmp_path / "root", rf"is a link out of {tmp_path / 'root'}, to {secret}\.")
+        refused(name, tmp_path / "root", rf"{tmp_path / 'root'}\b.* {secret}\.")
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_only_regular_files_are_located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder.m4a").mkdir()
     os.mkfifo(tmp_path / "pipe.m4a")
     (tmp_path / "around.m4a").symlink_to("around.m4a")
     (tmp_path / "one").symlink_to("two")
     (tmp_path / "two").symlink_to("one")
     (tmp_path / "dead.m4a").symlink_to("gone.m4a")
-    refused("folder.m4a", tmp_path, "is a folder, not a recording")
-    refused("pipe.m4a", tmp_path, "is a pipe, not a recording")
-    refused("/dev/null", "/", "is a device, not a recording")
-    refused("around.m4a", tmp_path, "links go round in a circle")
-    refused("one/a.m4a", tmp_path, "links go round in a circle")
-    refused("dead.m4a", tmp_path, f"{tmp_path / 'gone.m4a'} is not there, though a link leads to it")
-    refused("gone.m4a", tmp_path, f"no such file under {tmp_path}")
-    refused("folder.m4a/x/y.m4a", tmp_path, "no such file")
-    refused("a" * 300, tmp_path, "cannot be looked up .File name too long")
-    refused("a\0b", tmp_path, "is no file name")
-    refused(" ", tmp_path, "is no file name")
-
-
-def test_a_socket_is_no_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as held:
         held.bind("s.m4a")  # its whole path may be too long for a socket
-        refused("s.m4a", tmp_path, "is a socket, not a recording")
+    for name, details in (
+        ("folder.m4a", ": .*folder"), ("pipe.m4a", ": .*pipe"), ("/dev/null", "device"), ("s.m4a", "socket"),
+        ("dead.m4a", f": .*{tmp_path / 'gone.m4a'}"), ("gone.m4a", f": .*{tmp_path}"), ("folder.m4a/x/y.m4a", "."),
+        ("a" * 300, "File name too long"), ("a\0b", "audio_file"), (" ", "audio_file"),
+    ):  # fmt: skip
+        refused(name, "/" if name == "/dev/null" else tmp_path, details)
+    for name in ("around.m4a", "one/a.m4a"):
+        assert refused(name, tmp_path).errno == errno.ELOOP
 
 
-def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "a.m4a")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # a superuser may read everything
-    refused("a.m4a", tmp_path, r"may not be read \(permission denied\)")
+    refused("a.m4a", tmp_path, "(?i)permission")
 
     def deny(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "lstat", deny)
-    refused("closed/a.m4a", tmp_path, r"cannot be looked up \(Permission denied\)")
+    assert refused("closed/a.m4a", tmp_path, "Permission denied").errno == errno.EACCES
 
 
 @pytest.mark.parametrize(
@@ -157,17 +146,17 @@ def test_links_stand_for_themselves(tmp_path: Path, link: str, kind: str) -> Non
 
 @pytest.mark.parametrize("link", ["file:///etc/passwd", "ftp://h/a.m4a", "gs://b/a.m4a"])
 def test_other_schemes_are_refused(tmp_path: Path, link: str) -> None:
-    refused(link, tmp_path, f"{link.split(':')[0]}:// is not read. Give a path, or an http, https or s3 link")
+    refused(link, tmp_path, f"{link.split(':')[0]}:// .*http.*s3")
 
 
 def test_a_bucket_as_root(tmp_path: Path) -> None:
     root = "s3://songs/2024 年/"
     assert locate("audio\\a.m4a", root) == Location("s3", uri="s3://songs/2024 年/audio/a.m4a")
-    refused("../a.m4a", root, r"leaves s3://songs/2024 年 by `\.\.`")
-    refused("/disk/a.m4a", root, "is an absolute path, but the recordings are in s3://songs/2024 年")
+    refused("../a.m4a", root, r"s3://songs/2024 年 .*`\.\.`")
+    refused("/disk/a.m4a", root, "absolute.*s3://songs/2024 年")
     names = {"audio/a.m4a", "b.m4a", unicodedata.normalize("NFD", "\u00e9.m4a")}
     assert locate("/disk/audio/a.m4a", root, names=names).uri == "s3://songs/2024 年/audio/a.m4a"
     assert locate("C:\\disk\\b.m4a", root, names=names).uri == "s3://songs/2024 年/b.m4a"
     assert locate("\u00e9.m4a", root, names=names).uri == "s3://songs/2024 年/e\u0301.m4a"
-    with pytest.raises(AudioError, match=re.escape("disk/b.m4a: no such file under s3://songs/2024 年.")):
+    with pytest.raises(AudioError, match=r"^disk/b\.m4a: .*s3://songs/2024 年\."):
         locate("disk/b.m4a", root, names=names)

@@ -6,7 +6,7 @@ from audioscore.data.transfer.pool import Hooks, Stopped, run_all
 
 
 def test_results_come_in_the_tasks_order() -> None:
-    told: list[tuple[int, int]] = []
+    done_of: list[tuple[int, int]] = []
     sizes: list[int] = []
     first = threading.Event()
 
@@ -21,10 +21,10 @@ def test_results_come_in_the_tasks_order() -> None:
 
     def note(done: int, of: int) -> None:
         assert threading.current_thread() is threading.main_thread()
-        told.append((done, of))
+        done_of.append((done, of))
 
     assert run_all([slow, quick], workers=2, progress=note, bytes_progress=sizes.append) == ["slow", "quick"]
-    assert told == [(1, 2), (2, 2)]
+    assert done_of == [(1, 2), (2, 2)]
     assert sizes == [7]
     assert run_all([], workers=2) == []
 

@@ -1,5 +1,3 @@
-"""The page's files: all there, nothing from elsewhere, every text in both languages."""
-
 import hashlib
 import re
 from html.parser import HTMLParser
@@ -8,8 +6,8 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[4] / "audioscore" / "serving" / "page"
-INDEX = (PAGE / "index.html").read_text(encoding="utf-8")
 OWN = sorted([*PAGE.glob("*.js"), *PAGE.glob("*.css"), *PAGE.glob("*.html")])
+Element = tuple[str, dict[str, str | None]]
 VENDORED = re.compile(r"^\| `([\w.-]+)` \|.*\| `([0-9a-f]{64})` \|$", re.MULTILINE)
 
 
@@ -23,20 +21,13 @@ def placeholders(text: str) -> set[str]:
     return set(re.findall(r"{(\w+)}", text))
 
 
-class Elements(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-
 @pytest.fixture(scope="module")
-def elements() -> list[tuple[str, dict[str, str | None]]]:
-    parser = Elements()
-    parser.feed(INDEX)
-    return parser.found
+def elements() -> list[Element]:
+    found: list[Element] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: found.append((tag, dict(attrs)))  # type: ignore[method-assign]
+    parser.feed((PAGE / "index.html").read_text(encoding="utf-8"))
+    return found
 
 
 def test_vendored_files_are_what_their_table_says_and_none_is_missing() -> None:
@@ -46,27 +37,21 @@ def test_vendored_files_are_what_their_table_says_and_none_is_missing() -> None:
 
 
 def test_no_script_or_style_is_inline_and_what_is_named_is_there(
-    elements: list[tuple[str, dict[str, str | None]]],
+    elements: list[Element],
 ) -> None:
     assert not [tag for tag, _ in elements if tag == "style"]
     assert not [attributes for _, attributes in elements if "style" in attributes]
     assert not [name for _, attributes in elements for name in attributes if name.startswith("on")]
-    named = [
-        (attributes.get("src") or attributes.get("href") or "")
-        for tag, attributes in elements
-        if tag in ("script", "link")
-    ]
+    loaded = [attributes for tag, attributes in elements if tag in ("script", "link")]
+    named = [attributes.get("src") or attributes.get("href") or "" for attributes in loaded]
     assert len(named) == 4
     assert [name for name in named if not (PAGE.parent / name).is_file()] == []
 
 
 @pytest.mark.parametrize("file", OWN, ids=lambda file: file.name)
 def test_nothing_is_loaded_from_elsewhere(file: Path) -> None:
-    addresses = set(
-        re.findall(
-            r"(?:https?:)?//[\w.-]+\.\w+[^\s\"')]*", re.sub(r"^\s*// .*$", "", file.read_text("utf-8"), flags=re.M)
-        )
-    )
+    code = re.sub(r"^\s*// .*$", "", file.read_text("utf-8"), flags=re.M)
+    addresses = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"')]*", code))
     assert addresses <= {"http://www.w3.org/2000/svg"}
     if file.suffix == ".js":
         imported = re.findall(r'from "\./([\w./-]+)"', file.read_text("utf-8"))
@@ -77,13 +62,11 @@ def test_every_text_is_there_in_both_languages_with_the_same_gaps() -> None:
     english, chinese = texts("en"), texts("zh")
     assert english.keys() == chinese.keys()
     assert len(english) > 30
-    assert {key: placeholders(text) for key, text in english.items()} == {
-        key: placeholders(text) for key, text in chinese.items()
-    }
+    assert [key for key, text in english.items() if placeholders(text) != placeholders(chinese[key])] == []
 
 
 def test_every_text_that_is_asked_for_exists_and_none_is_left_over(
-    elements: list[tuple[str, dict[str, str | None]]],
+    elements: list[Element],
 ) -> None:
     asked = {key for _, attributes in elements if (key := attributes.get("data-text"))}
     code = "\n".join(file.read_text("utf-8") for file in PAGE.glob("*.js") if file.name != "strings.js")
@@ -94,7 +77,7 @@ def test_every_text_that_is_asked_for_exists_and_none_is_left_over(
     assert known - asked - quoted - built == set()
 
 
-def test_every_control_has_a_name(elements: list[tuple[str, dict[str, str | None]]]) -> None:
+def test_every_control_has_a_name(elements: list[Element]) -> None:
     labelled = {attributes["for"] for tag, attributes in elements if tag == "label"}
     inputs = [attributes for tag, attributes in elements if tag == "input" and "hidden" not in attributes]
     assert {attributes["id"] for attributes in inputs} == labelled
