@@ -45,12 +45,12 @@ format: .venv/.dev ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 corpus: .venv/.runtime ## make the demo corpus again, and record it with DVC
-	$(BIN)/python -m audioscore.data.synthesis --out data
+	$(BIN)/python -m audioscore.demo --out data
 	$(BIN)/dvc add data
 	$(BIN)/dvc push --quiet data.dvc
 
 encoders: .venv/.runtime ## train the small encoders again (about half an hour), and record them with DVC
-	$(BIN)/python -m audioscore.training.pretrain --out pipelines/encoders
+	$(BIN)/python -m audioscore.demo.pretrain --out pipelines/encoders
 	$(BIN)/dvc add pipelines/encoders
 	$(BIN)/dvc push --quiet pipelines/encoders.dvc
 

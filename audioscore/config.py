@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
 from audioscore.errors import UsageError, shorten
-from audioscore.places import STRICT, ClusterSection, ContainersSection
+from audioscore.platforms import STRICT, ClusterSection, ContainersSection
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -17,7 +17,7 @@ from audioscore.errors import ModelError, UsageError
 if TYPE_CHECKING:
     import torch
 
-    from audioscore.scoring.predecessor import Predecessor
+    from audioscore.scoring.legacy.model import Predecessor
 
 PathLike = str | os.PathLike[str]
 
@@ -56,7 +56,7 @@ class SongEvalGenerator_audio_lora:  # noqa: N801 - the name that its callers im
 
         Raises ModelError where the folder or MuQ is incomplete, or a key is missing, too many or of another shape.
         """
-        from audioscore.scoring.predecessor import load_predecessor
+        from audioscore.scoring.legacy.model import load_predecessor
 
         loaded = load_predecessor(Path(path), self.muq, use_grl=self.use_grl, rank=self.lora_r, alpha=self.lora_alpha)
         loaded.to(self._device)
@@ -78,7 +78,7 @@ class SongEvalGenerator_audio_lora:  # noqa: N801 - the name that its callers im
         librosa.load does; compressed ones the predecessor's decoder may round or cut differently.
         Raises AudioError where the file cannot be decoded, is shorter than 0.25 s, longer than 15 min, or silent.
         """
-        from audioscore.scoring.predecessor import hear
+        from audioscore.scoring.legacy.model import hear
 
         model = self._model()
         tag = model.tag(hear(os.fspath(path)), half=self._half)

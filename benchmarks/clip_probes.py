@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from audioscore.data.audio import Wave, decode, encode
+from audioscore.data.audio_checks import ProbeLimits, hear, hear_all
 from audioscore.data.fingerprint import WORD_HZ, near_duplicates
-from audioscore.data.probes import ProbeLimits, hear, hear_all
 
 RATE, SECONDS = 24_000, 10
 FINGERPRINTS, COPIES = 10_000, 100  # of 30 s each, all unlike, but for the copies

@@ -34,10 +34,10 @@ import audioscore
 from audioscore.config import SMALL, Config, Plan, load_config
 from audioscore.data.audio import Recording
 from audioscore.data.clips import Clip
-from audioscore.data.sort import write_sorted
-from audioscore.data.split import assign_splits
-from audioscore.data.synthesis import PlannedClip, plan_corpus, render
-from audioscore.data.synthesis.voice import RATE
+from audioscore.data.split.assign import assign_splits
+from audioscore.data.split.sort import write_sorted
+from audioscore.demo import PlannedClip, plan_corpus, render
+from audioscore.demo.voice import RATE
 from audioscore.encoders.extract import Encoders, Extraction, encode_recording, load_encoders, write_extraction
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.threads import one_torch_thread
@@ -165,7 +165,7 @@ def _encoders() -> Encoders:
 @cache
 def _synthesis() -> str:
     """The code that makes sounds, as a hash."""
-    import audioscore.data.synthesis as synthesis
+    import audioscore.demo as synthesis
 
     return sha256_of(*sorted(Path(synthesis.__file__).parent.glob("*.py")))
 

@@ -23,7 +23,7 @@ from audioscore.data.audio import encode
 from audioscore.encoders.threads import cores
 from audioscore.errors import AudioError
 from audioscore.scoring.guarded import GuardedDecoder
-from audioscore.scoring.intake import Ears, Limits, Take
+from audioscore.scoring.input import Ears, Limits, Take
 
 FORMATS = {
     "a.wav": "pcm_s16le", "b.wav": "pcm_f32le", "c.wav": "adpcm_ms", "d.m4a": "aac", "e.m4a": "alac", "f.mp3": "mp3",

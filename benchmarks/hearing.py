@@ -17,8 +17,8 @@ import numpy as np
 
 from audioscore.config import DEMO, load_config
 from audioscore.data.audio import Recording
-from audioscore.data.synthesis import PlannedClip, plan_corpus, render
-from audioscore.data.synthesis.voice import RATE
+from audioscore.demo import PlannedClip, plan_corpus, render
+from audioscore.demo.voice import RATE
 from audioscore.encoders.extract import Encoders, encode_recording, load_encoders
 from audioscore.encoders.threads import one_torch_thread
 from audioscore.evaluation.metrics import within_source_spearman

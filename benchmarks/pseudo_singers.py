@@ -15,9 +15,9 @@ import numpy as np
 from audioscore.config import DEMO, load_config
 from audioscore.data.clips import Clip
 from audioscore.data.labels import find_labels, read_labels
-from audioscore.data.pseudo_singers import group_voices
-from audioscore.data.split import assign_splits
-from audioscore.encoders.speakers import voice_embedder
+from audioscore.data.split.assign import assign_splits
+from audioscore.data.split.pseudo_singers import group_voices
+from audioscore.encoders.speakers_part import voice_embedder
 from audioscore.errors import AudioscoreError
 from audioscore.files import sha256_of
 from audioscore.home import home

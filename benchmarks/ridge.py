@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from audioscore.data.sort import read_split
+from audioscore.data.split.sort import read_split
 from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored import StoredFeatures
+from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.evaluation.metrics import spearman, within_source_spearman
 from audioscore.files import read_json
 from audioscore.scoring.scorer import BRANCHES, CANDIDATES

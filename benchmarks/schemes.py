@@ -15,23 +15,23 @@ import torch
 from torch import Tensor
 
 from audioscore.config import DEMO, Config, TrainingSection, load_config
-from audioscore.data.accepted import run_gate
 from audioscore.data.clips import Clip
-from audioscore.data.sort import read_split, sort_folder
+from audioscore.data.gate.output import run_gate
+from audioscore.data.split.sort import read_split, sort_folder
 from audioscore.encoders.adapters import adapter_state, add_lora, freeze, load_adapter_state
+from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.muq import MuQEncoder, load_muq
-from audioscore.encoders.reference import EncoderReference
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored import KEPT_BYTES, StoredFeatures
+from audioscore.encoders.stored_features import KEPT_BYTES, StoredFeatures
 from audioscore.scoring.batch import Batch
 from audioscore.scoring.build import build_network
 from audioscore.scoring.network import ScoreNetwork
 from audioscore.training.batches import Rows, draw_batches
-from audioscore.training.fold import Fold, entries_of, fit_statistics
+from audioscore.training.data import Fold, entries_of, fit_statistics
+from audioscore.training.distributed import start
 from audioscore.training.loop import validate
 from audioscore.training.losses import pairwise_logistic
-from audioscore.training.processes import start
-from audioscore.training.recipe import fit_settings, recipe_of
+from audioscore.training.recipe_part import fit_settings, recipe_of
 from audioscore.training.step import FitSettings, Stepper
 
 DATA = Path(__file__).resolve().parents[1] / "data"

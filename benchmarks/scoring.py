@@ -30,18 +30,18 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 
 from audioscore.data.audio import decode, encode
+from audioscore.demo.pretrain import build_muq, muq_config, save_muq
+from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.muq import MuQEncoder, load_muq
-from audioscore.encoders.muq_inference import MuQInference
-from audioscore.encoders.products import product
-from audioscore.encoders.reference import EncoderReference
 from audioscore.encoders.threads import cores
+from audioscore.muq_cpu.inference import MuQInference
+from audioscore.muq_cpu.products import product
 from audioscore.scoring.batch import Batch
 from audioscore.scoring.calibration import Calibration
+from audioscore.scoring.legacy.model import READ_CLASS, PredecessorHead
+from audioscore.scoring.legacy.predecessor_head import PredecessorScoreHead, predecessor_state
 from audioscore.scoring.network import ScoreNetwork
-from audioscore.scoring.predecessor import READ_CLASS, PredecessorHead
-from audioscore.scoring.predecessor_head import PredecessorScoreHead, predecessor_state
 from audioscore.scoring.scorer import Description, Scorer
-from audioscore.training.pretrain import build_muq, muq_config, save_muq
 from audioscore.units import MUQ_RATE
 
 DIM, DEPTH, LAYER, HIDDEN = 1024, 12, 6, 4096

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from audioscore.data.repository import pull_missing
+from audioscore.data.versions.repository import pull_missing
 
 ROOT = Path(__file__).resolve().parents[1]
 ENCODERS = ROOT / "pipelines" / "encoders"
@@ -40,8 +40,8 @@ def make_scorer(folder: Path, *, seed: int = 5, encoders: Path = ENCODERS) -> Pa
     import torch
 
     from audioscore.encoders.campplus import load_campplus
+    from audioscore.encoders.features import Kind
     from audioscore.encoders.muq import load_muq
-    from audioscore.encoders.reference import Kind
     from audioscore.scoring.calibration import Calibration
     from audioscore.scoring.checkpoint import save_scorer
     from audioscore.scoring.head import ScoreHead

@@ -61,11 +61,11 @@ def row(number: int, chance: random.Random) -> tuple[Any, ...]:
 
 def parts(folder: Path, kind: str) -> tuple[float, float, float]:
     """Seconds of reading the table, of importing Great Expectations, and of running the suite."""
-    from audioscore.data.expectations import check_table
+    from audioscore.data.gate.expectations import check_table
+    from audioscore.data.gate.validation import labels_frame
+    from audioscore.data.gate.validation_settings import ValidationSettings
     from audioscore.data.labels import read_labels
-    from audioscore.data.last_version import last_scores
-    from audioscore.data.validation import labels_frame
-    from audioscore.data.validation_settings import ValidationSettings
+    from audioscore.data.versions.last_version import last_scores
 
     started = time.monotonic()
     table = read_labels(folder / f"labels.{kind}")
@@ -80,8 +80,8 @@ def parts(folder: Path, kind: str) -> tuple[float, float, float]:
 def whole(folder: Path, kind: str) -> tuple[float, float, float, str]:
     """Seconds, core seconds and peak MB of the gate from end to end, and what it found."""
     started, worked = time.monotonic(), time.process_time()
-    from audioscore.data.validation import validate_folder
-    from audioscore.data.validation_report import render_validation
+    from audioscore.data.gate.report import render_validation
+    from audioscore.data.gate.validation import validate_folder
 
     result = validate_folder(folder, audio=False)
     page, document = render_validation(result, folder), json.dumps(result.to_json())

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from schemes import DATA, Predecessor, all_pairs, fold_of, prepare, set_up, training
 
+from audioscore.demo.pretrain import build_muq, muq_config
 from audioscore.encoders.extract import WINDOWS, Features, extract_features
+from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.muq import MuQEncoder
 from audioscore.encoders.muq_layers import prefix_frames
-from audioscore.encoders.reference import EncoderReference
-from audioscore.encoders.stored import KEPT_BYTES
+from audioscore.encoders.stored_features import KEPT_BYTES
 from audioscore.files import place
 from audioscore.home import home
-from audioscore.training.fold import Fold
+from audioscore.training.data import Fold
 from audioscore.training.loop import validate
-from audioscore.training.pretrain import build_muq, muq_config
 from audioscore.units import MUQ_RATE
 
 RATE = 1e-3

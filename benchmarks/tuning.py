@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 
 from audioscore.config import DEMO, Plan, TrainingSection, load_config
-from audioscore.data.accepted import run_gate
-from audioscore.data.sort import sort_folder
+from audioscore.data.gate.output import run_gate
+from audioscore.data.split.sort import sort_folder
 from audioscore.encoders.extract import extract_folder
 from audioscore.evaluation.predict import evaluate_plans
 from audioscore.files import read_json, write_json
-from audioscore.scoring.trained import Outcome, read_trained
+from audioscore.scoring.trained_plan import Outcome, read_trained
 from audioscore.training.train import train_plan
 
 DATA = Path(__file__).resolve().parents[1] / "data"

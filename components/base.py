@@ -4,7 +4,7 @@ import functools
 
 from kfp import dsl
 
-from audioscore.places import IMAGE
+from audioscore.platforms import IMAGE
 
 # The image carries kfp and audioscore: nothing is installed while a step runs.
 component = functools.partial(dsl.component, base_image=IMAGE, install_kfp_package=False)

@@ -23,7 +23,7 @@ def evaluate_scorers(
 
     from audioscore.config import parse_config
     from audioscore.evaluation.predict import evaluate_plans
-    from audioscore.evaluation.probes import probe_plans
+    from audioscore.evaluation.robustness.run import probe_plans
 
     folders, target = [Path(model.path) for model in models], Path(evaluation.path)
     section = parse_config(settings).evaluation

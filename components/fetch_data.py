@@ -15,8 +15,8 @@ def fetch_data(
     """Fetch a folder, an S3 prefix or a DVC-versioned git revision, and say which version of the data it is."""
     from pathlib import Path
 
-    from audioscore.data.storage import fetch
-    from audioscore.data.versioning import folder_digest
+    from audioscore.data.versions.revision import folder_digest
+    from audioscore.data.versions.storage import fetch
 
     fetched = fetch(data_uri, Path(data.path))
     Path(data_digest).write_text(folder_digest(Path(data.path)), encoding="utf-8")

@@ -30,8 +30,8 @@ def register_winner(
     from pathlib import Path
 
     from audioscore.config import parse_config
-    from audioscore.data.versioning import image_revision
-    from audioscore.tracking.evidence import Provenance
+    from audioscore.data.versions.revision import image_revision
+    from audioscore.tracking.provenance import Provenance
     from audioscore.tracking.register import RunFolders, register_winner
     from audioscore.tracking.run_page import REPORT
 

@@ -19,8 +19,8 @@ def sort_data(
     from pathlib import Path
 
     from audioscore.config import parse_config
-    from audioscore.data.sort import sort_folder
-    from audioscore.encoders.speakers import voice_embedder
+    from audioscore.data.split.sort import sort_folder
+    from audioscore.encoders.speakers_part import voice_embedder
 
     config = parse_config(settings)
     embed = voice_embedder(config.encoders.campplus, Path(data.path), feature_store)

@@ -19,7 +19,7 @@ def train_scorer(
     from pathlib import Path
 
     from audioscore.config import parse_config
-    from audioscore.data.versioning import image_revision
+    from audioscore.data.versions.revision import image_revision
     from audioscore.scoring.scorer import plan_named
     from audioscore.training.launch import launch_plan
 

@@ -18,6 +18,6 @@ def validate_data(
     from pathlib import Path
 
     from audioscore.config import parse_config
-    from audioscore.data.accepted import run_gate
+    from audioscore.data.gate.output import run_gate
 
     run_gate(Path(data.path), Path(validated.path), Path(report.path), parse_config(settings))

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from audioscore.places import ContainersSection
+from audioscore.platforms import ContainersSection
 
 # What the runner of containers writes at the end of a log.
 OUT_OF_MEMORY = "[container ended: out of memory]"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from audioscore.config import Config
-from audioscore.data.storage import local_repository
+from audioscore.data.versions.storage import local_repository
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError
 from audioscore.home import home_of_model
 from pipelines.compile import compile_pipeline

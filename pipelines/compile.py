@@ -9,7 +9,7 @@ from typing import Any
 from kfp import compiler
 
 from audioscore.config import SMALL, Config, load_config
-from audioscore.data.versioning import code_revision
+from audioscore.data.versions.revision import code_revision
 from audioscore.errors import AudioscoreError, UsageError, describe_os_error
 from audioscore.files import atomic_path
 from pipelines.platform import LOCAL, Platform, on_cluster

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audioscore.errors import UsageError
-from audioscore.places import ContainersSection
+from audioscore.platforms import ContainersSection
 from pipelines.causes import OUT_OF_MEMORY, WAS_KILLED
 from pipelines.container_log import follow_log
 from pipelines.platform import UID

@@ -17,7 +17,7 @@ from pipelines.platform import LOCAL
 from pipelines.steplog import Step, StepLog
 
 if TYPE_CHECKING:
-    from audioscore.places import ContainersSection
+    from audioscore.platforms import ContainersSection
     from pipelines.containers import Containers
 
 OFFLINE = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from audioscore.errors import UsageError
-from audioscore.places import ClusterSection, ResourcesSection, StepName
+from audioscore.platforms import ClusterSection, ResourcesSection, StepName
 from audioscore.units import HOUR_SECONDS
 
 GPU_STEPS: tuple[StepName, ...] = ("extract_shard", "extract_features", "train_scorer", "evaluate_scorers")

@@ -18,7 +18,7 @@ from typing import List
 
 from kfp import dsl
 
-from audioscore.places import IMAGE, StepName
+from audioscore.platforms import IMAGE, StepName
 from components.evaluate_scorers import evaluate_scorers
 from components.extract_features import extract_features
 from components.extract_shard import extract_shard

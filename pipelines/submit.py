@@ -21,9 +21,9 @@ from rich.markup import escape
 
 from audioscore.config import DEMO, SMALL, Config, load_config, parse_config
 from audioscore.data.labels import find_labels
-from audioscore.data.repository import pull_missing
-from audioscore.data.storage import ACCEPTED, local_repository
-from audioscore.data.versioning import code_revision
+from audioscore.data.versions.repository import pull_missing
+from audioscore.data.versions.revision import code_revision
+from audioscore.data.versions.storage import ACCEPTED, local_repository
 from audioscore.encoders.shards import shards_of
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError, describe_os_error
 from audioscore.files import atomic_path, read_json, write_json

@@ -27,12 +27,12 @@ LONGEST = (  # the files that take a minute or more, longest first
     "audioscore/tracking/test_registry.py",
     "services/test_mlflow.py",
     "pipelines/test_compile.py",
-    "audioscore/encoders/test_ge2e.py",
-    "audioscore/scoring/test_convert.py",
+    "audioscore/encoders/speakers/test_ge2e.py",
+    "audioscore/scoring/legacy/test_convert.py",
     "services/test_add_killed.py",
     "services/page/test_score_page.py",
     "audioscore/scoring/test_scorer.py",
-    "audioscore/scoring/test_predecessor.py",
+    "audioscore/scoring/legacy/test_model.py",
 )
 
 
@@ -80,7 +80,7 @@ def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     import torch
 
-    from audioscore.training.pretrain import build_campplus, build_muq, muq_config, save_campplus, save_muq
+    from audioscore.demo.pretrain import build_campplus, build_muq, muq_config, save_campplus, save_muq
 
     folder = tmp_path_factory.mktemp("encoders")
     config = muq_config(**TINY_MUQ)

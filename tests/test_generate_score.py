@@ -8,9 +8,9 @@ import torch
 
 import audioscore.model
 from audioscore.data.audio import encode
-from audioscore.scoring.predecessor import LAYERS, PredecessorHead
-from audioscore.scoring.predecessor_folder import Adapter, Weights, write_folder
-from audioscore.training.pretrain import build_muq, muq_config, save_muq
+from audioscore.demo.pretrain import build_muq, muq_config, save_muq
+from audioscore.scoring.legacy.folder import Adapter, Weights, write_folder
+from audioscore.scoring.legacy.model import LAYERS, PredecessorHead
 
 DIM, HIDDEN, DEPTH, RANK = 32, 64, 7, 8
 

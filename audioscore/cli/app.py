@@ -14,19 +14,19 @@ from audioscore.cli import (
     compare_command,
     config_command,
     convert_command,
-    data_command,
     data_options,
-    doctor_command,
-    encoders_command,
-    evaluate_command,
-    models_command,
     promote_command,
-    report_command,
-    score_command,
-    serve_command,
     suggest_command,
-    train_command,
 )
+from audioscore.cli import data as data_command
+from audioscore.cli import doctor as doctor_command
+from audioscore.cli import encoders as encoders_command
+from audioscore.cli import evaluate as evaluate_command
+from audioscore.cli import models as models_command
+from audioscore.cli import run as report_command
+from audioscore.cli import score as score_command
+from audioscore.cli import serve as serve_command
+from audioscore.cli import train as train_command
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, UsageError, describe_os_error
 
 app = typer.Typer(

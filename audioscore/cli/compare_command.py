@@ -42,10 +42,10 @@ def compare(
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
     else:
-        _tell(found, first, second)
+        _print_comparison(found, first, second)
 
 
-def _tell(found: dict[str, Any], first: str, second: str) -> None:
+def _print_comparison(found: dict[str, Any], first: str, second: str) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -33,9 +33,9 @@ def convert(
 ) -> None:
     """Make a scorer folder of a model of the predecessor: the same ranking, read back and compared."""
     from audioscore.cli.progress import stages
-    from audioscore.data.versioning import code_revision
-    from audioscore.scoring.convert import convert as convert_folder
-    from audioscore.scoring.convert import is_calibrated
+    from audioscore.data.versions.revision import code_revision
+    from audioscore.scoring.legacy.convert import convert as convert_folder
+    from audioscore.scoring.legacy.convert import is_calibrated
     from audioscore.tracking.judging_data import require_sorted
 
     if data is not None:

@@ -54,7 +54,7 @@ def own_folder(folder: Path) -> Path:
 
     Raises UsageError where it is the demo corpus: synthetic voices among real ones would spoil both.
     """
-    from audioscore.data.versioning import data_revision
+    from audioscore.data.versions.revision import data_revision
 
     if not folder.name or folder.is_symlink():
         folder = folder.resolve()

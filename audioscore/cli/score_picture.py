@@ -39,7 +39,7 @@ def timeline_figure(row: "ClipScore") -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from audioscore.page import INK, PALETTE, style_axes
+    from audioscore.html import INK, PALETTE, style_axes
 
     if not row.timeline or row.score is None or row.interval is None:
         raise ValueError(f"{row.file}: there is no timeline to draw")

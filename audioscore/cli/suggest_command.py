@@ -9,7 +9,7 @@ import typer
 from audioscore.cli.data_options import JsonOption, SingerOption
 
 if TYPE_CHECKING:
-    from audioscore.tracking.unlabelled import Suggestions
+    from audioscore.tracking.suggest import Suggestions
 
 SOME_FAILED = 3
 
@@ -27,9 +27,9 @@ def suggest(
 ) -> None:
     """Rank recordings without a score by what scoring them would teach, the most useful first."""
     from audioscore.cli.progress import stages
-    from audioscore.cli.report_command import find_run
+    from audioscore.cli.run import find_run
     from audioscore.home import home
-    from audioscore.tracking.unlabelled import suggest_clips, trained_in
+    from audioscore.tracking.suggest import suggest_clips, trained_in
 
     judges = find_run(run)
     with stages() as stage:

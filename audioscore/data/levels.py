@@ -18,7 +18,7 @@ NOISE_QUANTILE, SIGNAL_QUANTILE = 0.05, 0.95  # of the frames that were not mute
 # at full scale reads 0.29, which no voice comes near.
 RAIL = 0.9
 RAIL_RUN = 3  # samples; a clean peak seldom stays at the rail that long
-BLOCK_SECONDS = 60
+LEVEL_BLOCK_SECONDS = 60
 
 
 class Levels(NamedTuple):
@@ -80,7 +80,7 @@ def _frame_sums(wave: Wave, size: int, mean: float, rate: int) -> NDArray[np.flo
 
     Shape: wave [T] -> [T // size].
     """
-    block = size * max(1, round(BLOCK_SECONDS * rate / size))
+    block = size * max(1, round(LEVEL_BLOCK_SECONDS * rate / size))
     whole = len(wave) // size * size
     sums = [np.zeros(0)]
     for start in range(0, whole, block):

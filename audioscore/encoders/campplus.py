@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audioscore.encoders.precision import Precision, as_fp32, computing_in, precision_on
-from audioscore.encoders.reference import WINDOW_SECONDS, EncoderReference, check_pin, is_folder
+from audioscore.encoders.compute import Precision, as_fp32, computing_in, precision_on
+from audioscore.encoders.features import WINDOW_SECONDS, EncoderReference, check_pin, is_folder
 from audioscore.errors import ModelError, shorten
 from audioscore.files import atomic_path, read_json, sha256_of
 from audioscore.units import CAMPPLUS_MELS, CAMPPLUS_RATE

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from audioscore.data.audio import Recording, decode
 from audioscore.data.clips import Clip
-from audioscore.data.sort import read_relative, read_split
-from audioscore.data.split import SPLITS
+from audioscore.data.split.assign import SPLITS
+from audioscore.data.split.sort import read_relative, read_split
 from audioscore.encoders.campplus import CampplusEncoder, load_campplus
+from audioscore.encoders.features import EncoderReference, Kind
 from audioscore.encoders.muq import MuQEncoder, load_muq
-from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.encoders.shards import share_of
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.threads import one_torch_thread
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from audioscore.config import EncodersSection, TrainingSection
-    from audioscore.encoders.muq_inference import MuQInference
-    from audioscore.encoders.speaker_targets import SpeakerTarget
+    from audioscore.encoders.speakers.targets import SpeakerTarget
+    from audioscore.muq_cpu.inference import MuQInference
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +84,10 @@ def load_encoders(section: "EncodersSection", device: str = "cpu") -> Encoders:
 def load_speaker(target: str, source: str, device: str = "cpu") -> "SpeakerTarget":
     """The speaker encoder that an adversary is to guess: ge2e from Resemblyzer's file, samoye from its folder."""
     if target == "ge2e":
-        from audioscore.encoders.ge2e import load_ge2e
+        from audioscore.encoders.speakers.ge2e import load_ge2e
 
         return load_ge2e(Path(source), device=device)
-    from audioscore.encoders.samoye import load_samoye
+    from audioscore.encoders.speakers.samoye import load_samoye
 
     return load_samoye(Path(source), device=device)
 
@@ -152,7 +152,7 @@ def quick_form(encoder: "Encoder | SpeakerTarget") -> "MuQInference | None":
     """
     if not isinstance(encoder, MuQEncoder):
         return None
-    from audioscore.encoders.muq_inference import MuQInference
+    from audioscore.muq_cpu.inference import MuQInference
 
     return MuQInference(encoder, threads=False) if MuQInference.suits(encoder) else None
 

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audioscore.encoders.precision import Precision, as_fp32, computing_in, precision_on
-from audioscore.encoders.reference import WINDOW_SECONDS, EncoderReference, check_pin, is_folder
+from audioscore.encoders.compute import Precision, as_fp32, computing_in, precision_on
+from audioscore.encoders.features import WINDOW_SECONDS, EncoderReference, check_pin, is_folder
 from audioscore.errors import ModelError, UsageError
 from audioscore.files import atomic_path, sha256_of
 from audioscore.units import MUQ_FRAME_HZ, MUQ_RATE

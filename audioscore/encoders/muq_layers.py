@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from audioscore.encoders.features import WINDOW_SECONDS, EncoderReference
 from audioscore.encoders.muq import window_count
-from audioscore.encoders.reference import WINDOW_SECONDS, EncoderReference
 from audioscore.errors import ModelError
 
 if TYPE_CHECKING:

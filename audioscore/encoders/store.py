@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
-from audioscore.encoders.reference import EncoderReference
-from audioscore.encoders.store_bucket import FeatureBucket
+from audioscore.encoders.bucket_store import FeatureBucket
+from audioscore.encoders.features import EncoderReference
 from audioscore.errors import ModelError, UsageError
 from audioscore.files import atomic_path
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from audioscore.evaluation.bootstrap import or_none
-from audioscore.evaluation.held_out import HeldOut
+from audioscore.evaluation.estimates import HeldOut
 from audioscore.evaluation.metrics import Array
 from audioscore.evaluation.predictions import Prediction
 

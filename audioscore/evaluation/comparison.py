@@ -5,7 +5,7 @@ from typing import Any
 
 from audioscore.errors import UsageError
 from audioscore.evaluation.bootstrap import Estimate, or_none
-from audioscore.evaluation.held_out import HeldOut, Resampled
+from audioscore.evaluation.estimates import HeldOut, Resampled
 from audioscore.evaluation.plan_figures import RANKS, Ranks
 from audioscore.evaluation.significance import holm, two_sided_p
 

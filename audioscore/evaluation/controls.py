@@ -8,10 +8,10 @@ import numpy as np
 
 from audioscore.data.clips import Clip
 from audioscore.errors import UsageError
-from audioscore.evaluation.held_out import HeldOut
+from audioscore.evaluation.estimates import HeldOut
+from audioscore.evaluation.gate.slices_part import NO_ORDER
 from audioscore.evaluation.metrics import Array, bias, mae, spearman, within_sources
 from audioscore.evaluation.predictions import Prediction
-from audioscore.evaluation.slices import NO_ORDER
 
 # control -> field of a clip
 MEASURES = {"duration": "seconds", "level": "level_db", "SNR": "snr_db", "file size": "bytes"}

@@ -5,7 +5,7 @@ from typing import Any
 
 from audioscore.evaluation.comparison import BASELINE, HYBRID, compare_plans, compare_variants, default_reference
 from audioscore.evaluation.controls import control_figures
-from audioscore.evaluation.held_out import NO_SOURCE, hold_out
+from audioscore.evaluation.estimates import NO_SOURCE, hold_out
 from audioscore.evaluation.noise_ceiling import Ratings, noise_ceiling
 from audioscore.evaluation.plan_figures import plan_figures, predicted_scores, resampled_ranks
 from audioscore.evaluation.predictions import Prediction

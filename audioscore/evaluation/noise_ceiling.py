@@ -13,7 +13,7 @@ import numpy as np
 from audioscore.data.agreement import MIN_TOGETHER, rater_agreement
 from audioscore.data.clips import Clip
 from audioscore.evaluation.bootstrap import Counts
-from audioscore.evaluation.held_out import HeldOut, Resampled
+from audioscore.evaluation.estimates import HeldOut, Resampled
 from audioscore.evaluation.metrics import Array, pearson
 from audioscore.evaluation.runs import ClipKey
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from audioscore.evaluation.bootstrap import Estimate, or_none
 from audioscore.evaluation.calibration_figures import calibration_curve, interval_coverage
-from audioscore.evaluation.held_out import HeldOut, Resampled
+from audioscore.evaluation.estimates import HeldOut, Resampled
+from audioscore.evaluation.gate.slices_part import NO_ORDER, at_the_top, by_singer, by_song, per_band, per_source
 from audioscore.evaluation.metrics import (
     GAPS,
     Array,
@@ -26,7 +27,6 @@ from audioscore.evaluation.metrics import (
 )
 from audioscore.evaluation.predictions import Prediction
 from audioscore.evaluation.runs import ClipKey, Runs
-from audioscore.evaluation.slices import NO_ORDER, at_the_top, by_singer, by_song, per_band, per_source
 
 METRICS: Mapping[str, Metric] = {
     "spearman": spearman,

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audioscore.data.clips import Clip
-from audioscore.data.sort import read_split
+from audioscore.data.split.sort import read_split
 from audioscore.encoders.extract import Extraction, Features, choose_device, read_extraction
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored import StoredFeatures
+from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.errors import DataError
 from audioscore.evaluation.controls import measured_controls
 from audioscore.evaluation.evaluate import evaluate
-from audioscore.evaluation.gate import choose_winner
+from audioscore.evaluation.gate.decision import choose_winner
 from audioscore.evaluation.noise_ceiling import ratings_of
 from audioscore.evaluation.predictions import SPLITS, Prediction, read_predictions, write_predictions
 from audioscore.files import read_json, write_json
 from audioscore.scoring.checkpoint import load_network, read_description
 from audioscore.scoring.network import raw_outputs
 from audioscore.scoring.scorer import BRANCHES, CANDIDATES, Description
-from audioscore.scoring.trained import Outcome, TrainedPlan, read_trained
+from audioscore.scoring.trained_plan import Outcome, TrainedPlan, read_trained
 
 if TYPE_CHECKING:
     from audioscore.config import EvaluationSection

@@ -15,7 +15,7 @@ from audioscore.errors import DataError, UsageError, shorten
 Array = NDArray[np.float64]
 
 PENALTIES = 10.0 ** np.arange(-5, 3)  # of the largest singular value squared; leave-one-out chooses one a fold
-MIN_CLIPS = 2  # a singer's: one to learn from, one to ask about
+MIN_CLIPS_PER_SINGER = 2  # a singer's: one to learn from, one to ask about
 
 
 def speaker_probe(features: ArrayLike, speakers: Sequence[str], *, folds: int = 5, seed: int = 0) -> float:
@@ -40,7 +40,7 @@ def recognised(features: ArrayLike, speakers: Sequence[str], *, folds: int = 5, 
     values, names = np.asarray(features, dtype=np.float64), np.asarray(speakers, dtype=str)
     _check(values, names, folds)
     singers, label = np.unique(names, return_inverse=True)
-    fold_of = _deal(label, folds, np.random.default_rng(seed))
+    fold_of = _assign_folds(label, folds, np.random.default_rng(seed))
     hits = np.zeros(len(names), dtype=np.bool_)
     for fold in range(folds):
         held = fold_of == fold
@@ -50,7 +50,7 @@ def recognised(features: ArrayLike, speakers: Sequence[str], *, folds: int = 5, 
     return hits
 
 
-def _deal(label: NDArray[np.intp], folds: int, rng: np.random.Generator) -> NDArray[np.intp]:
+def _assign_folds(label: NDArray[np.intp], folds: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """A fold for each clip: those of one singer are spread as evenly as they go, from a random fold on."""
     fold_of = np.zeros(len(label), dtype=np.intp)
     for singer in range(label.max() + 1):
@@ -102,7 +102,7 @@ def _check(values: Array, names: NDArray[np.str_], folds: int) -> None:
     singers, counts = np.unique(names, return_counts=True)
     if len(singers) < 2:
         raise DataError(f"A speaker probe needs 2 singers or more; got {len(singers)}. Add singers.")
-    if len(few := singers[counts < MIN_CLIPS]):
+    if len(few := singers[counts < MIN_CLIPS_PER_SINGER]):
         raise DataError(
             f"{len(few)} of {len(singers)} singers have a single clip ({shorten(few.tolist())}), and could not be "
             "learned and asked about. Leave these clips out."

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from audioscore.encoders.campplus import CampplusEncoder, load_campplus
 from audioscore.encoders.campplus import encoder_files as campplus_files
+from audioscore.encoders.features import EncoderReference, Kind
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.muq import encoder_files as muq_files
-from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.errors import ModelError, shorten
 from audioscore.files import atomic_folder, place, read_json, sha256_of, write_json
 from audioscore.scoring.calibration import Calibration

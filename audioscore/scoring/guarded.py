@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from audioscore.errors import AudioError
-from audioscore.scoring.intake import DecodedClip, Ears, Limits, Take, take_in
+from audioscore.scoring.input import DecodedClip, Ears, Limits, Take, take_in
 
 
 @dataclass

@@ -78,7 +78,7 @@ def build_head(arguments: Mapping[str, Any]) -> Any:
     """A head from what a description says of it, with random weights. Raises ModelError where that cannot be."""
     try:
         if arguments.get("kind") == "predecessor":
-            from audioscore.scoring.predecessor_head import PredecessorScoreHead
+            from audioscore.scoring.legacy.predecessor_head import PredecessorScoreHead
 
             return PredecessorScoreHead(**{name: value for name, value in arguments.items() if name != "kind"})
         return ScoreHead(**arguments)

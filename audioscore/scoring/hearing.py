@@ -9,9 +9,9 @@ from torch import Tensor
 from audioscore.encoders.campplus import CampplusEncoder
 from audioscore.encoders.extract import WINDOWS, Encoders, Features
 from audioscore.encoders.muq import MuQEncoder
-from audioscore.encoders.muq_inference import MuQInference
 from audioscore.encoders.threads import side_by_side
-from audioscore.scoring.intake import DecodedClip
+from audioscore.muq_cpu.inference import MuQInference
+from audioscore.scoring.input import DecodedClip
 
 
 class Hearing:

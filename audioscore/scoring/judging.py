@@ -6,14 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from audioscore.encoders.extract import Features
-from audioscore.errors import AudioscoreError, ModelError
+from audioscore.errors import ModelError
 from audioscore.scoring.calibration import Calibration
-from audioscore.scoring.intake import DecodedClip
+from audioscore.scoring.explain.timeline import moments
+from audioscore.scoring.input import DecodedClip
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
-from audioscore.scoring.results import ScoredClip
-from audioscore.scoring.timeline import moments
-
-Answer = ScoredClip | AudioscoreError
+from audioscore.scoring.results import Answer, ScoredClip
 
 
 def judge(

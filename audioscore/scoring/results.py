@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from audioscore.errors import AudioscoreError
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -22,6 +24,9 @@ class ScoredClip:
     raw: float
     seconds: float
     timeline: tuple[Moment, ...] | None = None
+
+
+Answer = ScoredClip | AudioscoreError  # of one recording of a batch
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,20 @@ import torch
 
 from audioscore.config import Plan
 from audioscore.data.audio import MAX_SECONDS, Wave
+from audioscore.encoders.compute import computing_in
 from audioscore.encoders.extract import Encoders, Features
-from audioscore.encoders.int16 import Int16Linear
+from audioscore.encoders.features import EncoderReference, Kind
 from audioscore.encoders.muq import MuQEncoder
-from audioscore.encoders.muq_inference import MuQInference
-from audioscore.encoders.precision import computing_in
-from audioscore.encoders.products import multiplying, quick_numbers
-from audioscore.encoders.reference import EncoderReference, Kind
 from audioscore.errors import AudioscoreError, UsageError
+from audioscore.muq_cpu.inference import MuQInference
+from audioscore.muq_cpu.matmul import Int16Linear
+from audioscore.muq_cpu.products import multiplying, quick_numbers
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.hearing import Hearing
-from audioscore.scoring.intake import DecodedClip, Ears, Limits, Source, Take, named, take_in
-from audioscore.scoring.judging import Answer, judge
+from audioscore.scoring.input import DecodedClip, Ears, Limits, Source, Take, named, take_in
+from audioscore.scoring.judging import judge
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
-from audioscore.scoring.results import ClipScore, ScoredClip
+from audioscore.scoring.results import Answer, ClipScore, ScoredClip
 from audioscore.scoring.stream import score_stream
 
 # What each plan hears. A plan that is not in CANDIDATES is a control: trained and reported, never the winner.

@@ -7,9 +7,8 @@ from itertools import count
 
 from audioscore.encoders.threads import cores
 from audioscore.errors import AudioError, AudioscoreError, describe_os_error
-from audioscore.scoring.intake import DecodedClip, Source, Take, named
-from audioscore.scoring.judging import Answer
-from audioscore.scoring.results import ClipScore
+from audioscore.scoring.input import DecodedClip, Source, Take, named
+from audioscore.scoring.results import Answer, ClipScore
 
 # What waits, decoded, for its turn: a bound on memory (about 160 kB a second), and enough to find equal lengths in.
 AHEAD_CLIPS, AHEAD_SECONDS = 32, 600.0

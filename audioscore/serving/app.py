@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import audioscore
-from audioscore.serving.answers import Fault, Health, Limits, ModelCard, ScoreAnswer, name_of, result_of
-from audioscore.serving.served import ServedModel
+from audioscore.serving.model import ServedModel
+from audioscore.serving.responses import Fault, Health, Limits, ModelCard, ScoreAnswer, name_of, result_of
 from audioscore.serving.service import Service
 from audioscore.serving.uploads import FIELD, receive_uploads, refuse_large
 from audioscore.units import SCORE_BANDS

@@ -6,8 +6,8 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from audioscore.scoring.intake import DecodedClip
-from audioscore.scoring.judging import Answer
+from audioscore.scoring.input import DecodedClip
+from audioscore.scoring.results import Answer
 from audioscore.scoring.scorer import Scorer
 from audioscore.serving.metrics import Metrics
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from audioscore.serving.served import Which, load_served, which_model
+from audioscore.serving.model import Which, load_served, which_model
 from audioscore.serving.service import Service
 
 log = logging.getLogger(__name__)

@@ -45,8 +45,8 @@ def find_scorer(model: str | Path | None = None, note: Note = log.warning) -> tu
 def _converted(old: Path, note: Note) -> Path:
     """A predecessor's folder as a scorer folder in the home, made at its first use, anew when its weights change."""
     from audioscore.files import sha256_of
-    from audioscore.scoring.convert import convert
-    from audioscore.scoring.predecessor_folder import HEAD, MUQ, read_files
+    from audioscore.scoring.legacy.convert import convert
+    from audioscore.scoring.legacy.folder import HEAD, MUQ, read_files
 
     read_files(old)  # says what is missing before anything is hashed
     folder = home().converted / sha256_of(old / HEAD, old / MUQ)

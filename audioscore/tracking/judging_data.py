@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from audioscore.data.clips import Clip
-from audioscore.data.sort import INDEX, read_split
-from audioscore.data.split import SPLITS
-from audioscore.data.versioning import folder_digest
+from audioscore.data.split.assign import SPLITS
+from audioscore.data.split.sort import INDEX, read_split
+from audioscore.data.versions.revision import folder_digest
 from audioscore.errors import DataError, UsageError
 from audioscore.files import sha256_of
 

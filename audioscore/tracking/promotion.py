@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from audioscore.data.clips import Clip
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import GateRefused
-from audioscore.evaluation.gate import Decision
+from audioscore.evaluation.gate.decision import Decision
 from audioscore.tracking.connection import connect, require_database
-from audioscore.tracking.evidence import compared_with, note_judgement, refusing_probes_of
 from audioscore.tracking.judging_data import JudgingData
+from audioscore.tracking.provenance import compared_with, note_judgement, refusing_probes_of
 from audioscore.tracking.registry import (
     CHAMPION,
     ModelVersion,

@@ -6,24 +6,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audioscore.data.sort import read_split
-from audioscore.data.versioning import folder_digest
+from audioscore.data.split.sort import read_split
+from audioscore.data.versions.revision import folder_digest
 from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import AudioscoreError, DataError, GateRefused
-from audioscore.evaluation.beside_champion import CHAMPION as BESIDE
-from audioscore.evaluation.beside_champion import beside_champion
-from audioscore.evaluation.gate import Decision, choose_winner
+from audioscore.evaluation.gate.beside_champion import CHAMPION as BESIDE
+from audioscore.evaluation.gate.beside_champion import beside_champion
+from audioscore.evaluation.gate.decision import Decision, choose_winner
 from audioscore.evaluation.predict import PREDICTIONS, Evaluation, read_evaluation, validation_by_plan
-from audioscore.evaluation.probes import PROBES, failed, flagged, read_probes
+from audioscore.evaluation.robustness.run import PROBES, failed, flagged, read_probes
 from audioscore.files import read_json, write_json
 from audioscore.scoring.scorer import CANDIDATES
-from audioscore.scoring.trained import TrainedPlan, read_trained
+from audioscore.scoring.trained_plan import TrainedPlan, read_trained
 from audioscore.tracking.compare import predict_scorers
 from audioscore.tracking.connection import connect, initialise
-from audioscore.tracking.evidence import NO_DVC, Probed, Provenance, provenance_table, version_tags
 from audioscore.tracking.judging_data import JudgingData
 from audioscore.tracking.log_scorer import log_scorer
+from audioscore.tracking.provenance import NO_DVC, Probed, Provenance, provenance_table, version_tags
 from audioscore.tracking.registry import (
     CHALLENGER,
     CHAMPION,

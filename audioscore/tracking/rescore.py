@@ -11,9 +11,9 @@ from audioscore.data.clips import Clip
 from audioscore.encoders.extract import choose_device, extract_features
 from audioscore.encoders.muq_layers import prefix_reference
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored import StoredFeatures
-from audioscore.evaluation.gate import Decision, decide
-from audioscore.evaluation.gate_slices import SliceRule
+from audioscore.encoders.stored_features import StoredFeatures
+from audioscore.evaluation.gate.decision import Decision, decide
+from audioscore.evaluation.gate.slices import SliceRule
 from audioscore.scoring.checkpoint import load_encoders_of, load_network, read_description
 from audioscore.scoring.network import raw_outputs
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from audioscore.errors import UsageError
-from audioscore.evaluation.model_card import MODEL_CARD, render_model_card
 from audioscore.evaluation.predict import Evaluation, read_evaluation
-from audioscore.evaluation.probes import PROBES, read_probes
-from audioscore.evaluation.report import Curves, render_report
+from audioscore.evaluation.report.model_card import MODEL_CARD, render_model_card
+from audioscore.evaluation.report.page import Curves, render_report
+from audioscore.evaluation.robustness.run import PROBES, read_probes
 from audioscore.files import read_json, write_json, write_text
 from audioscore.scoring.checkpoint import read_description
-from audioscore.scoring.trained import PLAN_FILE, TrainedPlan, read_trained
+from audioscore.scoring.trained_plan import PLAN_FILE, TrainedPlan, read_trained
 
 REPORT, RESULT, PAGE = "report.html", "result.json", "page.json"
 

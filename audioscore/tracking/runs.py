@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from audioscore.data.storage import ADDRESS, DATA_FOLDER
-from audioscore.scoring.trained import TrainedPlan
+from audioscore.data.versions.storage import ADDRESS, DATA_FOLDER
+from audioscore.scoring.trained_plan import TrainedPlan
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -7,7 +7,7 @@ the version of the first, and ends what that began; a run's other traces of a tr
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from audioscore.tracking.evidence import COMPARED_WITH, NO_CHAMPION
+from audioscore.tracking.provenance import COMPARED_WITH, NO_CHAMPION
 from audioscore.tracking.registry import CHAMPION, ModelVersion, version_by_alias, version_of
 
 if TYPE_CHECKING:

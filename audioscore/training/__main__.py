@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from audioscore.config import SMALL, Config, load_config
-from audioscore.data.versioning import code_revision, folder_digest
+from audioscore.data.versions.revision import code_revision, folder_digest
 from audioscore.errors import AudioscoreError, UsageError, describe_os_error
 from audioscore.home import home_of_model
 from audioscore.scoring.scorer import plan_named
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return torchrun(rest, own.processes)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Lines(sys.stderr)])
-    from audioscore.training.processes import first_to_fail, is_main, together
+    from audioscore.training.distributed import first_to_fail, is_main, together
 
     logging.getLogger("audioscore").setLevel(logging.INFO if is_main() else logging.ERROR)
 
@@ -122,7 +122,7 @@ def _features(options: argparse.Namespace, config: Config) -> tuple[Path, Path, 
     if not (options.data / "index" / "train.json").is_file():
         raise UsageError(f"{options.data}: has no index/train.json. Run `audioscore data sort {options.data}` first.")
     from audioscore.encoders.extract import extract_folder
-    from audioscore.training.processes import in_turns
+    from audioscore.training.distributed import in_turns
 
     features = options.out / "features"
     store = options.store or home_of_model(config.registry.model).features

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from audioscore.config import Plan
 from audioscore.errors import AudioscoreError
-from audioscore.scoring.trained import TrainedPlan, read_trained
+from audioscore.scoring.trained_plan import TrainedPlan, read_trained
 
 if TYPE_CHECKING:
     from audioscore.config import Config
@@ -42,8 +42,8 @@ def launch_plan(
     what `train_on_cluster` raises, which always goes on where its job stands, with `resume` or without.
     """
     if config.training.started_by == "trainjob":
-        from audioscore.training.trainjob import train_on_cluster
-        from audioscore.training.trainjob_parcel import Asked
+        from audioscore.training.trainjob.job import train_on_cluster
+        from audioscore.training.trainjob.pod import Asked
 
         asked = Asked(plan, index_folder, features_folder, config, data_digest, code_revision, device)
         return train_on_cluster(asked, target)

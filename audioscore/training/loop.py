@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from audioscore.encoders.stored import Chosen
+from audioscore.encoders.stored_features import Chosen
 from audioscore.encoders.threads import one_torch_thread
 from audioscore.errors import ModelError, shorten
 from audioscore.evaluation.metrics import spearman, within_source_spearman
@@ -20,10 +20,10 @@ from audioscore.scoring.network import ScoreNetwork, raw_outputs
 from audioscore.training.adversary import SpeakerAdversary
 from audioscore.training.batches import draw_batches
 from audioscore.training.callbacks import Callback, following
-from audioscore.training.fold import Fold
+from audioscore.training.checkpoint import Progress, moving_state, read_checkpoint, restore, write_checkpoint
+from audioscore.training.data import Fold
+from audioscore.training.distributed import start
 from audioscore.training.opening import Opening, head_checkpoint
-from audioscore.training.processes import start
-from audioscore.training.state import Progress, moving_state, read_checkpoint, restore, write_checkpoint
 from audioscore.training.step import FitSettings, Stepper
 
 log = logging.getLogger(__name__)

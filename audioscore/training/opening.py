@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from audioscore.training.fold import Fold
+from audioscore.training.data import Fold
 
 
 @dataclass(frozen=True)

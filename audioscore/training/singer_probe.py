@@ -8,8 +8,8 @@ import torch
 
 from audioscore.data.clips import Clip
 from audioscore.encoders.extract import Features
-from audioscore.encoders.stored import Chosen
-from audioscore.evaluation.speaker_probe import MIN_CLIPS, speaker_probe
+from audioscore.encoders.stored_features import Chosen
+from audioscore.evaluation.speaker_probe import MIN_CLIPS_PER_SINGER, speaker_probe
 from audioscore.scoring.network import ScoreNetwork, representations
 
 
@@ -26,7 +26,9 @@ def probe_speakers(
     """The independent probe on what the network knows of clips; None where fewer than two singers have two clips."""
     counts = Counter(clip.singer_id for clip in clips)
     places = [
-        place for place, clip in enumerate(clips) if clip.singer_id is not None and counts[clip.singer_id] >= MIN_CLIPS
+        place
+        for place, clip in enumerate(clips)
+        if clip.singer_id is not None and counts[clip.singer_id] >= MIN_CLIPS_PER_SINGER
     ]
     singers = [str(clips[place].singer_id) for place in places]
     if len(set(singers)) < 2:

@@ -19,7 +19,7 @@ from audioscore.scoring.batch import Batch, collate
 from audioscore.scoring.network import ScoreNetwork
 from audioscore.training.adversary import SpeakerAdversary, adversary_loss, ramp
 from audioscore.training.batches import Rows
-from audioscore.training.fold import Fold
+from audioscore.training.data import Fold
 from audioscore.training.losses import ABSOLUTE
 from audioscore.training.objective import Objective
 from audioscore.training.schedule import rate_factor

@@ -23,7 +23,7 @@ from audioscore.scoring.checkpoint import (
 )
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
 from audioscore.scoring.scorer import Description
-from audioscore.scoring.trained import (
+from audioscore.scoring.trained_plan import (
     Outcome,
     SpeakerFigures,
     TrainedPlan,
@@ -33,15 +33,15 @@ from audioscore.scoring.trained import (
 )
 from audioscore.training.adversary import SpeakerAdversary
 from audioscore.training.callbacks import Callback, Listen
-from audioscore.training.fold import fit_statistics
-from audioscore.training.ground import Ground, read_ground
+from audioscore.training.checkpoint import clear
+from audioscore.training.data import fit_statistics
+from audioscore.training.distributed import is_main, once, share, start
 from audioscore.training.loop import Fit, fit_network
 from audioscore.training.opening import Opening, head_checkpoint
-from audioscore.training.processes import is_main, once, share, start
-from audioscore.training.recipe import fit_settings
+from audioscore.training.recipe import Ground, read_ground
+from audioscore.training.recipe_part import fit_settings
 from audioscore.training.singer_probe import probe_speakers
-from audioscore.training.state import clear
-from audioscore.training.warm import NothingFitsError, takes_head, warm_start
+from audioscore.training.warm_start import NothingFitsError, takes_head, warm_start
 
 if TYPE_CHECKING:
     from audioscore.config import TrainingSection

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from collections.abc import Callable
+from typing import Any
 import pytest
 
 
@@ -26,7 +28,7 @@ class Judge:
 @pytest.fixture(scope="session")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     """A reference of 32 channels and 8 layers; rank 4, alpha 6."""
-    from audioscore.training.pretrain import muq_config
+    from audioscore.demo.pretrain import muq_config
 
     config = muq_config(dim=32, depth=8, conv_dim=8, codebook=64)
     return make_judge(tmp_path_factory.mktemp("predecessor"), config, hidden=48, rank=4, alpha=6)
@@ -35,7 +37,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
 @pytest.fixture
 def judge_of_published_width(tmp_path: Path) -> Judge:
     """A reference with the sizes of MuQ large and random weights; rank 128, alpha 48."""
-    from audioscore.training.pretrain import muq_config
+    from audioscore.demo.pretrain import muq_config
 
     config = muq_config(dim=1024, depth=12, conv_dim=512, codebook=8192)
     config["w2v2_config"] |= {"num_attention_heads": 16, "intermediate_size": 4096}
@@ -49,7 +51,7 @@ def make_judge(root: Path, config: dict[str, Any], *, hidden: int, rank: int, al
     from muq import MuQ
     from peft.tuners.lora import LoraLayer
 
-    from audioscore.training.pretrain import build_muq, save_muq
+    from audioscore.demo.pretrain import build_muq, save_muq
 
     with torch.random.fork_rng(devices=[]):
         bare = build_muq(config, seed=5)
@@ -126,3 +128,58 @@ def slow_head(state: dict[str, Any], frames: Any) -> float:
         states = torch.cat(heads, dim=1) @ w[f"attn.{layer}.out_proj.weight"].T + w[f"attn.{layer}.out_proj.bias"]
     pooled = torch.cat([states.mean(0), fed.max(0).values])
     return float(2 * torch.tanh(pooled @ w["fc.weight"].T + w["fc.bias"])[1] + 3)
+
+
+LIVELY_DEPTH = 4
+
+
+@pytest.fixture(scope="session")
+def randomize_norms() -> Callable[[Any], None]:
+    """Return a function that gives norms random weights, and BatchNorm random statistics."""
+    import torch
+
+    norms = torch.nn.LayerNorm | torch.nn.BatchNorm1d | torch.nn.BatchNorm2d
+
+    def randomize(model: torch.nn.Module) -> None:
+        for module in model.modules():
+            if isinstance(module, norms) and module.weight is not None:
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+                torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
+                torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+
+    return randomize
+
+
+@pytest.fixture(scope="session")
+def lively_muq(tmp_path_factory: pytest.TempPathFactory, randomize_norms: Callable[[Any], None]) -> Path:
+    """A small MuQ of four layers with random norms and statistics; in train mode, no two forward passes agree."""
+    import torch
+
+    from audioscore.demo.pretrain import build_muq, muq_config, save_muq
+
+    target = tmp_path_factory.mktemp("lively-muq") / "weights"
+    config = muq_config(dim=32, depth=LIVELY_DEPTH, conv_dim=8, codebook=64)
+    dropouts = ("activation_dropout", "hidden_dropout", "attention_dropout", "conformer_conv_dropout")
+    config["w2v2_config"] |= dict.fromkeys(dropouts, 0.3) | {"layerdrop": 0.3}
+    with torch.random.fork_rng(devices=[]):
+        model = build_muq(config, seed=3)
+        randomize_norms(model)
+    save_muq(model, config, target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def full_muq(lively_muq: Path) -> Callable[[Any], tuple[Any, ...]]:
+    """Return every hidden state of `lively_muq` by the package's own model, loaded by its own loader."""
+    import torch
+    from muq import MuQ
+
+    model = MuQ.from_pretrained(str(lively_muq)).eval()
+
+    def hidden_states(wave: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.inference_mode():
+            return tuple(state[0] for state in model(wave[None]).hidden_states)
+
+    return hidden_states

@@ -189,7 +189,7 @@ def make(root: Path) -> None:
 def write_encoders(root: Path) -> None:
     import torch
 
-    from audioscore.training.pretrain import build_campplus, build_muq, muq_config, save_campplus, save_muq
+    from audioscore.demo.pretrain import build_campplus, build_muq, muq_config, save_campplus, save_muq
 
     config = muq_config(dim=16, depth=2, conv_dim=4, codebook=16)
     muq = build_muq(config, seed=1)

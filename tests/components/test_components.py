@@ -65,7 +65,7 @@ class Artifact:
 
 
 def test_fetching_returns_the_digest(tiny_corpus: Path, tmp_path: Path) -> None:
-    from audioscore.data.versioning import folder_digest
+    from audioscore.data.versions.revision import folder_digest
     from components.fetch_data import fetch_data
 
     digest, revision = tmp_path / "digest", tmp_path / "revision"
@@ -78,7 +78,7 @@ def test_sorting_groups_clips_without_a_singer_by_voice(tiny_corpus: Path, tiny_
     from dataclasses import asdict
 
     from audioscore.data.clips import Clip
-    from audioscore.data.sort import read_split
+    from audioscore.data.split.sort import read_split
     from audioscore.files import sha256_of, write_json
     from components.sort_data import sort_data
 

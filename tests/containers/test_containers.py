@@ -13,7 +13,7 @@ import pytest
 
 from audioscore.errors import UsageError
 from audioscore.files import read_json
-from audioscore.places import ContainersSection
+from audioscore.platforms import ContainersSection
 from pipelines.containers import Containers, end_leftovers, engine, run_container, runner, waited_for
 from pipelines.platform import UID
 from pipelines.submit import main

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from audioscore.errors import UsageError
-from audioscore.places import ContainersSection
+from audioscore.platforms import ContainersSection
 from pipelines.causes import OUT_OF_MEMORY, WAS_KILLED, outside_cause
 from pipelines.local_run import StepFailed, _failure
 from pipelines.steplog import Step

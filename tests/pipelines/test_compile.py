@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from audioscore.places import IMAGE, ClusterSection, SecretSection, TolerationSection, VolumeSection
+from audioscore.platforms import IMAGE, ClusterSection, SecretSection, TolerationSection, VolumeSection
 from pipelines import compile as program
 from pipelines.compile import GOLDEN, compile_pipeline
 from pipelines.platform import GPU_STEPS, Platform, on_cluster

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from audioscore.errors import UsageError
-from audioscore.places import ContainersSection
+from audioscore.platforms import ContainersSection
 from pipelines import containers
 from pipelines.causes import OUT_OF_MEMORY, WAS_KILLED
 from pipelines.containers import LABEL, Containers, ImageCode, code_in, engine, run_container, runner

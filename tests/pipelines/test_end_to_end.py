@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from audioscore.cli.app import app
-from audioscore.data.sort import read_split
+from audioscore.data.split.sort import read_split
 from audioscore.errors import AudioscoreError
 from audioscore.evaluation.metrics import spearman
 from audioscore.evaluation.predictions import read_predictions

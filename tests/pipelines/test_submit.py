@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from audioscore.config import SMALL, Config, load_config
-from audioscore.data.storage import ACCEPTED
+from audioscore.data.versions.storage import ACCEPTED
 from audioscore.files import write_json
 from pipelines import containers, submit
 from pipelines.interrupt import Interrupted, Signalled

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 IMPORTED = (
-    *("great_expectations", "pandas", "audioscore.data.ingest.new_version", "audioscore.data.validation_report"),
-    "audioscore.encoders.speakers",
+    *("great_expectations", "pandas", "audioscore.data.delivery.new_version", "audioscore.data.gate.report"),
+    "audioscore.encoders.speakers_part",
 )
 
 

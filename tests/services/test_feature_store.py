@@ -21,7 +21,7 @@ from audioscore.data.audio import encode
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
 from audioscore.encoders.extract import extract_folder
-from audioscore.encoders.reference import EncoderReference
+from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import ModelError
 from audioscore.files import sha256_of, write_json
@@ -51,7 +51,7 @@ extract_shard.python_func(shard, *artifacts, shard, "code", json.loads(Path(sett
 FETCH = """
 import sys
 from audioscore.encoders import store_bucket
-from audioscore.encoders.store_bucket import FeatureBucket
+from audioscore.encoders.bucket_store import FeatureBucket
 download, done = store_bucket.download_object, []
 def note(*positional, **named):
     download(*positional, **named)

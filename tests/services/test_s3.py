@@ -11,9 +11,9 @@ import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from audioscore.data.storage import fetch
 from audioscore.data.transfer.download import Downloaded, Fault, download_all
 from audioscore.data.transfer.s3 import connect, list_objects
+from audioscore.data.versions.storage import fetch
 from audioscore.errors import DataError
 
 pytestmark = pytest.mark.services

@@ -8,7 +8,7 @@ import boto3
 import pytest
 
 from audioscore.errors import DataError
-from audioscore.training.trainjob_exchange import Exchange
+from audioscore.training.trainjob.exchange import Exchange
 
 pytestmark = pytest.mark.services
 

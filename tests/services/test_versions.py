@@ -10,11 +10,11 @@ from typing import Any
 import boto3
 import pytest
 
-from audioscore.data.history import recorded_file, recorded_files
-from audioscore.data.purge import purge
-from audioscore.data.repository import commit, pull, push, record_of
-from audioscore.data.storage import fetch
-from audioscore.data.versioning import folder_digest
+from audioscore.data.delivery.purge import purge
+from audioscore.data.versions.history import recorded_file, recorded_files
+from audioscore.data.versions.repository import commit, pull, push, record_of
+from audioscore.data.versions.revision import folder_digest
+from audioscore.data.versions.storage import fetch
 from audioscore.errors import DataError
 
 pytestmark = pytest.mark.services
@@ -25,7 +25,7 @@ CUT = """
     import os, signal, sys
     from pathlib import Path
     import s3fs
-    from audioscore.data.repository import push
+    from audioscore.data.versions.repository import push
 
     send, sent = s3fs.S3FileSystem._put_file, []
 

@@ -35,7 +35,7 @@ def upload_object(
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as body:
         size, sha256, md5 = _measured(body)
-        answer = _ask(
+        answer = _request(
             client, "put_object", bucket, key, "stored",
             Body=body, ChecksumAlgorithm="SHA256", ChecksumSHA256=base64.b64encode(sha256).decode(),
         )  # fmt: skip
@@ -54,7 +54,7 @@ def remove_objects(client: "BaseClient", bucket: str, keys: Sequence[str]) -> in
     markers: list[str] = []
 
     def remove(key: str, _: Hooks) -> None:
-        if _ask(client, "delete_object", bucket, key, "deleted").get("DeleteMarker"):
+        if _request(client, "delete_object", bucket, key, "deleted").get("DeleteMarker"):
             markers.append(key)
 
     run_all([partial(remove, key) for key in keys], workers=REMOVALS)
@@ -72,7 +72,7 @@ def _measured(body: BinaryIO) -> tuple[int, bytes, str]:
     return size, sha256.digest(), md5.hexdigest()
 
 
-def _ask(client: Any, action: str, bucket: str, key: str, done: str, **request: Any) -> dict[str, Any]:
+def _request(client: Any, action: str, bucket: str, key: str, done: str, **request: Any) -> dict[str, Any]:
     """A request that changes an object; its answer."""
     from botocore.exceptions import BotoCoreError, ClientError
 

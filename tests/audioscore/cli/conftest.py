@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from audioscore.data.labels import read_labels
-from audioscore.data.sort import write_sorted
-from audioscore.data.split import assign_splits
+from audioscore.data.split.assign import assign_splits
+from audioscore.data.split.sort import write_sorted
 from audioscore.files import sha256_of
 
 
@@ -54,8 +54,8 @@ def scorer_directory(tiny_encoders: Path, tmp_path_factory: pytest.TempPathFacto
     import torch
 
     from audioscore.encoders.campplus import load_campplus
+    from audioscore.encoders.features import Kind
     from audioscore.encoders.muq import load_muq
-    from audioscore.encoders.reference import Kind
     from audioscore.scoring.calibration import Calibration
     from audioscore.scoring.checkpoint import save_scorer
     from audioscore.scoring.head import ScoreHead

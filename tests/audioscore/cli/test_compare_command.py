@@ -12,7 +12,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from audioscore.cli.app import app
-from audioscore.data.sort import read_split
+from audioscore.data.split.sort import read_split
 from audioscore.errors import DataError, UsageError
 from audioscore.evaluation.predictions import read_predictions
 from audioscore.files import read_json, write_json

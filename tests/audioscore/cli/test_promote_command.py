@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from audioscore.cli.app import app
 from audioscore.config import SMALL
 from audioscore.data.clips import Clip
-from audioscore.data.versioning import folder_digest
+from audioscore.data.versions.revision import folder_digest
 from audioscore.errors import GateRefused, ModelError, UsageError
 from audioscore.home import home
 from audioscore.tracking import promotion, rescore

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.io import wavfile
 
-from audioscore.data import probes
+from audioscore.data import audio_checks as probes
 from audioscore.data.audio import encode
-from audioscore.data.probes import Heard, Probe, ProbeLimits, hear
+from audioscore.data.audio_checks import Heard, Probe, ProbeLimits, hear
 from audioscore.data.rules import RULES
 
 RATE = 24_000
@@ -56,7 +56,7 @@ def test_every_rate_holds_the_same_recording(tmp_path: Path, rate: int, suffix: 
 MEASURE_LONG = """
 import resource, sys
 from pathlib import Path
-from audioscore.data.probes import ProbeLimits, hear
+from audioscore.data.audio_checks import ProbeLimits, hear
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = hear(sys.argv[1], Path(sys.argv[2]), ProbeLimits())
 assert found.probe is not None, found.fault

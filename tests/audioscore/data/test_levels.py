@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from audioscore.data.levels import BLOCK_SECONDS, FLOOR_DB, clipping_share, decibels, measure_levels
+from audioscore.data.levels import FLOOR_DB, LEVEL_BLOCK_SECONDS, clipping_share, decibels, measure_levels
 
 
 def test_decibels_end_at_the_floor_and_no_samples_are_silence() -> None:
@@ -12,7 +12,7 @@ def test_decibels_end_at_the_floor_and_no_samples_are_silence() -> None:
 @pytest.mark.parametrize("extra", [0, 1, 39, 41])
 def test_pieces_give_what_the_whole_gives(extra: int) -> None:
     rate = 2_000
-    wave = np.random.default_rng(0).normal(0, 0.1, 2 * BLOCK_SECONDS * rate + extra).astype(np.float32)
+    wave = np.random.default_rng(0).normal(0, 0.1, 2 * LEVEL_BLOCK_SECONDS * rate + extra).astype(np.float32)
     level, silence, _ = measure_levels(wave, rate, 0.0)
     assert level == pytest.approx(10 * np.log10(np.mean(wave.astype(np.float64) ** 2)), abs=1e-9)
     assert silence == 0.0

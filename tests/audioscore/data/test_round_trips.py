@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioscore.data.clips import Clip
+from audioscore.data.delivery.folder_state import Withdrawn, read_withdrawn, write_order, write_withdrawn
+from audioscore.data.delivery.labels_file import LabelsFile, read_labels_file, write_labels_file
 from audioscore.data.index import read_index, without_trailing_commas, write_index
-from audioscore.data.ingest.known import Withdrawn, read_withdrawn, write_order, write_withdrawn
-from audioscore.data.ingest.labels_file import LabelsFile, read_labels_file, write_labels_file
 from audioscore.data.labels import read_labels, write_labels
-from audioscore.data.sort import sort_index_file
+from audioscore.data.split.sort import sort_index_file
 
 quick = settings(max_examples=20, deadline=None)
 

@@ -8,61 +8,14 @@ from typing import Any
 import pytest
 
 from audioscore.config import EncodersSection
-from audioscore.encoders import store_bucket
-
-LIVELY_DEPTH = 4
+from audioscore.encoders import bucket_store as store_bucket
 
 
-@pytest.fixture(scope="session")
-def randomize_norms() -> Callable[[Any], None]:
-    """Return a function that gives norms random weights, and BatchNorm random statistics."""
-    import torch
-
-    norms = torch.nn.LayerNorm | torch.nn.BatchNorm1d | torch.nn.BatchNorm2d
-
-    def randomize(model: torch.nn.Module) -> None:
-        for module in model.modules():
-            if isinstance(module, norms) and module.weight is not None:
-                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-                torch.nn.init.uniform_(module.bias, -0.5, 0.5)
-            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-                torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
-                torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
-
-    return randomize
 
 
-@pytest.fixture(scope="session")
-def lively_muq(tmp_path_factory: pytest.TempPathFactory, randomize_norms: Callable[[Any], None]) -> Path:
-    """A small MuQ of four layers with random norms and statistics; in train mode, no two forward passes agree."""
-    import torch
-
-    from audioscore.training.pretrain import build_muq, muq_config, save_muq
-
-    target = tmp_path_factory.mktemp("lively-muq") / "weights"
-    config = muq_config(dim=32, depth=LIVELY_DEPTH, conv_dim=8, codebook=64)
-    dropouts = ("activation_dropout", "hidden_dropout", "attention_dropout", "conformer_conv_dropout")
-    config["w2v2_config"] |= dict.fromkeys(dropouts, 0.3) | {"layerdrop": 0.3}
-    with torch.random.fork_rng(devices=[]):
-        model = build_muq(config, seed=3)
-        randomize_norms(model)
-    save_muq(model, config, target)
-    return target
 
 
-@pytest.fixture(scope="session")
-def full_muq(lively_muq: Path) -> Callable[[Any], tuple[Any, ...]]:
-    """Return every hidden state of `lively_muq` by the package's own model, loaded by its own loader."""
-    import torch
-    from muq import MuQ
 
-    model = MuQ.from_pretrained(str(lively_muq)).eval()
-
-    def hidden_states(wave: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with torch.inference_mode():
-            return tuple(state[0] for state in model(wave[None]).hidden_states)
-
-    return hidden_states
 
 
 @pytest.fixture(scope="session")

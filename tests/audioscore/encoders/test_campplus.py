@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from audioscore.demo.pretrain import build_campplus, save_campplus
 from audioscore.encoders import campplus
 from audioscore.encoders.campplus import CampplusEncoder, fbank, load_campplus
-from audioscore.encoders.precision import Precision
+from audioscore.encoders.compute import Precision
 from audioscore.encoders.quiet import quiet_imports
 from audioscore.errors import ModelError
 from audioscore.files import sha256_of
-from audioscore.training.pretrain import build_campplus, save_campplus
 
 
 def noise(seconds: float, seed: int = 0) -> Tensor:

@@ -16,8 +16,8 @@ from audioscore.config import EncodersSection, TrainingSection
 from audioscore.data.audio import decode, encode
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
-from audioscore.data.sort import read_relative
-from audioscore.encoders import extract, muq_conformer, muq_front
+from audioscore.data.split.sort import read_relative
+from audioscore.encoders import extract
 from audioscore.encoders.extract import (
     WINDOWS,
     Encoders,
@@ -32,11 +32,13 @@ from audioscore.encoders.extract import (
 )
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.muq_layers import prefix_frames, prefix_reference
-from audioscore.encoders.speaker_targets import SpeakerTarget
+from audioscore.encoders.speakers.targets import SpeakerTarget
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored import StoredFeatures
+from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.errors import AudioError, DataError, ModelError, UsageError
 from audioscore.files import sha256_of
+from audioscore.muq_cpu import conformer as muq_conformer
+from audioscore.muq_cpu import front_end as muq_front
 
 COUNT = 12  # more than are decoded ahead
 Run = Callable[..., Extraction]

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import torch
 
+from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.forget import Forgotten, forget_features
-from audioscore.encoders.reference import EncoderReference
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import DataError
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from audioscore.encoders.compute import Precision
 from audioscore.encoders.muq import MuQEncoder, load_muq
-from audioscore.encoders.precision import Precision
 from audioscore.errors import ModelError, UsageError
 from audioscore.files import sha256_of
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from audioscore.encoders.adapters import add_lora, merge, tune_layers
+from audioscore.encoders.compute import Precision
 from audioscore.encoders.muq import MIN_SAMPLES, MuQEncoder, load_muq, window_count
 from audioscore.encoders.muq_layers import LayerMix, MuQSuffix, prefix_frames, prefix_reference, split_windows
-from audioscore.encoders.precision import Precision
 from audioscore.errors import ModelError
 
 DEPTH = 4

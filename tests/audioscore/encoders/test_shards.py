@@ -13,7 +13,7 @@ from audioscore.data.index import write_index
 from audioscore.encoders.extract import extract_folder, read_extraction
 from audioscore.encoders.shards import shards_of, share_of
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored import StoredFeatures
+from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.errors import UsageError
 from audioscore.files import sha256_of
 from audioscore.scoring.build import build_network

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from audioscore.demo.pretrain import save_campplus
 from audioscore.encoders.campplus import fbank, load_campplus
 from audioscore.encoders.quiet import quiet_imports
-from audioscore.training.pretrain import save_campplus
 
 pytestmark = pytest.mark.services
 

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
-from audioscore.encoders.reference import EncoderReference
+from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import ModelError
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audioscore.evaluation.held_out import HeldOut, hold_out
+from audioscore.evaluation.estimates import HeldOut, hold_out
 from audioscore.evaluation.predictions import Prediction
 
 MakePredictions = Callable[..., list[Prediction]]

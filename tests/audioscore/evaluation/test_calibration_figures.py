@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from audioscore.evaluation.calibration_figures import calibration_curve, interval_coverage
-from audioscore.evaluation.held_out import SLICE_SINGERS, HeldOut, hold_out
+from audioscore.evaluation.estimates import SLICE_SINGERS, HeldOut, hold_out
 from audioscore.evaluation.predictions import Prediction
 
 

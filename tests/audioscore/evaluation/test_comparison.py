@@ -6,7 +6,7 @@ import pytest
 
 from audioscore.evaluation.bootstrap import cluster_counts, paired_difference
 from audioscore.evaluation.comparison import compare_plans, compare_variants, default_reference
-from audioscore.evaluation.held_out import HeldOut, Resampled, hold_out
+from audioscore.evaluation.estimates import HeldOut, Resampled, hold_out
 from audioscore.evaluation.metrics import spearman, within_sources
 from audioscore.evaluation.plan_figures import resampled_ranks
 from audioscore.evaluation.predictions import Prediction

@@ -6,7 +6,7 @@ import pytest
 from audioscore.data.clips import Clip
 from audioscore.errors import UsageError
 from audioscore.evaluation.controls import constant_mean, control_figures, measured_controls, source_means
-from audioscore.evaluation.held_out import HeldOut, hold_out
+from audioscore.evaluation.estimates import HeldOut, hold_out
 from audioscore.evaluation.predictions import Prediction
 
 Make = Callable[..., list[Prediction]]

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from audioscore.data.agreement import rater_agreement
-from audioscore.evaluation.held_out import HeldOut, hold_out
+from audioscore.evaluation.estimates import HeldOut, hold_out
 from audioscore.evaluation.noise_ceiling import ceilings, noise_ceiling
 from audioscore.evaluation.predictions import Prediction
 

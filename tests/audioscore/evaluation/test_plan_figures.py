@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audioscore.evaluation.held_out import HeldOut, hold_out
+from audioscore.evaluation.estimates import HeldOut, hold_out
 from audioscore.evaluation.plan_figures import METRICS, plan_figures, predicted_scores, resampled_ranks
 from audioscore.evaluation.predictions import Prediction
 from audioscore.evaluation.runs import align_runs

@@ -10,9 +10,9 @@ from audioscore.config import EvaluationSection, Plan
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
 from audioscore.encoders.extract import Extraction, write_extraction
-from audioscore.encoders.reference import EncoderReference, Kind
+from audioscore.encoders.features import EncoderReference, Kind
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored import StoredFeatures
+from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.errors import DataError
 from audioscore.evaluation.predict import (
     evaluate_plans,
@@ -26,7 +26,7 @@ from audioscore.scoring.checkpoint import load_network, save_scorer
 from audioscore.scoring.head import ScoreHead
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
 from audioscore.scoring.scorer import BRANCHES, Description
-from audioscore.scoring.trained import Outcome, TrainedPlan, write_trained
+from audioscore.scoring.trained_plan import Outcome, TrainedPlan, write_trained
 
 DIMS: dict[Kind, int] = {"muq": 6, "campplus": 4}
 # Named by hub id, so that no encoder has to be embedded: only heads run here.

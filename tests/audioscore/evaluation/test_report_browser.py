@@ -14,7 +14,7 @@ from PIL import Image
 from audioscore.data.audio import encode
 from audioscore.evaluation.evaluate import evaluate
 from audioscore.evaluation.predictions import Prediction
-from audioscore.evaluation.report import render_report
+from audioscore.evaluation.report.page import render_report
 
 pytestmark = pytest.mark.services
 

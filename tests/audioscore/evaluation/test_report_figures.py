@@ -11,9 +11,9 @@ import pytest
 from scipy import stats
 
 from audioscore.evaluation.evaluate import evaluate
-from audioscore.evaluation.figure_text import METRIC_TITLES, of_plan, plan_title
 from audioscore.evaluation.predictions import Prediction, read_predictions, write_predictions
-from audioscore.evaluation.report import render_report
+from audioscore.evaluation.report.figure_text import METRIC_TITLES, of_plan, plan_title
+from audioscore.evaluation.report.page import render_report
 
 Array = np.ndarray[Any, Any]
 CHOSEN = {plan_title("baseline"): ("baseline", "0"), plan_title("hybrid"): ("hybrid", "1")}

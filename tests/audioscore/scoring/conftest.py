@@ -12,8 +12,8 @@ from audioscore.config import Plan
 from audioscore.data.audio import Wave, encode
 from audioscore.encoders.campplus import load_campplus
 from audioscore.encoders.extract import Encoders
+from audioscore.encoders.features import WINDOW_SECONDS, Kind
 from audioscore.encoders.muq import MuQEncoder, load_muq
-from audioscore.encoders.reference import WINDOW_SECONDS, Kind
 from audioscore.scoring.build import build_network, tuned_state
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.checkpoint import save_scorer

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from audioscore.config import Plan
-from audioscore.encoders.reference import Kind
+from audioscore.encoders.features import Kind
 from audioscore.errors import ModelError
 from audioscore.files import sha256_of
 from audioscore.scoring import checkpoint

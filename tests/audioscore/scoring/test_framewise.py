@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from audioscore.scoring import framewise as module
 from audioscore.scoring.batch import Batch
 from audioscore.scoring.framewise import framewise
+from audioscore.scoring.legacy.model import CLASSES
+from audioscore.scoring.legacy.predecessor_head import PredecessorScoreHead
 from audioscore.scoring.pooling import frame_mask
-from audioscore.scoring.predecessor import CLASSES
-from audioscore.scoring.predecessor_head import PredecessorScoreHead
 from audioscore.scoring.songeval_head import SongEvalHead
 
 

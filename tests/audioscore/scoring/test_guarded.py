@@ -9,7 +9,7 @@ import pytest
 
 from audioscore.errors import AudioError
 from audioscore.scoring.guarded import GuardedDecoder
-from audioscore.scoring.intake import Ears, Limits, Take, take_in
+from audioscore.scoring.input import Ears, Limits, Take, take_in
 
 EARS = Ears(muq=True, voice=True, whole=False)
 

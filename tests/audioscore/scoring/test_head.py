@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from audioscore.encoders.extract import Features
-from audioscore.encoders.reference import Kind
+from audioscore.encoders.features import Kind
 from audioscore.errors import ModelError
 from audioscore.scoring.batch import Batch, collate
 from audioscore.scoring.fusion import Standardize

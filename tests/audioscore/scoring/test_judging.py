@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from audioscore.errors import ModelError
-from audioscore.scoring.intake import Take
+from audioscore.scoring.input import Take
 from audioscore.scoring.scorer import Scorer
 
 

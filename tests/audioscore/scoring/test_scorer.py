@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from audioscore.data.audio import decode, encode
 from audioscore.data.clips import Clip
 from audioscore.encoders.extract import extract_features
-from audioscore.encoders.reference import EncoderReference
+from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored import StoredFeatures
+from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.errors import AudioError, UsageError
 from audioscore.files import sha256_of
 from audioscore.scoring.scorer import BRANCHES, CANDIDATES, Scorer, Tuning, plan_named
@@ -78,7 +78,7 @@ def test_long_files_score_as_their_stored_features(make_tuned: Any, tmp_path: Pa
 def test_within_a_callers_autocast_scores_are_the_same(
     make_tuned: Callable[..., Any], recordings: list[Path], tuning: Tuning, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audioscore.encoders.products.MIN_WIDTH", 1)  # as for layers of the published width
+    monkeypatch.setattr("audioscore.muq_cpu.products.MIN_WIDTH", 1)  # as for layers of the published width
     made = make_tuned(tuning, plan="hybrid")
     scorer = Scorer(made.network, made.description, made.encoders, fast=fast)
     expected = [scorer.score(path).raw for path in recordings]
@@ -90,8 +90,8 @@ def test_within_a_callers_autocast_scores_are_the_same(
 def test_the_fast_mode_is_close_and_changes_no_weight(
     make_tuned: Callable[..., Any], recordings: list[Path], tuning: Tuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audioscore.encoders.products.MIN_WIDTH", 1)  # as for layers of the published width
-    for module in ("audioscore.encoders.muq_inference", "audioscore.scoring.scorer"):
+    monkeypatch.setattr("audioscore.muq_cpu.products.MIN_WIDTH", 1)  # as for layers of the published width
+    for module in ("audioscore.muq_cpu.inference", "audioscore.scoring.scorer"):
         monkeypatch.setattr(f"{module}.quick_numbers", lambda device: "int16")
     made = make_tuned(tuning, plan="hybrid")
     before = {name: weight.clone() for name, weight in made.network.state_dict().items()}

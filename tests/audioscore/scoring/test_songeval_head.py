@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from audioscore.encoders import products
-from audioscore.encoders.products import Numbers, multiplying
 from audioscore.errors import UsageError
+from audioscore.muq_cpu import products
+from audioscore.muq_cpu.products import Numbers, multiplying
 from audioscore.scoring import songeval_head
 from audioscore.scoring.pooling import frame_mask
 from audioscore.scoring.songeval_head import SelfAttention, SongEvalHead

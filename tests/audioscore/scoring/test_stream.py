@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from audioscore.data.audio import decode
 from audioscore.errors import AudioError, ModelError
 from audioscore.scoring import stream
-from audioscore.scoring.intake import DecodedClip, Take
+from audioscore.scoring.input import DecodedClip, Take
 from audioscore.scoring.results import ClipScore, ScoredClip
 from audioscore.scoring.scorer import Scorer
 from audioscore.scoring.stream import score_stream

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from audioscore.errors import AudioError
-from audioscore.scoring.intake import DecodedClip, Ears
+from audioscore.scoring.input import DecodedClip, Ears
 from audioscore.scoring.results import Moment, ScoredClip
-from audioscore.serving.served import ServedModel, Which
+from audioscore.serving.model import ServedModel, Which
 
 
 @dataclass

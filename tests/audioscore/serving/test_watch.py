@@ -6,7 +6,7 @@ import pytest
 
 from audioscore.errors import ModelError
 from audioscore.serving import watch
-from audioscore.serving.served import Which
+from audioscore.serving.model import Which
 from audioscore.serving.service import Service
 from audioscore.serving.settings import Settings
 from audioscore.serving.watch import keep_current

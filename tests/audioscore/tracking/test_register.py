@@ -5,10 +5,10 @@ from typing import Any
 
 from audioscore.config import parse_config
 from audioscore.files import write_json
-from audioscore.scoring.trained import Outcome, TrainedPlan
+from audioscore.scoring.trained_plan import Outcome, TrainedPlan
 from audioscore.tracking import register
 from audioscore.tracking.connection import connect
-from audioscore.tracking.evidence import Probed, Provenance
+from audioscore.tracking.provenance import Probed, Provenance
 from audioscore.tracking.register import RunFolders
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from audioscore.scoring.trained import Outcome, TrainedPlan
+from audioscore.scoring.trained_plan import Outcome, TrainedPlan
 from audioscore.tracking.connection import connect
 from audioscore.tracking.runs import PARAM_CHARACTERS, DatasetInput, flatten, log_dataset, log_plan
 

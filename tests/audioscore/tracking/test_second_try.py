@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from audioscore.tracking.evidence import COMPARED_WITH
+from audioscore.tracking.provenance import COMPARED_WITH
 from audioscore.tracking.registry import promote, rollback
 from audioscore.tracking.second_try import SCORER, forget_runs, look
 

@@ -23,7 +23,7 @@ class Toys:
         """
         import torch
 
-        from audioscore.training.fold import Fold
+        from audioscore.training.data import Fold
 
         rng = np.random.default_rng(seed)
         quality = rng.normal(0, 1, count)
@@ -88,7 +88,7 @@ class Toys:
 
     def fit(self, train: Any, val: Any, *, seed: int = 1, dropout: float = 0.1, **changed: Any) -> Any:
         """A new head, fitted."""
-        from audioscore.training.fold import fit_statistics
+        from audioscore.training.data import fit_statistics
         from audioscore.training.loop import fit_network
 
         network = self.network(seed, dropout, tuple(train.features[0]))
@@ -204,8 +204,8 @@ def sort_corpus(data: Path, target: Path) -> None:
     """Index a data folder by its labels table, without the gate, which the tiny corpus passes."""
     from audioscore.config import SplitSection
     from audioscore.data.labels import read_labels
-    from audioscore.data.sort import write_sorted
-    from audioscore.data.split import assign_splits
+    from audioscore.data.split.assign import assign_splits
+    from audioscore.data.split.sort import write_sorted
     from audioscore.files import sha256_of
 
     listed = read_labels(data / "labels.csv").clips

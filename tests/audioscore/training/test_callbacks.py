@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from audioscore.home import Home
 from audioscore.training.callbacks import MlflowCurves, ProgressBar, following, listeners
-from audioscore.training.fold import fit_statistics
+from audioscore.training.data import fit_statistics
 from audioscore.training.loop import fit_network
 
 ENTRY = {"epoch": 3.0, "train_loss": 0.25, "val_spearman": 0.7512, "clips_per_second": 1234.5}

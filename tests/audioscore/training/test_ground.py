@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from audioscore.data.sort import read_split
+from audioscore.data.split.sort import read_split
 from audioscore.errors import DataError, ModelError
 from audioscore.files import read_json, write_json
 from audioscore.scoring.checkpoint import DESCRIPTION
-from audioscore.training.ground import read_ground
+from audioscore.training.recipe import read_ground
 
 
 def read(ground: Any, index: Path, **training: Any) -> Any:

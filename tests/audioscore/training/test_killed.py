@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from audioscore.scoring.trained import read_trained
+from audioscore.scoring.trained_plan import read_trained
 
 pytestmark = pytest.mark.services
 

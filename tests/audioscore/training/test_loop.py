@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from audioscore.evaluation.metrics import within_source_spearman
 from audioscore.scoring.network import raw_outputs
-from audioscore.training.fold import Fold
+from audioscore.training.data import Fold
 from audioscore.training.loop import Fit, validate
 
 

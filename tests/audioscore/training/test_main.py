@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from audioscore.scoring.checkpoint import read_description
-from audioscore.scoring.trained import read_trained
+from audioscore.scoring.trained_plan import read_trained
 from audioscore.training import __main__ as program
 from audioscore.training import launch
 
@@ -91,7 +91,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 def test_a_process_that_fails_after_another_prints_nothing(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from audioscore.training import processes
+    from audioscore.training import distributed as processes
 
     monkeypatch.setattr(processes, "first_to_fail", lambda: False)
     assert program.main(["--config", str(config), "--out", str(tmp_path)]) == 2

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from audioscore.encoders.muq_layers import MuQSuffix
-from audioscore.training.fold import fit_statistics
-from audioscore.training.ground import read_ground
+from audioscore.training.data import fit_statistics
 from audioscore.training.loop import Fit, fit_network
 from audioscore.training.opening import Opening
+from audioscore.training.recipe import read_ground
 
 STEPS = 8 + 12  # two epochs of the head, three that follow, of 64 clips in batches of 16
 Script = Callable[[list[float]], list[dict[str, Any]]]

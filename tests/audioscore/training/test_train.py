@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
-from audioscore.data.sort import read_split
+from audioscore.data.split.sort import read_split
 from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored import StoredFeatures
+from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.errors import DataError, ModelError
 from audioscore.scoring.checkpoint import load_scorer
 from audioscore.scoring.scorer import BRANCHES, Plan
-from audioscore.scoring.trained import TrainedPlan, read_trained
+from audioscore.scoring.trained_plan import TrainedPlan, read_trained
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from audioscore.scoring.trained import read_trained
-from audioscore.training.ground import read_ground
+from audioscore.scoring.trained_plan import read_trained
 from audioscore.training.launch import launch_plan
-from audioscore.training.trainjob_exchange import Exchange
-from audioscore.training.trainjob_parcel import MODEL, Asked, pack
+from audioscore.training.recipe import read_ground
+from audioscore.training.trainjob.exchange import Exchange
+from audioscore.training.trainjob.pod import MODEL, Asked, pack
 
 pytestmark = pytest.mark.services
 
-POD = [sys.executable, "-m", "audioscore.training.trainjob_pod"]
+POD = [sys.executable, "-m", "audioscore.training.trainjob.trainjob_pod"]
 JOB = "hybrid-0123456789a"
 CHANGED: dict[str, Any] = {
     "seeds": [1], "epochs": 2, "batch_clips": 10, "dropout": 0.3, "tuning": "lora", "lora": {"rank": 4, "alpha": 6},

@@ -13,16 +13,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from audioscore.data.index import write_index
-from audioscore.data.sort import read_relative, read_split
+from audioscore.data.split.sort import read_relative, read_split
 from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.muq import load_muq
 from audioscore.encoders.muq_layers import prefix_reference
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored import StoredFeatures
+from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.errors import ModelError
 from audioscore.scoring.checkpoint import load_scorer, read_description
 from audioscore.scoring.scorer import BRANCHES
-from audioscore.scoring.trained import TrainedPlan
+from audioscore.scoring.trained_plan import TrainedPlan
 from audioscore.training import train
 
 LORA = {"tuning": "lora", "lora": {"rank": 4, "alpha": 6}}

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from audioscore.errors import AudioError
-from audioscore.scoring.intake import Ears, Limits, Take, take_in
+from audioscore.scoring.input import Ears, Limits, Take, take_in
 
 pytestmark = pytest.mark.services
 

@@ -1,0 +1,197 @@
+"""`audioscore data`: the corpus and its versions."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from audioscore.cli import data_add as data_add_command
+from audioscore.cli.data_options import (
+    ConfigOption,
+    JsonOption,
+    MapOption,
+    SingerOption,
+    reading_overrides,
+    require_folder,
+)
+from audioscore.cli.progress import stages
+from audioscore.errors import UsageError, shorten
+
+if TYPE_CHECKING:
+    from audioscore.data.versions.changes import FolderStatus, OtherFiles
+
+app = typer.Typer(help="Add, check, sort and version recordings and their scores.", no_args_is_help=True)
+app.command("add")(data_add_command.add)
+app.command("remove")(data_add_command.remove)
+
+GATE_SAID_NO = 1
+
+RemoteOption = Annotated[str | None, typer.Option(help="DVC remote; default: the repository's default remote.")]
+
+
+@app.callback()
+def group() -> None:
+    """Add, check, sort and version recordings and their scores."""
+
+
+@app.command("validate")
+def validate(
+    folder: Annotated[Path, typer.Argument(help="Data folder: labels.csv (or xlsx, tsv, jsonl) and its recordings.")],
+    report: Annotated[Path | None, typer.Option(help="Where to write the HTML page.")] = None,
+    table_only: Annotated[bool, typer.Option("--table-only", help="Check the table, and open no recording.")] = False,
+    config: ConfigOption = None,
+    column_map: MapOption = None,
+    singer_from: SingerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the labels table and every recording. Exit code 1 where the gate says no."""
+    from audioscore.config import SMALL, load_config
+    from audioscore.data.gate.output import settings_of
+    from audioscore.data.gate.report import render_validation
+    from audioscore.data.gate.validation import validate_folder
+    from audioscore.files import check_can_be_file, write_text
+    from audioscore.home import home
+
+    require_folder(folder)
+    if report is not None:
+        check_can_be_file(report)
+    settings = load_config(config or SMALL, reading_overrides(column_map, singer_from))
+    with stages() as stage:
+        result = validate_folder(
+            folder,
+            settings=settings_of(settings),
+            progress=stage("listening"),
+            memory=home().probes,
+            audio=not table_only,
+        )
+    if report is not None:
+        write_text(report, render_validation(result, folder))
+    if as_json:
+        typer.echo(json.dumps(result.to_json(str(report) if report else None), ensure_ascii=False, indent=2))
+    else:
+        for word, clips in (("rejected", result.rejected), ("warning", result.warned)):
+            for clip in clips:
+                row = f"row {clip['row']}  " if clip["row"] else ""
+                typer.echo(f"{word:<9} {row}{clip['audio_file']}: {clip['reason']}")
+        for warning in result.warnings:
+            typer.echo(f"warning   {warning}")
+        typer.echo(f"{len(result.accepted)} of {result.clips} clips accepted, {len(result.rejected)} rejected")
+        for reason in result.reasons:
+            typer.echo(f"gate: no  {reason}")
+    if not result.valid:
+        raise typer.Exit(GATE_SAID_NO)
+
+
+@app.command("sort")
+def sort(
+    folder: Annotated[Path, typer.Argument(help="Data folder, or one index: a JSON file that --resort rewrites.")],
+    report: Annotated[Path | None, typer.Option(help="Where to write the gate's HTML page.")] = None,
+    resort: Annotated[bool, typer.Option("--resort", help="Mend an index whose scores are not high to low.")] = False,
+    config: ConfigOption = None,
+    column_map: MapOption = None,
+    singer_from: SingerOption = None,
+) -> None:
+    """Validate, then write the main list, high to low, and remember every singer's split in splits.json."""
+    import tempfile
+
+    from audioscore.config import SMALL, load_config
+    from audioscore.data.delivery.add import incoming_of, sweep
+    from audioscore.data.gate.output import run_gate
+    from audioscore.data.split.sort import check_indexes, sort_folder, sort_index_file
+    from audioscore.data.tables import SUFFIXES
+    from audioscore.encoders.speakers_part import voice_embedder
+    from audioscore.files import check_can_be_file
+    from audioscore.home import home
+
+    if report is not None:
+        check_can_be_file(report)
+    if folder.suffix == ".json":
+        sort_index_file(folder, resort=resort)
+        typer.echo(f"{folder}: sorted, high to low")
+        return
+    require_folder(folder)
+    indexes = check_indexes(folder, resort)
+    if indexes and not any((folder / f"labels{suffix}").is_file() for suffix in SUFFIXES):
+        typer.echo(f"{', '.join(path.name for path in indexes)}: sorted, high to low; no labels table to sort")
+        return
+    settings = load_config(config or SMALL, reading_overrides(column_map, singer_from))
+    with tempfile.TemporaryDirectory() as scratch, incoming_of(folder), stages() as stage:
+        sweep(folder)
+        page = report or Path(scratch) / "report.html"
+        run_gate(folder, Path(scratch), page, settings, stage("listening"), memory=home().probes)
+        embed = voice_embedder(settings.encoders.campplus, folder, home().features, stage("hearing voices"))
+        splits = sort_folder(folder, Path(scratch), folder, settings.split, embed, resort=resort)
+    for name, count in splits.report.splits.items():
+        typer.echo(f"{name:<6} {count.clips} clips by {count.singers} singers, {count.songs} songs")
+
+
+@app.command("status")
+def status(
+    folder: Annotated[Path, typer.Argument(help="Data folder.")] = Path("data"),
+    since: Annotated[str | None, typer.Option(help="Git revision to compare the recorded version with.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what changed since the last version: recordings added and gone, scores moved."""
+    from audioscore.data.versions.changes import status as status_of
+
+    require_folder(folder)
+    found = status_of(folder, since)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+    else:
+        for line in _status_lines(found):
+            typer.echo(line)
+
+
+def _status_lines(found: "FolderStatus") -> list[str]:
+    from audioscore.data.versions.changes import describe
+
+    record = f"{found.folder}.dvc"
+    if found.version is None:
+        return [f"{found.folder}: {found.digest}, not recorded yet: `dvc add --no-relink {found.folder}`"]
+    state = "is what" if found.clean else "differs from what"
+    lines = [f"{found.folder}: {found.digest} {state} {record} records"]
+    lines += [f"  {line}" for line in describe(found.uncommitted)] if found.uncommitted else []
+    lines += [f"  other files: {line}" for line in _other_lines(found.other_files)]
+    if found.since is not None:
+        told = describe(found.committed) if found.committed else []
+        told += [f"other files: {line}" for line in _other_lines(found.other_committed)]
+        lines.append(
+            f"{record} since {found.since}: {'unchanged' if found.version == found.version_since else 'changed'}"
+        )
+        lines += [f"  {line}" for line in told]
+    return lines
+
+
+def _other_lines(files: "OtherFiles") -> list[str]:
+    named = (("added", files.added), ("gone", files.gone), ("changed", files.changed))
+    return [f"{word}: {len(names)} ({shorten(names)})" for word, names in named if names]
+
+
+@app.command("push")
+def push(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Data folders; default: data.")] = None,
+    remote: RemoteOption = None,
+) -> None:
+    """Send the recorded version to a DVC remote. A push that was cut sends only the rest."""
+    from audioscore.data.versions.repository import push as push_folders
+
+    chosen = folders or [Path("data")]
+    sent = push_folders(chosen, remote)
+    typer.echo(f"{', '.join(map(str, chosen))}: up to date, {sent} files sent")
+
+
+@app.command("pull")
+def pull(
+    folder: Annotated[Path, typer.Argument(help="Repository whose data is pulled.")] = Path(),
+    remote: RemoteOption = None,
+) -> None:
+    """Fetch the versioned corpus and the small encoders from the DVC remote, as the repository records them."""
+    from audioscore.data.versions.repository import pull as pull_records
+
+    records = sorted(path for path in [*folder.glob("*.dvc"), *folder.glob("pipelines/*.dvc")] if path.is_file())
+    if not records:
+        raise UsageError(f"{folder.resolve()}: holds no .dvc file. Change into a clone of the repository.")
+    fetched = pull_records(records, remote)
+    typer.echo(f"{', '.join(record.stem for record in records)}: up to date, {fetched} files fetched")

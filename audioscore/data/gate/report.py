@@ -1,0 +1,202 @@
+"""The data gate's answer as one page that opens offline."""
+
+import html
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from audioscore.data.gate.excerpts import player
+from audioscore.data.gate.expectations import ExpectationResult
+from audioscore.data.gate.rejections import Rejection
+from audioscore.data.gate.validation_result import ValidationResult
+from audioscore.html import INK, PALETTE, figure_html, render_page, style_axes, table
+
+MAX_LISTED = 500  # rejected or warned rows on the page; all of them are in the JSON document
+MAX_PLAYERS = 12
+MAX_TRIED = 60  # recordings that a player is wanted of; most rejected ones cannot be decoded
+BINS = 24
+UNNAMED = "(no source)"
+
+
+def render_validation(result: ValidationResult, folder: Path) -> str:
+    """A self-contained HTML page: the verdict in words, totals, what the clips are like, every rejected and warned
+    row, and players for the worst of them, which are read from `folder`.
+    """
+    sections = [("What was found", _totals(result))]
+    if result.reasons:
+        sections.insert(0, ("Why the gate is closed", _list(result.reasons)))
+    if result.warnings:
+        sections.append(("Worth knowing", _list(result.warnings)))
+    if result.accepted:
+        sections.append(("Accepted clips", _figures(result)))
+    if players := _players(result, folder):
+        sections.append(("Listen to the worst", players))
+    sections.append(("Rejected rows", _listed(result.rejected)))
+    if result.warned:
+        sections.append(("Clips used in spite of a warning", _listed(result.warned)))
+    if result.near_duplicates:
+        sections.append(("Near-duplicates", _near_duplicates(result)))
+    sections.append(("Expectations", _expectations(result)))
+    return render_page(
+        f"Data check of {folder.resolve().name}",
+        f"{result.table}: {_count(result.clips, 'row')}",
+        sections,
+        lead=_verdict(result),
+        good=result.valid,
+    )
+
+
+def _verdict(result: ValidationResult) -> str:
+    counts = f"{len(result.accepted)} of {_count(result.clips, 'clip')} accepted, {len(result.rejected)} rejected"
+    if not result.valid:
+        return f"These data must not be trained on: {_count(len(result.reasons), 'reason')} below. {counts}."
+    warned = bool(result.warnings or result.warned)
+    if not result.rejected and not warned:
+        return f"These data can be trained on. {counts}."
+    parts = ["the rejected rows" if result.rejected else "", "the warnings" if warned else ""]
+    return f"These data can be trained on. {counts}; see {' and '.join(filter(None, parts))} below."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> _duration(12.34), _duration(600), _duration(9000)
+    ('12.3 s', '10.0 min', '2.5 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _totals(result: ValidationResult) -> str:
+    rows = [
+        [name or UNNAMED, one["clips"], _duration(one["seconds"]), f"{one['score_min']:g} to {one['score_max']:g}"]
+        for name, one in result.sources.items()
+    ]
+    scores = [clip.score for clip in result.accepted if clip.score is not None]
+    reach = f"{min(scores):g} to {max(scores):g}" if scores else "-"
+    rows.append(["all accepted", len(result.accepted), _duration(result.seconds), reach])
+    singers = {clip.singer_id for clip in result.accepted if clip.singer_id}
+    unknown = sum(not clip.singer_id for clip in result.accepted)
+    sung = f"{_count(len(singers), 'singer')}" + (
+        f", and {_count(unknown, 'clip')} of unknown singers" if unknown else ""
+    )
+    told = f'<p class="soft">{sung}.</p>'
+    if result.ordered:
+        clips, groups = _count(sum(map(len, result.ordered)), "clip"), _count(len(result.ordered), "group")
+        told += f'<p class="soft">Beside the table: {clips} in {groups} of known order and no score.</p>'
+    return table(["source", "clips", "length", "scores"], rows) + told
+
+
+def _figures(result: ValidationResult) -> str:
+    clips = result.accepted
+    named = sorted({clip.source or UNNAMED for clip in clips})
+
+    def by_source(values: Sequence[float | None]) -> dict[str, list[float]]:
+        groups: dict[str, list[float]] = defaultdict(list)
+        for clip, value in zip(clips, values, strict=True):
+            if value is not None:
+                groups[clip.source or UNNAMED].append(value)
+        return {name: groups[name] for name in named if groups[name]}
+
+    drawn = [
+        ("score", [clip.score for clip in clips], "Scores. A model can tell sources apart without hearing quality."),
+        ("length, s", [clip.seconds for clip in clips], "Lengths. A difference between sources is a shortcut, too."),
+        ("level, dBFS", [clip.level_db for clip in clips], "Levels: RMS, relative to full scale."),
+    ]
+    grouped = [(by_source(values), name, caption) for name, values, caption in drawn]
+    return "".join(_histogram(groups, name, caption) for groups, name, caption in grouped if groups)
+
+
+def _histogram(groups: dict[str, list[float]], name: str, caption: str) -> str:
+    """Counts by source over common bins; the legend only where there is more than one source."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    together = np.concatenate([np.asarray(values) for values in groups.values()])
+    low, high = float(together.min()), float(together.max())
+    edges = np.linspace(low, high, BINS + 1) if high > low else np.array([low - 0.5, low + 0.5])
+    figure = Figure(figsize=(6.4, 2.4))
+    axes = figure.add_subplot()
+    style_axes(axes)
+    for number, (source, values) in enumerate(groups.items()):
+        colour = PALETTE[number % len(PALETTE)]
+        label = source.replace("$", r"\$")  # a lone dollar sign would start a formula
+        axes.hist(values, bins=list(edges), color=colour, alpha=0.55, edgecolor=colour, label=label)
+    axes.set_xlabel(name, color=INK)
+    axes.set_ylabel("clips", color=INK)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    if len(groups) > 1:
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return figure_html(figure, caption)
+
+
+def _listed(clips: Sequence[Rejection]) -> str:
+    if not clips:
+        return "<p>None.</p>"
+    rows = [[str(one["row"] or ""), one["audio_file"] or "(no name)", one["reason"]] for one in clips[:MAX_LISTED]]
+    return table(["row", "recording", "reason"], rows) + _more(len(clips) - len(rows))
+
+
+def _more(number: int) -> str:
+    return f'<p class="soft">And {number} more; the JSON document lists them all.</p>' if number else ""
+
+
+def _near_duplicates(result: ValidationResult) -> str:
+    scores = {clip.audio_file: "-" if clip.score is None else f"{clip.score:g}" for clip in result.accepted}
+    pairs = result.near_duplicates[:MAX_LISTED]
+    rows = [[one, scores.get(one, "-"), other, scores.get(other, "-")] for one, other in pairs]
+    said = "These recordings sound the same, though their bytes differ. A split keeps them together."
+    listed = table(["recording", "score", "sounds like", "score"], rows)
+    return f"<p>{said}</p>{listed}" + _more(len(result.near_duplicates) - len(pairs))
+
+
+def _players(result: ValidationResult, folder: Path) -> str:
+    """Players of rejected recordings, errors before repeats, then of warned ones, as far as they can be decoded."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for one in sorted(result.rejected, key=lambda one: one["severity"] != "error") + result.warned:
+        reasons[one["audio_file"]].append(one["reason"])
+    rejected = {one["audio_file"] for one in result.rejected}
+    shown: list[str] = []
+    for name in [name for name in reasons if name][:MAX_TRIED]:
+        if audio := player(folder, name, name):
+            verdict = "rejected" if name in rejected else "used"
+            said = html.escape(f"{verdict}: {' '.join(reasons[name])}")
+            shown.append(
+                f"<figure><code>{html.escape(name)}</code><div>{audio}</div><figcaption>{said}</figcaption></figure>"
+            )
+        if len(shown) == MAX_PLAYERS:
+            break
+    told = '<p class="soft">The loudest eight seconds of each, re-encoded; rejected ones first.</p>'
+    return told + "".join(shown) if shown else ""
+
+
+def _expectations(result: ValidationResult) -> str:
+    rows = []
+    for one in result.expectations:
+        observed = one["observed"]
+        found = f"{observed:.3g}" if isinstance(observed, float) else "" if observed is None else str(observed)
+        if one["column"] == "fault" and one["unexpected_count"]:
+            found = f"{_count(one['unexpected_count'], 'row')}, listed above"
+        elif one["unexpected_count"]:
+            found = f"{one['unexpected_count']} not so: {'; '.join(one['examples'])}"
+        rows.append([one["meaning"], _outcome(one), found])
+    return table(["expected", "verdict", "found"], rows)
+
+
+def _outcome(one: ExpectationResult) -> str:
+    if one["success"]:
+        return "met"
+    if one["severity"] == "warning":
+        return "warning"
+    return "rows rejected" if one["unexpected_count"] else "not met"

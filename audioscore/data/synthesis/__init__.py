@@ -1,7 +1,0 @@
-"""Synthetic singing whose quality is known: voices, songs, faults and rooms to train and test a scorer on."""
-
-from audioscore.data.synthesis.corpus import render, write_corpus
-from audioscore.data.synthesis.exercises import Exercise, exercises
-from audioscore.data.synthesis.plan import PlannedClip, plan_corpus
-
-__all__ = ["Exercise", "PlannedClip", "exercises", "plan_corpus", "render", "write_corpus"]

@@ -1,0 +1,191 @@
+"""Putting a data folder in place, from wherever it is kept."""
+
+import logging
+import os
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from audioscore.data.transfer.pool import Hooks, run_all
+from audioscore.data.transfer.s3 import connect, download_object, list_objects, split_uri
+from audioscore.data.versions.revision import data_files, data_revision, folder_digest
+from audioscore.errors import DataError, shorten
+from audioscore.files import atomic_folder, place
+
+ACCEPTED = "a folder, s3://BUCKET/PREFIX, or a git repository with DVC data: [git+]URL_OR_PATH@REV[#FOLDER]"
+DATA_FOLDER = "data"  # what a git repository calls its data unless told
+DOWNLOADS = 8  # at once
+LARGEST_FILE = 1 << 40  # bytes: a data folder may hold more than recordings
+# A repository's address up to where its own @ signs end: scheme://[user@]host, or [user@]host: as ssh writes it.
+ADDRESS = re.compile(r"(?:[a-z+]+://[^/]*|[^/@]+@[^/:@]+:)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class FetchReport:
+    """What was put in place: how many files and bytes, from where; `revision` is a git commit or a DVC MD5, if any."""
+
+    uri: str
+    kind: str  # folder, s3 or git
+    files: int
+    bytes: int
+    revision: str | None
+
+
+def fetch(data_uri: str, target: Path) -> FetchReport:
+    """Put the data folder that `data_uri` names at `target`, whole or not at all.
+
+    A folder's files become hard links (copies on another file system); objects of a bucket are checked against their
+    size and checksum; a DVC folder against its recorded MD5. Nothing is written at the source. Files that a labels
+    table names by absolute path or URI are left where they are.
+
+    S3 uses the standard credential chain and AWS_ENDPOINT_URL. Raises DataError where the source does not exist, is
+    empty, cannot be reached or arrives damaged, and where `target` already holds files.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(f"{target} already holds files, and fetching would replace them. Give a new or empty folder.")
+    if data_uri.startswith("s3://"):
+        return _fetch_s3(data_uri, target)
+    if Path(data_uri).is_dir():
+        return _fetch_folder(data_uri, target)
+    repository, revision, folder = _split_git(data_uri)
+    if revision:
+        return _fetch_git(data_uri, target, repository, revision, folder)
+    if data_uri.startswith("git+"):
+        raise DataError(f"{data_uri} names no revision. Add one: {data_uri.split('#')[0]}@main.")
+    raise DataError(f"{data_uri}: no such folder. Give {ACCEPTED}.")
+
+
+def _report(uri: str, kind: str, folder: Path, revision: str | None) -> FetchReport:
+    sizes = [path.stat().st_size for path in data_files(folder).values()]
+    return FetchReport(uri, kind, len(sizes), sum(sizes), revision)
+
+
+def _fetch_folder(data_uri: str, target: Path) -> FetchReport:
+    source = Path(data_uri).resolve()
+    if target.resolve().is_relative_to(source):
+        raise DataError(f"{target} lies inside {data_uri}, which it would copy into itself. Give another folder.")
+    if not os.access(source, os.R_OK | os.X_OK):
+        raise DataError(f"{data_uri} may not be read by user {os.getuid()}. Let that user read it.")
+    files = data_files(source)
+    if not files:
+        raise DataError(f"{data_uri} is an empty folder. Give {ACCEPTED}.")
+    if broken := [name for name, path in files.items() if not path.exists()]:
+        raise DataError(
+            f"{data_uri}: {len(broken)} of {len(files)} files are links to nothing ({shorten(broken)}). Mend them."
+        )
+    with atomic_folder(target) as temporary:
+        for name, path in files.items():
+            place(path.resolve(), temporary / name)
+    return _report(data_uri, "folder", target, data_revision(source))
+
+
+# --- git and DVC ---
+
+
+def local_repository(data_uri: str) -> Path | None:
+    """The git repository of this machine whose data an address names, if it is such an address.
+
+    >>> local_repository("git+file:///srv/songs@v1#corpus"), local_repository("../songs@v1")
+    (PosixPath('/srv/songs'), PosixPath('../songs'))
+    >>> local_repository("git@host:team/songs@v1"), local_repository("s3://songs/a@b"), local_repository("/srv/songs")
+    (None, None, None)
+    """
+    if data_uri.startswith("s3://") or Path(data_uri).is_dir():
+        return None
+    repository, revision, _ = _split_git(data_uri)
+    if revision and repository.startswith("file://"):
+        return Path(repository.removeprefix("file://"))
+    return Path(repository) if revision and not ADDRESS.match(repository) else None
+
+
+def _split_git(data_uri: str) -> tuple[str, str, str]:
+    """Repository, revision ("" where none is named) and folder.
+
+    >>> _split_git("git+https://me@host/songs@v1#corpus")
+    ('https://me@host/songs', 'v1', 'corpus')
+    >>> _split_git("git@host:team/songs")
+    ('git@host:team/songs', '', 'data')
+    """
+    whole, _, folder = data_uri.removeprefix("git+").partition("#")
+    address = match[0] if (match := ADDRESS.match(whole)) else ""
+    path, _, revision = whole[len(address) :].rpartition("@")
+    return (address + path if path else whole), (revision if path else ""), folder.strip("/") or DATA_FOLDER
+
+
+def _fetch_git(data_uri: str, target: Path, repository: str, revision: str, folder: str) -> FetchReport:
+    is_local = not ADDRESS.match(repository)
+    if is_local and not Path(repository).is_dir():
+        raise DataError(f"{repository}: no such folder or repository. Give {ACCEPTED}.")
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc.scm import CloneError, RevError
+    from dvc_data.index import DataIndexError
+
+    try:
+        files = DVCFileSystem(str(Path(repository).resolve()) if is_local else repository, rev=revision)
+        if not files.isdir(f"/{folder}"):
+            raise DataError(f"{repository} has no folder {folder} at {revision}. Name one: ...@{revision}#FOLDER.")
+        recorded = files.info(f"/{folder}").get("md5")
+        commit = str(files.repo.get_rev())
+        with atomic_folder(target) as temporary:
+            temporary.rmdir()  # where it exists, DVC would put the folder inside it
+            files.get(f"/{folder}", str(temporary), recursive=True)
+            _check_digest(data_uri, temporary, recorded)
+    except RevError as fault:
+        raise DataError(f"{repository} has no revision {revision}. Give a branch, tag or commit of it.") from fault
+    except CloneError as fault:
+        raise DataError(f"{repository} cannot be cloned ({fault}). Check its address and your access.") from fault
+    except (DvcException, DataIndexError, OSError) as fault:
+        raise DataError(
+            f"{data_uri}: DVC cannot bring {folder} ({fault}). Check that `dvc push` put it in a remote you can reach."
+        ) from fault
+    return _report(data_uri, "git", target, commit)
+
+
+def _check_digest(data_uri: str, folder: Path, recorded: str | None) -> None:
+    if recorded and recorded.endswith(".dir") and (found := folder_digest(folder)) != recorded:
+        raise DataError(
+            f"{data_uri}: arrived with MD5 {found}, but DVC records {recorded}. Push it to the remote again."
+        )
+
+
+# --- S3 ---
+
+
+def _fetch_s3(data_uri: str, target: Path) -> FetchReport:
+    client = connect(2 * DOWNLOADS)
+    objects = list_objects(client, data_uri)
+    if not objects:
+        raise DataError(f"{data_uri} holds no objects. Check the prefix; a data folder has a labels table and audio.")
+    # A key may hold any name; one that would land outside the folder, or under another name, is refused.
+    if bad := [item.key for item in objects if not _is_plain(item.name)]:
+        raise DataError(
+            f"{data_uri}: {len(bad)} of {len(objects)} keys are no file names ({shorten(bad)}). Rename them."
+        )
+    bucket = split_uri(data_uri)[0]
+    with (
+        atomic_folder(target) as temporary,
+        TemporaryDirectory(prefix=".parts-", dir=target.parent, ignore_cleanup_errors=True) as parts,
+    ):
+
+        def download(number: int, hooks: Hooks) -> None:
+            item, part = objects[number], Path(parts) / f"{number}.part"
+            download_object(
+                client, bucket, item.key, temporary / item.name,
+                partial=part, sleep=hooks.sleep, progress=hooks.received, limit=LARGEST_FILE,
+            )  # fmt: skip
+            size = (temporary / item.name).stat().st_size
+            if size != item.size:
+                raise DataError(
+                    f"s3://{bucket}/{item.key} became {size} from {item.size} bytes meanwhile. Fetch again."
+                )
+
+        run_all([partial(download, number) for number in range(len(objects))], workers=DOWNLOADS)
+    logging.getLogger(__name__).info("%s: %d objects", data_uri, len(objects))
+    return FetchReport(data_uri, "s3", len(objects), sum(item.size for item in objects), None)
+
+
+def _is_plain(name: str) -> bool:
+    return PurePosixPath(name).as_posix() == name and not name.startswith("/") and ".." not in name.split("/")

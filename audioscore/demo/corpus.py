@@ -1,0 +1,122 @@
+"""Making the planned sounds: one clip, or a whole corpus on disk."""
+
+import csv
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from audioscore.data.audio import Wave, encode
+from audioscore.data.workers import start_workers
+from audioscore.demo import room
+from audioscore.demo.faults import Faults, draw_faults
+from audioscore.demo.melody import cut_phrase
+from audioscore.demo.performance import CONTROL_HZ, perform
+from audioscore.demo.plan import PlannedClip
+from audioscore.demo.voice import RATE, synthesise
+from audioscore.errors import DataError, UsageError, shorten
+from audioscore.files import atomic_folder
+
+COLUMNS = ("audio_file", "score", "singer_id", "song_id", "source")
+PROGRESS_EVERY = 25  # clips
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+
+def render(planned: PlannedClip) -> Wave:
+    """The recording a plan describes; the same plan gives the same samples.
+
+    Chance is drawn from one stream a purpose, so that two plans that differ in one respect sound alike in all others.
+
+    Shape: [seconds * 24 000], float32, mono, 24 kHz.
+    """
+    streams = [np.random.default_rng([*planned.seed, purpose]) for purpose in range(6)]
+    total = round(planned.seconds * RATE)
+    lead, trail = round(planned.lead * RATE), round(planned.trail * RATE)
+    frames = (total - lead - trail) * CONTROL_HZ // RATE
+    phrase = cut_phrase(planned.song, planned.first_bar, frames / CONTROL_HZ)
+    middle = float(np.mean([note.note.pitch for note in phrase]))
+    tonic = round(planned.singer.centre - middle + streams[0].uniform(-2.0, 2.0))
+    faults = faults_of(planned)
+    controls = perform(phrase, tonic, planned.singer, faults, streams[2])
+    voice = synthesise(controls, planned.singer, streams[3])
+    music = room.backing(planned.song, planned.first_bar, tonic, len(voice), streams[4])
+    place = {"ktv": room.ktv, "acapella": room.acapella}[planned.source]
+    sung = place(voice, music, streams[4])
+    return room.master(
+        sung,
+        lead=lead,
+        trail=total - lead - len(sung),
+        level_db=planned.level_db,
+        crest_db=planned.crest_db,
+        rng=streams[5],
+    )
+
+
+def faults_of(planned: PlannedClip) -> Faults:
+    """What goes wrong in the performance that a plan describes."""
+    return draw_faults(planned.q_performance, np.random.default_rng([*planned.seed, 1]))
+
+
+def write_corpus(out: Path, plan: Sequence[PlannedClip], *, workers: int = 1) -> None:
+    """Write `out/labels.csv` and `out/audio/*.m4a` (24 kHz, AAC at 48 kb/s), with `workers` processes.
+
+    The folder appears whole or not at all; a corpus already there is replaced. Workers are fresh interpreters: with
+    more than one, a script must call this under `if __name__ == "__main__"`. Raises UsageError where the plan is
+    empty or `workers` is below one, and DataError where `out` holds anything but a corpus.
+    """
+    if not plan or workers < 1:
+        raise UsageError(f"A corpus needs clips and at least 1 worker; got {len(plan)} and {workers}. Ask for more.")
+    _check_replaceable(out)
+    with atomic_folder(out) as folder:
+        (folder / "audio").mkdir()
+        written = in_processes(partial(_write_clip, folder), plan, workers)
+        for done, _ in enumerate(written, start=1):
+            if done % PROGRESS_EVERY == 0 or done == len(plan):
+                logger.info("synthesised %d of %d clips", done, len(plan))
+        with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for clip in plan:
+                row = (clip.audio_file, f"{clip.score:.1f}", clip.singer.singer_id, clip.song.song_id, clip.source)
+                writer.writerow(row)
+
+
+def _check_replaceable(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise DataError(f"{out}: is a file; a corpus is a folder. Name another one.")
+    foreign = sorted(item.name for item in out.iterdir() if item.name not in {"labels.csv", "audio"})
+    if foreign:
+        raise DataError(
+            f"{out}: holds {len(foreign)} items that no synthetic corpus has ({shorten(foreign)}) and would be "
+            f"replaced whole. Name an empty folder."
+        )
+
+
+def in_processes(work: Callable[[PlannedClip], Result], plan: Sequence[PlannedClip], workers: int) -> Iterator[Result]:
+    """What `work` makes of each planned clip, in the order of the plan, by `workers` processes."""
+    if workers == 1:
+        yield from map(work, plan)
+        return
+    # The variable keeps numpy from starting its own in each worker.
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        with start_workers(min(workers, len(plan))) as pool:
+            yield from pool.map(work, plan, chunksize=4)
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _write_clip(folder: Path, planned: PlannedClip) -> None:
+    encode(render(planned), RATE, folder / planned.audio_file)

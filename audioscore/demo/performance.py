@@ -1,0 +1,168 @@
+"""From notes to control curves: how a singer with given faults sings a phrase."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audioscore.demo.faults import Faults
+from audioscore.demo.melody import TimedNote
+from audioscore.demo.singers import Singer
+
+Curve = NDArray[np.float64]
+
+CONTROL_HZ = 200  # curves have one value per 5 ms
+# F1 to F3 in Hz of an adult male's vowels. Source: Peterson and Barney, JASA 24 (1952), table II.
+FORMANTS = {
+    "a": (730.0, 1090.0, 2440.0),
+    "e": (530.0, 1840.0, 2480.0),
+    "i": (270.0, 2290.0, 3010.0),
+    "o": (570.0, 840.0, 2410.0),
+    "u": (300.0, 870.0, 2240.0),
+    "er": (490.0, 1350.0, 1690.0),
+    "nasal": (280.0, 1100.0, 2200.0),
+}
+NOISES = ("s", "sh", "burst", "inhale")
+# Seconds, and dB of the voice while the consonant lasts. Closures stay well above silence, so that what is sung
+# adds nothing to a recording's share of silence.
+ONSET_SHAPE = {
+    "none": (0.0, 0.0),
+    "nasal": (0.07, -7.0),
+    "plosive": (0.04, -17.0),
+    "s": (0.09, -16.0),
+    "sh": (0.09, -16.0),
+}
+NOISE_DB = {"s": -12.0, "sh": -11.0, "burst": -9.0, "inhale": -17.0}  # beside the voice
+INHALE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Curves that drive the voice, one value per 5 ms.
+
+    Shape: pitch [F] in MIDI notes; gain [F] linear; formants [F, 3] in Hz of an adult male; noise [4, F] linear, rows
+    as in NOISES. `air` is dB of breath noise beside the voice, `rough` 0-1.
+    """
+
+    pitch: Curve
+    gain: Curve
+    formants: Curve
+    noise: Curve
+    air: float
+    rough: float
+
+
+def perform(
+    phrase: list[TimedNote], tonic: float, singer: Singer, faults: Faults, rng: np.random.Generator
+) -> Controls:
+    """Sing a phrase whose tonic is the MIDI note `tonic`, as long as the phrase."""
+    frames = round(phrase[-1].end * CONTROL_HZ)
+    time = np.arange(frames) / CONTROL_HZ
+    edges = _note_edges(phrase, faults, rng)
+    index = (np.searchsorted(edges, time, side="right") - 1).clip(0, len(phrase) - 1)
+    since, length = time - edges[index], np.diff(edges)[index]
+    pitch = _pitch(phrase, tonic, index, since, length, singer, faults, rng)
+    gain_db = _dynamics(index, since, length, time, faults, rng)
+    formants, consonant_db, noise = _words(phrase, edges, index, since, time)
+    air = 10.0 * np.log10(10 ** (singer.breath / 10) + 10 ** ((-42.0 + 29.0 * faults.breath) / 10))
+    rough = min(1.0, singer.rough + 0.5 * faults.rough)
+    return Controls(pitch, 10 ** ((gain_db + consonant_db) / 20), formants, noise, float(air), rough)
+
+
+def _note_edges(phrase: list[TimedNote], faults: Faults, rng: np.random.Generator) -> Curve:
+    """Note boundaries in seconds, [notes + 1]. Faulty timing moves inner ones only, so no silence comes or goes."""
+    edges = np.array([note.start for note in phrase] + [phrase[-1].end])
+    room = 0.42 * np.minimum(np.diff(edges)[:-1], np.diff(edges)[1:])
+    slips = rng.normal(0.0, 0.004 + 0.11 * faults.timing, len(room))
+    edges[1:-1] += np.clip(slips, -room, room)
+    return edges
+
+
+def _pitch(
+    phrase: list[TimedNote],
+    tonic: float,
+    index: NDArray[np.intp],
+    since: Curve,
+    length: Curve,
+    singer: Singer,
+    faults: Faults,
+    rng: np.random.Generator,
+) -> Curve:
+    """Pitch in MIDI notes: targets and their errors, glides, vibrato, drift, wander and jitter."""
+    from scipy.ndimage import gaussian_filter1d
+
+    frames = len(index)
+    targets = tonic + np.array([float(note.note.pitch) for note in phrase])
+    errors = rng.normal(0.0, 0.05 + 0.75 * faults.intonation, len(phrase))
+    steps = (targets + errors)[index] - 2.2 * faults.intonation * np.exp(-since / 0.07)
+    glide = gaussian_filter1d(steps, singer.glide * CONTROL_HZ, mode="nearest")
+    drift = rng.choice((-1.0, 1.0)) * 0.8 * faults.intonation * np.linspace(-0.5, 1.0, frames)
+    wander = _slow_noise(frames, 3.0, rng) * (0.04 + 0.55 * faults.stability)
+    jitter = rng.standard_normal(frames) * (0.015 + 0.14 * faults.stability)
+    return np.asarray(glide + drift + wander + jitter + _vibrato(since, length, singer, faults, rng))
+
+
+def _vibrato(since: Curve, length: Curve, singer: Singer, faults: Faults, rng: np.random.Generator) -> Curve:
+    """Vibrato in semitones, growing from 0.12 s into a note; the worst is none at all, or a wide uneven wobble."""
+    grow = np.clip((since - 0.12) / 0.2, 0.0, 1.0) * (length > 0.3)
+    wobble = _slow_noise(len(since), 1.5, rng)
+    if faults.wild_vibrato:
+        rate = singer.vibrato_rate * (1.0 + faults.vibrato * (0.3 * wobble - 0.15))
+        depth = singer.vibrato_depth + 1.5 * faults.vibrato * (1.0 + 0.4 * wobble)
+    else:
+        rate = singer.vibrato_rate * (1.0 + 0.02 * wobble)
+        depth = np.full(len(since), singer.vibrato_depth * (1.0 - faults.vibrato))
+    phase = 2 * np.pi * np.cumsum(rate) / CONTROL_HZ + rng.uniform(0, 2 * np.pi)
+    return np.asarray(depth * grow * np.sin(phase))
+
+
+def _dynamics(
+    index: NDArray[np.intp], since: Curve, length: Curve, time: Curve, faults: Faults, rng: np.random.Generator
+) -> Curve:
+    """Level in dB: a phrase that swells and notes that bloom, or a flat line with chance accents."""
+    arch = 7.0 * (np.sin(np.pi * (time / time[-1]) ** 1.2) - 0.6)
+    bloom = 4.0 * (np.sin(np.pi * np.clip(since / length, 0, 1)) - 0.6) * np.minimum(length / 0.6, 1.0)
+    accents = rng.normal(0.0, 2.5, int(index.max()) + 1)[index]
+    attack = -10.0 * np.exp(-since / 0.02)
+    return np.asarray((1.0 - faults.dynamics) * (arch + bloom) + faults.dynamics * accents + attack)
+
+
+def _words(
+    phrase: list[TimedNote], edges: Curve, index: NDArray[np.intp], since: Curve, time: Curve
+) -> tuple[Curve, Curve, Curve]:
+    """Vowels and consonants: formants [F, 3] in Hz, level of the voice [F] in dB, noise gains [4, F]."""
+    from scipy.ndimage import gaussian_filter1d
+
+    formants = np.array([FORMANTS[note.note.vowel] for note in phrase])[index]
+    level, noise = np.zeros(len(time)), np.zeros((len(NOISES), len(time)))
+    for place, timed in enumerate(phrase):
+        onset, start = timed.note.onset, edges[place]
+        seconds, drop = ONSET_SHAPE[onset]
+        here = (time >= start) & (time < start + seconds)
+        level[here] = drop
+        if onset == "nasal":
+            formants[here] = FORMANTS["nasal"]
+        elif onset in NOISES:
+            noise[NOISES.index(onset), here] = 10 ** (NOISE_DB[onset] / 20)
+        elif onset == "plosive":
+            burst = (time >= start + seconds) & (time < start + seconds + 0.02)
+            noise[NOISES.index("burst"), burst] = 10 ** (NOISE_DB["burst"] / 20)
+        if timed.note.breath and place > 0:
+            inhale = (time >= start - INHALE_SECONDS) & (time < start)
+            level[inhale] = -20.0
+            noise[NOISES.index("inhale"), inhale] = 10 ** (NOISE_DB["inhale"] / 20)
+    smooth = gaussian_filter1d(np.log(formants), 0.02 * CONTROL_HZ, axis=0, mode="nearest")
+    return (
+        np.exp(smooth),
+        gaussian_filter1d(level, 0.006 * CONTROL_HZ, mode="nearest"),
+        gaussian_filter1d(noise, 0.006 * CONTROL_HZ, axis=1, mode="nearest"),
+    )
+
+
+def _slow_noise(frames: int, cutoff: float, rng: np.random.Generator) -> Curve:
+    """Smooth Gaussian noise of unit variance with little above `cutoff` Hz."""
+    from scipy.ndimage import gaussian_filter1d
+
+    width = CONTROL_HZ / (2 * np.pi * cutoff)
+    noise = gaussian_filter1d(rng.standard_normal(frames + 2 * CONTROL_HZ), width)[CONTROL_HZ:-CONTROL_HZ]
+    return np.asarray(noise * np.sqrt(2 * np.sqrt(np.pi) * width))

@@ -1,0 +1,226 @@
+"""Make the small encoders that ship with the repository: `python -m audioscore.demo.pretrain --out FOLDER`.
+
+They are the published classes at a fraction of the size, and stand for what the published ones are said to hear. MuQ
+learns what a recording is like, whoever sings: how strong each fault of the performance is, and in what room it was
+made, while an adversary keeps the voice out of its frames. CAM++ learns whose voice it is, whatever is sung: the
+parameters of the voice. Both learn from synthetic voices and songs that no corpus contains, and neither ever meets a
+score (docs/LOG.md tells what they hear). Both are written in the published layouts (MuQ: config.json +
+model.safetensors; CAM++: a ModelScope snapshot) and loaded by the code that loads those.
+"""
+
+import argparse
+import json
+import logging
+import os
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from audioscore.data.audio import Recording, Wave
+from audioscore.demo.exercises import exercises
+from audioscore.encoders.campplus import fbank
+from audioscore.encoders.quiet import quiet_imports
+from audioscore.files import atomic_folder
+from audioscore.training.adversary import reverse_gradient
+from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
+
+log = logging.getLogger(__name__)
+
+SECONDS = 3.0
+LOG_EVERY, CLIPS_EVERY = 20, 400
+MELSPEC_MEAN, MELSPEC_STD = 6.768444971712967, 18.417922652295623  # of the published MuQ's config.json
+CROP_FRAMES = 100  # 1 s: random crops, so that no two views of a clip are the same
+READ_LAYER = 2  # of MuQ, as in small.yaml and demo.yaml
+HIDDEN_VOICE = 0.3  # weight of the adversary's reversed gradient
+BLIND = 2.0  # the adversary's squared error, of standardised targets, beyond which hiding wins nothing more
+HIDDEN_UNITS = 64  # of the adversary
+PEAK = 32767  # of 16-bit samples
+
+Samples = NDArray[np.int16]
+
+
+def muq_config(*, dim: int = 32, depth: int = 4, conv_dim: int = 16, codebook: int = 1024) -> dict[str, Any]:
+    """config.json of a small MuQ; every key the network reads is named."""
+    conformer = {
+        "num_attention_heads": 4, "intermediate_size": 2 * dim, "hidden_act": "swish", "activation_dropout": 0.0,
+        "hidden_dropout": 0.0, "attention_dropout": 0.0, "conformer_conv_dropout": 0.0,
+        "conv_depthwise_kernel_size": 31, "position_embeddings_type": "rotary", "rotary_embedding_base": 10000,
+        "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16, "feat_extract_activation": "gelu",
+        "layer_norm_eps": 1e-5, "layerdrop": 0.0,
+    }  # fmt: skip
+    return {
+        "encoder_dim": dim, "encoder_depth": depth, "conv_dim": conv_dim, "codebook_size": codebook,
+        "stat": {"melspec_2048_mean": MELSPEC_MEAN, "melspec_2048_std": MELSPEC_STD}, "w2v2_config": conformer,
+    }  # fmt: skip
+
+
+def build_muq(config: dict[str, Any], seed: int) -> nn.Module:
+    """A MuQ of this configuration with random weights. Its constructor seeds Python's `random`; that is undone."""
+    with quiet_imports():
+        from muq import MuQ
+        from muq.muq.muq import MuQConfig
+    state = random.getstate()
+    torch.manual_seed(seed)
+    model: nn.Module = MuQ(MuQConfig(**config))
+    random.setstate(state)
+    return model
+
+
+def save_muq(model: Any, config: dict[str, Any], folder: Path) -> None:
+    """Write a MuQ as the hub lays it out. Shape of the folder: config.json, model.safetensors."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def build_campplus(*, dim: int = 192, growth: int = 8, channels: int = 32, seed: int = 0) -> nn.Module:
+    """A CAM++ with random weights."""
+    with quiet_imports():
+        from modelscope.models.audio.sv.DTDNN import CAMPPlus
+    torch.manual_seed(seed)
+    model: nn.Module = CAMPPlus(
+        feat_dim=80, embedding_size=dim, growth_rate=growth, init_channels=channels, memory_efficient=False
+    )
+    return model
+
+
+def save_campplus(model: nn.Module, folder: Path, *, dim: int = 192, name: str = "campplus_small.bin") -> None:
+    """Write a CAM++ as a ModelScope snapshot: configuration.json and the state dict it names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, folder / name)
+    settings = {"sample_rate": CAMPPLUS_RATE, "fbank_dim": 80, "emb_size": dim}
+    configuration = {
+        "framework": "pytorch",
+        "task": "speaker-verification",
+        "model": {"type": "cam++-sv", "model_config": settings, "pretrained_model": name},
+    }
+    (folder / "configuration.json").write_text(json.dumps(configuration, indent=2) + "\n", encoding="utf-8")
+
+
+def train_muq(
+    model: Any, clips: Sequence[Samples], sounds: Tensor, voices: Tensor, *, steps: int, batch: int = 16,
+    rate: float = 3e-3, seed: int = 0,
+) -> None:  # fmt: skip
+    """Learn to hear what a recording is like, its faults and its room, and not whose voice it is.
+
+    Read off mean and deviation of the frames of READ_LAYER over time, as a light head would.
+    Shape: each clip [T] at 24 kHz, equal T; sounds [N, S]; voices [N, V].
+    """
+    size = 2 * int(model.config.encoder_dim)
+    reader = nn.Linear(size, sounds.shape[1])
+    adversary = nn.Sequential(nn.Linear(size, HIDDEN_UNITS), nn.GELU(), nn.Linear(HIDDEN_UNITS, voices.shape[1]))
+    wanted, hidden = _standardised(sounds), _standardised(voices)
+    torch.manual_seed(seed)
+
+    def loss_of(chosen: Tensor) -> tuple[Tensor, str]:
+        heard = torch.from_numpy(np.stack([_wave(clips[place]) for place in chosen.tolist()]))
+        frames = model(heard, output_hidden_states=True).hidden_states[READ_LAYER]
+        pooled = torch.cat([frames.mean(1), frames.std(1)], 1)
+        loss = F.mse_loss(reader(pooled), wanted[chosen])
+        found = F.mse_loss(adversary(reverse_gradient(pooled, HIDDEN_VOICE)), hidden[chosen]).clamp(max=BLIND)
+        return loss + found, f"error in sounds {loss.item():.3f}, in the voice {found.item():.3f}"
+
+    extra = [*reader.parameters(), *adversary.parameters()]
+    _descend(model, loss_of, len(clips), steps=steps, batch=batch, rate=rate, name="MuQ", extra=extra)
+
+
+def train_campplus(
+    model: nn.Module, clips: Sequence[Samples], voices: Tensor, *, steps: int, batch: int = 32, rate: float = 2e-3,
+    seed: int = 0,
+) -> None:  # fmt: skip
+    """Learn to hear the parameters of a voice. Shape: each clip [T] at 24 kHz, equal T; voices [N, V]."""
+    torch.manual_seed(seed)
+    heard = (Recording(_wave(clip), MUQ_RATE).at(CAMPPLUS_RATE) for clip in clips)
+    features = torch.stack([fbank(torch.from_numpy(wave)).half() for wave in heard])  # 3,200 clips are 150 MB
+    with torch.inference_mode():
+        dim = int(model.eval()(features[:1].float()).shape[-1])
+    reader, wanted = nn.Linear(dim, voices.shape[1]), _standardised(voices)
+
+    def loss_of(chosen: Tensor) -> tuple[Tensor, str]:
+        start = int(torch.randint(features.shape[1] - CROP_FRAMES + 1, ()))
+        embedding = model(features[chosen, start : start + CROP_FRAMES].float())
+        loss = F.mse_loss(reader(embedding), wanted[chosen])
+        return loss, f"error in the voice {loss.item():.3f}"
+
+    _descend(
+        model, loss_of, len(clips), steps=steps, batch=batch, rate=rate, name="CAM++", extra=list(reader.parameters())
+    )
+
+
+def _samples(wave: Wave) -> Samples:
+    """16 bits a sample: thousands of clips are held at once."""
+    return (np.clip(wave, -1, 1) * PEAK).astype(np.int16)
+
+
+def _wave(samples: Samples) -> Wave:
+    return samples.astype(np.float32) / np.float32(PEAK)
+
+
+def _standardised(values: Tensor) -> Tensor:
+    """Each column with mean 0 and deviation 1. Shape: [N, D] -> [N, D]."""
+    return (values - values.mean(0)) / values.std(0)
+
+
+def _descend(
+    model: nn.Module, loss_of: Callable[[Tensor], tuple[Tensor, str]], clips: int, *, steps: int, batch: int,
+    rate: float, name: str, extra: Sequence[nn.Parameter] = (),
+) -> None:  # fmt: skip
+    """AdamW on a one-cycle schedule over random batches, clipped gradients."""
+    parameters = [*(parameter for parameter in model.parameters() if parameter.requires_grad), *extra]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
+    model.train()
+    for step in range(1, steps + 1):
+        loss, figure = loss_of(torch.randperm(clips)[:batch])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % LOG_EVERY == 0 or step == steps:
+            log.info("%s step %d of %d: loss %.3f, %s", name, step, steps, loss.item(), figure)
+    model.eval()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train both encoders and write them under --out as muq-small/ and campplus-small/."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--voices", type=int, default=400)
+    parser.add_argument("--clips-per-voice", type=int, default=8)
+    parser.add_argument("--muq-steps", type=int, default=500)
+    parser.add_argument("--campplus-steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=2024)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that synthesise")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    clips, voices, sounds = [], [], []
+    for exercise in exercises(options.voices, options.clips_per_voice, SECONDS, options.seed, workers=options.workers):
+        clips.append(_samples(exercise.wave))
+        voices.append(exercise.singer.parameters())
+        sounds.append((*exercise.faults.levels(), float(exercise.source == "ktv")))
+        if len(clips) % CLIPS_EVERY == 0:
+            log.info("%d of %d clips", len(clips), options.voices * options.clips_per_voice)
+    config = muq_config()
+    muq = build_muq(config, options.seed)
+    train_muq(muq, clips, torch.tensor(sounds), torch.tensor(voices), steps=options.muq_steps)
+    campplus = build_campplus(seed=options.seed)
+    train_campplus(campplus, clips, torch.tensor(voices), steps=options.campplus_steps)
+    with atomic_folder(options.out) as folder:
+        save_muq(muq, config, folder / "muq-small")
+        save_campplus(campplus, folder / "campplus-small")
+    log.info("wrote %s", options.out)
+
+
+if __name__ == "__main__":
+    main()

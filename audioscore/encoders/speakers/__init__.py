@@ -1,0 +1,1 @@
+"""Speaker encoders that the adversary learns to predict."""

@@ -1,0 +1,106 @@
+"""Speaker encoders that an adversary learns to predict: what they share.
+
+They are never part of a scorer. CAM++ serves as a target too; see `samoye` and `ge2e` for the other two.
+"""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audioscore.encoders.features import EncoderReference, Kind
+from audioscore.errors import AudioError, ModelError, shorten
+from audioscore.files import sha256_of
+from audioscore.units import CAMPPLUS_RATE
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SPEAKER_RATE = CAMPPLUS_RATE  # 16 000 Hz: what every speaker encoder here hears
+MIN_SAMPLES = SPEAKER_RATE // 4
+
+
+class SpeakerTarget:
+    """A frozen speaker encoder: `listen(module, wave)` gives a voice as [dim], of any length but zero.
+
+    Its reference's hash is of `files` after one another, all that decide its embeddings.
+    """
+
+    def __init__(
+        self,
+        module: "nn.Module",
+        dim: int,
+        kind: Kind,
+        files: tuple[Path, ...],
+        listen: "Callable[[nn.Module, Tensor], Tensor]",
+        device: str = "cpu",
+    ) -> None:
+        self.module = module.eval().requires_grad_(False).to(device)
+        self.dim = dim
+        self.reference = EncoderReference(kind, None, None, sha256_of(*files))
+        self._listen = listen
+
+    def embedding(self, wave: "Tensor") -> "Tensor":
+        """Who sings, as a point on the unit sphere.
+
+        Shape: wave [T] at 16 kHz, float32 -> [dim], float32, on the CPU. Raises ModelError for a wave of another shape
+        or below 0.25 s, AudioError for one that holds no voice to embed.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        if wave.ndim != 1 or len(wave) < MIN_SAMPLES:
+            raise ModelError(
+                f"A speaker encoder needs a wave [T] of at least {MIN_SAMPLES} samples at 16 kHz; got "
+                f"{list(wave.shape)}."
+            )
+        if not (wave.isfinite().all() and wave.any()):
+            raise AudioError("A wave that is silent or not finite has no speaker. Leave the recording out.")
+        with torch.inference_mode():
+            voice = self._listen(self.module, wave.cpu().float()).float().cpu()
+            if not (voice.isfinite().all() and voice.any()):
+                raise AudioError("The speaker encoder hears nobody in the wave. Leave the recording out.")
+            return F.normalize(voice, dim=0)
+
+
+def read_checkpoint(source: Path, entry: str) -> "dict[str, Tensor]":
+    """The named tensors under one entry of a torch checkpoint, on the CPU; what lies beside them is left alone.
+
+    Raises ModelError where the file is missing, damaged, holds more than a weights-only load opens, or has no such
+    entry.
+    """
+    import torch
+
+    try:
+        checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    except FileNotFoundError as fault:
+        raise ModelError(f"{source}: no such file. Give the published checkpoint.") from fault
+    except pickle.UnpicklingError as fault:
+        raise ModelError(f"{source}: is not a weights-only checkpoint, and is not opened.") from fault
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as fault:
+        reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0][:200]
+        raise ModelError(f"{source}: cannot be read ({reason}). Transfer it again.") from fault
+    state = checkpoint.get(entry) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        found = shorten(sorted(map(str, checkpoint))) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise ModelError(f"{source}: has no named tensors under {entry!r}, but {found}. Give the published checkpoint.")
+    return state
+
+
+def check_names(state: "dict[str, Tensor]", wanted: list[str], source: Path) -> None:
+    """Raise ModelError, naming the tensors, unless exactly those wanted are there."""
+    missing, surplus = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    if missing or surplus:
+        parts = [f"{word} {shorten(names)}" for word, names in (("lacks", missing), ("also has", surplus)) if names]
+        raise ModelError(f"{source}: {' and '.join(parts)}. Give the published checkpoint.")
+
+
+def fill(module: Any, state: "dict[str, Tensor]", source: Path) -> None:
+    """Load weights strictly. Raises ModelError where a shape does not fit or a weight is not finite."""
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as fault:
+        reason = str(fault).strip().splitlines()[-1].strip()[:200]
+        raise ModelError(f"{source}: {reason} Give the published checkpoint.") from fault
+    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ModelError(f"{source}: {shorten(bad)} not finite. Transfer it again.")

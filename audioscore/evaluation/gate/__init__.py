@@ -1,0 +1,1 @@
+"""The promotion gate: which plan wins, and whether it becomes champion."""

@@ -1,0 +1,195 @@
+"""The figures of an evaluation report. Legends and captions belong to the page, so that they stay readable there."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from audioscore.evaluation.metrics import Array
+from audioscore.html import INK, PALETTE, style_axes
+from audioscore.units import SCORE_BANDS, band_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 4.6, 3.4  # inches; two figures share a row on a wide page and stack on a phone
+MANY_CLIPS = 600  # beyond this, dots are drawn as one picture: a path each would fill the page
+EPOCH_KEYS = ("train_loss", "val_spearman")
+
+Run = Sequence[Mapping[str, Any]]  # epochs in order, each with `epoch`, `train_loss` and `val_spearman`
+
+
+def colours(names: Sequence[str], first: int = 0) -> dict[str, str]:
+    """A colour for each name, counted from colour number `first`; after the last comes the first again.
+
+    >>> list(colours(["ktv", "acapella"], first=2).values()) == list(PALETTE[2:4])
+    True
+    """
+    return {name: PALETTE[(first + index) % len(PALETTE)] for index, name in enumerate(names)}
+
+
+def _axes(xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple["Figure", Any]:
+    """A figure without pyplot, which would keep it alive and ask for a display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    style_axes(axes)
+    return figure, axes
+
+
+def _diagonal(axes: Any, low: float, high: float) -> None:
+    axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.6, zorder=1)
+
+
+def _limits(*values: Array) -> tuple[float, float]:
+    """One range for both axes, so that the diagonal is the diagonal."""
+    low, high = min(part.min() for part in values), max(part.max() for part in values)
+    pad = max(1.0, 0.04 * (high - low))
+    return float(low - pad), float(high + pad)
+
+
+def agreement(
+    human: Array, predicted: Array, intervals: Array, sources: Sequence[str], palette: Mapping[str, str]
+) -> "Figure":
+    """Predicted against human score, a dot a clip, with its interval. Shapes: [N], [N], [N, 2] (NaN for none), N."""
+    figure, axes = _axes("human score", "predicted score", HEIGHT + 0.5)
+    low, high = _limits(human, predicted)
+    many = len(human) > MANY_CLIPS
+    names = np.array(sources, dtype=str)
+    for source, colour in palette.items():
+        member = names == source
+        bars = member & np.isfinite(intervals).all(axis=1)
+        axes.vlines(human[bars], *intervals[bars].T, color=colour, linewidth=0.8, alpha=0.16, rasterized=many, zorder=2)
+        axes.scatter(
+            human[member], predicted[member], s=12, color=colour, alpha=0.75, linewidths=0, rasterized=many, zorder=3
+        )
+    _diagonal(axes, low, high)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    return figure
+
+
+def residuals_by_band(human: Array, predicted: Array, reach: float, colour: str) -> "Figure":
+    """Predicted minus human score for each band of human scores, dots and a box, on an axis of +-`reach` points.
+
+    Shapes: human [N], predicted [N].
+    """
+    figure, axes = _axes("human score", "predicted \N{MINUS SIGN} human, points", HEIGHT + 0.3)
+    of_clip = np.array([band_of(float(score)) for score in human])
+    bands = [name for low, high in SCORE_BANDS if (name := f"{low:g}-{high:g}") in of_clip]
+    spread = np.random.default_rng(0)  # sideways only, so that dots do not hide each other
+    many = len(human) > MANY_CLIPS
+    for place, band in enumerate(bands):
+        errors = (predicted - human)[of_clip == band]
+        aside = place + spread.uniform(-0.25, 0.25, len(errors))
+        axes.scatter(aside, errors, s=8, color=colour, alpha=0.4, linewidths=0, rasterized=many)
+        _box(axes, errors, place, 0.6, colour)
+    axes.axhline(0, color=INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)
+    axes.set_xticks(range(len(bands)), [f"{band}\nn={int((of_clip == band).sum())}" for band in bands])
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_ylim(-reach, reach)
+    axes.grid(False, axis="x")
+    return figure
+
+
+def _box(axes: Any, errors: Array, centre: float, width: float, colour: str) -> None:
+    """Quartiles as a box, the median as a bar, the 5th to 95th percentile as whiskers."""
+    line = {"color": colour, "linewidth": 1.4}
+    axes.boxplot(
+        [errors],
+        positions=[centre],
+        widths=[width],
+        whis=(5, 95),
+        showfliers=False,
+        manage_ticks=False,
+        showcaps=False,
+        boxprops=line,
+        whiskerprops=line,
+        medianprops={"color": INK, "linewidth": 2},
+    )
+
+
+def training_curve(
+    runs: Mapping[str, Mapping[int, Run]], chosen: Mapping[str, int], key: str, palette: Mapping[str, str]
+) -> "Figure":
+    """One quantity by epoch: every seed faint, each plan's chosen seed bold, its best validation epoch ringed."""
+    figure, axes = _axes("epoch", {"train_loss": "training loss", "val_spearman": "validation Spearman"}[key])
+    for plan, seeds in runs.items():
+        for seed, run in seeds.items():
+            points = [(epoch["epoch"], epoch[key]) for epoch in run if epoch.get(key) is not None]
+            bold = seed == chosen.get(plan)
+            if not points:
+                continue
+            axes.plot(
+                *zip(*points, strict=True),
+                color=palette[plan],
+                linewidth=2.2 if bold else 1,
+                alpha=1 if bold else 0.3,
+                zorder=3 if bold else 2,
+                marker="o" if len(points) == 1 else None,
+                markersize=4,
+            )
+            best = best_epoch(run) if bold else None
+            value = dict(points).get(best)
+            if value is not None:
+                axes.plot(best, value, "o", markersize=9, markerfacecolor="none", markeredgecolor=INK, zorder=4)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def best_epoch(run: Run) -> Any:
+    """The epoch with the highest validation Spearman, the earliest of equals; None where it was never defined.
+
+    >>> best_epoch([{"epoch": 1, "val_spearman": 0.2}, {"epoch": 2, "val_spearman": 0.4}, {"epoch": 3}])
+    2
+    """
+    known = [epoch for epoch in run if epoch.get("val_spearman") is not None]
+    return max(known, key=lambda epoch: epoch["val_spearman"])["epoch"] if known else None
+
+
+def accuracy_by_gap(gaps: Mapping[str, Mapping[str, Mapping[str, Any]]], palette: Mapping[str, str]) -> "Figure":
+    """Pairwise accuracy with its interval for each gap in human score, a colour a plan; `gaps` is plan -> gap."""
+    figure, axes = _axes("difference in human score, points", "pairs in the right order")
+    names = list(next(iter(gaps.values())))
+    for number, (plan, by_gap) in enumerate(gaps.items()):
+        for place, name in enumerate(names):
+            value, lo, hi = (by_gap[name][part] for part in ("value", "lo", "hi"))
+            if value is None:
+                continue
+            x = place + 0.14 * (number - (len(gaps) - 1) / 2)
+            if lo is not None and hi is not None:
+                axes.plot([x, x], [lo, hi], color=palette[plan], linewidth=2, alpha=0.6)
+            axes.plot(x, value, "o", color=palette[plan], markersize=6)
+    axes.axhline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_ylim(min(0.4, axes.get_ylim()[0]), 1.01)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.grid(False, axis="x")
+    return figure
+
+
+def calibration(curves: Mapping[str, Sequence[Mapping[str, Any]]], palette: Mapping[str, str]) -> "Figure":
+    """Mean human score, with its interval, over bins of predicted score, a line a plan.
+
+    `curves` is plan -> bins, each with the mean `predicted` and `human` as `calibration_curve` gives it.
+    """
+    figure, axes = _axes("mean predicted score", "mean human score")
+    means = {
+        plan: np.array([[one["predicted"], one["human"]["value"]] for one in bins]) for plan, bins in curves.items()
+    }
+    low, high = _limits(*means.values())
+    for plan, bins in curves.items():
+        axes.plot(*means[plan].T, color=palette[plan], marker="o", markersize=5, linewidth=1.6)
+        for one in bins:
+            if one["human"]["lo"] is not None:
+                ends = one["human"]["lo"], one["human"]["hi"]
+                low, high = min(low, ends[0] - 1), max(high, ends[1] + 1)
+                axes.plot([one["predicted"]] * 2, ends, color=palette[plan], linewidth=2, alpha=0.45)
+    _diagonal(axes, low, high)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    return figure

@@ -1,0 +1,1 @@
+"""Robustness tests: how scores change under known degradations."""

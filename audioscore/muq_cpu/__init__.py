@@ -1,0 +1,1 @@
+"""Optimized CPU kernels for MuQ. See README.md in this folder."""

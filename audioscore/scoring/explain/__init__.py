@@ -1,0 +1,1 @@
+"""Why a recording has its score."""

@@ -1,0 +1,1 @@
+"""Models of the earlier code base (QwenFeat-Vocal-Score): loading, running and converting them."""

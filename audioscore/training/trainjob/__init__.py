@@ -1,0 +1,1 @@
+"""Training on a cluster's machines by a TrainJob of Kubeflow Trainer."""

@@ -1,0 +1,149 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audioscore.data.clips import Clip
+from audioscore.data.delivery.folder_state import Known, Withdrawn
+from audioscore.data.delivery.plan import Gathered, Plan, plan_add
+from audioscore.errors import DataError, UsageError
+
+HERE = Path("/delivery")
+
+
+def got(name: str, content: str, score: float | None = 80.0, row: int = 1, **more: str) -> Gathered:
+    return Gathered(Clip(name, score, row=row, sha256=content, **more), HERE / name)
+
+
+def plan(tmp_path: Path, *scored: Gathered, known: Known | None = None, **more: Any) -> Plan:
+    return plan_add(scored, [], known or Known(), tmp_path, **more)
+
+
+def test_new_recordings_get_names_of_their_own(tmp_path: Path) -> None:
+    planned = plan(tmp_path, got("x/a.wav", "1" * 64), got("y/A.wav", "2" * 64), got("b.wav", "3" * 64, 90.0))
+    assert [(one.clip.audio_file, one.clip.score, one.path) for one in planned.added] == [
+        ("audio/a.wav", 80.0, HERE / "x/a.wav"),
+        ("audio/A-22222222.wav", 80.0, HERE / "y/A.wav"),
+        ("audio/b.wav", 90.0, HERE / "b.wav"),
+    ]
+    assert planned.changes
+    assert all(one.clip.row is None for one in planned.added)
+
+
+def test_known_recordings_are_updated_or_unchanged_whatever_they_are_called(tmp_path: Path) -> None:
+    old = Clip("audio/a.wav", 80.0, "001", row=4, sha256="1" * 64)
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "a.wav").touch()
+    same = plan(tmp_path, got("renamed.wav", "1" * 64), known=Known([old]))
+    assert (same.added, same.updated, same.restored, same.unchanged, same.changes) == ([], [], [], 1, False)
+    moved = plan(tmp_path, got("a.wav", "1" * 64, 82.5, singer_id="002"), known=Known([old]))
+    assert [(update.clip, update.cells) for update in moved.updated] == [(old, {"score": "82.5", "singer_id": "002"})]
+
+
+@pytest.mark.parametrize("state", ["missing", "damaged"])
+@pytest.mark.parametrize(("name", "inside"), [("audio/a.wav", True), ("/elsewhere/a.wav", False), ("../a.wav", False)])
+def test_missing_and_damaged_files_in_the_folder_are_restored(
+    tmp_path: Path, state: str, name: str, inside: bool
+) -> None:
+    old = Clip(name, 80.0, row=1, sha256="1" * 64)
+    planned = plan(tmp_path, got("a.wav", "1" * 64), known=Known([old], **{state: frozenset({name})}))
+    assert [(one.clip, one.path) for one in planned.restored] == ([(old, HERE / "a.wav")] if inside else [])
+
+
+def test_a_replaced_file_keeps_its_row(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "a.wav").write_bytes(b"new")
+    old = Clip("audio/a.wav", 80.0, row=3, sha256="1" * 64)
+    one = Gathered(Clip("audio/a.wav", 85.0, sha256="2" * 64), tmp_path / "audio" / "a.wav")
+    planned = plan_add([one], [], Known([old], damaged=frozenset({"audio/a.wav"})), tmp_path)
+    assert planned.added == []
+    assert [(update.clip, update.cells) for update in planned.updated] == [(old, {"score": "85", "sha256": "2" * 64})]
+
+
+def test_every_row_of_a_recording_is_updated_and_a_useless_one_mended(tmp_path: Path) -> None:
+    found = [("a.wav", 80.0), ("copy.wav", 70.0), ("a.wav", None)]
+    rows = [Clip(name, score, row=row, sha256="1" * 64) for row, (name, score) in enumerate(found, 1)]
+    planned = plan(tmp_path, got("new.wav", "1" * 64, 70.0, singer_id="s1"), known=Known(rows))
+    assert [(update.clip.row, update.cells) for update in planned.updated] == [
+        (1, {"score": "70", "singer_id": "s1"}),
+        (2, {"singer_id": "s1"}),
+        (3, {"score": "70", "singer_id": "s1"}),
+    ]
+
+
+def test_contradicting_singers_are_left_out(tmp_path: Path) -> None:
+    rows = [got("a.wav", "1" * 64, singer_id="s1"), got("b.wav", "1" * 64, row=2, singer_id="s2", song_id="x")]
+    planned = plan(tmp_path, *rows)
+    assert (planned.added[0].clip.singer_id, planned.added[0].clip.song_id) == (None, "x")
+    (note,) = planned.notes
+    assert [name in note for name in ("a.wav", "b.wav", "singer_id", "song_id")] == [True, True, True, False]
+
+
+def test_repeats_are_counted_and_conflicts_settled_as_asked(tmp_path: Path) -> None:
+    rows = [got("a.wav", "1" * 64, 80, 1), got("b.wav", "1" * 64, 90, 2), got("c.wav", "2" * 64, 70, 3)]
+    rows += [got("d.wav", "2" * 64, 70, 4), got("a.wav", "1" * 64, 85, 5)]
+    figures = r"1 of 2 .*a\.wav .*1\b.*80 .*b\.wav .*2\b.*90 .*a\.wav .*5\b.*85.*--on-conflict newest"
+    with pytest.raises(DataError, match=figures):
+        plan(tmp_path, *rows)
+    mean = plan(tmp_path, *rows, on_conflict="mean")
+    assert [one.clip.score for one in mean.added] == [85.0, 70.0]
+    assert mean.repeats == 1
+    assert all(part in mean.notes[0] for part in ("1 ", "mean", "a.wav (row 1): 80"))
+    newest = plan(tmp_path, *rows, on_conflict="newest")
+    assert [one.clip.score for one in newest.added] == [85.0, 70.0]
+    assert newest.added[0].clip.audio_file == "audio/a.wav"
+    with pytest.raises(UsageError, match=r"--on-conflict oldest.*error, mean, newest"):
+        plan(tmp_path, *rows, on_conflict="oldest")
+
+
+def test_files_that_no_table_names_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "a.wav").write_bytes(b"x")
+    planned = plan(tmp_path, got("a.wav", "1" * 64))
+    assert planned.added[0].clip.audio_file == "audio/a-11111111.wav"
+
+
+def test_a_recording_inside_the_folder_keeps_its_path(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a.wav").write_bytes(b"x")
+    planned = plan(tmp_path, Gathered(Clip("a.wav", 80.0, sha256="1" * 64), tmp_path / "own" / "a.wav"))
+    assert [(one.clip.audio_file, one.path) for one in planned.added] == [("own/a.wav", None)]
+
+
+def test_removed_recordings_are_not_added_again(tmp_path: Path) -> None:
+    known = Known(withdrawn={"1" * 64: Withdrawn("2026-01-31")})
+    planned = plan(tmp_path, got("a.wav", "1" * 64, row=7), known=known)
+    assert planned.added == []
+    assert [(fault.row, fault.audio_file) for fault in planned.refused] == [(7, "a.wav")]
+    assert "2026-01-31" in planned.refused[0].reason
+
+
+def order(*contents: str) -> list[Gathered]:
+    return [got(f"{content}.wav", content * 64, None) for content in contents]
+
+
+def test_groups_without_scores_are_kept_once(tmp_path: Path) -> None:
+    first = plan_add([], [order("1", "2", "3")], Known(), tmp_path)
+    names = ["audio/1.wav", "audio/2.wav", "audio/3.wav"]
+    assert [[clip.audio_file for clip in group] for group in first.groups] == [names]
+    assert [one.clip.audio_file for one in first.ordered] == names
+    (tmp_path / "audio").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    again = plan_add([], [order("1", "2", "3")], Known(groups=first.groups), tmp_path)
+    assert (again.ordered, again.groups, again.changes) == ([], first.groups, False)
+    more = plan_add([], [order("3", "4")], Known(groups=first.groups), tmp_path)
+    assert [one.clip.audio_file for one in more.ordered] == ["audio/4.wav"]
+    assert [clip.audio_file for clip in more.groups[1]] == ["audio/3.wav", "audio/4.wav"]
+
+
+def test_a_score_replaces_the_place_in_an_order(tmp_path: Path) -> None:
+    first = plan_add([], [order("1", "2", "3")], Known(), tmp_path)
+    scored = plan_add([got("x.wav", "2" * 64, 70.0)], [], Known(groups=first.groups), tmp_path)
+    assert [one.clip.audio_file for one in scored.added] == ["audio/2.wav"]  # under the name that it has
+    assert [[clip.audio_file for clip in group] for group in scored.groups] == [["audio/1.wav", "audio/3.wav"]]
+    known = Known([Clip("audio/1.wav", 80.0, sha256="1" * 64)])
+    late = plan_add([], [order("1", "2")], known, tmp_path)
+    assert (late.ordered, late.groups) == ([], [])
+    assert len(late.notes) == 2
+    assert "1 of 2 recordings" in late.notes[0]

@@ -1,0 +1,120 @@
+import datetime
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from audioscore.data.delivery.add import Request, add_delivery
+from audioscore.data.delivery.folder_state import Withdrawn, read_withdrawn
+from audioscore.data.delivery.remove import delete_copies, remove_recordings
+from audioscore.data.gate.validation_settings import ValidationSettings
+from audioscore.data.labels import read_labels
+from audioscore.errors import DataError, UsageError
+from audioscore.files import sha256_of
+
+DAY = datetime.date(2026, 1, 31)
+
+
+@pytest.fixture
+def songs(delivery: Path, tmp_path: Path) -> Path:
+    rows = "".join(f"t{number}.wav,{60 + number},{'AB'[number % 2]}\n" for number in range(4))
+    (delivery / "labels.csv").write_text("audio_file,score,singer_id\n" + rows)
+    (delivery / "order.json").write_text('[[{"audio_file": "t4.wav"}, {"audio_file": "t5.wav"}]]')
+    folder = tmp_path / "songs"
+    for name in ("labels.csv", "order.json"):
+        add_delivery(Request(delivery / name), folder, ValidationSettings())
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return [clip.audio_file for clip in read_labels(folder / "labels.csv").clips]
+
+
+def test_a_recording_is_removed_from_table_folder_and_index(songs: Path, delivery: Path) -> None:
+    content = sha256_of(songs / "audio" / "t1.wav")
+    (songs / "index").mkdir()
+    (songs / "index" / "train.json").write_text(
+        '[[{"audio_file": "audio/t1.wav", "score": 61}, {"audio_file": "audio/t0.wav", "score": 60}]]'
+    )
+    removed = remove_recordings(songs, ["audio/t1.wav"], today=DAY)
+    assert removed.names == ["audio/t1.wav"]
+    assert names(songs) == ["audio/t0.wav", "audio/t2.wav", "audio/t3.wav"]
+    assert not (songs / "audio" / "t1.wav").exists()
+    assert (delivery / "t1.wav").exists()
+    assert json.loads((songs / "index" / "train.json").read_text()) == [[{"audio_file": "audio/t0.wav", "score": 60.0}]]
+    md5 = hashlib.md5((delivery / "t1.wav").read_bytes()).hexdigest()
+    assert read_withdrawn(songs) == {content: Withdrawn("2026-01-31", md5, (delivery / "t1.wav").stat().st_size)}
+    added = add_delivery(Request(delivery / "labels.csv"), songs, ValidationSettings(max_rejected_share=0.5))
+    assert [(fault.audio_file, fault.row) for fault in added.refused] == [("t1.wav", 2)]
+    assert "audio/t1.wav" not in names(songs)
+
+
+def test_by_singer_by_content_and_from_order_json(songs: Path) -> None:
+    assert remove_recordings(songs, singers=["a"]).names == ["audio/t0.wav", "audio/t2.wav"]
+    content = sha256_of(songs / "audio" / "t3.wav")
+    assert remove_recordings(songs, [content.upper()]).names == ["audio/t3.wav"]
+    assert names(songs) == ["audio/t1.wav"]
+    remove_recordings(songs, ["audio/t4.wav"])
+    assert not (songs / "audio" / "t4.wav").exists()
+    groups = json.loads((songs / "order.json").read_text())
+    assert [[entry["audio_file"] for entry in group] for group in groups] == [["audio/t5.wav"]]
+
+
+def test_an_unknown_name_stops_everything(songs: Path) -> None:
+    with pytest.raises(DataError, match=r"2 of 3 .*songs .*gone\.wav.*\bC\b"):
+        remove_recordings(songs, ["audio/t0.wav", "gone.wav"], singers=["C"])
+    assert len(names(songs)) == 4
+    with pytest.raises(UsageError):
+        remove_recordings(songs)
+    with pytest.raises(DataError, match=str(songs / "gone")):
+        remove_recordings(songs / "gone", ["a"])
+
+
+def test_a_file_outside_the_folder_is_kept(songs: Path, delivery: Path) -> None:
+    with (songs / "labels.csv").open("a") as handle:
+        handle.write(f"{delivery / 't5.wav'},70,\n")
+    removed = remove_recordings(songs, [str(delivery / "t5.wav")])
+    assert removed.kept == [str(delivery / "t5.wav")]
+    assert (delivery / "t5.wav").exists()
+
+
+def test_copies_are_found_by_content(tmp_path: Path) -> None:
+    content = hashlib.sha256(b"voice").hexdigest()
+    for name, body in {
+        "runs/r1/data/x.wav": b"voice", f"features/k/ab/{content}.safetensors": b"else", "runs/r1/other.wav": b"else",
+        "runs/r1/same_size": b"VOICE",
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(body)
+    assert delete_copies(tmp_path, {content: Withdrawn("2026-01-31", None, 5)}) == 2
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["other.wav", "same_size"]
+
+
+def test_only_what_was_named_and_every_row_about_it(songs: Path, delivery: Path) -> None:
+    other = songs / "audio" / "T1.wav"
+    other.write_bytes((delivery / "t5.wav").read_bytes())
+    with (songs / "labels.csv").open("a") as handle:
+        handle.write("audio/T1.wav,70,C\naudio/t1.wav,,B\n./audio/t1.wav,61,B\n")
+    assert remove_recordings(songs, ["audio/t1.wav"]).names == ["./audio/t1.wav", "audio/t1.wav"]
+    assert other.exists()
+    assert names(songs) == ["audio/t0.wav", "audio/t2.wav", "audio/t3.wav", "audio/T1.wav"]
+    assert "t1.wav" not in (songs / "labels.csv").read_text()
+
+
+def test_rows_without_a_score_belong_to_their_singer(songs: Path) -> None:
+    (songs / "audio" / "x.wav").write_bytes(b"x")
+    with (songs / "labels.csv").open("a") as handle:
+        handle.write("audio/x.wav,,Z\n")
+    assert remove_recordings(songs, singers=["z"]).names == ["audio/x.wav"]
+    assert not (songs / "audio" / "x.wav").exists()
+
+
+def test_removing_again_keeps_the_first_entry(songs: Path) -> None:
+    content = sha256_of(songs / "audio" / "t1.wav")
+    table = (songs / "labels.csv").read_bytes()
+    remove_recordings(songs, ["audio/t1.wav"], today=DAY)
+    remembered = read_withdrawn(songs)[content]
+    (songs / "labels.csv").write_bytes(table)  # as if the process had died before it changed the table
+    remove_recordings(songs, ["audio/t1.wav"])
+    assert read_withdrawn(songs)[content] == remembered

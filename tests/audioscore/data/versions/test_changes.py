@@ -1,0 +1,140 @@
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from audioscore.data.clips import Clip
+from audioscore.data.labels import write_labels
+from audioscore.data.versions.changes import Moved, OtherFiles, Relabelled, compare_tables, describe, status
+from audioscore.data.versions.repository import commit
+from audioscore.data.versions.revision import folder_digest
+from audioscore.errors import DataError
+
+BEFORE = [
+    Clip("a", 80.0, "s1", "song", "ktv", sha256="A"),
+    Clip("b", 70.0, "s1", None, "ktv", sha256="B"),
+    Clip("c", 90.0, "s2", None, "acapella", sha256="C"),
+    Clip("d", 60.0, None, None, None, sha256="D"),
+]
+AFTER = [
+    Clip("e", 55.0, "s3", None, "ktv", sha256="E"),
+    Clip("d", 60.0, None, None, None, sha256="D2"),
+    Clip("c2", 92.0, "s2", None, "acapella", sha256="C"),
+    Clip("a", 81.0, "s9", "song", "acapella", sha256="A"),
+]
+
+
+def test_every_kind_of_change_is_listed() -> None:
+    changes = compare_tables(BEFORE, AFTER)
+    assert changes.clips == (4, 4)
+    assert (changes.added, changes.gone, changes.renamed, changes.replaced) == (["e"], ["b"], [("c", "c2")], ["d"])
+    assert sorted(changes.moved) == [Moved("a", 80.0, 81.0), Moved("c2", 90.0, 92.0)]
+    assert changes.relabelled == [
+        Relabelled("a", "singer_id", "s1", "s9"),
+        Relabelled("a", "source", "ktv", "acapella"),
+    ]
+    assert changes.sources == {"acapella": (1, 2), "ktv": (2, 1), "no source": (1, 1)}
+    assert (changes.mean_before, changes.mean_after, changes.mean_shift) == (75.0, 72.0, 1.0)
+    figures = ["4 -> 4", "1 (e)", "1 (b)", "1 (d)", "1 (c -> c2)", "2 (a 80 -> 81, c2 90 -> 92)", "1 (a s1 -> s9)"]
+    figures += ["1 (a ktv -> acapella)", "acapella: 1 -> 2", "ktv: 2 -> 1", "75 -> 72"]
+    lines = describe(changes)
+    assert [figure for figure, line in zip(figures, lines, strict=True) if figure not in line] == []
+    assert "+1.00" in lines[5]
+    back = compare_tables(AFTER, BEFORE)
+    assert (back.added, back.gone, back.renamed) == (["b"], ["e"], [("c2", "c")])
+    assert (back.mean_shift, len(back.moved)) == (-1.0, 2)
+    document = json.loads(json.dumps(changes.to_json()))
+    assert document["moved"][0] == {"audio_file": "a", "before": 80.0, "after": 81.0}
+    assert document["sources"]["ktv"] == [2, 1]
+
+
+def test_order_and_rows_are_no_change() -> None:
+    changes = compare_tables(BEFORE, BEFORE[::-1])
+    assert not changes
+    assert describe(changes) == []
+    assert changes.mean_shift == 0.0
+    empty = compare_tables([], [])
+    assert (bool(empty), empty.clips, empty.mean_before, empty.mean_shift) == (False, (0, 0), None, None)
+
+
+def test_without_content_or_with_copies_names_alone_decide() -> None:
+    assert compare_tables([Clip("a", 1.0)], [Clip("b", 1.0)]).renamed == []
+    twice = [Clip("b", 1.0, sha256="A"), Clip("c", 1.0, sha256="A")]
+    changes = compare_tables([Clip("a", 1.0, sha256="A")], twice)
+    assert (changes.renamed, changes.added, changes.gone) == ([], ["b", "c"], ["a"])
+    assert compare_tables([Clip("a", None)], [Clip("a", 50.0)]).moved == [Moved("a", None, 50.0)]
+
+
+def git(folder: Path, *arguments: str) -> None:
+    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    command = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=env)
+
+
+def record_in_git(data: Path) -> None:
+    git(data.parent, "add", "data.dvc")
+    git(data.parent, "commit", "-q", "-m", "first")
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two clips, recorded with DVC but not in git."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    data = tmp_path / "songs" / "data"
+    (data / "audio").mkdir(parents=True)
+    (data.parent / ".dvc").mkdir()
+    git(data.parent, "init", "-q")
+    for name in ("a", "b"):
+        (data / "audio" / f"{name}.wav").write_text(name)
+    write_labels(data / "labels.csv", [Clip("audio/a.wav", 80.0), Clip("audio/b.wav", 70.0)])
+    commit(data)
+    return data
+
+
+def test_a_clean_folder_and_one_without_a_record(data: Path) -> None:
+    found = status(data)
+    assert found.clean
+    assert found.digest == found.version == folder_digest(data)
+    assert (found.uncommitted is not None, bool(found.uncommitted)) == (True, False)
+    assert (found.since, found.version_since, found.committed) == (None, None, None)
+    record_in_git(data)
+    found = status(data)
+    assert (found.since, found.version_since) == ("HEAD", found.version)
+    assert (found.committed is not None, bool(found.committed)) == (True, False)
+    (data.parent / "data.dvc").unlink()
+    found = status(data)
+    assert (found.version, found.clean, found.uncommitted, found.committed) == (None, False, None, None)
+    assert found.to_json()["uncommitted"] is None
+
+
+def test_work_since_the_record_and_since_a_revision(data: Path) -> None:
+    record_in_git(data)
+    git(data.parent, "tag", "v1")
+    first = folder_digest(data)
+    write_labels(data / "labels.csv", [Clip("audio/a.wav", 85.0), Clip("audio/b.wav", 70.0)])
+    (data / "splits.json").write_text("{}")
+    second = commit(data).md5
+    (data / "audio" / "b.wav").rename(data / "audio" / "c.wav")
+    write_labels(data / "labels.csv", [Clip("audio/a.wav", 85.0), Clip("audio/c.wav", 70.0)])
+    (data / "splits.json").write_text("[]")
+    found = status(data, "v1")
+    assert (found.clean, found.version, found.version_since) == (False, second, first)
+    assert found.uncommitted is not None
+    assert found.uncommitted.renamed == [("audio/b.wav", "audio/c.wav")]
+    assert found.uncommitted.moved == []
+    assert found.other_files == OtherFiles([], [], ["splits.json"])
+    assert found.committed is not None
+    assert found.committed.moved == [Moved("audio/a.wav", 80.0, 85.0)]
+    assert found.other_committed == OtherFiles(["splits.json"], [], [])
+    document = json.loads(json.dumps(found.to_json()))
+    assert (document["clean"], document["committed"]["mean_shift"], document["since"]) == (False, 2.5, "v1")
+
+
+def test_an_unknown_revision_and_a_folder_without_a_table_are_refused(data: Path) -> None:
+    with pytest.raises(DataError, match=r"\bv9\b"):
+        status(data, "v9")
+    (data / "labels.csv").unlink()
+    with pytest.raises(DataError, match=r"labels\.csv"):
+        status(data)

@@ -1,0 +1,295 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from audioscore.data.versions import repository
+from audioscore.data.versions.dvc import open_repository
+from audioscore.data.versions.repository import Version, commit, pull, pull_missing, push, record_of
+from audioscore.data.versions.revision import folder_digest
+from audioscore.errors import DataError
+
+FILES = {"labels.csv": "audio_file,score\naudio/a.wav,80\n", "audio/a.wav": "a" * 100, "audio/\u00e9 b.wav": "b"}
+SIZE = sum(len(text.encode()) for text in FILES.values())
+
+
+def fill(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env=env).stdout.strip()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return run(folder, "git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments)
+
+
+@pytest.fixture(autouse=True)
+def _own_dvc_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("dvc")))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """`data` in a new git and DVC repository, with a remote `store` beside the repository."""
+    root = tmp_path / "songs"
+    remote = f"[core]\n    remote = store\n['remote \"store\"']\n    url = {tmp_path}/store\n"
+    fill(root, {".dvc/config": remote, ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n"})
+    git(root, "init", "-q")
+    fill(root / "data", FILES)
+    return root / "data"
+
+
+def cached(data: Path) -> list[Path]:
+    return [path for path in (data.parent / ".dvc" / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_commit_is_what_dvc_itself_would_record(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    version = commit(data)
+    assert version == Version(folder_digest(data), 3, SIZE, changed=True)
+    record = record_of(data).read_text(encoding="utf-8")
+    assert yaml.safe_load(record)["outs"] == [
+        {"md5": version.md5, "size": SIZE, "nfiles": 3, "hash": "md5", "path": "data"}
+    ]
+    assert (data.parent / ".gitignore").read_text() == "/data\n"
+    assert capfd.readouterr() == ("", "")  # DVC's hints would spoil a JSON document
+    record_of(data).unlink()
+    with open_repository(data) as dvc:
+        dvc.add([str(data)])  # what `dvc add data` calls
+        assert dvc.status() == {}
+    assert record_of(data).read_text(encoding="utf-8") == record
+
+
+def test_a_second_commit_changes_nothing_and_a_damaged_one_is_completed(data: Path) -> None:
+    first = commit(data)
+    before = {path: path.stat().st_mtime_ns for path in [record_of(data), *cached(data)]}
+    assert len(before) == 5
+    assert commit(data) == Version(first.md5, 3, SIZE, changed=False)
+    assert {path: path.stat().st_mtime_ns for path in [record_of(data), *cached(data)]} == before
+    record_of(data).write_text("")  # as a killed DVC leaves it
+    assert commit(data) == first
+    lost = next(path for path in cached(data) if not path.name.endswith(".dir"))
+    lost.unlink()
+    assert commit(data).changed
+    assert lost.is_file()
+
+
+def test_files_are_never_linked_or_replaced(data: Path) -> None:
+    (data.parent / ".dvc" / "config").write_text("[cache]\n    type = hardlink\n")
+    os.link(data / "audio" / "a.wav", data.parent / "elsewhere.wav")
+
+    def nodes() -> dict[Path, tuple[int, int]]:
+        return {path: (path.stat().st_ino, path.stat().st_mode) for path in data.rglob("*.*")}
+
+    before = nodes()
+    commit(data)
+    assert nodes() == before
+    (data / "audio" / "a.wav").write_text("changed", encoding="utf-8")
+    assert "a" * 100 in [path.read_text(encoding="utf-8") for path in cached(data)]
+
+
+@pytest.mark.parametrize(
+    "left", ['{"write": {', '{"write": {"PATH": {"pid": PID, "cmd": "dvc add data"}}, "read": {}}']
+)
+def test_the_list_of_busy_paths_of_a_killed_dvc_is_no_obstacle(data: Path, left: str) -> None:
+    busy = data.parent / ".dvc" / "tmp" / "rwlock"
+    busy.parent.mkdir()
+    busy.write_text(left.replace("PATH", str(data)).replace("PID", str(os.getppid())))
+    os.utime(busy, (1, 1))  # the number is in use again, by a process that is younger than the list
+    assert commit(data).changed
+
+
+def test_a_busy_path_and_a_locked_repository_name_the_process(data: Path) -> None:
+    locked = pytest.raises(DataError, match=rf"songs: .*\b{os.getpid()}: .*python")
+    with open_repository(data) as other, other.lock, locked:
+        commit(data)
+    assert not record_of(data).exists()
+    busy = data.parent / ".dvc" / "tmp" / "rwlock"
+    entry = {"pid": os.getppid(), "cmd": "dvc repro songs"}
+    busy.write_text(json.dumps({"write": {str(data): entry}, "read": {}}))
+    with pytest.raises(DataError, match=rf"data .*\b{os.getppid()}\).*dvc repro songs"):
+        commit(data)
+    assert json.loads(busy.read_text())["write"] == {str(data): entry}
+
+
+def test_what_cannot_be_recorded_is_named(data: Path, tmp_path: Path) -> None:
+    lonely = tmp_path / "lonely" / "data"
+    fill(lonely, FILES)
+    with pytest.raises(DataError, match=r"lonely/data: .*lonely .*--no-version"):
+        commit(lonely)
+    fill(tmp_path / "lonely" / ".dvc", {"tmp/.keep": ""})
+    with pytest.raises(DataError, match=r"lonely/data: .*lonely is not a git.*core\.no_scm"):  # DVC's own words
+        commit(lonely)
+    (tmp_path / "lonely" / ".dvc" / "config").write_text("[core]\n    remotes = x\n")
+    with pytest.raises(DataError, match=r"lonely/data: .*\(.*remotes.*\)"):
+        commit(lonely)
+    (data.parent / "empty").mkdir()
+    for name in ("gone", "empty"):
+        with pytest.raises(DataError, match=rf"{name}\b"):
+            commit(data.parent / name)
+    (data.parent / ".dvcignore").write_text("*.csv\n")
+    with pytest.raises(DataError, match=r"\w{32}\.dir.*\w{32}\.dir.*\.dvcignore"):
+        commit(data)
+    (data.parent / ".dvcignore").unlink()
+    commit(data)
+    with pytest.raises(DataError, match=r"data/audio .*/songs/data\.dvc"):
+        commit(data / "audio")
+    record_of(data).unlink()
+    git(data.parent, "add", "-f", "data")
+    with pytest.raises(DataError, match=r"data .*git rm -r -q --cached data"):
+        commit(data)
+    assert not record_of(data).exists()
+
+
+KILLED = """
+    import os, signal, sys, time, warnings
+    from pathlib import Path
+    warnings.simplefilter("ignore")
+    import dvc.repo.add, dvc.stage.serialize, dvc.utils.serialize, dvc_data.hashfile.transfer
+    from audioscore.data.versions.repository import commit
+    data, kills = Path(sys.argv[1]), int(sys.argv[2])
+
+    def forked(seconds):
+        child = os.fork()
+        if child == 0:
+            commit(data)
+            os._exit(0)
+        started = time.monotonic()
+        if seconds is not None:
+            time.sleep(seconds)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        return os.WIFSIGNALED(status), time.monotonic() - started
+
+    killed = whole = 0
+    for kill in range(kills):
+        if kill % 5 == 0:  # as busy as the machine is now
+            (data / "new.wav").write_bytes(b"whole %d" % kill)
+            whole = forked(None)[1]
+        (data / "new.wav").write_bytes(b"%d" % kill)
+        killed += forked(whole * (kill + 0.5) / kills)[0]
+        listed = sorted(path.name for path in (data / "audio").iterdir())
+        assert listed == [f"{n:03d}.wav" for n in range(100)], listed
+        assert all((data / "audio" / name).read_text() == name * 100 for name in listed)
+    print(killed)
+    commit(data)
+"""
+
+
+@pytest.mark.services
+def test_kills_lose_nothing_and_stop_nothing(data: Path) -> None:
+    """Kill 40 commits of 100 linked recordings, at moments spread over one's duration."""
+    shutil.rmtree(data)
+    fill(data.parent / "delivered", {f"{n:03d}.wav": f"{n:03d}.wav" * 100 for n in range(100)})
+    (data / "audio").mkdir(parents=True)
+    for path in (data.parent / "delivered").iterdir():
+        os.link(path, data / "audio" / path.name)
+    killed = run(data.parent, sys.executable, "-c", textwrap.dedent(KILLED), data, "40")
+    assert yaml.safe_load(record_of(data).read_text())["outs"][0]["md5"] == folder_digest(data)
+    assert not commit(data).changed
+    assert int(killed) >= 20
+
+
+def test_a_push_sends_what_is_missing_and_a_pull_brings_it_back(data: Path, tmp_path: Path) -> None:
+    version = commit(data)
+    assert push([data]) == 4  # three files and their list
+    assert push([data]) == 0
+    next(path for path in (tmp_path / "store").rglob("*") if path.is_file() and path.suffix != ".dir").unlink()
+    assert push([data], remote="store") == 1
+    shutil.rmtree(data)
+    shutil.rmtree(data.parent / ".dvc" / "cache")
+    assert pull([record_of(data)]) == 3
+    assert folder_digest(data) == version.md5
+
+
+def test_a_pull_never_overwrites_work_and_needs_a_repository(data: Path, tmp_path: Path) -> None:
+    commit(data)
+    (data / "labels.csv").write_text("my own", encoding="utf-8")
+    with pytest.raises(DataError, match=r"^data\.dvc: .*\(.*labels\.csv.*\)"):
+        pull([record_of(data)])
+    assert (data / "labels.csv").read_text(encoding="utf-8") == "my own"
+    fill(tmp_path, {"data.dvc": "outs:\n- md5: 5fd2.dir\n  path: data\n"})
+    with pytest.raises(DataError, match=r"data\.dvc: .*`dvc init`"):
+        pull([tmp_path / "data.dvc"])
+
+
+def test_what_cannot_be_pushed_is_named(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=r"data .*data\.dvc\b"):
+        push([data])
+    commit(data)
+    with pytest.raises(DataError, match=r"data\.dvc .*\bmoon \(.*'moon'"):
+        push([data], remote="moon")
+    (tmp_path / "store").write_text("a file where the remote should be")
+    with pytest.raises(DataError, match=r"data\.dvc .*\bstore \(.*(File exists|Not a dir)"):
+        push([data])
+    (tmp_path / "store").unlink()
+    lost = next(path for path in cached(data) if not path.name.endswith(".dir"))
+    lost.unlink()
+    with pytest.raises(DataError, match=rf"\b1\b.*\({lost.parent.name}{lost.name}\)"):
+        push([data])
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    (data.parent / ".dvc" / "config").write_text("")
+    commit(data)
+    with pytest.raises(DataError, match=r"remote.*dvc remote add -d"):
+        push([data])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def pulled_records(monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
+    asked: list[list[Path]] = []
+    monkeypatch.setattr(repository, "pull", asked.append)
+    return asked
+
+
+def test_what_is_missing_is_pulled_by_the_record_above_it(tmp_path: Path, pulled_records: list[list[Path]]) -> None:
+    fill(tmp_path, {"encoders.dvc": "outs: []"})
+    messages: list[str] = []
+    pull_missing(tmp_path / "encoders" / "muq-small", messages.append)
+    assert pulled_records == [[tmp_path / "encoders.dvc"]]
+    assert ["encoders" in message for message in messages] == [True]
+    pull_missing(tmp_path / "encoders", messages.append)
+    assert len(pulled_records) == 2
+
+
+def test_what_is_there_or_has_no_record_is_not_pulled(
+    tmp_path: Path, pulled_records: list[list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, {"data/labels.csv": ""})
+    (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {folder_digest(tmp_path / 'data')}\n  path: data\n")
+    monkeypatch.chdir(tmp_path)
+    messages: list[str] = []
+    for path in (tmp_path / "data", tmp_path / "other" / "deep", Path("relative") / "deep"):
+        pull_missing(path, messages.append)
+    assert (pulled_records, messages) == ([], [])
+    (tmp_path / "data" / "labels.csv").write_text("changed")
+    pull_missing(tmp_path / "data", messages.append)
+    assert pulled_records == []
+    assert ["`audioscore data pull`" in message for message in messages] == [True]
+
+
+def test_a_version_that_was_never_pushed_leaves_the_folder_alone(data: Path) -> None:
+    commit(data)
+    push([data])
+    record, older = record_of(data), record_of(data).read_text()
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    (data / "new.txt").write_text("new")
+    commit(data)
+    newer = record.read_text()
+    (data / "new.txt").unlink()
+    record.write_text(older)
+    shutil.rmtree(data.parent / ".dvc" / "cache")
+    record.write_text(newer)  # as after a `git pull` where the cache never held it
+    with pytest.raises(DataError, match=r"data\.dvc: "):
+        pull([record])
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
