@@ -38,9 +38,9 @@ from audioscore.data.split.assign import assign_splits
 from audioscore.data.split.sort import write_sorted
 from audioscore.demo import PlannedClip, plan_corpus, render
 from audioscore.demo.voice import RATE
+from audioscore.encoders.compute import one_torch_thread
 from audioscore.encoders.extract import Encoders, Extraction, encode_recording, load_encoders, write_extraction
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.threads import one_torch_thread
 from audioscore.evaluation.bootstrap import cluster_counts, paired_difference, singer_clusters
 from audioscore.evaluation.metrics import within_sources
 from audioscore.evaluation.predict import Evaluation, evaluate_plans

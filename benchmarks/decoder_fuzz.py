@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from audioscore.data.audio import encode
-from audioscore.encoders.threads import cores
+from audioscore.encoders.compute import cores
 from audioscore.errors import AudioError
-from audioscore.scoring.guarded import GuardedDecoder
 from audioscore.scoring.input import Ears, Limits, Take
+from audioscore.scoring.stream import GuardedDecoder
 
 FORMATS = {
     "a.wav": "pcm_s16le", "b.wav": "pcm_f32le", "c.wav": "adpcm_ms", "d.m4a": "aac", "e.m4a": "alac", "f.mp3": "mp3",

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from audioscore.evaluation.estimates import HeldOut, hold_out
-from audioscore.evaluation.evaluate import evaluate
-from audioscore.evaluation.gate.slices_part import by_singer, by_song, per_band, per_source
+from audioscore.evaluation.evaluate import evaluate, plan_figures, predicted_scores, resampled_ranks
+from audioscore.evaluation.gate.slices import by_singer, by_song, per_band, per_source
 from audioscore.evaluation.metrics import (
     GAPS,
     kendall,
@@ -30,9 +30,7 @@ from audioscore.evaluation.metrics import (
     within_sources,
 )
 from audioscore.evaluation.noise_ceiling import Ratings, noise_ceiling
-from audioscore.evaluation.plan_figures import plan_figures, predicted_scores, resampled_ranks
-from audioscore.evaluation.predictions import Prediction
-from audioscore.evaluation.runs import align_runs
+from audioscore.evaluation.predictions import Prediction, align_runs
 
 NOISE = {"baseline": 5.0, "hybrid": 4.5, "muq_frozen": 6.0, "campplus_only": 9.0}
 SEEDS = (1, 2, 3)

@@ -19,8 +19,8 @@ from audioscore.config import DEMO, load_config
 from audioscore.data.audio import Recording
 from audioscore.demo import PlannedClip, plan_corpus, render
 from audioscore.demo.voice import RATE
+from audioscore.encoders.compute import one_torch_thread
 from audioscore.encoders.extract import Encoders, encode_recording, load_encoders
-from audioscore.encoders.threads import one_torch_thread
 from audioscore.evaluation.metrics import within_source_spearman
 
 FOLDS, SEED, SHARE, TIMBRE_SHARE = 6, 5, 0.3, 0.6

@@ -17,7 +17,7 @@ from audioscore.data.clips import Clip
 from audioscore.data.labels import find_labels, read_labels
 from audioscore.data.split.assign import assign_splits
 from audioscore.data.split.pseudo_singers import group_voices
-from audioscore.encoders.speakers_part import voice_embedder
+from audioscore.encoders.extract import voice_embedder
 from audioscore.errors import AudioscoreError
 from audioscore.files import sha256_of
 from audioscore.home import home

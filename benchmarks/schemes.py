@@ -23,15 +23,14 @@ from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored_features import KEPT_BYTES, StoredFeatures
-from audioscore.scoring.batch import Batch
-from audioscore.scoring.build import build_network
-from audioscore.scoring.network import ScoreNetwork
+from audioscore.scoring.checkpoint import build_network
+from audioscore.scoring.network import Batch, ScoreNetwork
 from audioscore.training.batches import Rows, draw_batches
 from audioscore.training.data import Fold, entries_of, fit_statistics
 from audioscore.training.distributed import start
 from audioscore.training.loop import validate
 from audioscore.training.losses import pairwise_logistic
-from audioscore.training.recipe_part import fit_settings, recipe_of
+from audioscore.training.recipe import fit_settings, recipe_of
 from audioscore.training.step import FitSettings, Stepper
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -31,16 +31,14 @@ from scipy.stats import spearmanr
 
 from audioscore.data.audio import decode, encode
 from audioscore.demo.pretrain import build_muq, muq_config, save_muq
+from audioscore.encoders.compute import cores
 from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.muq import MuQEncoder, load_muq
-from audioscore.encoders.threads import cores
 from audioscore.muq_cpu.inference import MuQInference
-from audioscore.muq_cpu.products import product
-from audioscore.scoring.batch import Batch
+from audioscore.muq_cpu.matmul import product
 from audioscore.scoring.calibration import Calibration
-from audioscore.scoring.legacy.model import READ_CLASS, PredecessorHead
-from audioscore.scoring.legacy.predecessor_head import PredecessorScoreHead, predecessor_state
-from audioscore.scoring.network import ScoreNetwork
+from audioscore.scoring.legacy.model import READ_CLASS, PredecessorHead, PredecessorScoreHead, predecessor_state
+from audioscore.scoring.network import Batch, ScoreNetwork
 from audioscore.scoring.scorer import Description, Scorer
 from audioscore.units import MUQ_RATE
 

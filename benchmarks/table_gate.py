@@ -62,10 +62,10 @@ def row(number: int, chance: random.Random) -> tuple[Any, ...]:
 def parts(folder: Path, kind: str) -> tuple[float, float, float]:
     """Seconds of reading the table, of importing Great Expectations, and of running the suite."""
     from audioscore.data.gate.expectations import check_table
+    from audioscore.data.gate.rejections import ValidationSettings
     from audioscore.data.gate.validation import labels_frame
-    from audioscore.data.gate.validation_settings import ValidationSettings
     from audioscore.data.labels import read_labels
-    from audioscore.data.versions.last_version import last_scores
+    from audioscore.data.versions.changes import last_scores
 
     started = time.monotonic()
     table = read_labels(folder / f"labels.{kind}")

@@ -20,7 +20,7 @@ def sort_data(
 
     from audioscore.config import parse_config
     from audioscore.data.split.sort import sort_folder
-    from audioscore.encoders.speakers_part import voice_embedder
+    from audioscore.encoders.extract import voice_embedder
 
     config = parse_config(settings)
     embed = voice_embedder(config.encoders.campplus, Path(data.path), feature_store)

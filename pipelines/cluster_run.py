@@ -148,7 +148,7 @@ def _steps(run: Any) -> Iterator[tuple[str, str]]:
 
 def _outcome(config: Config, run_id: str) -> dict[str, Any]:
     """result.json of a run, as its last step logged it."""
-    from audioscore.tracking.outcome import fetch_outcome
+    from audioscore.tracking.run_page import fetch_outcome
 
     target = home_of_model(config.registry.model).runs / run_id
     seen = os.environ.get(

@@ -24,7 +24,7 @@ from audioscore.data.labels import find_labels
 from audioscore.data.versions.repository import pull_missing
 from audioscore.data.versions.revision import code_revision
 from audioscore.data.versions.storage import ACCEPTED, local_repository
-from audioscore.encoders.shards import shards_of
+from audioscore.encoders.extract import shards_of
 from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError, describe_os_error
 from audioscore.files import atomic_path, read_json, write_json
 from audioscore.home import home, home_of_model

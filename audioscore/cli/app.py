@@ -10,19 +10,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from audioscore import __version__
-from audioscore.cli import (
-    compare_command,
-    config_command,
-    convert_command,
-    data_options,
-    promote_command,
-    suggest_command,
-)
 from audioscore.cli import data as data_command
 from audioscore.cli import doctor as doctor_command
 from audioscore.cli import encoders as encoders_command
+from audioscore.cli import evaluate as compare_command
 from audioscore.cli import evaluate as evaluate_command
+from audioscore.cli import evaluate as suggest_command
+from audioscore.cli import models as convert_command
 from audioscore.cli import models as models_command
+from audioscore.cli import models as promote_command
+from audioscore.cli import options as data_options
+from audioscore.cli import run as config_command
 from audioscore.cli import run as report_command
 from audioscore.cli import score as score_command
 from audioscore.cli import serve as serve_command

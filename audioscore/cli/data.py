@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audioscore.cli import data_add as data_add_command
-from audioscore.cli.data_options import (
+from audioscore.cli.options import (
     ConfigOption,
     JsonOption,
     MapOption,
     SingerOption,
     reading_overrides,
     require_folder,
+    stages,
 )
-from audioscore.cli.progress import stages
 from audioscore.errors import UsageError, shorten
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def sort(
     from audioscore.data.gate.output import run_gate
     from audioscore.data.split.sort import check_indexes, sort_folder, sort_index_file
     from audioscore.data.tables import SUFFIXES
-    from audioscore.encoders.speakers_part import voice_embedder
+    from audioscore.encoders.extract import voice_embedder
     from audioscore.files import check_can_be_file
     from audioscore.home import home
 

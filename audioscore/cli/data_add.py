@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audioscore.cli.data_options import (
+from audioscore.cli.options import (
     ConfigOption,
     JsonOption,
     MapOption,
@@ -15,8 +15,8 @@ from audioscore.cli.data_options import (
     own_folder,
     parse_map,
     require_folder,
+    stages,
 )
-from audioscore.cli.progress import stages
 from audioscore.errors import DataError, shorten
 
 if TYPE_CHECKING:
@@ -176,8 +176,7 @@ def _purge(folder: Path, settings: "Config", say: Callable[[str], object]) -> di
 
     from audioscore.data.delivery.add import empty, incoming_of
     from audioscore.data.delivery.folder_state import read_withdrawn
-    from audioscore.data.delivery.purge import purge
-    from audioscore.data.delivery.remove import delete_copies
+    from audioscore.data.delivery.remove import delete_copies, purge
     from audioscore.home import home
 
     withdrawn = read_withdrawn(folder)
@@ -214,7 +213,7 @@ def _purge_shared(
     stores: Sequence[str], withdrawn: Collection[str], say: Callable[[str], object]
 ) -> dict[str, dict[str, Any]]:
     """Take features out of stores that others share; what came of it by store. One that fails stops no other."""
-    from audioscore.encoders.forget import forget_features
+    from audioscore.encoders.store import forget_features
 
     told: dict[str, dict[str, Any]] = {}
     for uri in stores:
@@ -235,7 +234,7 @@ def _purge_shared(
 
 def _settle(folder: Path, settings: "Config", *, record: bool, stage: Any, removing: bool = False) -> "NewVersion":
     from audioscore.data.delivery.new_version import new_version
-    from audioscore.encoders.speakers_part import voice_embedder
+    from audioscore.encoders.extract import voice_embedder
     from audioscore.home import home
 
     embed = voice_embedder(settings.encoders.campplus, folder, home().features, stage("hearing voices"))

@@ -2,9 +2,17 @@
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from audioscore.cli.evaluate import ModelNameOption
+from audioscore.cli.options import PREDECESSOR_MUQ, JsonOption
+
+if TYPE_CHECKING:
+    from audioscore.scoring.scorer import Description
 
 
 def models(
@@ -45,8 +53,7 @@ def _versions(tracking_uri: str) -> list[dict[str, Any]]:
 def _reigns(tracking_uri: str) -> list[dict[str, Any]]:
     """Of every model, the latest first."""
     from audioscore.tracking.connection import connect
-    from audioscore.tracking.history import read_changes, reigns
-    from audioscore.tracking.registry import CHAMPION, list_versions, version_by_alias
+    from audioscore.tracking.registry import CHAMPION, list_versions, read_changes, reigns, version_by_alias
 
     client = connect(tracking_uri)
     rows = []
@@ -101,3 +108,144 @@ def _print_with_sentences(headings: Sequence[str], lines: Sequence[Sequence[str]
         console.print(Text(cells, style="" if sentence else "bold"), soft_wrap=True)
         if sentence:
             console.print(Padding(Text(sentence), (0, 0, 0, 4), expand=False))
+
+
+REFUSED = 1
+
+
+def promote(
+    version: Annotated[int, typer.Argument(min=1, metavar="V", help="The version's number, as `models` lists it.")],
+    model: ModelNameOption = "audioscore",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Sorted data folder to judge on. Default: the data of the run that registered the version."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML configuration of the gate. Default: that of the version's run.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a version champion, if it beats the champion on clips that neither has seen, scored now; else exit with 1.
+
+    The gate's settings are those of --config, else of the run that registered the version.
+    """
+    from audioscore.cli.evaluate import gate_settings
+    from audioscore.encoders.store import FeatureStore
+    from audioscore.home import home_of_model
+    from audioscore.tracking.compare import RUN_CONFIG, data_of_run, sorted_data
+    from audioscore.tracking.connection import connect, require_database
+    from audioscore.tracking.promotion import promote_if_better
+    from audioscore.tracking.registry import version_of
+
+    place = home_of_model(model)
+    given = None if data is None else sorted_data(data)
+    require_database(place.tracking_uri)
+    tags = version_of(connect(place.tracking_uri), model, version).tags
+    run = place.runs / tags.get("run_id", "unknown")
+    judged_on = given or data_of_run(run, tags.get("data_digest", "unknown"))
+    registry, evaluation = gate_settings(config, run / RUN_CONFIG)
+    found = promote_if_better(
+        place.tracking_uri, model, version, judged_on, FeatureStore(place.features), registry, evaluation
+    )
+    beaten = f", in place of v{found.champion.version}" if found.champion else ", as the first"
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+    elif found.decision.promoted:
+        typer.echo(f"{model} v{version} is champion{beaten}: {found.decision.reason}.")
+    if not found.decision.promoted:
+        if not as_json:
+            typer.echo(f"{model} v{version} is not promoted: {found.decision.reason}.", err=True)
+        raise typer.Exit(REFUSED)
+
+
+def rollback(
+    model: ModelNameOption = "audioscore",
+    why: Annotated[str, typer.Option(metavar="TEXT", help="The reason, for the history.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Make the champion before this one champion again; this one becomes `previous`."""
+    from audioscore.home import home_of_model
+    from audioscore.tracking.connection import connect, require_database
+    from audioscore.tracking.registry import rollback as roll_back
+
+    tracking_uri = home_of_model(model).tracking_uri
+    require_database(tracking_uri)
+    champion, before = roll_back(connect(tracking_uri), model, why)
+    if as_json:
+        typer.echo(json.dumps({"name": model, "champion": champion, "previous": before}, indent=2))
+    else:
+        typer.echo(f"{model} v{champion} is champion again; v{before} is previous.")
+
+
+def convert(
+    old: Annotated[Path, typer.Argument(help="The predecessor's folder: type.txt, weights.pt, muq_lora.pt.")],
+    new: Annotated[Path, typer.Argument(help="The scorer folder to write; must not exist, or be empty.")],
+    muq: Annotated[str, typer.Option(help="Hub id or folder of the MuQ it was trained with.")] = PREDECESSOR_MUQ,
+    lora_r: Annotated[
+        int, typer.Option(help="Rank of its adapters; matters where muq_lora.pt holds all of MuQ.")
+    ] = 128,
+    lora_alpha: Annotated[float, typer.Option(help="Adapters count by lora-alpha / lora-r; as --lora-r.")] = 48.0,
+    use_grl: Annotated[
+        bool | None,
+        typer.Option(
+            "--use-grl/--no-use-grl", help="Whether it was trained with the adversary. Default: read off the folder."
+        ),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Sorted data folder whose scored clips give the scale.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a scorer folder of a model of the predecessor: the same ranking, read back and compared."""
+    from audioscore.cli.options import stages
+    from audioscore.data.versions.revision import code_revision
+    from audioscore.scoring.legacy.convert import convert as convert_folder
+    from audioscore.scoring.legacy.convert import is_calibrated
+    from audioscore.tracking.compare import require_sorted
+
+    if data is not None:
+        require_sorted(data)
+    with stages() as stage:
+        description = convert_folder(
+            old, new, muq,
+            use_grl=use_grl, rank=lora_r, alpha=lora_alpha, data=data,
+            code_revision=code_revision(Path(__file__).resolve().parents[2]),
+            progress=None if data is None else stage("calibrating"),
+        )  # fmt: skip
+    if description.training["adversary"]:
+        typer.echo("note: the adversary's discriminator is left out; no score depends on it", err=True)
+    if not is_calibrated(description):
+        typer.echo(
+            "note: scores are not calibrated: they are 25 x generate_tag, with the whole scale as their interval; "
+            "convert again with --data FOLDER, a sorted data folder, to put them on its scale",
+            err=True,
+        )
+    if as_json:
+        typer.echo(json.dumps(_row(new, description), ensure_ascii=False, indent=2))
+    else:
+        _tell(new, description)
+
+
+def _row(folder: Path, description: "Description") -> dict[str, object]:
+    return {
+        "scorer": str(folder),
+        "muq": description.encoders["muq"].to_json(),
+        "licence": description.licence,
+        "tuning": None if description.tuning is None else asdict(description.tuning),
+        "calibration_clips": len(description.seen_clips),
+        "half_width": description.calibration.half_width,
+        "calibrated": bool(description.seen_clips),
+    }
+
+
+def _tell(folder: Path, description: "Description") -> None:
+    muq, tuning = description.encoders["muq"], description.tuning
+    typer.echo(f"scorer       {folder}")
+    typer.echo(f"MuQ          {muq.id or 'embedded'}{f' at {muq.revision}' if muq.revision else ''}, layer {muq.layer}")
+    typer.echo(f"  sha256     {muq.sha256}")
+    typer.echo(f"  licence    {description.licence}")
+    if tuning is not None:
+        typer.echo(f"adapters     rank {tuning.rank}, alpha {tuning.alpha}, layers 0 to {(muq.layer or 1) - 1}")
+    calibration = description.calibration
+    clips = (
+        f"{len(description.seen_clips)} clips; {calibration.coverage:.0%} within {calibration.half_width:.1f} points"
+    )
+    typer.echo(f"calibration  {clips if description.seen_clips else 'none'}")

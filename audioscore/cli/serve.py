@@ -29,11 +29,11 @@ def serve(
     watch: Annotated[float, typer.Option(min=0, help="Seconds between looks at a moved alias; 0: never.")] = 30,
 ) -> None:
     """Serve scores over HTTP, and a page in which to sing, until told to stop."""
-    from audioscore.encoders.threads import wait_asleep
+    from audioscore.encoders.compute import wait_asleep
 
     wait_asleep()
+    from audioscore.serving.metrics import Settings
     from audioscore.serving.server import serve as run
-    from audioscore.serving.settings import Settings
 
     settings = Settings(
         max_bytes=int(max_megabytes * 2**20),

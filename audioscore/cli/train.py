@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from audioscore.cli.data_options import ConfigOption, JsonOption
+from audioscore.cli.options import ConfigOption, JsonOption
 
 
 def train(

@@ -5,22 +5,44 @@ Training and scoring refuse the same recordings, because both ask here.
 
 import builtins
 import json
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from audioscore.data.acoustics import bandwidth, voiced_share
+from audioscore.data.acoustics import bandwidth, clipping_share, measure_levels, voiced_share
 from audioscore.data.audio import Recording, check_file, decode
 from audioscore.data.fingerprint import FINGERPRINT_VERSION, fingerprint
-from audioscore.data.levels import clipping_share, measure_levels
 from audioscore.data.measurement_cache import Entry, ProbeMemory
 from audioscore.data.rules import RULES, Finding
-from audioscore.data.workers import start_workers
 from audioscore.errors import AudioError, DataError, shorten
 from audioscore.files import sha256_of
+
+
+def start_workers(count: int) -> ProcessPoolExecutor:
+    """A pool of processes, spawned: forking a process with threads (torch's, Arrow's) can hang.
+
+    Were the one that starts them killed, they would wait for its next word for ever.
+    """
+    spawned = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, mp_context=spawned, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "called in a worker"
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
 
 # Counts up whenever the same bytes would give other measurements or another fault: what is remembered is then stale.
 PROBE_VERSION = f"2.{FINGERPRINT_VERSION}"

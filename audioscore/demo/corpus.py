@@ -1,8 +1,10 @@
 """Making the planned sounds: one clip, or a whole corpus on disk."""
 
+import argparse
 import csv
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,14 +13,13 @@ from typing import TypeVar
 import numpy as np
 
 from audioscore.data.audio import Wave, encode
-from audioscore.data.workers import start_workers
+from audioscore.data.audio_checks import start_workers
 from audioscore.demo import room
-from audioscore.demo.faults import Faults, draw_faults
 from audioscore.demo.melody import cut_phrase
-from audioscore.demo.performance import CONTROL_HZ, perform
-from audioscore.demo.plan import PlannedClip
+from audioscore.demo.performance import CONTROL_HZ, Faults, draw_faults, perform
+from audioscore.demo.plan import DEMO_CLIPS, DEMO_SHARE, DEMO_SINGERS, DEMO_SONGS, PlannedClip, plan_corpus
 from audioscore.demo.voice import RATE, synthesise
-from audioscore.errors import DataError, UsageError, shorten
+from audioscore.errors import AudioscoreError, DataError, UsageError, shorten
 from audioscore.files import atomic_folder
 
 COLUMNS = ("audio_file", "score", "singer_id", "song_id", "source")
@@ -120,3 +121,36 @@ def in_processes(work: Callable[[PlannedClip], Result], plan: Sequence[PlannedCl
 
 def _write_clip(folder: Path, planned: PlannedClip) -> None:
     encode(render(planned), RATE, folder / planned.audio_file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Plan and write the corpus the arguments ask for; the exit code of the command."""
+    parser = argparse.ArgumentParser(prog="python -m audioscore.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write labels.csv and audio/ into")
+    parser.add_argument("--singers", type=int, default=DEMO_SINGERS)
+    parser.add_argument("--clips-per-singer", type=int, default=DEMO_CLIPS)
+    parser.add_argument("--songs", type=int, default=DEMO_SONGS)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument(
+        "--timbre-share", type=float, default=DEMO_SHARE, help="share of quality that is timbre, 0 to 1"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        plan = plan_corpus(
+            given.singers,
+            given.clips_per_singer,
+            seed=given.seed,
+            timbre_share=given.timbre_share,
+            songs=given.songs,
+        )
+        write_corpus(given.out, plan, workers=given.workers)
+    except AudioscoreError as fault:
+        logging.getLogger(__name__).error("%s", fault)
+        return fault.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audioscore.demo.melody import BARS, Song, draw_song
-from audioscore.demo.singers import Singer, draw_singer, timbre_quality
+from audioscore.demo.performance import Singer, draw_singer, timbre_quality
 from audioscore.errors import UsageError
 
 SOURCES = {"ktv": (50.0, 85.0, 1.0), "acapella": (85.0, 99.0, 0.4)}  # lowest and highest score, noise of the raters

@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from audioscore.demo.performance import CONTROL_HZ, NOISES, Controls, Curve
-from audioscore.demo.singers import Singer
+from audioscore.demo.performance import CONTROL_HZ, NOISES, Controls, Curve, Singer
 
 RATE = 24_000  # Hz
 HOP = 240  # samples: the tract moves every 10 ms

@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 
 from audioscore.data.transfer.partial import partial_of
 from audioscore.data.transfer.pool import Hooks, run_all
-from audioscore.data.transfer.s3 import connect, download_object, endpoint, list_objects, split_uri
-from audioscore.data.transfer.s3_write import upload_object
+from audioscore.data.transfer.s3 import connect, download_object, endpoint, list_objects, split_uri, upload_object
 from audioscore.errors import DataError, ModelError, UsageError
 from audioscore.home import home
 

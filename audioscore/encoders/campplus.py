@@ -124,7 +124,7 @@ def build_campplus(state: dict[str, Any]) -> tuple[Any, int]:
     """The network that a state dict belongs to, loaded strictly, and its embedding size."""
     import torch
 
-    from audioscore.encoders.quiet import quiet_imports
+    from audioscore.encoders.compute import quiet_imports
 
     with quiet_imports():
         from modelscope.models.audio.sv.DTDNN import CAMPPlus
@@ -174,7 +174,7 @@ def _weights_file(folder: Path) -> Path:
 def _folder_of(source: str, revision: str | None) -> Path:
     if is_folder(source):
         return Path(source).expanduser()
-    from audioscore.encoders.quiet import quiet_imports
+    from audioscore.encoders.compute import quiet_imports
 
     with quiet_imports():
         from modelscope.hub.snapshot_download import snapshot_download

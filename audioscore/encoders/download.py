@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from audioscore.encoders.campplus import load_campplus, missing_files
+from audioscore.encoders.compute import quiet_imports
 from audioscore.encoders.features import EncoderReference, Kind, is_folder
 from audioscore.encoders.muq import COMMIT, load_muq
 from audioscore.encoders.muq import FILES as MUQ_FILES
-from audioscore.encoders.quiet import quiet_imports
 from audioscore.errors import ModelError
 from audioscore.files import read_json, sha256_of
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import time
 from collections import deque
@@ -12,16 +13,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from audioscore.data.audio import Recording, decode
 from audioscore.data.clips import Clip
 from audioscore.data.split.assign import SPLITS
 from audioscore.data.split.sort import read_relative, read_split
 from audioscore.encoders.campplus import CampplusEncoder, load_campplus
+from audioscore.encoders.compute import one_torch_thread
 from audioscore.encoders.features import EncoderReference, Kind
 from audioscore.encoders.muq import MuQEncoder, load_muq
-from audioscore.encoders.shards import share_of
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.threads import one_torch_thread
 from audioscore.errors import AudioError, DataError, ModelError, UsageError
 from audioscore.files import read_json, sha256_of, write_json
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
@@ -29,9 +32,34 @@ from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from audioscore.config import EncodersSection, TrainingSection
+    from audioscore.config import EncoderSection, EncodersSection, TrainingSection
     from audioscore.encoders.speakers.targets import SpeakerTarget
     from audioscore.muq_cpu.inference import MuQInference
+
+
+SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
+
+
+def shards_of(count: int) -> list[str]:
+    """The shares that so many pods do.
+
+    >>> shards_of(3), shards_of(1)
+    (['0/3', '1/3', '2/3'], ['0/1'])
+    """
+    return [f"{which}/{count}" for which in range(count)]
+
+
+def share_of(shard: str) -> tuple[int, int]:
+    """Which share, of how many. Raises UsageError where that is none.
+
+    >>> share_of("1/4")
+    (1, 4)
+    """
+    match = SHARD.fullmatch(shard)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise UsageError(f"{shard!r} is no share. Give WHICH/COUNT, from 0/4 to 3/4 for four.")
+    return int(match[1]), int(match[2])
+
 
 log = logging.getLogger(__name__)
 
@@ -325,3 +353,36 @@ def choose_device(device: str) -> str:
         raise UsageError(f"device {device}: this machine has {count} GPUs that torch can use. Take auto or cpu.")
     # By number: a thread that is started has a current one of its own.
     return device if number else f"cuda:{torch.cuda.current_device()}"
+
+
+Progress = Callable[[int, int], None]
+
+
+def embed_voices(
+    clips: Sequence[Clip], folder: Path, encoder: CampplusEncoder, store: FeatureStore, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """Voice embeddings in the clips' order; what the store has is not computed again.
+
+    Shape: -> [N, E]. Clips need their sha256; files are found under `folder`. Raises DataError where a recording
+    changed since it was validated, AudioError where one cannot be decoded.
+    """
+    if not clips:
+        return np.zeros((0, encoder.dim), dtype=np.float32)
+    extract_features(clips, folder, {"campplus": encoder}, store, progress)
+    store.fetch((encoder.reference, str(clip.sha256)) for clip in clips)
+    return np.stack([store.get(encoder.reference, str(clip.sha256)).numpy() for clip in clips])
+
+
+def voice_embedder(
+    section: "EncoderSection", folder: Path, store: str | Path, progress: Progress | None = None
+) -> Callable[[Sequence[Clip]], NDArray[np.float32]]:
+    """A function from clips to their voice embeddings; the encoder is loaded when it is first called, if ever.
+
+    `section` is the configuration's CAM++, `folder` the data folder, `store` the feature store's folder or URI.
+    """
+
+    def embed(clips: Sequence[Clip]) -> NDArray[np.float32]:
+        encoder = load_campplus(section.source, revision=section.revision, sha256=section.sha256)
+        return embed_voices(clips, folder, encoder, FeatureStore(store), progress)
+
+    return embed

@@ -214,7 +214,7 @@ def _read(folder: Path) -> Any:
 
     import torch
 
-    from audioscore.encoders.quiet import quiet_imports
+    from audioscore.encoders.compute import quiet_imports
 
     with quiet_imports():
         from muq import MuQ

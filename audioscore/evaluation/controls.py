@@ -9,7 +9,7 @@ import numpy as np
 from audioscore.data.clips import Clip
 from audioscore.errors import UsageError
 from audioscore.evaluation.estimates import HeldOut
-from audioscore.evaluation.gate.slices_part import NO_ORDER
+from audioscore.evaluation.gate.slices import NO_ORDER
 from audioscore.evaluation.metrics import Array, bias, mae, spearman, within_sources
 from audioscore.evaluation.predictions import Prediction
 

@@ -15,11 +15,10 @@ from audioscore.evaluation.bootstrap import (
     cluster_counts,
     estimate_from,
     singer_clusters,
+    wilson,
 )
 from audioscore.evaluation.metrics import Array, Metric
-from audioscore.evaluation.predictions import Prediction
-from audioscore.evaluation.runs import ClipKey
-from audioscore.evaluation.significance import wilson
+from audioscore.evaluation.predictions import ClipKey, Prediction
 
 NO_SOURCE = "unknown"  # what a clip without a source is listed under
 ALL = slice(None)

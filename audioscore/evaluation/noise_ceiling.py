@@ -15,7 +15,7 @@ from audioscore.data.clips import Clip
 from audioscore.evaluation.bootstrap import Counts
 from audioscore.evaluation.estimates import HeldOut, Resampled
 from audioscore.evaluation.metrics import Array, pearson
-from audioscore.evaluation.runs import ClipKey
+from audioscore.evaluation.predictions import ClipKey
 
 Ratings = Mapping[ClipKey, Sequence[float | None]]  # a score a rater, None where that rater gave none
 

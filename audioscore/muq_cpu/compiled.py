@@ -47,5 +47,5 @@ def _compiled(function: Function, liberties: set[str]) -> Function:
 def _sources() -> tuple[tuple[str, str], ...]:
     """The files that machine code is made of, where they are there, and what is in them."""
     here = Path(__file__).parent
-    files = (*sorted(here.glob("*_kernels.py")), *here.glob("vectors.py"), *here.glob("compiled.py"))
+    files = (*sorted(here.glob("*_kernels.py")), *here.glob("compiled.py"))
     return tuple((file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files)

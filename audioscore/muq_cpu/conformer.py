@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from audioscore.encoders.muq_layers import conformer_layer
 from audioscore.muq_cpu.front_end import fold_norm
-from audioscore.muq_cpu.products import MIN_WIDTH, Numbers, linear
+from audioscore.muq_cpu.matmul import MIN_WIDTH, Numbers, linear
 
 MIN_CHANNELS = MIN_WIDTH  # below, calls cost more than what they compute
 

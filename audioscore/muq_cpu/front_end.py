@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audioscore.muq_cpu.products import Numbers, linear
-from audioscore.muq_cpu.scratch import Scratch, Scratches
-from audioscore.muq_cpu.winograd import WinogradConv
+from audioscore.muq_cpu.matmul import Numbers, linear
+from audioscore.muq_cpu.winograd import Scratch, Scratches, WinogradConv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from audioscore.encoders.compute import computing_in
+from audioscore.encoders.compute import computing_in, cores, side_by_side
 from audioscore.encoders.muq_layers import check_layer, mel_of, through_layers
-from audioscore.encoders.threads import cores, side_by_side
 from audioscore.muq_cpu.conformer import Conformer
 from audioscore.muq_cpu.front_end import FrontEnd
-from audioscore.muq_cpu.products import quick_numbers
+from audioscore.muq_cpu.matmul import quick_numbers
 from audioscore.units import MUQ_RATE
 
 if TYPE_CHECKING:

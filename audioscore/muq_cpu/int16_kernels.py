@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
-from audioscore.muq_cpu import vnni_kernels
+from audioscore.muq_cpu import vector_kernels as vnni_kernels
 from audioscore.muq_cpu.compiled import compiled, summing
 from audioscore.muq_cpu.vector_kernels import F32, HAS_VNNI, I16, I32, I64, everywhere, load, store, sums, written
 

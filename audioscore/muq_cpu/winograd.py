@@ -7,6 +7,9 @@ one with two taps of every second input and one with one tap of the others, a ti
 Source: Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks (arXiv 1509.09308).
 """
 
+import contextlib
+import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,9 +19,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audioscore.muq_cpu.matmul import Columns
-from audioscore.muq_cpu.products import Numbers, has_quicker_library, product
-from audioscore.muq_cpu.scratch import Scratch
+from audioscore.muq_cpu.matmul import Columns, Numbers, has_quicker_library, product
+
+
+class Scratch:
+    """Tensors by name, for one thread at a time."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor of this shape, on the CPU, with anything in it, until the same name is taken again."""
+        count, kept = math.prod(shape), self._kept.get(name)
+        if kept is None or kept.numel() < count or kept.dtype != dtype:
+            self._kept.pop(name, None)
+            del kept  # first, so that both are never there
+            self._kept[name] = kept = torch.empty(count, dtype=dtype)
+        return kept[:count].view(shape)
+
+
+class Scratches:
+    """As many as were ever used at once, whichever threads came for them."""
+
+    def __init__(self) -> None:
+        self._free: deque[Scratch] = deque()  # whose ends threads may share
+
+    def forget(self) -> None:
+        """Give back the memory of those that nobody has."""
+        self._free.clear()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Scratch]:
+        """A scratch that nobody else has while the block runs."""
+        try:
+            scratch = self._free.pop()
+        except IndexError:
+            scratch = Scratch()
+        try:
+            yield scratch
+        finally:
+            self._free.append(scratch)
+
 
 TAPS = 3
 # Transformed before each matrix product: enough rows for it, few enough to bound memory (127 MB at most of 512 channels

@@ -1,12 +1,67 @@
 """What the plans hear, brought together: each branch standardised, projected, and the voice laid beside the frames."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from audioscore.scoring.batch import Batch
-from audioscore.scoring.pooling import frame_mask
+from audioscore.scoring.network import Batch
+
+VARIANCE_FLOOR = 1e-6  # keeps the gradient of a deviation finite for constant channels
+
+
+def frame_mask(lengths: Tensor, frames: int) -> Tensor:
+    """True where a frame is real.
+
+    Shape: lengths [B] -> [B, frames].
+
+    >>> frame_mask(torch.tensor([1, 3]), 3).tolist()
+    [[True, False, False], [True, True, True]]
+    """
+    return torch.arange(frames, device=lengths.device)[None] < lengths[:, None]
+
+
+def without_padding(values: Tensor, mask: Tensor) -> Tensor:
+    """Zero where a frame is not real: weights of 0 would not undo a NaN or an infinity there.
+
+    Shape: values [B, F, D], mask [B, F] -> [B, F, D]; without gradients, the same tensor where all frames are real.
+    """
+    # A GPU would have to be waited for in every step of a training, to save a copy that is small there.
+    if not torch.is_grad_enabled() and bool(mask.all()):
+        return values
+    return values.masked_fill(~mask[..., None], 0.0)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over real frames. Shape: values [B, F, D], mask [B, F] -> [B, D]."""
+    weights = mask.to(values.dtype)[..., None]
+    return (values * weights).sum(1) / weights.sum(1)
+
+
+def masked_std(values: Tensor, mask: Tensor) -> Tensor:
+    """Population standard deviation over real frames. Shape: values [B, F, D], mask [B, F] -> [B, D]."""
+    weights = mask.to(values.dtype)[..., None]
+    centred = (values - masked_mean(values, mask)[:, None]) * weights
+    variance = centred.square().sum(1) / weights.sum(1)
+    return (variance + VARIANCE_FLOOR).sqrt()
+
+
+def masked_max(values: Tensor, mask: Tensor) -> Tensor:
+    """Largest value of each channel over real frames. Shape: values [B, F, D], mask [B, F] -> [B, D]."""
+    return values.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
+
+
+class AttentionPool(nn.Module):
+    """Mean over real frames, weighted by a learned score of each frame."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(dim, 1)
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Shape: values [B, F, D], mask [B, F] -> [B, D]."""
+        scores = self.score(values)[..., 0].masked_fill(~mask, float("-inf"))
+        return torch.einsum("bf,bfd->bd", scores.softmax(dim=1), values)
 
 
 class Standardize(nn.Module):
@@ -63,3 +118,26 @@ class Fusion(nn.Module):
                 parts.append(voice[:, None].expand(-1, frames, -1))
         joint = torch.cat(parts, dim=-1)
         return joint, frame_mask(batch.lengths.to(joint.device), frames), voice if self.pooled else None
+
+
+PIECE_FRAMES = 2_048  # at once: enough rows for a matrix product, and at 4,096 channels 34 MB
+
+
+def framewise(layer: Callable[[Tensor], Tensor], values: Tensor, *, in_place: bool = False) -> Tensor:
+    """layer(values), without gradients in pieces, so that what is wider inside the layer is never there for all frames.
+
+    With `in_place`, where there are pieces, the values are overwritten. Raises ValueError where D is then not C.
+    Shape: values [B, F, C] -> [B, F, D], as `layer` makes D channels of C, of each frame by itself.
+    """
+    if torch.is_grad_enabled() or values.shape[0] * values.shape[1] <= PIECE_FRAMES:
+        return layer(values)
+    pieces = values.flatten(0, 1).split(PIECE_FRAMES)
+    first = layer(pieces[0])
+    if in_place and first.shape[1:] != values.shape[2:]:
+        raise ValueError(f"{tuple(values.shape[2:])} channels cannot become {tuple(first.shape[1:])} in place")
+    made = values if in_place else first.new_empty(*values.shape[:2], *first.shape[1:])
+    rows = made.view(-1, *first.shape[1:])
+    rows[:PIECE_FRAMES] = first
+    for place, piece in enumerate(pieces[1:], 1):
+        rows[place * PIECE_FRAMES : (place + 1) * PIECE_FRAMES] = layer(piece)
+    return made

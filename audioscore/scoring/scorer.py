@@ -1,5 +1,6 @@
 """A scorer: encoders, head and calibration, from a recording to a score."""
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,24 +9,75 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from audioscore.config import Plan
 from audioscore.data.audio import MAX_SECONDS, Wave
-from audioscore.encoders.compute import computing_in
-from audioscore.encoders.extract import Encoders, Features
+from audioscore.encoders.campplus import CampplusEncoder
+from audioscore.encoders.compute import computing_in, side_by_side
+from audioscore.encoders.extract import WINDOWS, Encoders, Features
 from audioscore.encoders.features import EncoderReference, Kind
 from audioscore.encoders.muq import MuQEncoder
-from audioscore.errors import AudioscoreError, UsageError
+from audioscore.errors import AudioscoreError, ModelError, UsageError
 from audioscore.muq_cpu.inference import MuQInference
-from audioscore.muq_cpu.matmul import Int16Linear
-from audioscore.muq_cpu.products import multiplying, quick_numbers
+from audioscore.muq_cpu.matmul import Int16Linear, multiplying, quick_numbers
 from audioscore.scoring.calibration import Calibration
-from audioscore.scoring.hearing import Hearing
+from audioscore.scoring.explain.timeline import moments
 from audioscore.scoring.input import DecodedClip, Ears, Limits, Source, Take, named, take_in
-from audioscore.scoring.judging import judge
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
 from audioscore.scoring.results import Answer, ClipScore, ScoredClip
 from audioscore.scoring.stream import score_stream
+
+
+class Hearing:
+    """A scorer's encoders as they are run for it; each hears a recording once."""
+
+    def __init__(self, encoders: Encoders, prefix_layer: int | None = None, *, fast: bool = False) -> None:
+        muq, voice = encoders.get("muq"), encoders.get("campplus")
+        self._muq = MuQInference(muq, fast=fast) if isinstance(muq, MuQEncoder) else None
+        self._voice = voice if isinstance(voice, CampplusEncoder) else None
+        self._layer = prefix_layer
+
+    def __call__(self, clips: Sequence[DecodedClip]) -> list[Features]:
+        """Each clip's features, in order; with a prefix layer, MuQ gives that hidden state in place of its own."""
+        heard: list[dict[str, Tensor]] = [{} for _ in clips]
+        if self._muq is not None:
+            waves = [torch.from_numpy(clip.muq) for clip in clips]
+            for features, wave, frames in zip(heard, waves, self._muq.hear(waves, self._layer), strict=True):
+                features["muq"] = frames
+                if self._layer is not None:
+                    features[WINDOWS] = torch.tensor(self._muq.encoder.windows(len(wave)))
+        if self._voice is not None:
+            tasks = [partial(self._voice.embedding, torch.from_numpy(clip.voice)) for clip in clips]
+            on_cpu = torch.device(self._voice.device).type == "cpu"
+            embeddings = side_by_side(tasks) if on_cpu else [task() for task in tasks]
+            for features, embedding in zip(heard, embeddings, strict=True):
+                features["campplus"] = embedding
+        return list(heard)
+
+
+def judge(
+    network: ScoreNetwork,
+    calibration: Calibration,
+    clips: Sequence[DecodedClip],
+    features: Sequence[Features],
+    *,
+    device: str,
+    timeline: bool = False,
+) -> list[Answer]:
+    """An answer a clip, in order; where the network gives no number, a ModelError stands in its place."""
+    raw = raw_outputs(network, features, device)
+    values = calibration.apply(np.nan_to_num(raw))
+    lows, highs = calibration.interval(values)
+    answers: list[Answer] = []
+    for clip, feature, own, value, low, high in zip(clips, features, raw, values, lows, highs, strict=True):
+        if not math.isfinite(own):
+            answers.append(ModelError(f"{clip.file}: the model gives {own} for it. Its weights are of no use."))
+            continue
+        parts = moments(network, calibration, feature, clip.seconds, device) if timeline else None
+        answers.append(ScoredClip(float(value), (float(low), float(high)), float(own), clip.seconds, parts))
+    return answers
+
 
 # What each plan hears. A plan that is not in CANDIDATES is a control: trained and reported, never the winner.
 BRANCHES: dict[Plan, tuple[Kind, ...]] = {

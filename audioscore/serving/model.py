@@ -8,10 +8,10 @@ import numpy as np
 from audioscore.data.audio import Wave
 from audioscore.errors import AudioError, ModelError
 from audioscore.home import DEMO_MODEL, MODEL, home_of_model
-from audioscore.scoring.guarded import GuardedDecoder
 from audioscore.scoring.input import DecodedClip, Limits, Take
 from audioscore.scoring.scorer import Scorer
-from audioscore.serving.settings import Settings
+from audioscore.scoring.stream import GuardedDecoder
+from audioscore.serving.metrics import Settings
 from audioscore.serving.uploads import Upload
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
 

@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from audioscore.errors import AudioError, AudioscoreError, ModelError
 from audioscore.scoring.results import ClipScore
 from audioscore.serving.batcher import Batcher
-from audioscore.serving.metrics import Metrics
+from audioscore.serving.metrics import Metrics, Settings
 from audioscore.serving.model import ServedModel, trial_clip
-from audioscore.serving.settings import Settings
 from audioscore.serving.uploads import Upload
 
 LONGEST_RETRY = 60  # s

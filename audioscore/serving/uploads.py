@@ -13,7 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from audioscore.serving.settings import Settings
+from audioscore.serving.metrics import Settings
 
 FIELD = "file"
 NAME_CHARACTERS = 200  # of a file's name, that an answer repeats

@@ -1,23 +1,153 @@
 """Any scorers on the same clips: their predictions as one table, and the difference between two of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from audioscore.data.clips import Clip
+from audioscore.data.split.assign import SPLITS
+from audioscore.data.split.sort import INDEX, read_split
+from audioscore.data.versions.revision import folder_digest
+from audioscore.encoders.extract import choose_device, extract_features
+from audioscore.encoders.muq_layers import prefix_reference
 from audioscore.encoders.store import FeatureStore
-from audioscore.errors import DataError
+from audioscore.encoders.stored_features import StoredFeatures
+from audioscore.errors import DataError, UsageError
 from audioscore.evaluation.bootstrap import cluster_counts, estimate, paired_difference, singer_clusters
+from audioscore.evaluation.gate.decision import Decision, decide
+from audioscore.evaluation.gate.slices import SliceRule
 from audioscore.evaluation.metrics import Metric, pairwise_accuracy, spearman, within_sources
 from audioscore.evaluation.predict import prediction_rows
 from audioscore.evaluation.predictions import Prediction
-from audioscore.scoring.checkpoint import read_description
-from audioscore.tracking.judging_data import JudgingData
-from audioscore.tracking.rescore import rescore, unseen
+from audioscore.files import sha256_of
+from audioscore.scoring.checkpoint import load_encoders_of, load_network, read_description
+from audioscore.scoring.network import raw_outputs
 
 if TYPE_CHECKING:
-    from audioscore.config import EvaluationSection
+    from audioscore.config import EvaluationSection, RegistrySection
+
+
+def report_order(clip: Clip) -> tuple[str, str]:
+    """The order in which the evaluation lists clips: the same resamples then give the same intervals."""
+    return str(clip.sha256), clip.audio_file
+
+
+def unseen(clips: Sequence[Clip], scorers: Iterable[Path]) -> list[Clip]:
+    """The clips that no scorer was fitted, selected or calibrated on, in `report_order`."""
+    seen = {sha256 for scorer in scorers for sha256 in read_description(scorer).seen_clips}
+    return sorted((clip for clip in clips if clip.sha256 not in seen), key=report_order)
+
+
+def rescore(scorer: Path, clips: Sequence[Clip], data: Path, store: FeatureStore) -> NDArray[np.float64]:
+    """Raw outputs of a saved scorer now; its own encoders run where the store lacks features.
+
+    Shape: N clips of the folder `data`, with their sha256 -> [N].
+    """
+    description = read_description(scorer)
+    references = description.encoders
+    missing = [
+        clip
+        for clip in clips
+        for reference in description.encoders.values()
+        if not store.has(reference, str(clip.sha256))
+    ]
+    layer, device = description.prefix_layer, choose_device("auto")
+    if layer is not None:
+        prefix = prefix_reference(description.encoders["muq"], layer)
+        missing += [clip for clip in clips if not store.has(prefix, str(clip.sha256))]
+    if missing:
+        encoders = load_encoders_of(scorer, device=device)
+        extract_features(clips, data, encoders, store, prefix_layer=layer)
+        references = {kind: encoder.reference for kind, encoder in encoders.items()}  # in the precision of this device
+    features = StoredFeatures(clips, references, tuple(references), store, prefix_layer=layer)
+    return raw_outputs(load_network(scorer, description, device), features, device)
+
+
+def judge(
+    challenger: Path,
+    champion: Path | None,
+    clips: Sequence[Clip],
+    data: Path,
+    store: FeatureStore,
+    registry: "RegistrySection",
+    evaluation: "EvaluationSection",
+    failed_probes: Sequence[str] = (),
+) -> Decision:
+    """The gate on those of the scored clips that neither scorer has seen; the rest is counted."""
+    fresh = unseen(clips, [challenger] if champion is None else [challenger, champion])
+    return decide(
+        rescore(challenger, fresh, data, store),
+        None if champion is None else rescore(champion, fresh, data, store),
+        scores=[clip.score for clip in fresh if clip.score is not None],
+        singers=[clip.singer_id for clip in fresh],
+        sources=[clip.source for clip in fresh],
+        dropped=len(clips) - len(fresh),
+        failed_probes=failed_probes,
+        margin=registry.margin,
+        slices=SliceRule(registry.slice_margin, registry.slice_clips, registry.slice_singers),
+        min_spearman=registry.min_spearman,
+        confidence=evaluation.confidence,
+        resamples=evaluation.resamples,
+        seed=evaluation.seed,
+    )
+
+
+ALL = "all"
+RUN_DATA, RUN_INDEX, RUN_CONFIG = "steps/*/fetch-data/data", "steps/*/sort-data/index", "config.json"
+
+
+@dataclass(frozen=True)
+class JudgingData:
+    """Recordings, the folder whose index/ says which split each is in, and the data's digest."""
+
+    data: Path
+    index: Path
+    digest: str
+
+    def clips(self, split: str = "test") -> list[tuple[str, Clip]]:
+        """The scored clips of a split, or of all, each with its split; a clip without sha256 is given it.
+
+        Raises DataError where there is none, or a recording is missing.
+        """
+        splits = SPLITS if split == ALL else (split,)
+        found = [(name, self._hashed(clip)) for name in splits for clip in read_split(self.index, name)]
+        if not found:
+            raise DataError(f"{self.index}: no scored clip in split {split}. Choose another with --split.")
+        return found
+
+    def _hashed(self, clip: Clip) -> Clip:
+        if clip.sha256 is not None:
+            return clip
+        path = self.data / clip.audio_file
+        if not path.is_file():
+            raise DataError(f"{path}: no such file, though the index names it. Sort the data again.")
+        return replace(clip, sha256=sha256_of(path))
+
+
+def require_sorted(folder: Path) -> None:
+    """Raise UsageError where it is no sorted data folder."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder. Give a data folder that `audioscore data sort` has sorted.")
+    if not (folder / INDEX).is_dir():
+        raise UsageError(f"{folder}: is not sorted, {INDEX}/ missing. Run `audioscore data sort {folder}` first.")
+
+
+def sorted_data(folder: Path) -> JudgingData:
+    """A sorted data folder. Raises UsageError where it is none."""
+    require_sorted(folder)
+    return JudgingData(folder, folder, folder_digest(folder))
+
+
+def data_of_run(run: Path, digest: str) -> JudgingData:
+    """The data and splits of a run, in its folder. Raises UsageError where they are there no longer."""
+    data, index = sorted(run.glob(RUN_DATA)), sorted(run.glob(RUN_INDEX))
+    if len(data) != 1 or len(index) != 1:
+        raise UsageError(f"{run}: the run's data are there no longer. Name a sorted data folder with --data.")
+    return JudgingData(data[0], index[0], digest)
 
 
 def predict_scorers(

@@ -7,8 +7,8 @@ from audioscore.data.clips import Clip
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import GateRefused
 from audioscore.evaluation.gate.decision import Decision
+from audioscore.tracking.compare import JudgingData, judge
 from audioscore.tracking.connection import connect, require_database
-from audioscore.tracking.judging_data import JudgingData
 from audioscore.tracking.provenance import compared_with, note_judgement, refusing_probes_of
 from audioscore.tracking.registry import (
     CHAMPION,
@@ -18,7 +18,6 @@ from audioscore.tracking.registry import (
     version_by_alias,
     version_of,
 )
-from audioscore.tracking.rescore import judge
 
 if TYPE_CHECKING:
     from audioscore.config import EvaluationSection, RegistrySection

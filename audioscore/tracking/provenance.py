@@ -9,7 +9,7 @@ from audioscore.errors import ModelError
 from audioscore.evaluation.gate.decision import Decision
 from audioscore.scoring.checkpoint import read_description
 from audioscore.scoring.trained_plan import TrainedPlan
-from audioscore.tracking.history import now
+from audioscore.tracking.registry import now
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,18 +11,15 @@ from audioscore.data.versions.revision import folder_digest
 from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import AudioscoreError, DataError, GateRefused
-from audioscore.evaluation.gate.beside_champion import CHAMPION as BESIDE
-from audioscore.evaluation.gate.beside_champion import beside_champion
-from audioscore.evaluation.gate.decision import Decision, choose_winner
+from audioscore.evaluation.gate.decision import CHAMPION as BESIDE
+from audioscore.evaluation.gate.decision import Decision, beside_champion, choose_winner
 from audioscore.evaluation.predict import PREDICTIONS, Evaluation, read_evaluation, validation_by_plan
 from audioscore.evaluation.robustness.run import PROBES, failed, flagged, read_probes
 from audioscore.files import read_json, write_json
 from audioscore.scoring.scorer import CANDIDATES
 from audioscore.scoring.trained_plan import TrainedPlan, read_trained
-from audioscore.tracking.compare import predict_scorers
+from audioscore.tracking.compare import JudgingData, judge, predict_scorers
 from audioscore.tracking.connection import connect, initialise
-from audioscore.tracking.judging_data import JudgingData
-from audioscore.tracking.log_scorer import log_scorer
 from audioscore.tracking.provenance import NO_DVC, Probed, Provenance, provenance_table, version_tags
 from audioscore.tracking.registry import (
     CHALLENGER,
@@ -33,10 +30,20 @@ from audioscore.tracking.registry import (
     scorer_folder,
     version_of,
 )
-from audioscore.tracking.rescore import judge
 from audioscore.tracking.run_page import RESULT, write_page
-from audioscore.tracking.runs import PARAM_CHARACTERS, DatasetInput, dataset_name, flatten, log_dataset, log_plan
-from audioscore.tracking.second_try import RUN_ID, SCORER, forget_runs, look
+from audioscore.tracking.runs import (
+    PARAM_CHARACTERS,
+    RUN_ID,
+    SCORER,
+    DatasetInput,
+    dataset_name,
+    flatten,
+    forget_runs,
+    log_dataset,
+    log_plan,
+    log_scorer,
+    look,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from audioscore.errors import UsageError
+from audioscore.errors import ModelError, UsageError
 from audioscore.evaluation.predict import Evaluation, read_evaluation
 from audioscore.evaluation.report.model_card import MODEL_CARD, render_model_card
 from audioscore.evaluation.report.page import Curves, render_report
@@ -12,6 +12,7 @@ from audioscore.evaluation.robustness.run import PROBES, read_probes
 from audioscore.files import read_json, write_json, write_text
 from audioscore.scoring.checkpoint import read_description
 from audioscore.scoring.trained_plan import PLAN_FILE, TrainedPlan, read_trained
+from audioscore.tracking.connection import connect
 
 REPORT, RESULT, PAGE = "report.html", "result.json", "page.json"
 
@@ -81,3 +82,27 @@ def _render(
     write_text(card, render_model_card(figures, rows, described, provenance, decision, **found))
     write_text(page, text)
     return page, card
+
+
+def fetch_outcome(tracking_uri: str, run_id: str, target: Path) -> dict[str, Any]:
+    """Put result.json and the pages of a run beside each other under `target`; returns the result.
+
+    `run_id` is that of the pipeline's run. Raises ModelError where the server has no result of it.
+    """
+    import mlflow
+
+    client = connect(tracking_uri)
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    for run in client.search_runs(experiments, f"tags.run_id = '{run_id}'"):
+        names = [found.path for found in client.list_artifacts(run.info.run_id)]
+        if RESULT not in names:
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if name == RESULT or name.endswith((".html", ".md")):
+                mlflow.artifacts.download_artifacts(
+                    run_id=run.info.run_id, artifact_path=name, dst_path=str(target), tracking_uri=tracking_uri
+                )
+        result: dict[str, Any] = read_json(target / RESULT)
+        return result
+    raise ModelError(f"{tracking_uri} has no result of run {run_id}. Did its last step end well?")

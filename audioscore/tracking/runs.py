@@ -1,16 +1,22 @@
 """MLflow runs: one for the pipeline run, one below it for each plan."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import audioscore
 from audioscore.data.versions.storage import ADDRESS, DATA_FOLDER
 from audioscore.scoring.trained_plan import TrainedPlan
+from audioscore.tracking.provenance import COMPARED_WITH, NO_CHAMPION
+from audioscore.tracking.registry import CHAMPION, SCORER_ARTIFACT, ModelVersion, version_by_alias, version_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
 
 METRIC_FIGURES = ("value", "lo", "hi")
 PARAM_CHARACTERS = 6000  # MLflow's own limit for one value
@@ -128,3 +134,106 @@ def _test_metrics(figures: Mapping[str, Any]) -> dict[str, float]:
                 if figure[part] is not None:
                     metrics[f"test_{name}" + ("" if part == "value" else f"_{part}")] = float(figure[part])
     return metrics
+
+
+# What a registered scorer needs to run, pinned to the versions that made it.
+REQUIREMENTS = (
+    "addict", "av", "mlflow", "modelscope", "muq", "numba", "numpy", "pandas", "peft", "pydantic", "pyyaml",
+    "safetensors", "scipy", "soxr", "torch", "torchaudio", "torchvision", "transformers",
+)  # fmt: skip
+
+
+def log_scorer(folder: Path, run_id: str, name: str) -> int:
+    """Log a scorer folder to a run as a pyfunc model, and register it; returns its version's number.
+
+    In: a table with a column `audio` of file bytes. Out: one row each, see `tracking/pyfunc_scorer.py`.
+    """
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    outputs = [ColSpec(DataType.double, part, required=False) for part in ("score", "lo", "hi", "raw", "seconds")]
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, "audio")]),
+        outputs=Schema([*outputs, ColSpec(DataType.string, "error", required=False)]),
+    )
+    package = Path(audioscore.__file__).parent
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        # An example would be scored to guess a signature, which is given here.
+        warnings.filterwarnings("ignore", message="(?s).*input example was not provided", category=UserWarning)
+        logged = mlflow.pyfunc.log_model(
+            name="scorer",
+            python_model=str(package / "tracking" / "pyfunc_scorer.py"),
+            artifacts={SCORER_ARTIFACT: str(folder)},
+            code_paths=[str(package)],
+            pip_requirements=pinned_requirements(),
+            signature=signature,
+            registered_model_name=name,
+        )
+    return int(logged.registered_model_version)
+
+
+def pinned_requirements() -> list[str]:
+    """`name==version` of what a registered scorer imports, as installed here."""
+    pinned = []
+    for name in REQUIREMENTS:
+        try:
+            pinned.append(f"{name}=={version(name).split('+')[0]}")
+        except PackageNotFoundError:
+            continue  # a slimmer environment: what is not installed was not used
+    return pinned
+
+
+RUN_ID = "run_id"  # tag of a pipeline run, at its MLflow runs
+SCORER = "scorer_digest"  # tag of a plan's MLflow run: the digest of the scorer folder that it may register
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a try finds.
+
+    `version` is what an earlier try of this run registered of this very scorer, if any; `promoted` whether that was
+    made champion then. `champion` is whom to compare with: today's, or, after a promotion, the one that was beaten.
+    """
+
+    version: ModelVersion | None
+    promoted: bool
+    champion: ModelVersion | None
+
+
+def look(client: "MlflowClient", experiment: str, name: str, run_id: str, scorer_digest: str) -> Standing:
+    """Where a registration stands: nothing was done, a version is there, or it is champion or was."""
+    champion = version_by_alias(client, name, CHAMPION)
+    version = _registered(client, experiment, name, run_id, scorer_digest)
+    if version is None:
+        return Standing(None, False, champion)
+    promoted = version.tags.get("promoted") == "true" or (champion is not None and champion.version == version.version)
+    return Standing(version, promoted, _beaten(client, version) if promoted else champion)
+
+
+def forget_runs(client: "MlflowClient", experiment: str, name: str, run_id: str) -> int:
+    """Delete the MLflow runs of tries of this run that registered nothing, so that none is listed twice. How many."""
+    found = client.search_runs([experiment], f"tags.{RUN_ID} = '{run_id}'")
+    try_of = {run.info.run_id: run.data.tags.get("mlflow.parentRunId", run.info.run_id) for run in found}
+    versions = client.search_model_versions(f"name = '{name}'")
+    registered = {try_of[one.run_id] for one in versions if one.run_id in try_of}
+    gone = [number for number, tried in try_of.items() if tried not in registered]
+    for number in gone:
+        client.delete_run(number)
+    return len(gone)
+
+
+def _registered(
+    client: "MlflowClient", experiment: str, name: str, run_id: str, scorer_digest: str
+) -> ModelVersion | None:
+    """The version whose MLflow run is of this run and this scorer: MLflow notes the run as it makes the version."""
+    wanted = f"tags.{RUN_ID} = '{run_id}' and tags.{SCORER} = '{scorer_digest}'"
+    runs = {run.info.run_id for run in client.search_runs([experiment], wanted)}
+    found = [int(one.version) for one in client.search_model_versions(f"name = '{name}'") if one.run_id in runs]
+    return version_of(client, name, min(found)) if found else None
+
+
+def _beaten(client: "MlflowClient", version: ModelVersion) -> ModelVersion | None:
+    """Whom a version was compared with before it was promoted, as its tag says."""
+    said = version.tags.get(COMPARED_WITH, NO_CHAMPION)
+    return None if said == NO_CHAMPION else version_of(client, version.name, int(said.removeprefix("v")))

@@ -25,7 +25,7 @@ from audioscore.evaluation.suggest import Suggestion, rank_suggestions
 from audioscore.scoring.checkpoint import read_description
 from audioscore.scoring.scorer import CANDIDATES
 from audioscore.scoring.trained_plan import PLAN_FILE, TrainedPlan, read_trained
-from audioscore.tracking.rescore import rescore
+from audioscore.tracking.compare import rescore
 
 log = logging.getLogger(__name__)
 

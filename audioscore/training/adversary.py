@@ -8,14 +8,21 @@ Source: Ganin et al. 2016, Domain-Adversarial Training of Neural Networks, arXiv
 """
 
 import math
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audioscore.data.clips import Clip
+from audioscore.encoders.extract import Features
+from audioscore.encoders.stored_features import Chosen
 from audioscore.errors import DataError
+from audioscore.evaluation.linear_probe import MIN_CLIPS_PER_SINGER, speaker_probe
 from audioscore.scoring.fusion import Standardize
+from audioscore.scoring.network import ScoreNetwork, representations
 
 STEEPNESS = 10.0  # of the ramp; Ganin et al.'s gamma
 
@@ -114,3 +121,27 @@ def _check_targets(targets: Tensor, statistics: Standardize) -> None:
         raise ValueError(f"speaker targets must be [B, {dim}] of one clip or more; got {list(targets.shape)}")
     if bad := int((~torch.isfinite(targets).all(dim=1)).sum()):
         raise DataError(f"{bad} of {len(targets)} speaker targets are not finite. Leave these clips out.")
+
+
+class Probed(NamedTuple):
+    """Balanced accuracy of naming one of so many singers; chance is 1 / singers."""
+
+    accuracy: float
+    singers: int
+
+
+def probe_speakers(
+    network: ScoreNetwork, clips: Sequence[Clip], features: Sequence[Features], device: str | torch.device = "cpu"
+) -> Probed | None:
+    """The independent probe on what the network knows of clips; None where fewer than two singers have two clips."""
+    counts = Counter(clip.singer_id for clip in clips)
+    places = [
+        place
+        for place, clip in enumerate(clips)
+        if clip.singer_id is not None and counts[clip.singer_id] >= MIN_CLIPS_PER_SINGER
+    ]
+    singers = [str(clips[place].singer_id) for place in places]
+    if len(set(singers)) < 2:
+        return None
+    known = representations(network, Chosen(features, places), device)
+    return Probed(speaker_probe(known, singers), len(set(singers)))

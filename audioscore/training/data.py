@@ -9,8 +9,8 @@ from torch import Tensor
 from audioscore.data.clips import Clip
 from audioscore.encoders.extract import Features
 from audioscore.errors import ModelError, shorten
+from audioscore.scoring.fusion import frame_mask
 from audioscore.scoring.network import ScoreNetwork, batches
-from audioscore.scoring.pooling import frame_mask
 from audioscore.training.losses import ABSOLUTE
 
 

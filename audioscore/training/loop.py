@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from audioscore.encoders.compute import one_torch_thread
 from audioscore.encoders.stored_features import Chosen
-from audioscore.encoders.threads import one_torch_thread
 from audioscore.errors import ModelError, shorten
 from audioscore.evaluation.metrics import spearman, within_source_spearman
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
@@ -23,8 +23,30 @@ from audioscore.training.callbacks import Callback, following
 from audioscore.training.checkpoint import Progress, moving_state, read_checkpoint, restore, write_checkpoint
 from audioscore.training.data import Fold
 from audioscore.training.distributed import start
-from audioscore.training.opening import Opening, head_checkpoint
 from audioscore.training.step import FitSettings, Stepper
+
+
+@dataclass(frozen=True)
+class Opening:
+    """`epochs` of the head alone, on the same clips as MuQ hears them untuned.
+
+    A head that knows nothing would first pull MuQ's layers where they do not belong, and each of its steps would cost
+    theirs. Source: Kumar et al. 2022, arXiv 2202.10054.
+    """
+
+    train: Fold
+    val: Fold
+    epochs: int
+
+
+def head_checkpoint(checkpoint: Path) -> Path:
+    """Where an opening's is kept, beside the fit's own.
+
+    >>> head_checkpoint(Path("seed-1.checkpoint")).name
+    'seed-1.head.checkpoint'
+    """
+    return checkpoint.with_suffix(f".head{checkpoint.suffix}")
+
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,37 @@ relative group, whose clips carry order ranks instead (higher is better; their d
 with each other only. Clips that people put level teach nothing about each other.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from audioscore.errors import DataError
-from audioscore.training.pairs import Pairs, ordered_pairs
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Positions in a batch. Shape: better [P], worse [P], gap [P] in points, all gaps above 0."""
+
+    better: Tensor
+    worse: Tensor
+    gap: Tensor
+
+
+def ordered_pairs(scores: Tensor) -> Pairs:
+    """Every pair of clips whose human scores differ, once, better first; ties teach nothing and are left out.
+
+    Shape: scores [B] -> at most B (B - 1) / 2 pairs.
+
+    >>> pairs = ordered_pairs(torch.tensor([60.0, 90.0, 60.0]))
+    >>> pairs.better.tolist(), pairs.worse.tolist(), pairs.gap.tolist()
+    ([1, 1], [0, 2], [30.0, 30.0])
+    """
+    gaps = scores[:, None] - scores[None, :]
+    better, worse = torch.nonzero(gaps > 0, as_tuple=True)
+    return Pairs(better, worse, gaps[better, worse])
+
 
 ABSOLUTE = 0  # the group of clips with absolute scores: the main list
 
@@ -109,3 +134,30 @@ def _checked(raw: Tensor, scores: Tensor, groups: Tensor | None) -> Tensor:
             f"Give clips without scores the ranks of a relative group."
         )
     return raw.to(torch.promote_types(raw.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A ranking loss, and beside it, by `absolute_weight`, how far scores are off.
+
+    `margin_per_point` raw units stand for a point, and raw 0 for `centre`, the mean score of the training clips.
+    """
+
+    loss: str  # pairwise | list_mle
+    margin_per_point: float
+    order_margin: float
+    absolute_weight: float
+    absolute_beta: float
+
+    def __call__(self, raw: Tensor, scores: Tensor, groups: Tensor, centre: float) -> Tensor:
+        """Shape: raw [B], scores [B], groups [B] -> scalar."""
+        if self.loss == "list_mle":
+            value = list_mle(raw, scores, groups)
+        else:
+            value = pairwise_logistic(
+                raw, scores, margin_per_point=self.margin_per_point, order_margin=self.order_margin, groups=groups
+            )
+        if self.absolute_weight > 0:
+            predicted = centre + raw / self.margin_per_point
+            value = value + self.absolute_weight * smooth_l1(predicted, scores, beta=self.absolute_beta, groups=groups)
+        return value

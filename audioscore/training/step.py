@@ -6,6 +6,7 @@ and the pass alone, so that any process may compute it, and a fit that goes on f
 """
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,26 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from audioscore.errors import ModelError, shorten
-from audioscore.scoring.batch import Batch, collate
-from audioscore.scoring.network import ScoreNetwork
+from audioscore.scoring.network import Batch, ScoreNetwork, collate
 from audioscore.training.adversary import SpeakerAdversary, adversary_loss, ramp
 from audioscore.training.batches import Rows
 from audioscore.training.data import Fold
-from audioscore.training.losses import ABSOLUTE
-from audioscore.training.objective import Objective
-from audioscore.training.schedule import rate_factor
+from audioscore.training.losses import ABSOLUTE, Objective
+
+
+def rate_factor(step: int, steps: int, *, schedule: str, warmup_share: float) -> float:
+    """Share of the full learning rate at a step: up a line for `warmup_share` of all steps, then constant or a cosine.
+
+    >>> [round(rate_factor(step, 10, schedule="cosine", warmup_share=0.2), 3) for step in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    warmup = round(steps * warmup_share)
+    if step < warmup:
+        return (step + 1) / warmup  # the first step moves too
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
 
 ADVERSARY_RATE = 3.0  # times the head's learning rate: the discriminator has to keep up
 ADVERSARY_BETAS = (0.0, 0.9)  # no momentum: what it chases moves

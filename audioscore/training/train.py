@@ -12,14 +12,15 @@ from audioscore.config import Plan
 from audioscore.encoders.extract import Features
 from audioscore.encoders.muq import MuQEncoder
 from audioscore.errors import ModelError
-from audioscore.scoring.build import build_network, tuned_state
 from audioscore.scoring.calibration import fit_calibration
 from audioscore.scoring.checkpoint import (
     DESCRIPTION,
+    build_network,
     load_network,
     load_reference,
     read_description,
     save_scorer,
+    tuned_state,
 )
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
 from audioscore.scoring.scorer import Description
@@ -31,16 +32,13 @@ from audioscore.scoring.trained_plan import (
     write_outcome,
     write_trained,
 )
-from audioscore.training.adversary import SpeakerAdversary
+from audioscore.training.adversary import SpeakerAdversary, probe_speakers
 from audioscore.training.callbacks import Callback, Listen
 from audioscore.training.checkpoint import clear
 from audioscore.training.data import fit_statistics
 from audioscore.training.distributed import is_main, once, share, start
-from audioscore.training.loop import Fit, fit_network
-from audioscore.training.opening import Opening, head_checkpoint
-from audioscore.training.recipe import Ground, read_ground
-from audioscore.training.recipe_part import fit_settings
-from audioscore.training.singer_probe import probe_speakers
+from audioscore.training.loop import Fit, Opening, fit_network, head_checkpoint
+from audioscore.training.recipe import Ground, fit_settings, read_ground
 from audioscore.training.warm_start import NothingFitsError, takes_head, warm_start
 
 if TYPE_CHECKING:

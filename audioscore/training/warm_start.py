@@ -14,16 +14,20 @@ from torch import Tensor
 from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.muq import MuQEncoder
 from audioscore.errors import ModelError, shorten
-from audioscore.scoring.build import load_tuned_state
-from audioscore.scoring.checkpoint import DESCRIPTION, HEAD, MIX, MUQ, read_description, renamed
+from audioscore.scoring.checkpoint import DESCRIPTION, HEAD, MIX, MUQ, load_tuned_state, read_description, renamed
 from audioscore.scoring.legacy.convert import differing, native_adapters
 from audioscore.scoring.legacy.folder import HEAD as PREDECESSOR_HEAD
 from audioscore.scoring.legacy.folder import TYPE, State, read_files
-from audioscore.scoring.legacy.model import READ_LAYER, load_predecessor
-from audioscore.scoring.legacy.predecessor_head import DISCRIMINATOR_PREFIX, PredecessorScoreHead, load_predecessor_head
+from audioscore.scoring.legacy.model import (
+    DISCRIMINATOR_PREFIX,
+    READ_LAYER,
+    PredecessorScoreHead,
+    load_predecessor,
+    load_predecessor_head,
+)
 from audioscore.scoring.network import ScoreNetwork
 from audioscore.scoring.scorer import Tuning
-from audioscore.training.recipe_part import Recipe
+from audioscore.training.recipe import Recipe
 
 HEAD_DEFAULTS = {"kind": "light", "pooled": False, "heads": 8, "layers": 4}
 WEIGHTLESS = "dropout"  # the argument of a head that none of its weights depends on

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collections.abc import Callable
-from typing import Any
 import pytest
 
 

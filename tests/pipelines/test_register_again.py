@@ -10,10 +10,10 @@ from audioscore.config import Config, parse_config
 from audioscore.files import read_json
 from audioscore.tracking import register
 from audioscore.tracking.connection import connect
-from audioscore.tracking.history import read_changes
 from audioscore.tracking.provenance import Provenance
 from audioscore.tracking.register import RunFolders, register_winner
 from audioscore.tracking.registry import promote as promote_now
+from audioscore.tracking.registry import read_changes
 
 MODEL = "singers"
 

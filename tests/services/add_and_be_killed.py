@@ -15,7 +15,7 @@ from pathlib import Path
 
 IMPORTED = (
     *("great_expectations", "pandas", "audioscore.data.delivery.new_version", "audioscore.data.gate.report"),
-    "audioscore.encoders.speakers_part",
+    "audioscore.encoders.extract",
 )
 
 

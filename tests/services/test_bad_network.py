@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from audioscore.cli.app import app
 from audioscore.data.audio import encode
 from audioscore.data.labels import read_labels
-from audioscore.data.transfer import retry
+from audioscore.data.transfer import pool as retry
 from audioscore.errors import AudioscoreError
 
 pytestmark = pytest.mark.services

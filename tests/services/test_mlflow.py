@@ -30,10 +30,9 @@ from audioscore.scoring.head import ScoreHead
 from audioscore.scoring.network import ScoreNetwork
 from audioscore.scoring.scorer import Description
 from audioscore.tracking.connection import connect, initialise
-from audioscore.tracking.history import read_changes, reigns
 from audioscore.tracking.lock import promotion_lock
-from audioscore.tracking.log_scorer import log_scorer
-from audioscore.tracking.registry import promote, rollback, scorer_folder
+from audioscore.tracking.registry import promote, read_changes, reigns, rollback, scorer_folder
+from audioscore.tracking.runs import log_scorer
 
 pytestmark = pytest.mark.services
 

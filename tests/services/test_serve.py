@@ -16,7 +16,7 @@ import pytest
 
 from audioscore import load_scorer
 from audioscore.tracking.connection import connect, initialise
-from audioscore.tracking.log_scorer import log_scorer
+from audioscore.tracking.runs import log_scorer
 from benchmarks.serving import ROOT, SERVE, Load, Served, demo_clips, make_scorer, overload
 
 pytestmark = pytest.mark.services

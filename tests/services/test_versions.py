@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
-from audioscore.data.delivery.purge import purge
+from audioscore.data.delivery.remove import purge
 from audioscore.data.versions.history import recorded_file, recorded_files
 from audioscore.data.versions.repository import commit, pull, push, record_of
 from audioscore.data.versions.revision import folder_digest

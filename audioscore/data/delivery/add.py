@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from audioscore.data.agreement import Agreement, rater_agreement
-from audioscore.data.delivery.delivery import Delivery, read_delivery
-from audioscore.data.delivery.folder_state import WITHDRAWN, read_known, write_order
-from audioscore.data.delivery.gather import Gathering, Stage, every_clip, gather
-from audioscore.data.delivery.labels_file import LABELS, read_labels_file, write_labels_file
+from audioscore.data.delivery.folder_state import (
+    LABELS,
+    WITHDRAWN,
+    read_known,
+    read_labels_file,
+    write_labels_file,
+    write_order,
+)
+from audioscore.data.delivery.gather import Delivery, Gathering, Stage, every_clip, gather, read_delivery
 from audioscore.data.delivery.plan import Placed, Plan, plan_add
-from audioscore.data.gate.validation_settings import ValidationSettings
+from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.index import ORDER
 from audioscore.data.labels import Fault
 from audioscore.data.transfer.download import DISK_FULL

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audioscore.data.delivery.add import incoming_of, sweep
-from audioscore.data.delivery.folder_state import WITHDRAWN
+from audioscore.data.delivery.folder_state import LABELS, WITHDRAWN
 from audioscore.data.delivery.gather import Stage
-from audioscore.data.delivery.labels_file import LABELS
 from audioscore.data.gate.output import settings_of, write_accepted
-from audioscore.data.gate.validation import validate_folder
-from audioscore.data.gate.validation_result import ValidationResult
+from audioscore.data.gate.validation import ValidationResult, validate_folder
 from audioscore.data.index import ORDER
 from audioscore.data.split.assign import SPLITS, Splits
 from audioscore.data.split.sort import SPLITS_FILE, Embed, check_indexes, sort_folder

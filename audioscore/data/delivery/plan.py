@@ -1,20 +1,58 @@
 """What a delivery changes in a data folder, decided by what recordings hold and not by what they are called."""
 
 import os
+import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from audioscore.data.clips import Clip
-from audioscore.data.delivery.folder_state import Known
-from audioscore.data.delivery.labels_file import changed_cells
-from audioscore.data.delivery.names import folded, recording_name
+from audioscore.data.delivery.folder_state import Known, changed_cells
 from audioscore.data.labels import Fault
 from audioscore.data.transfer.http import shown_name
 from audioscore.errors import DataError, UsageError, shorten
 from audioscore.files import sha256_of
+
+AUDIO = "audio"  # the folder of the recordings
+UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\s]+')  # what some file system or shell takes for something else
+LONGEST = 120  # bytes; file systems take 255, and a temporary name adds some
+
+
+def recording_name(delivered: str, sha256: str, taken: Container[str]) -> str:
+    """Where a delivered recording goes: `audio/` and its own base name, with 8 digits of its hash where that is taken.
+
+    `taken` holds names in `folded` form.
+
+    >>> recording_name("https://host/a/my%20song.M4A?key=1", "5fd2" * 16, set())
+    'audio/my_song.m4a'
+    >>> recording_name("takes/a.wav", "5fd2" * 16, {"audio/a.wav"})
+    'audio/a-5fd25fd2.wav'
+    """
+    path = unquote(urlsplit(delivered).path) if "://" in delivered else delivered
+    base = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    base = UNSAFE.sub("_", unicodedata.normalize("NFC", base)).strip("._- ")
+    stem, suffix = PurePosixPath(base).stem, PurePosixPath(base).suffix.lower()
+    stem = _shorten(stem, LONGEST - len(suffix.encode())) or sha256[:16]
+    name = f"{AUDIO}/{stem}{suffix}"
+    return name if folded(name) not in taken else f"{AUDIO}/{stem}-{sha256[:8]}{suffix}"
+
+
+def folded(name: str) -> str:
+    """A name as file systems that ignore case and normal form compare it.
+
+    >>> folded("audio/A.m4a") == folded("audio/a.M4A")
+    True
+    """
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text.encode()[:limit].decode(errors="ignore")
+
 
 TOLD = ("singer_id", "song_id", "source", "artist")  # what rows say of a recording beside its scores
 POLICIES = ("error", "mean", "newest")  # for one recording with several scores in one delivery

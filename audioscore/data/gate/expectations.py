@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.gate.table_suite import BAND, SINGER_CLIPS, Expectation, bands_of, build_suite
-from audioscore.data.gate.validation_settings import ValidationSettings
 
 if TYPE_CHECKING:
     import pandas as pd

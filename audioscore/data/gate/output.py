@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 from audioscore.data.audio_checks import ProbeLimits, Progress
 from audioscore.data.clips import Clip
-from audioscore.data.gate.rejections import Rejection
-from audioscore.data.gate.validation import validate_folder
-from audioscore.data.gate.validation_result import ValidationResult
-from audioscore.data.gate.validation_settings import ValidationSettings
+from audioscore.data.gate.rejections import Rejection, ValidationSettings
+from audioscore.data.gate.validation import ValidationResult, validate_folder
 from audioscore.data.index import ORDER, read_index, write_index
 from audioscore.errors import DataError, GateRefused, shorten
 from audioscore.files import read_json, write_json, write_text

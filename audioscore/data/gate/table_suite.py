@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audioscore.data.gate.validation_settings import ValidationSettings
+from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.rules import Severity
 from audioscore.units import SCORE_BANDS, SCORE_MAX, SCORE_MIN
 

@@ -15,8 +15,7 @@ from urllib.parse import unquote
 
 from audioscore.data.transfer.http import download_http, new_session, shown
 from audioscore.data.transfer.partial import LARGEST, discard, partial_of, still_missing
-from audioscore.data.transfer.pool import Hooks, run_all
-from audioscore.data.transfer.retry import Unreachable
+from audioscore.data.transfer.pool import Hooks, Unreachable, run_all
 from audioscore.data.transfer.s3 import connect, download_object, split_uri
 from audioscore.errors import AudioscoreError, DataError, describe_os_error
 

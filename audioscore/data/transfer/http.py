@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from audioscore.data.transfer.partial import CHUNK, LARGEST, Answer, StartOver, Whole, receive
-from audioscore.data.transfer.retry import TryAgain
+from audioscore.data.transfer.pool import TryAgain
 from audioscore.errors import AudioError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from audioscore.data.transfer.retry import TryAgain, persist
+from audioscore.data.transfer.pool import TryAgain, persist
 from audioscore.errors import AudioError
 from audioscore.files import read_json
 

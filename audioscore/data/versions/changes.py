@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from audioscore.data.clips import Clip
+from audioscore.data.index import read_index
 from audioscore.data.labels import find_labels, read_labels
+from audioscore.data.split.assign import SPLITS
 from audioscore.data.tables import SUFFIXES
 from audioscore.data.versions.history import recorded_file, recorded_files, recorded_version
 from audioscore.data.versions.revision import digest_of, file_md5s
@@ -273,3 +275,18 @@ def _mean(values: Iterable[float]) -> float | None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{round(value, 2):g}"
+
+
+def last_scores(folder: Path) -> dict[str, list[float]]:
+    """Scores of the last accepted version by source, "" for clips that name none; empty where there was no version.
+
+    Raises DataError where an index is there and cannot be read.
+    """
+    scores: dict[str, list[float]] = defaultdict(list)
+    for name in SPLITS:
+        path = folder / "index" / f"{name}.json"
+        for group in read_index(path) if path.is_file() else []:
+            for clip in group:
+                if clip.score is not None:
+                    scores[clip.source or ""].append(clip.score)
+    return dict(scores)

@@ -12,8 +12,15 @@ Source: Wan et al. 2018, Generalized End-to-End Loss for Speaker Verification, a
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audioscore.encoders.speakers.mel import MelBands, mel_windows
-from audioscore.encoders.speakers.targets import SPEAKER_RATE, SpeakerTarget, check_names, fill, read_checkpoint
+from audioscore.encoders.speakers.targets import (
+    SPEAKER_RATE,
+    MelBands,
+    SpeakerTarget,
+    check_names,
+    fill,
+    mel_windows,
+    read_checkpoint,
+)
 from audioscore.errors import ModelError
 
 if TYPE_CHECKING:

@@ -17,8 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audioscore.encoders.speakers.mel import MelBands, mel_windows
-from audioscore.encoders.speakers.targets import SPEAKER_RATE, SpeakerTarget, check_names, fill, read_checkpoint
+from audioscore.encoders.speakers.targets import (
+    SPEAKER_RATE,
+    MelBands,
+    SpeakerTarget,
+    check_names,
+    fill,
+    mel_windows,
+    read_checkpoint,
+)
 from audioscore.errors import AudioError, ModelError
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,8 +18,14 @@ from audioscore.evaluation.bootstrap import (
     paired_difference,
     singer_clusters,
 )
+from audioscore.evaluation.evaluate import evaluate
 from audioscore.evaluation.gate.slices import Slice, SliceRule, judge_slices, slices_text
 from audioscore.evaluation.metrics import spearman, within_sources
+from audioscore.evaluation.predictions import Prediction
+
+if TYPE_CHECKING:
+    from audioscore.config import EvaluationSection
+
 
 MIN_SPEARMAN = 0.3  # a first model must rank at least this well overall
 MIN_CLIPS, MIN_SINGERS = 10, 3  # of two singers, equal models are promoted in a quarter of the cases
@@ -227,3 +233,40 @@ def _against_champion(
         f"{_within_text(within, confidence)}, {'above 0' if hears else 'not shown to be above 0'}"
     )
     return Decision(better and hears, reason, difference.value, or_none(difference.lo), or_none(difference.hi))
+
+
+CHAMPION = "champion"
+
+
+def beside_champion(
+    predictions: Sequence[Prediction],
+    representative: Mapping[str, int],
+    champion: Sequence[Prediction],
+    settings: "EvaluationSection",
+) -> dict[str, Any]:
+    """The document of `evaluate` for the plans' representatives and the champion, with the champion as reference.
+
+    `champion` are its rows, made now, on those test clips of `predictions` that neither it nor a plan was trained on;
+    the rest of the test clips is left out and counted as `dropped`. Raises DataError where a row is of another clip, or
+    there is none.
+    """
+    chosen = [row for row in predictions if row.split == "test" and representative.get(row.plan) == row.seed]
+    judged, known = {row.clip for row in champion}, {row.clip for row in chosen}
+    if not judged:
+        raise DataError(
+            f"None of {len(known)} test clips is new to the champion and the plans. Add clips, or leave it out."
+        )
+    if strangers := judged - known:
+        raise DataError(f"{len(strangers)} of the champion's {len(judged)} clips are no test clips. Predict those.")
+    rows = [row for row in chosen if row.clip in judged]
+    rows += [replace(row, plan=CHAMPION, seed=0, split="test") for row in champion]
+    found = evaluate(
+        rows,
+        {},
+        {**representative, CHAMPION: 0},
+        reference=CHAMPION,
+        resamples=settings.resamples,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
+    return {**found, "dropped": len(known) - len(judged)}

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from audioscore.evaluation.evaluate import BASELINE, HYBRID
 from audioscore.evaluation.predictions import Prediction
-from audioscore.evaluation.report.decision import lead_text
-from audioscore.evaluation.report.figure_text import METRIC_TITLES, SIGNED, UNITS, figure_text, plan_title
-from audioscore.evaluation.report.report_data import SOURCE_HEADERS, flat, sources_of
+from audioscore.evaluation.report.decision import METRIC_TITLES, SIGNED, UNITS, figure_text, lead_text, plan_title
+from audioscore.evaluation.report.page import SOURCE_HEADERS, flat, sources_of
 
 if TYPE_CHECKING:
     from audioscore.scoring.scorer import Description

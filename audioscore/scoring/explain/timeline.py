@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from audioscore.encoders.extract import Features
-from audioscore.scoring.batch import Batch, collate
 from audioscore.scoring.calibration import Calibration
-from audioscore.scoring.network import BATCH_CLIPS, ScoreNetwork
+from audioscore.scoring.network import BATCH_CLIPS, Batch, ScoreNetwork, collate
 from audioscore.scoring.results import Moment
 
 HOP_SECONDS = 2.5  # from one moment to the next

@@ -22,12 +22,17 @@ from audioscore.encoders.features import EncoderReference, Kind
 from audioscore.encoders.muq import FILES, MuQEncoder, load_muq
 from audioscore.errors import DataError, ModelError, UsageError
 from audioscore.files import atomic_folder, sha256_of
-from audioscore.scoring.build import build_network, load_tuned_state, tuned_state
 from audioscore.scoring.calibration import MIN_CLIPS, Calibration, fit_calibration
-from audioscore.scoring.checkpoint import load_scorer, save_scorer
+from audioscore.scoring.checkpoint import build_network, load_scorer, load_tuned_state, save_scorer, tuned_state
 from audioscore.scoring.legacy.folder import HEAD, KIND, Adapter, State, read_files
-from audioscore.scoring.legacy.model import LAYERS, READ_LAYER, Predecessor, load_predecessor
-from audioscore.scoring.legacy.predecessor_head import DISCRIMINATOR_PREFIX, load_predecessor_head
+from audioscore.scoring.legacy.model import (
+    DISCRIMINATOR_PREFIX,
+    LAYERS,
+    READ_LAYER,
+    Predecessor,
+    load_predecessor,
+    load_predecessor_head,
+)
 from audioscore.scoring.scorer import Description, Scorer, Tuning
 from audioscore.units import MUQ_RATE, SCORE_MAX, SCORE_MIN
 

@@ -11,8 +11,15 @@ from typing import Any
 
 from audioscore.data.transfer.partial import partial_of
 from audioscore.data.transfer.pool import Hooks, run_all
-from audioscore.data.transfer.s3 import connect, download_object, explain, list_objects, split_uri
-from audioscore.data.transfer.s3_write import remove_objects, upload_object
+from audioscore.data.transfer.s3 import (
+    connect,
+    download_object,
+    explain,
+    list_objects,
+    remove_objects,
+    split_uri,
+    upload_object,
+)
 from audioscore.data.versions.storage import LARGEST_FILE
 from audioscore.errors import DataError
 from audioscore.files import atomic_path, sha256_of, write_json

@@ -22,7 +22,7 @@ POLL_SECONDS = 5.0
 PATIENCE_SECONDS = 600.0  # for a cluster that does not answer, and for a deleted job to go
 NAME_LENGTH = 20
 LAST_LINES = 50  # of each pod, in which its error is looked for
-POD = "audioscore.training.trainjob.trainjob_pod"
+POD = "audioscore.training.trainjob.pod"
 
 
 class JobFailed(AudioscoreError):

@@ -8,7 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from audioscore.cli.app import app
-from audioscore.cli.data_options import DEMO_CORPUS
+from audioscore.cli.options import DEMO_CORPUS
 from audioscore.config import SMALL
 from audioscore.data.versions.revision import data_revision, folder_digest
 from audioscore.errors import DataError, UsageError

@@ -15,7 +15,7 @@ def test_a_folder_is_loaded_and_gives_the_same_score(scorer_directory: Path, tin
 
 
 def test_the_fast_mode_is_close(scorer_directory: Path, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audioscore.muq_cpu.products.MIN_WIDTH", 1)  # as for layers of the published width
+    monkeypatch.setattr("audioscore.muq_cpu.matmul.MIN_WIDTH", 1)  # as for layers of the published width
     for module in ("audioscore.muq_cpu.inference", "audioscore.scoring.scorer"):
         monkeypatch.setattr(f"{module}.quick_numbers", lambda device: "int16")
     clip = tiny_corpus / "audio" / "c003.wav"

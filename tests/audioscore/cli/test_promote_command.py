@@ -17,7 +17,8 @@ from audioscore.data.clips import Clip
 from audioscore.data.versions.revision import folder_digest
 from audioscore.errors import GateRefused, ModelError, UsageError
 from audioscore.home import home
-from audioscore.tracking import promotion, rescore
+from audioscore.tracking import compare as rescore
+from audioscore.tracking import promotion
 from audioscore.tracking.connection import connect, initialise
 from audioscore.tracking.registry import promote, version_of
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from audioscore.cli.app import app
-from audioscore.cli.find_model import find_model
+from audioscore.cli.options import find_model
 from audioscore.errors import AudioscoreError, ModelError, UsageError
 from audioscore.model import SongEvalGenerator_audio_lora
 from audioscore.scoring.checkpoint import load_scorer

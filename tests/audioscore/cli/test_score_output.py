@@ -1,7 +1,7 @@
 import csv
 import io
 
-from audioscore.cli.score_output import csv_lines, json_row
+from audioscore.cli.score import csv_lines, json_row
 from audioscore.scoring.results import ClipScore, Moment
 
 GOOD = ClipScore("a, b.wav", 81.234567, (76.1, 86.400049), -0.123456789, 12.34567, None, (Moment(0, 10, 80.00004),))

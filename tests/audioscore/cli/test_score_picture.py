@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from audioscore.cli.score_picture import timeline_figure, write_picture
+from audioscore.cli.score import timeline_figure, write_picture
 from audioscore.errors import UsageError
 from audioscore.scoring.results import ClipScore, Moment
 

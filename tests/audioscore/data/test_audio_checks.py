@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.io import wavfile
 
 from audioscore.data import audio_checks as probes
+from audioscore.data.acoustics import FLOOR_DB
 from audioscore.data.audio import Recording, Wave, encode
 from audioscore.data.audio_checks import Heard, Probe, ProbeLimits, audio_path, findings, hear, hear_all, probe, refusal
-from audioscore.data.levels import FLOOR_DB
 from audioscore.data.measurement_cache import ProbeMemory
 from audioscore.data.rules import RULES
 from audioscore.errors import AudioError

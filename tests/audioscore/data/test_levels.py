@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from audioscore.data.levels import FLOOR_DB, LEVEL_BLOCK_SECONDS, clipping_share, decibels, measure_levels
+from audioscore.data.acoustics import FLOOR_DB, LEVEL_BLOCK_SECONDS, clipping_share, decibels, measure_levels
 
 
 def test_decibels_end_at_the_floor_and_no_samples_are_silence() -> None:

@@ -15,8 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioscore.data.clips import Clip
-from audioscore.data.delivery.folder_state import Withdrawn, read_withdrawn, write_order, write_withdrawn
-from audioscore.data.delivery.labels_file import LabelsFile, read_labels_file, write_labels_file
+from audioscore.data.delivery.folder_state import (
+    LabelsFile,
+    Withdrawn,
+    read_labels_file,
+    read_withdrawn,
+    write_labels_file,
+    write_order,
+    write_withdrawn,
+)
 from audioscore.data.index import read_index, without_trailing_commas, write_index
 from audioscore.data.labels import read_labels, write_labels
 from audioscore.data.split.sort import sort_index_file

@@ -5,7 +5,7 @@ import psutil
 
 STARTS = """
 import multiprocessing, time
-from audioscore.data.workers import start_workers
+from audioscore.data.audio_checks import start_workers
 pool = start_workers(2)
 pool.submit(abs, -1).result()
 pool.submit(time.sleep, 600)

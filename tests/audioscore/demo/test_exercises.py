@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from audioscore.demo.exercises import exercises
+from audioscore.demo.pretrain import exercises
 from audioscore.errors import UsageError
 
 

@@ -3,7 +3,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from audioscore.demo.faults import Faults, draw_faults
+from audioscore.demo.performance import Faults, draw_faults
 
 
 def severities(quality: float, seed: int) -> np.ndarray:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from audioscore.demo.__main__ import main
+from audioscore.demo.corpus import main
 
 
 def test_it_writes_a_corpus(tmp_path: Path) -> None:

@@ -3,10 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from audioscore.demo.faults import Faults
 from audioscore.demo.melody import cut_phrase, draw_song
-from audioscore.demo.performance import CONTROL_HZ, Controls, perform
-from audioscore.demo.singers import draw_singer
+from audioscore.demo.performance import CONTROL_HZ, Controls, Faults, draw_singer, perform
 
 SINGER = draw_singer(0, seed=2, singer_id="s")
 PHRASE = cut_phrase(draw_song(0, seed=2, song_id="x"), 0, 5.0)

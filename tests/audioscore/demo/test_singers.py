@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest, spearmanr
 
-from audioscore.demo.singers import TIMBRE, draw_singer, timbre_quality
+from audioscore.demo.performance import TIMBRE, draw_singer, timbre_quality
 
 CHOIR = [draw_singer(index, seed=3, singer_id=f"s{index}") for index in range(64)]
 

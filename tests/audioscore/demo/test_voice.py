@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import welch
 
-from audioscore.demo.performance import CONTROL_HZ, FORMANTS, Controls
-from audioscore.demo.singers import draw_singer
+from audioscore.demo.performance import CONTROL_HZ, FORMANTS, Controls, draw_singer
 from audioscore.demo.voice import RATE, synthesise
 
 SECONDS = 2

@@ -11,13 +11,6 @@ from audioscore.config import EncodersSection
 from audioscore.encoders import bucket_store as store_bucket
 
 
-
-
-
-
-
-
-
 @pytest.fixture(scope="session")
 def served_bucket() -> Iterator[Any]:
     """The bucket `encoder-features` of a server on loopback, with its owner's credentials."""

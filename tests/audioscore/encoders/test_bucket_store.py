@@ -15,7 +15,8 @@ import torch
 from safetensors import safe_open
 
 from audioscore.data.clips import Clip
-from audioscore.data.transfer import retry, s3
+from audioscore.data.transfer import pool as retry
+from audioscore.data.transfer import s3
 from audioscore.encoders import bucket_store as store_bucket
 from audioscore.encoders.bucket_store import CACHE, LIMIT
 from audioscore.encoders.features import EncoderReference

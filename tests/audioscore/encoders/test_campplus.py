@@ -17,8 +17,7 @@ from torch import Tensor
 from audioscore.demo.pretrain import build_campplus, save_campplus
 from audioscore.encoders import campplus
 from audioscore.encoders.campplus import CampplusEncoder, fbank, load_campplus
-from audioscore.encoders.compute import Precision
-from audioscore.encoders.quiet import quiet_imports
+from audioscore.encoders.compute import Precision, quiet_imports
 from audioscore.errors import ModelError
 from audioscore.files import sha256_of
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from audioscore.encoders.features import EncoderReference
-from audioscore.encoders.forget import Forgotten, forget_features
-from audioscore.encoders.store import FeatureStore
+from audioscore.encoders.store import FeatureStore, Forgotten, forget_features
 from audioscore.errors import DataError
 
 ENCODERS = [EncoderReference("muq", None, None, "ab" * 32, 2), EncoderReference("campplus", None, None, "cd" * 32)]

@@ -2,7 +2,7 @@ import warnings
 
 import pytest
 
-from audioscore.encoders.quiet import quiet_imports
+from audioscore.encoders.compute import quiet_imports
 
 
 def test_warnings_are_silent_inside_and_errors_again_after() -> None:

@@ -10,13 +10,12 @@ from audioscore.config import EncodersSection
 from audioscore.data.audio import encode
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
-from audioscore.encoders.extract import extract_folder, read_extraction
-from audioscore.encoders.shards import shards_of, share_of
+from audioscore.encoders.extract import extract_folder, read_extraction, shards_of, share_of
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.errors import UsageError
 from audioscore.files import sha256_of
-from audioscore.scoring.build import build_network
+from audioscore.scoring.checkpoint import build_network
 from audioscore.scoring.network import raw_outputs
 
 COUNT, SHARDS = 7, 3

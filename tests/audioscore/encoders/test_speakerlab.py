@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audioscore.demo.pretrain import save_campplus
 from audioscore.encoders.campplus import fbank, load_campplus
-from audioscore.encoders.quiet import quiet_imports
+from audioscore.encoders.compute import quiet_imports
 
 pytestmark = pytest.mark.services
 

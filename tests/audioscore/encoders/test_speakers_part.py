@@ -10,7 +10,7 @@ from audioscore.config import EncoderSection
 from audioscore.data.audio import decode
 from audioscore.data.clips import Clip
 from audioscore.encoders.campplus import CampplusEncoder, load_campplus
-from audioscore.encoders.speakers_part import embed_voices, voice_embedder
+from audioscore.encoders.extract import embed_voices, voice_embedder
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import DataError
 from audioscore.files import sha256_of
@@ -61,5 +61,5 @@ def test_the_encoder_is_loaded_on_the_first_call(tiny_corpus: Path, tiny_encoder
 
 
 def test_importing_needs_no_torch() -> None:
-    code = "import sys, audioscore.data.split.sort, audioscore.encoders.speakers_part; sys.exit('torch' in sys.modules)"
+    code = "import sys, audioscore.data.split.sort, audioscore.encoders.extract; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,15 +4,15 @@ import sys
 
 import pytest
 
-from audioscore.encoders.threads import wait_asleep
+from audioscore.encoders.compute import wait_asleep
 
 COMMAND = """
 import sys
 from typer.testing import CliRunner
 from audioscore.cli.app import app
-from audioscore.encoders import threads
+from audioscore.encoders import compute
 
-threads.wait_asleep = lambda: print("torch" in sys.modules)
+compute.wait_asleep = lambda: print("torch" in sys.modules)
 print(CliRunner().invoke(app, sys.argv[1:]).stdout)
 """
 

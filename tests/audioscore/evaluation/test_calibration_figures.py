@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from audioscore.evaluation.calibration_figures import calibration_curve, interval_coverage
 from audioscore.evaluation.estimates import SLICE_SINGERS, HeldOut, hold_out
+from audioscore.evaluation.evaluate import calibration_curve, interval_coverage
 from audioscore.evaluation.predictions import Prediction
 
 

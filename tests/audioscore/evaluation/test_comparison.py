@@ -4,13 +4,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from audioscore.evaluation.bootstrap import cluster_counts, paired_difference
-from audioscore.evaluation.comparison import compare_plans, compare_variants, default_reference
+from audioscore.evaluation.bootstrap import cluster_counts, holm, paired_difference, two_sided_p
 from audioscore.evaluation.estimates import HeldOut, Resampled, hold_out
+from audioscore.evaluation.evaluate import compare_plans, compare_variants, default_reference, resampled_ranks
 from audioscore.evaluation.metrics import spearman, within_sources
-from audioscore.evaluation.plan_figures import resampled_ranks
 from audioscore.evaluation.predictions import Prediction
-from audioscore.evaluation.significance import holm, two_sided_p
 
 NOISE = {"baseline": 5.0, "hybrid": 4.0, "muq_frozen": 6.0, "campplus_only": 30.0}
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from audioscore.evaluation.bootstrap import wilson
 from audioscore.evaluation.estimates import NO_SOURCE, WILSON, HeldOut, hold_out
 from audioscore.evaluation.metrics import mae
 from audioscore.evaluation.predictions import Prediction
-from audioscore.evaluation.significance import wilson
 
 
 def test_a_mean_is_that_of_each_expanded_resample(test: HeldOut) -> None:

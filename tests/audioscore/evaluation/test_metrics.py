@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from audioscore.errors import DataError
-from audioscore.evaluation import metrics, pair_sums
+from audioscore.evaluation import metrics
+from audioscore.evaluation import metrics as pair_sums
 from audioscore.evaluation.bootstrap import cluster_counts
 from audioscore.evaluation.metrics import GAPS, Metric, gap_name, pairwise_accuracy_in_gap, within_source_spearman
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioscore.evaluation import pair_sums
-from audioscore.evaluation.pair_sums import drawn_together, pair_sum
+from audioscore.evaluation import metrics as pair_sums
+from audioscore.evaluation.metrics import drawn_together, pair_sum
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 5))

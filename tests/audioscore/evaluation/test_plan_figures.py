@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from audioscore.evaluation.estimates import HeldOut, hold_out
-from audioscore.evaluation.plan_figures import METRICS, plan_figures, predicted_scores, resampled_ranks
-from audioscore.evaluation.predictions import Prediction
-from audioscore.evaluation.runs import align_runs
+from audioscore.evaluation.evaluate import METRICS, plan_figures, predicted_scores, resampled_ranks
+from audioscore.evaluation.predictions import Prediction, align_runs
 
 Make = Callable[..., list[Prediction]]
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from audioscore.evaluation.evaluate import evaluate
 from audioscore.evaluation.predictions import Prediction, read_predictions, write_predictions
-from audioscore.evaluation.report.figure_text import METRIC_TITLES, of_plan, plan_title
+from audioscore.evaluation.report.decision import METRIC_TITLES, of_plan, plan_title
 from audioscore.evaluation.report.page import render_report
 
 Array = np.ndarray[Any, Any]

@@ -4,8 +4,7 @@ from dataclasses import replace
 import pytest
 
 from audioscore.errors import DataError
-from audioscore.evaluation.predictions import Prediction
-from audioscore.evaluation.runs import align_runs
+from audioscore.evaluation.predictions import Prediction, align_runs
 
 Make = Callable[..., list[Prediction]]
 BOTH = {"baseline": 0, "hybrid": 1}

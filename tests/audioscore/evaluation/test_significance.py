@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from audioscore.evaluation.bootstrap import interval
-from audioscore.evaluation.significance import holm, two_sided_p, wilson
+from audioscore.evaluation.bootstrap import holm, interval, two_sided_p, wilson
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, 1.0, -2.0, 3.0])

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from audioscore.errors import DataError, UsageError
-from audioscore.evaluation.speaker_probe import recognised, speaker_probe
+from audioscore.evaluation.linear_probe import recognised, speaker_probe
 
 
 def clips(singers: int, each: int, dim: int, spread: float, seed: int = 0) -> tuple[NDArray[np.float64], list[str]]:

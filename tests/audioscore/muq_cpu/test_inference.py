@@ -11,7 +11,7 @@ from audioscore.muq_cpu import front_end as muq_front
 from audioscore.muq_cpu import inference as muq_inference
 from audioscore.muq_cpu.conformer import Conformer
 from audioscore.muq_cpu.inference import MuQInference
-from audioscore.muq_cpu.products import Numbers
+from audioscore.muq_cpu.matmul import Numbers
 
 LENGTHS = (24_000, 24_100, 6_000, 100_123, 24_000, 240_001)
 

@@ -5,11 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from audioscore.muq_cpu import products
-from audioscore.muq_cpu.matmul import Int16Linear
-from audioscore.muq_cpu.products import Float32Linear, Numbers, linear, multiplying, product, quick_numbers
-from audioscore.muq_cpu.scratch import Scratch
-from audioscore.muq_cpu.winograd import WinogradConv
+from audioscore.muq_cpu import matmul as products
+from audioscore.muq_cpu.matmul import Float32Linear, Int16Linear, Numbers, linear, multiplying, product, quick_numbers
+from audioscore.muq_cpu.winograd import Scratch, WinogradConv
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,6 +1,6 @@
 import torch
 
-from audioscore.muq_cpu.scratch import Scratch, Scratches
+from audioscore.muq_cpu.winograd import Scratch, Scratches
 
 
 def test_a_name_is_the_same_memory_in_any_shape() -> None:

@@ -4,8 +4,7 @@ from collections import Counter
 import pytest
 from llvmlite import binding, ir
 
-from audioscore.muq_cpu.vector_kernels import I64
-from audioscore.muq_cpu.vnni_kernels import ROWS, SUMS, VECTORS, sums_of_pairs
+from audioscore.muq_cpu.vector_kernels import I64, ROWS, SUMS, VECTORS, sums_of_pairs
 
 
 @pytest.fixture(scope="module")

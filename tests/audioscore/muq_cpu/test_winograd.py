@@ -2,9 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from audioscore.muq_cpu.products import Numbers
-from audioscore.muq_cpu.scratch import Scratch
-from audioscore.muq_cpu.winograd import WinogradConv
+from audioscore.muq_cpu.matmul import Numbers
+from audioscore.muq_cpu.winograd import Scratch, WinogradConv
 
 NUMBERS: tuple[Numbers, ...] = ("float32", "int16")
 SIZES = [(1, 1), (1, 8), (2, 7), (13, 9), (40, 33)]

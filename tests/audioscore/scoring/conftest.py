@@ -14,9 +14,8 @@ from audioscore.encoders.campplus import load_campplus
 from audioscore.encoders.extract import Encoders
 from audioscore.encoders.features import WINDOW_SECONDS, Kind
 from audioscore.encoders.muq import MuQEncoder, load_muq
-from audioscore.scoring.build import build_network, tuned_state
 from audioscore.scoring.calibration import Calibration
-from audioscore.scoring.checkpoint import save_scorer
+from audioscore.scoring.checkpoint import build_network, save_scorer, tuned_state
 from audioscore.scoring.head import ScoreHead
 from audioscore.scoring.network import ScoreNetwork
 from audioscore.scoring.scorer import BRANCHES, Description, Scorer, Tuning

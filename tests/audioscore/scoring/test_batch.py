@@ -3,7 +3,7 @@ import torch
 
 from audioscore.encoders.extract import Features
 from audioscore.encoders.muq_layers import split_windows
-from audioscore.scoring.batch import Batch, collate, join_windows
+from audioscore.scoring.network import Batch, collate, join_windows
 
 CLIPS: list[Features] = [
     {"muq": torch.full((length, 3), float(length)), "campplus": torch.full((2,), -float(length))} for length in (2, 4)

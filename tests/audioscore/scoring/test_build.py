@@ -11,10 +11,9 @@ from audioscore.encoders.extract import WINDOWS, Features
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.muq_layers import prefix_frames
 from audioscore.errors import ModelError
-from audioscore.scoring.batch import collate
-from audioscore.scoring.build import build_network, load_tuned_state, tuned_state
+from audioscore.scoring.checkpoint import build_network, load_tuned_state, tuned_state
 from audioscore.scoring.head import ScoreHead
-from audioscore.scoring.network import ScoreNetwork, raw_outputs
+from audioscore.scoring.network import ScoreNetwork, collate, raw_outputs
 from audioscore.scoring.scorer import Tuning
 
 MakeTuned = Callable[..., Any]

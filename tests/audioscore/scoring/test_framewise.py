@@ -4,13 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from audioscore.scoring import framewise as module
-from audioscore.scoring.batch import Batch
-from audioscore.scoring.framewise import framewise
-from audioscore.scoring.legacy.model import CLASSES
-from audioscore.scoring.legacy.predecessor_head import PredecessorScoreHead
-from audioscore.scoring.pooling import frame_mask
-from audioscore.scoring.songeval_head import SongEvalHead
+from audioscore.scoring import fusion as module
+from audioscore.scoring.fusion import frame_mask, framewise
+from audioscore.scoring.head import SongEvalHead
+from audioscore.scoring.legacy.model import CLASSES, PredecessorScoreHead
+from audioscore.scoring.network import Batch
 
 
 @pytest.fixture(autouse=True)

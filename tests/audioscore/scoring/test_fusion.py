@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from audioscore.scoring.batch import Batch
 from audioscore.scoring.fusion import Fusion, Standardize
+from audioscore.scoring.network import Batch
 
 DIMS = {"muq": 6, "campplus": 5}
 LENGTHS = torch.tensor([4, 9, 1])

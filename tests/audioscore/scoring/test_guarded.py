@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from audioscore.errors import AudioError
-from audioscore.scoring.guarded import GuardedDecoder
 from audioscore.scoring.input import Ears, Limits, Take, take_in
+from audioscore.scoring.stream import GuardedDecoder
 
 EARS = Ears(muq=True, voice=True, whole=False)
 

@@ -8,9 +8,9 @@ from torch import nn
 from audioscore.encoders.extract import Features
 from audioscore.encoders.features import Kind
 from audioscore.errors import ModelError
-from audioscore.scoring.batch import Batch, collate
 from audioscore.scoring.fusion import Standardize
 from audioscore.scoring.head import ScoreHead, build_head
+from audioscore.scoring.network import Batch, collate
 
 DIMS: dict[Kind, int] = {"muq": 6, "campplus": 5}
 BRANCHES: list[tuple[Kind, ...]] = [("muq",), ("campplus",), ("muq", "campplus")]

@@ -11,9 +11,8 @@ from audioscore.encoders.extract import WINDOWS, Features
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.muq_layers import LayerMix, prefix_frames
 from audioscore.scoring import network as network_module
-from audioscore.scoring.batch import Batch, collate
 from audioscore.scoring.head import ScoreHead, build_head
-from audioscore.scoring.network import ScoreNetwork, batches, raw_outputs, representations
+from audioscore.scoring.network import Batch, ScoreNetwork, batches, collate, raw_outputs, representations
 from audioscore.scoring.scorer import Tuning
 
 MakeTuned = Callable[..., Any]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from audioscore.scoring.pooling import AttentionPool, frame_mask, masked_max, masked_mean, masked_std, without_padding
+from audioscore.scoring.fusion import AttentionPool, frame_mask, masked_max, masked_mean, masked_std, without_padding
 
 LENGTHS = [3, 7, 1]
 

@@ -78,7 +78,7 @@ def test_long_files_score_as_their_stored_features(make_tuned: Any, tmp_path: Pa
 def test_within_a_callers_autocast_scores_are_the_same(
     make_tuned: Callable[..., Any], recordings: list[Path], tuning: Tuning, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audioscore.muq_cpu.products.MIN_WIDTH", 1)  # as for layers of the published width
+    monkeypatch.setattr("audioscore.muq_cpu.matmul.MIN_WIDTH", 1)  # as for layers of the published width
     made = make_tuned(tuning, plan="hybrid")
     scorer = Scorer(made.network, made.description, made.encoders, fast=fast)
     expected = [scorer.score(path).raw for path in recordings]
@@ -90,7 +90,7 @@ def test_within_a_callers_autocast_scores_are_the_same(
 def test_the_fast_mode_is_close_and_changes_no_weight(
     make_tuned: Callable[..., Any], recordings: list[Path], tuning: Tuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audioscore.muq_cpu.products.MIN_WIDTH", 1)  # as for layers of the published width
+    monkeypatch.setattr("audioscore.muq_cpu.matmul.MIN_WIDTH", 1)  # as for layers of the published width
     for module in ("audioscore.muq_cpu.inference", "audioscore.scoring.scorer"):
         monkeypatch.setattr(f"{module}.quick_numbers", lambda device: "int16")
     made = make_tuned(tuning, plan="hybrid")

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from audioscore.errors import UsageError
-from audioscore.muq_cpu import products
-from audioscore.muq_cpu.products import Numbers, multiplying
-from audioscore.scoring import songeval_head
-from audioscore.scoring.pooling import frame_mask
-from audioscore.scoring.songeval_head import SelfAttention, SongEvalHead
+from audioscore.muq_cpu import matmul as products
+from audioscore.muq_cpu.matmul import Numbers, multiplying
+from audioscore.scoring import head as songeval_head
+from audioscore.scoring.fusion import frame_mask
+from audioscore.scoring.head import SelfAttention, SongEvalHead
 
 HEADS = 4
 

@@ -8,8 +8,8 @@ import pytest
 
 from audioscore.serving import app as app_module
 from audioscore.serving.app import build_app
+from audioscore.serving.metrics import Settings
 from audioscore.serving.service import Service
-from audioscore.serving.settings import Settings
 
 Ask = Callable[..., Awaitable[httpx.Response]]
 

@@ -5,8 +5,7 @@ import pytest
 
 from audioscore.serving import batcher
 from audioscore.serving.batcher import Batcher
-from audioscore.serving.metrics import Metrics
-from audioscore.serving.settings import Settings
+from audioscore.serving.metrics import Metrics, Settings
 
 
 def scored(asked: list[tuple[Any, Any, bool]], cancel: int | None = None) -> list[Any]:

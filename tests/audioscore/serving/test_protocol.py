@@ -6,8 +6,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from audioscore.serving import protocol
-from audioscore.serving.protocol import HEADER_BYTES, PatientProtocol
+from audioscore.serving import server as protocol
+from audioscore.serving.server import HEADER_BYTES, PatientProtocol
 
 
 async def answer_to(*sent: bytes, pause: float = 0.0, reads_body: bool = True) -> tuple[int, Any]:

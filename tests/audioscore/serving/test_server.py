@@ -3,8 +3,8 @@ import socket
 import pytest
 
 from audioscore.errors import UsageError
+from audioscore.serving.metrics import Settings
 from audioscore.serving.server import serve
-from audioscore.serving.settings import Settings
 
 
 def test_an_unavailable_address_is_named() -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from audioscore.serving.metrics import Settings
 from audioscore.serving.service import Service
-from audioscore.serving.settings import Settings
 from audioscore.serving.uploads import Upload
 
 

@@ -7,7 +7,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from audioscore.serving.settings import Settings
+from audioscore.serving.metrics import Settings
 from audioscore.serving.uploads import receive_uploads, shown_name
 
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\nContent-Type: audio/wav\r\n\r\n%s\r\n'

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from audioscore.errors import ModelError
-from audioscore.serving import watch
+from audioscore.serving import server as watch
+from audioscore.serving.metrics import Settings
 from audioscore.serving.model import Which
+from audioscore.serving.server import keep_current
 from audioscore.serving.service import Service
-from audioscore.serving.settings import Settings
-from audioscore.serving.watch import keep_current
 
 
 def followed(

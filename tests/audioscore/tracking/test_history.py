@@ -2,8 +2,7 @@ import pytest
 from mlflow import MlflowClient
 
 from audioscore.errors import ModelError
-from audioscore.tracking.history import Change, read_changes, record_change, reigns
-from audioscore.tracking.registry import promote, rollback
+from audioscore.tracking.registry import Change, promote, read_changes, record_change, reigns, rollback
 
 
 def test_promotions_and_rollbacks_are_recorded(client: MlflowClient) -> None:

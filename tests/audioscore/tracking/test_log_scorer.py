@@ -2,8 +2,8 @@ from importlib.metadata import version
 
 import pytest
 
-from audioscore.tracking import log_scorer
-from audioscore.tracking.log_scorer import pinned_requirements
+from audioscore.tracking import runs as log_scorer
+from audioscore.tracking.runs import pinned_requirements
 
 
 def test_requirements_are_pinned_as_installed() -> None:

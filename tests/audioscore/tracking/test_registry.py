@@ -9,7 +9,6 @@ from mlflow import MlflowClient
 
 from audioscore.errors import GateRefused, ModelError
 from audioscore.tracking.connection import connect
-from audioscore.tracking.history import read_changes
 from audioscore.tracking.registry import (
     ModelVersion,
     champion_moved,
@@ -17,6 +16,7 @@ from audioscore.tracking.registry import (
     has_champion,
     list_versions,
     promote,
+    read_changes,
     rollback,
     scorer_folder,
     version_by_alias,

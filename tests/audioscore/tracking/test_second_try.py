@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 
 from audioscore.tracking.provenance import COMPARED_WITH
 from audioscore.tracking.registry import promote, rollback
-from audioscore.tracking.second_try import SCORER, forget_runs, look
+from audioscore.tracking.runs import SCORER, forget_runs, look
 
 RUN, DIGEST = "20260101-000000-abcd", "d751713988987e9331980363e24189ce.dir"
 

@@ -76,7 +76,7 @@ class Toys:
         return replace(fold, targets=targets), adversary
 
     def settings(self, **changed: Any) -> Any:
-        from audioscore.training.objective import Objective
+        from audioscore.training.losses import Objective
         from audioscore.training.step import FitSettings
 
         usual: dict[str, Any] = {

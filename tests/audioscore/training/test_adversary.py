@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from audioscore.errors import DataError
+from audioscore.evaluation.linear_probe import speaker_probe
 from audioscore.evaluation.metrics import spearman
-from audioscore.evaluation.speaker_probe import speaker_probe
 from audioscore.training.adversary import SpeakerAdversary, adversary_loss, ramp, reverse_gradient
 from audioscore.training.losses import pairwise_logistic
 

@@ -11,8 +11,7 @@ from audioscore.training import loop
 from audioscore.training.checkpoint import Progress, moving_state, read_checkpoint, restore, write_checkpoint
 from audioscore.training.data import fit_statistics
 from audioscore.training.distributed import start
-from audioscore.training.loop import Fit, fit_network
-from audioscore.training.opening import Opening
+from audioscore.training.loop import Fit, Opening, fit_network
 
 DAMAGED = r"fit\.checkpoint: .*damaged"
 

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from audioscore.training.losses import list_mle, pairwise_logistic, smooth_l1
-from audioscore.training.objective import Objective
+from audioscore.training.losses import Objective, list_mle, pairwise_logistic, smooth_l1
 
 SCORES = torch.tensor([90.0, 90.0, 72.5, 51.0, 0.0, -1.0, -2.0], dtype=torch.float64)
 GROUPS = torch.tensor([0, 0, 0, 0, 3, 3, 5])

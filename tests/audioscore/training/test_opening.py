@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 
 from audioscore.encoders.muq_layers import MuQSuffix
 from audioscore.training.data import fit_statistics
-from audioscore.training.loop import Fit, fit_network
-from audioscore.training.opening import Opening
+from audioscore.training.loop import Fit, Opening, fit_network
 from audioscore.training.recipe import read_ground
 
 STEPS = 8 + 12  # two epochs of the head, three that follow, of 64 clips in batches of 16

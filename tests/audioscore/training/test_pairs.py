@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioscore.training.pairs import ordered_pairs
+from audioscore.training.losses import ordered_pairs
 
 
 @given(st.lists(st.integers(50, 54), max_size=12))

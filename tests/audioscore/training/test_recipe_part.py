@@ -7,7 +7,7 @@ from audioscore.config import Plan, TrainingSection
 from audioscore.encoders.features import Kind
 from audioscore.scoring.head import build_head
 from audioscore.scoring.scorer import Tuning
-from audioscore.training.recipe_part import fit_settings, recipe_of
+from audioscore.training.recipe import fit_settings, recipe_of
 
 DIMS: dict[Kind, int] = {"muq": 32, "campplus": 16}
 RICH: dict[str, Any] = {

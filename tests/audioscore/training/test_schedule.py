@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from audioscore.training.schedule import rate_factor
+from audioscore.training.step import rate_factor
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 100])

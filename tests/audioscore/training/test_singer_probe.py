@@ -3,7 +3,7 @@ from typing import Any
 import torch
 
 from audioscore.data.clips import Clip
-from audioscore.training.singer_probe import probe_speakers
+from audioscore.training.adversary import probe_speakers
 
 
 def clips(singers: list[str | None]) -> list[Clip]:

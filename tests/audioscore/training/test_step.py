@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from audioscore.errors import ModelError
-from audioscore.scoring.batch import collate
-from audioscore.scoring.network import raw_outputs
+from audioscore.scoring.network import collate, raw_outputs
 from audioscore.training.data import Fold, fit_statistics
 from audioscore.training.distributed import start
-from audioscore.training.losses import pairwise_logistic
-from audioscore.training.objective import Objective
+from audioscore.training.losses import Objective, pairwise_logistic
 from audioscore.training.step import Stepper
 
 

@@ -18,7 +18,7 @@ from audioscore.training.trainjob.pod import MODEL, Asked, pack
 
 pytestmark = pytest.mark.services
 
-POD = [sys.executable, "-m", "audioscore.training.trainjob.trainjob_pod"]
+POD = [sys.executable, "-m", "audioscore.training.trainjob.pod"]
 JOB = "hybrid-0123456789a"
 CHANGED: dict[str, Any] = {
     "seeds": [1], "epochs": 2, "batch_clips": 10, "dropout": 0.3, "tuning": "lora", "lora": {"rank": 4, "alpha": 6},

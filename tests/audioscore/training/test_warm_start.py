@@ -13,13 +13,12 @@ from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.muq_layers import prefix_frames
 from audioscore.errors import ModelError
-from audioscore.scoring.build import build_network, tuned_state
 from audioscore.scoring.calibration import Calibration
-from audioscore.scoring.checkpoint import save_scorer
+from audioscore.scoring.checkpoint import build_network, save_scorer, tuned_state
 from audioscore.scoring.legacy.convert import convert
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
 from audioscore.scoring.scorer import Description, Tuning
-from audioscore.training.recipe_part import Recipe
+from audioscore.training.recipe import Recipe
 from audioscore.training.warm_start import takes_head, warm_start
 
 LIGHT = {"dims": {"muq": 32}, "width": 8, "hidden": 8, "dropout": 0.2, "kind": "light", "pooled": False}

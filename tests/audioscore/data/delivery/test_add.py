@@ -8,7 +8,7 @@ import openpyxl
 import pytest
 
 from audioscore.data.delivery.add import Added, DeliveryRefused, Request, add_delivery, incoming_of, sweep
-from audioscore.data.gate.validation_settings import ValidationSettings
+from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.labels import read_labels
 from audioscore.errors import DataError, GateRefused, UsageError
 

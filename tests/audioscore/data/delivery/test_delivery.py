@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from audioscore.data.clips import Clip
-from audioscore.data.delivery.delivery import read_delivery
+from audioscore.data.delivery.gather import read_delivery
 from audioscore.errors import DataError
 
 SEED = Path(__file__).with_name("seed_index.json")  # the specification's example, byte for byte

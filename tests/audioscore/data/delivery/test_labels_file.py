@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from audioscore.data.clips import Clip
-from audioscore.data.delivery.labels_file import changed_cells, read_labels_file, write_labels_file
+from audioscore.data.delivery.folder_state import changed_cells, read_labels_file, write_labels_file
 from audioscore.data.labels import read_labels
 from audioscore.errors import DataError
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioscore.data.delivery.names import LONGEST, folded, recording_name
+from audioscore.data.delivery.plan import LONGEST, folded, recording_name
 
 SHA = "5fd2" * 16
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from audioscore.data.delivery.purge import Purged, purge
+from audioscore.data.delivery.remove import Purged, purge
 from audioscore.data.versions.history import recorded_file, recorded_files
 from audioscore.data.versions.repository import commit, pull, push, record_of
 from audioscore.errors import DataError

@@ -8,7 +8,7 @@ import pytest
 from audioscore.data.delivery.add import Request, add_delivery
 from audioscore.data.delivery.folder_state import Withdrawn, read_withdrawn
 from audioscore.data.delivery.remove import delete_copies, remove_recordings
-from audioscore.data.gate.validation_settings import ValidationSettings
+from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.labels import read_labels
 from audioscore.errors import DataError, UsageError
 from audioscore.files import sha256_of

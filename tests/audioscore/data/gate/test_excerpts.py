@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from audioscore.data.audio import Recording, decode, encode
-from audioscore.data.gate.excerpts import EXCERPT_SECONDS, loudest, player
+from audioscore.data.gate.report import EXCERPT_SECONDS, loudest, player
 
 
 @pytest.mark.parametrize("rate", [5_000, 8_000, 44_100, 96_000])

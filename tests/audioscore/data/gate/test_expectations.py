@@ -7,8 +7,8 @@ import pytest
 
 from audioscore.data.gate import expectations
 from audioscore.data.gate.expectations import ExpectationResult, TableCheck
-from audioscore.data.gate.validation_result import describe
-from audioscore.data.gate.validation_settings import ValidationSettings
+from audioscore.data.gate.rejections import ValidationSettings
+from audioscore.data.gate.validation import describe
 
 KTV = [50.0 + 35 * n / 200 for n in range(200)]
 ROWS, SHIFT = "expect_table_row_count_to_be_between", "expect_column_kl_divergence_to_be_less_than"

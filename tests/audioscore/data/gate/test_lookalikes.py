@@ -11,8 +11,8 @@ from scipy.sparse.csgraph import connected_components
 from audioscore.data.audio import Recording
 from audioscore.data.clips import Clip
 from audioscore.data.fingerprint import fingerprint
-from audioscore.data.gate import lookalikes
-from audioscore.data.gate.lookalikes import NearDuplicates, find_near_duplicates, linked_pairs
+from audioscore.data.gate import rejections as lookalikes
+from audioscore.data.gate.rejections import NearDuplicates, find_near_duplicates, linked_pairs
 from audioscore.data.rules import Severity
 
 Find = Callable[[list[Clip], list[tuple[int, int]], Severity], NearDuplicates]

@@ -10,7 +10,7 @@ from audioscore.config import Config, parse_config
 from audioscore.data.audio_checks import ProbeLimits
 from audioscore.data.clips import Clip
 from audioscore.data.gate.output import read_accepted, read_near_duplicates, read_ordered, run_gate, settings_of
-from audioscore.data.gate.validation_settings import ValidationSettings
+from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.index import write_index
 from audioscore.data.versions.revision import folder_digest
 from audioscore.errors import DataError, GateRefused, UsageError

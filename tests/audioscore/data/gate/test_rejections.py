@@ -5,8 +5,7 @@ import pytest
 
 from audioscore.data.audio_checks import Heard
 from audioscore.data.clips import Clip
-from audioscore.data.gate.rejections import by_row, reject, weigh, without_repeats
-from audioscore.data.gate.validation_settings import ValidationSettings
+from audioscore.data.gate.rejections import ValidationSettings, by_row, reject, weigh, without_repeats
 from audioscore.data.rules import CLIP_RULES, RULES, TABLE_RULES, Finding, Severity
 from audioscore.errors import UsageError
 

@@ -13,7 +13,7 @@ from audioscore.data.clips import Clip
 from audioscore.data.gate.expectations import ExpectationResult
 from audioscore.data.gate.rejections import Rejection
 from audioscore.data.gate.report import MAX_LISTED, MAX_PLAYERS, render_validation
-from audioscore.data.gate.validation_result import ValidationResult
+from audioscore.data.gate.validation import ValidationResult
 
 EVIL = "<script>alert('唱')</script>"
 

@@ -3,8 +3,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.gate.table_suite import BAND, BAND_NAMES, SINGER_CLIPS, Expectation, bands_of, build_suite
-from audioscore.data.gate.validation_settings import ValidationSettings
 from audioscore.data.rules import RULES
 from audioscore.units import SCORE_BANDS, band_of
 

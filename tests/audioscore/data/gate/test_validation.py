@@ -15,9 +15,8 @@ from audioscore.data.audio_checks import ProbeLimits
 from audioscore.data.clips import Clip
 from audioscore.data.gate import validation
 from audioscore.data.gate.expectations import TableCheck
-from audioscore.data.gate.rejections import without_copies
+from audioscore.data.gate.rejections import ValidationSettings, without_copies
 from audioscore.data.gate.validation import validate_folder
-from audioscore.data.gate.validation_settings import ValidationSettings
 from audioscore.data.index import write_index
 from audioscore.errors import DataError
 from audioscore.files import sha256_of

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from audioscore.data.clips import Clip
-from audioscore.data.split.split_deal import deal
+from audioscore.data.split.assign import deal
 
 SHARES = (0.6, 0.2, 0.2)
 

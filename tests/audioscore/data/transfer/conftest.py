@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from audioscore.data.transfer import retry
+from audioscore.data.transfer import pool as retry
 
 
 @dataclass

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from audioscore.data.transfer.http import download_http, new_session, shown
-from audioscore.data.transfer.retry import Unreachable
+from audioscore.data.transfer.pool import Unreachable
 from audioscore.errors import AudioError
 
 BODY = random.Random(1).randbytes(300_000)

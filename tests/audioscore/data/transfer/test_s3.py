@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from audioscore.data.transfer.retry import Unreachable
+from audioscore.data.transfer.pool import Unreachable
 from audioscore.data.transfer.s3 import connect, download_object, explain, list_objects, split_uri
 from audioscore.errors import AudioError, DataError
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from audioscore.data.transfer.s3 import connect
-from audioscore.data.transfer.s3_write import remove_objects, upload_object
+from audioscore.data.transfer.s3 import connect, remove_objects, upload_object
 from audioscore.errors import AudioError, DataError
 
 BODY = random.Random(4).randbytes(300_000)

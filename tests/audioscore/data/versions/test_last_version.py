@@ -4,7 +4,7 @@ import pytest
 
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
-from audioscore.data.versions.last_version import last_scores
+from audioscore.data.versions.changes import last_scores
 from audioscore.errors import DataError
 
 

@@ -13,7 +13,7 @@ from botocore.response import StreamingBody
 from dvc.repo import Repo
 from moto.server import ThreadedMotoServer
 
-from audioscore.data.transfer import retry
+from audioscore.data.transfer import pool as retry
 from audioscore.data.versions.revision import folder_digest
 from audioscore.data.versions.storage import FetchReport, fetch
 from audioscore.errors import DataError

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audioscore.demo.exercises import exercises
-from audioscore.encoders.quiet import quiet_imports
+from audioscore.demo.pretrain import exercises
+from audioscore.encoders.compute import quiet_imports
 from audioscore.encoders.speakers.ge2e import BATCH, ge2e_mel, load_ge2e, partials
 from audioscore.errors import AudioError, ModelError
 from audioscore.files import sha256_of

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from audioscore.encoders.quiet import quiet_imports
-from audioscore.encoders.speakers.mel import MelBands, mel_windows
+from audioscore.encoders.compute import quiet_imports
+from audioscore.encoders.speakers.targets import MelBands, mel_windows
 
 with quiet_imports():
     import librosa

@@ -10,7 +10,7 @@ import scipy.signal
 import torch
 from torch import Tensor, nn
 
-from audioscore.encoders.quiet import quiet_imports
+from audioscore.encoders.compute import quiet_imports
 from audioscore.encoders.speakers.samoye import load_samoye, read_hearing, samoye_mel, window_starts
 from audioscore.errors import AudioError, ModelError
 from audioscore.files import sha256_of

@@ -6,7 +6,7 @@ from scipy import stats
 
 from audioscore.config import EvaluationSection
 from audioscore.errors import DataError
-from audioscore.evaluation.gate.beside_champion import CHAMPION, beside_champion
+from audioscore.evaluation.gate.decision import CHAMPION, beside_champion
 from audioscore.evaluation.predictions import Prediction
 
 Make = Callable[..., list[Prediction]]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from audioscore.evaluation.estimates import HeldOut, hold_out
-from audioscore.evaluation.gate.slices_part import WORST_SONGS, at_the_top, by_singer, by_song, per_band, per_source
+from audioscore.evaluation.gate.slices import WORST_SONGS, at_the_top, by_singer, by_song, per_band, per_source
 from audioscore.evaluation.predictions import Prediction
 
 Array = NDArray[np.float64]

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from audioscore.evaluation.report.figure_text import LEFT_OUT, NOT_COMPUTED, Notes, bare_html, figure_html, figure_text
+from audioscore.evaluation.report.decision import LEFT_OUT, NOT_COMPUTED, Notes, bare_html, figure_html, figure_text
 
 
 def text(html: str) -> str:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from audioscore.data.audio import Recording, decode, encode
-from audioscore.evaluation.report import listening
-from audioscore.evaluation.report.listening import (
+from audioscore.evaluation.report import clips as listening
+from audioscore.evaluation.report.clips import (
     FRAMES,
     HIGHEST,
     LOWEST,

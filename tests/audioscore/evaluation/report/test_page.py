@@ -11,8 +11,7 @@ import pytest
 from audioscore.config import EvaluationSection
 from audioscore.data.audio import encode
 from audioscore.evaluation.evaluate import evaluate
-from audioscore.evaluation.gate.beside_champion import beside_champion
-from audioscore.evaluation.gate.decision import decide
+from audioscore.evaluation.gate.decision import beside_champion, decide
 from audioscore.evaluation.predictions import Prediction
 from audioscore.evaluation.report import page as report
 from audioscore.evaluation.report.page import render_report

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from audioscore.evaluation.predictions import Prediction
-from audioscore.evaluation.report.report_data import MAX_REASONS, data_facts, data_gate, sources_of
+from audioscore.evaluation.report.page import MAX_REASONS, data_facts, data_gate, sources_of
 
 
 def row(name: str, reason: str) -> dict[str, Any]:

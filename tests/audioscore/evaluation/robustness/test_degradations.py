@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 from scipy.signal import welch
 
 from audioscore.config import ProbeName
+from audioscore.data.acoustics import clipping_share
 from audioscore.data.audio import Recording
 from audioscore.data.audio_checks import probe
-from audioscore.data.levels import clipping_share
 from audioscore.errors import AudioError
 from audioscore.evaluation.robustness.degradations import (
     DEGRADATIONS,

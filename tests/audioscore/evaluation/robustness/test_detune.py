@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from audioscore.errors import AudioError, UsageError
-from audioscore.evaluation.robustness.detune import detune, voiced_stretch
+from audioscore.evaluation.robustness.degradations import detune, voiced_stretch
 
 RATE = 24_000
 NOISE = np.asarray(0.1 * np.random.default_rng(0).standard_normal(4 * RATE), dtype=np.float32)

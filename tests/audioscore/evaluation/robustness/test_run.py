@@ -21,9 +21,8 @@ from audioscore.errors import DataError, ModelError
 from audioscore.evaluation.robustness.degradations import DEGRADATIONS, degrade, with_headroom
 from audioscore.evaluation.robustness.run import OFF, PROBES, describe, failed, flagged, probe_plans, read_probes
 from audioscore.files import sha256_of
-from audioscore.scoring.build import build_network
 from audioscore.scoring.calibration import Calibration
-from audioscore.scoring.checkpoint import load_scorer, save_scorer
+from audioscore.scoring.checkpoint import build_network, load_scorer, save_scorer
 from audioscore.scoring.scorer import BRANCHES, Description, Tuning
 from audioscore.scoring.trained_plan import Outcome, TrainedPlan, write_trained
 

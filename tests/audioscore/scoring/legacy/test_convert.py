@@ -18,7 +18,7 @@ from audioscore.scoring.checkpoint import load_scorer, read_description
 from audioscore.scoring.legacy import convert as module
 from audioscore.scoring.legacy.convert import convert, is_calibrated, native_adapters, tag_calibration
 from audioscore.scoring.legacy.folder import Adapter, Weights, write_folder
-from audioscore.scoring.legacy.predecessor_head import predecessor_state
+from audioscore.scoring.legacy.model import predecessor_state
 from audioscore.scoring.scorer import Tuning
 
 RANK, ALPHA = 4, 6  # what the judge's adapters were made with

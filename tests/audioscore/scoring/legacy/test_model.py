@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from audioscore.data.audio import Wave, encode
-from audioscore.encoders.quiet import quiet_imports
+from audioscore.encoders.compute import quiet_imports
 from audioscore.errors import AudioError, ModelError
 from audioscore.scoring.legacy import model as predecessor
 from audioscore.scoring.legacy.model import Predecessor, PredecessorHead, hear, load_predecessor

@@ -6,14 +6,14 @@ import torch
 
 from audioscore.encoders.extract import Features
 from audioscore.errors import ModelError, UsageError
-from audioscore.scoring.batch import Batch, collate
 from audioscore.scoring.head import build_head
-from audioscore.scoring.legacy.predecessor_head import (
+from audioscore.scoring.legacy.model import (
     DISCRIMINATOR_PREFIX,
     PredecessorScoreHead,
     load_predecessor_head,
     predecessor_state,
 )
+from audioscore.scoring.network import Batch, collate
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from audioscore.training.trainjob.trainjob_pod import PLACE, main
+from audioscore.training.trainjob.pod import PLACE, main
 
 
 @pytest.fixture
