@@ -45,7 +45,7 @@ format: .venv/.dev ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 corpus: .venv/.runtime ## make the demo corpus again, and record it with DVC
-	$(BIN)/python -m audioscore.demo --out data
+	$(BIN)/python -m audioscore.demo.corpus --out data
 	$(BIN)/dvc add data
 	$(BIN)/dvc push --quiet data.dvc
 

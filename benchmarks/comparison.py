@@ -36,10 +36,12 @@ from audioscore.data.audio import Recording
 from audioscore.data.clips import Clip
 from audioscore.data.split.assign import assign_splits
 from audioscore.data.split.sort import write_sorted
-from audioscore.demo import PlannedClip, plan_corpus, render
+from audioscore.demo.corpus import render
+from audioscore.demo.plan import PlannedClip, plan_corpus
 from audioscore.demo.voice import RATE
 from audioscore.encoders.compute import one_torch_thread
-from audioscore.encoders.extract import Encoders, Extraction, encode_recording, load_encoders, write_extraction
+from audioscore.encoders.extract import Extraction, encode_recording, load_encoders, write_extraction
+from audioscore.encoders.features import Encoders
 from audioscore.encoders.store import FeatureStore
 from audioscore.evaluation.bootstrap import cluster_counts, paired_difference, singer_clusters
 from audioscore.evaluation.metrics import within_sources

@@ -16,7 +16,8 @@ from audioscore.config import SMALL, load_config
 from audioscore.data.audio import decode
 from audioscore.data.clips import Clip
 from audioscore.encoders import extract
-from audioscore.encoders.extract import Encoders, encode_recording, extract_features, load_encoders
+from audioscore.encoders.extract import encode_recording, extract_features, load_encoders
+from audioscore.encoders.features import Encoders
 from audioscore.encoders.muq import load_muq
 from audioscore.encoders.store import FeatureStore
 from audioscore.files import sha256_of

@@ -17,10 +17,12 @@ import numpy as np
 
 from audioscore.config import DEMO, load_config
 from audioscore.data.audio import Recording
-from audioscore.demo import PlannedClip, plan_corpus, render
+from audioscore.demo.corpus import render
+from audioscore.demo.plan import PlannedClip, plan_corpus
 from audioscore.demo.voice import RATE
 from audioscore.encoders.compute import one_torch_thread
-from audioscore.encoders.extract import Encoders, encode_recording, load_encoders
+from audioscore.encoders.extract import encode_recording, load_encoders
+from audioscore.encoders.features import Encoders
 from audioscore.evaluation.metrics import within_source_spearman
 
 FOLDS, SEED, SHARE, TIMBRE_SHARE = 6, 5, 0.3, 0.6

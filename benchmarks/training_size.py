@@ -18,8 +18,8 @@ import torch
 from schemes import DATA, Predecessor, all_pairs, fold_of, prepare, set_up, training
 
 from audioscore.demo.pretrain import build_muq, muq_config
-from audioscore.encoders.extract import WINDOWS, Features, extract_features
-from audioscore.encoders.features import EncoderReference
+from audioscore.encoders.extract import extract_features
+from audioscore.encoders.features import WINDOWS, EncoderReference, Features
 from audioscore.encoders.muq import MuQEncoder
 from audioscore.encoders.muq_layers import prefix_frames
 from audioscore.encoders.stored_features import KEPT_BYTES

@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -22,7 +22,7 @@ from audioscore.data.split.assign import SPLITS
 from audioscore.data.split.sort import read_relative, read_split
 from audioscore.encoders.campplus import CampplusEncoder, load_campplus
 from audioscore.encoders.compute import one_torch_thread
-from audioscore.encoders.features import EncoderReference, Kind
+from audioscore.encoders.features import WINDOWS, Encoder, EncoderReference, Encoders, Features, Kind
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import AudioError, DataError, ModelError, UsageError
@@ -65,13 +65,6 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 2.0
 AHEAD = 2  # recordings in hand for each thread: enough to keep it fed, few enough to bound memory
-
-Encoder = MuQEncoder | CampplusEncoder
-Encoders = Mapping[Kind, Encoder]
-# By what heard them: "muq" [F, D], "campplus" [E]; where more layers of MuQ will hear its frames, also WINDOWS, a
-# number: in how many windows the recording was heard.
-Features = Mapping[str, "Tensor"]
-WINDOWS = "windows"
 
 
 @dataclass(frozen=True)

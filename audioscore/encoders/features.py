@@ -1,13 +1,26 @@
-"""Which encoder a feature or a scorer came from: never a path, always a hash."""
+"""Features of a recording, and the reference of the encoder that they came from: never a path, always a hash."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from audioscore.encoders.compute import Precision
 from audioscore.errors import ModelError
 
-Kind = Literal["muq", "campplus", "ge2e", "samoye"]  # the last two only ever tell an adversary who sings
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from audioscore.encoders.campplus import CampplusEncoder
+    from audioscore.encoders.muq import MuQEncoder
+
+Kind = Literal["muq", "campplus", "ge2e", "samoye"]  # the last two are only ever targets of an adversary
+Encoder = Union["MuQEncoder", "CampplusEncoder"]
+Encoders = Mapping[Kind, Encoder]
+# By encoder: "muq" [F, D], "campplus" [E]; where more layers of MuQ run on its frames, also WINDOWS, a number: how many
+# windows the recording was cut into.
+Features = Mapping[str, "Tensor"]
+WINDOWS = "windows"
 
 # The licence of the weights decides what may be done with a scorer made from them.
 WEIGHT_LICENCES = {

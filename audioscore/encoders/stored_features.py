@@ -7,8 +7,7 @@ from typing import overload
 import torch
 
 from audioscore.data.clips import Clip
-from audioscore.encoders.extract import WINDOWS, Features
-from audioscore.encoders.features import EncoderReference, Kind
+from audioscore.encoders.features import WINDOWS, EncoderReference, Features, Kind
 from audioscore.encoders.muq_layers import prefix_reference
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import ModelError

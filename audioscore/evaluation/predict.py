@@ -10,7 +10,8 @@ import numpy as np
 
 from audioscore.data.clips import Clip
 from audioscore.data.split.sort import read_split
-from audioscore.encoders.extract import Extraction, Features, choose_device, read_extraction
+from audioscore.encoders.extract import Extraction, choose_device, read_extraction
+from audioscore.encoders.features import Features
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.errors import DataError

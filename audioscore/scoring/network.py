@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from audioscore.encoders.extract import WINDOWS, Features
+from audioscore.encoders.features import WINDOWS, Features
 from audioscore.encoders.muq_layers import LayerMix, MuQSuffix
 
 

@@ -15,8 +15,7 @@ from audioscore.config import Plan
 from audioscore.data.audio import MAX_SECONDS, Wave
 from audioscore.encoders.campplus import CampplusEncoder
 from audioscore.encoders.compute import computing_in, side_by_side
-from audioscore.encoders.extract import WINDOWS, Encoders, Features
-from audioscore.encoders.features import EncoderReference, Kind
+from audioscore.encoders.features import WINDOWS, EncoderReference, Encoders, Features, Kind
 from audioscore.encoders.muq import MuQEncoder
 from audioscore.errors import AudioscoreError, ModelError, UsageError
 from audioscore.muq_cpu.inference import MuQInference

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioscore.data.clips import Clip
-from audioscore.encoders.extract import Features
+from audioscore.encoders.features import Features
 from audioscore.encoders.stored_features import Chosen
 from audioscore.errors import DataError
 from audioscore.evaluation.linear_probe import MIN_CLIPS_PER_SINGER, speaker_probe

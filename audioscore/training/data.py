@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from audioscore.data.clips import Clip
-from audioscore.encoders.extract import Features
+from audioscore.encoders.features import Features
 from audioscore.errors import ModelError, shorten
 from audioscore.scoring.fusion import frame_mask
 from audioscore.scoring.network import ScoreNetwork, batches

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from audioscore.config import Plan
-from audioscore.encoders.extract import Features
+from audioscore.encoders.features import Features
 from audioscore.encoders.muq import MuQEncoder
 from audioscore.errors import ModelError
 from audioscore.scoring.calibration import fit_calibration

@@ -22,8 +22,8 @@ from audioscore.data.audio import Recording, decode
 from audioscore.data.audio_checks import audio_path, probe, refusal
 from audioscore.data.clips import Clip
 from audioscore.encoders.compute import one_torch_thread
-from audioscore.encoders.extract import PROGRESS_SECONDS, WINDOWS, Features, Part, quick_form
-from audioscore.encoders.features import EncoderReference, Kind
+from audioscore.encoders.extract import PROGRESS_SECONDS, Part, quick_form
+from audioscore.encoders.features import WINDOWS, EncoderReference, Features, Kind
 from audioscore.errors import AudioError, DataError, ModelError
 from audioscore.evaluation.bootstrap import Estimate, cluster_counts, estimate, singer_clusters
 from audioscore.evaluation.estimates import few_singers, with_wilson

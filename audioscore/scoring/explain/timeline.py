@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from audioscore.encoders.extract import Features
+from audioscore.encoders.features import Features
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.network import BATCH_CLIPS, Batch, ScoreNetwork, collate
 from audioscore.scoring.results import Moment

@@ -19,8 +19,6 @@ from audioscore.data.index import write_index
 from audioscore.data.split.sort import read_relative
 from audioscore.encoders import extract
 from audioscore.encoders.extract import (
-    WINDOWS,
-    Encoders,
     Extraction,
     choose_device,
     encode_recording,
@@ -30,6 +28,7 @@ from audioscore.encoders.extract import (
     read_extraction,
     write_extraction,
 )
+from audioscore.encoders.features import WINDOWS, Encoders
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.muq_layers import prefix_frames, prefix_reference
 from audioscore.encoders.speakers.targets import SpeakerTarget

@@ -11,8 +11,7 @@ from torch import Tensor
 from audioscore.config import Plan
 from audioscore.data.audio import Wave, encode
 from audioscore.encoders.campplus import load_campplus
-from audioscore.encoders.extract import Encoders
-from audioscore.encoders.features import WINDOW_SECONDS, Kind
+from audioscore.encoders.features import WINDOW_SECONDS, Encoders, Kind
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.checkpoint import build_network, save_scorer, tuned_state

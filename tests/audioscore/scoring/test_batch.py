@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from audioscore.encoders.extract import Features
+from audioscore.encoders.features import Features
 from audioscore.encoders.muq_layers import split_windows
 from audioscore.scoring.network import Batch, collate, join_windows
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from audioscore.encoders.adapters import PROJECTIONS
-from audioscore.encoders.extract import WINDOWS, Features
+from audioscore.encoders.features import WINDOWS, Features
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.muq_layers import prefix_frames
 from audioscore.errors import ModelError

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from audioscore.data.audio import decode
-from audioscore.encoders.extract import Features, encode_recording
-from audioscore.encoders.features import Kind
+from audioscore.encoders.extract import encode_recording
+from audioscore.encoders.features import Features, Kind
 from audioscore.errors import ModelError
 from audioscore.scoring import checkpoint
 from audioscore.scoring.checkpoint import load_network, load_scorer, read_description, save_scorer

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from audioscore.encoders.extract import Features
-from audioscore.encoders.features import Kind
+from audioscore.encoders.features import Features, Kind
 from audioscore.errors import ModelError
 from audioscore.scoring.fusion import Standardize
 from audioscore.scoring.head import ScoreHead, build_head

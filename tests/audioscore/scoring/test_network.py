@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from audioscore.encoders.extract import WINDOWS, Features
+from audioscore.encoders.features import WINDOWS, Features
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.muq_layers import LayerMix, prefix_frames
 from audioscore.scoring import network as network_module

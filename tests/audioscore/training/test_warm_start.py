@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from audioscore.encoders.extract import Features
-from audioscore.encoders.features import EncoderReference
+from audioscore.encoders.features import EncoderReference, Features
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.muq_layers import prefix_frames
 from audioscore.errors import ModelError

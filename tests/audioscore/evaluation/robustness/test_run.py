@@ -14,7 +14,8 @@ from audioscore.data.audio import Recording, decode
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
 from audioscore.encoders.campplus import load_campplus
-from audioscore.encoders.extract import Encoders, Part, extract_features, write_extraction
+from audioscore.encoders.extract import Part, extract_features, write_extraction
+from audioscore.encoders.features import Encoders
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import DataError, ModelError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from audioscore.encoders.extract import Features
+from audioscore.encoders.features import Features
 from audioscore.errors import ModelError, UsageError
 from audioscore.scoring.head import build_head
 from audioscore.scoring.legacy.model import (
