@@ -1,60 +1,61 @@
-# Everything a newcomer needs: `make demo` and `make test` set up .venv by themselves.
+# Entry points for development. `make demo` and `make test` set up .venv first.
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JOBS ?= 2
 BIN := .venv/bin
-unexport PYTHONDONTWRITEBYTECODE # or every process that a test or a run starts compiles torch and MLflow anew: 5 s
+unexport PYTHONDONTWRITEBYTECODE # otherwise each process of a test or run compiles torch and MLflow again, in 5 s
 UV := $(BIN)/uv
-SPREAD := --dist loadfile --no-loadscope-reorder # in the order of tests/conftest.py, which has the longest first
+SPREAD := --dist loadfile --no-loadscope-reorder # in the order of tests/conftest.py: the longest files first
 INSTALL := $(UV) pip install --python $(BIN)/python --quiet
 PIN := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
 	--custom-compile-command "make pins"
 
 .PHONY: help demo test test-services test-containers image check check-manifests format corpus encoders pins clean
 
-help: ## this list
+help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .venv/.runtime ## set up, then the whole pipeline on the demo corpus
+demo: .venv/.runtime ## set up, then run the whole pipeline on the demo corpus
 	$(BIN)/audioscore demo
 
-test: .venv/.dev ## set up, then every test, doctests included
+test: .venv/.dev ## set up, then run all tests but the slow ones, doctests included
 	$(BIN)/python -m pytest -n $(JOBS) $(SPREAD)
 
-test-services: .venv/.services ## set up, then the tests that start servers or take minutes
+test-services: .venv/.services ## set up, then run the tests that start servers or take minutes
 	$(BIN)/python -m pytest -m services -n $(JOBS) $(SPREAD)
 
 test-containers: .venv/.dev ## set up, build the image, and run the whole pipeline in containers
 	$(BIN)/python -m pytest -m containers
 
-image: ## build the image that the steps run in, by Docker or Podman
+image: ## build the image of the steps, with Docker or Podman
 	components/image/build.sh
 
-check: .venv/.dev ## set up, then lint, format, types, and who may import whom
+check: .venv/.dev ## set up, then check lint rules, format, types, import contracts and the word list
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_words.py
 	$(BIN)/hadolint components/image/Dockerfile
 
-check-manifests: .venv/.services ## set up, then build the cluster manifests and judge them, offline
+check-manifests: .venv/.services ## set up, then build and check the cluster manifests, offline
 	$(BIN)/python -m manifests.check
 
-format: .venv/.dev ## rewrite the code in the project's format
+format: .venv/.dev ## set up, then format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-corpus: .venv/.runtime ## make the demo corpus again, and record it with DVC
+corpus: .venv/.runtime ## create the demo corpus again and record it with DVC
 	$(BIN)/python -m audioscore.demo.corpus --out data
 	$(BIN)/dvc add data
 	$(BIN)/dvc push --quiet data.dvc
 
-encoders: .venv/.runtime ## train the small encoders again (about half an hour), and record them with DVC
+encoders: .venv/.runtime ## train the small encoders again (about 30 minutes) and record them with DVC
 	$(BIN)/python -m audioscore.demo.pretrain --out pipelines/encoders
 	$(BIN)/dvc add pipelines/encoders
 	$(BIN)/dvc push --quiet pipelines/encoders.dvc
 
-pins: .venv/.bootstrap ## resolve the requirements again, with hashes
+pins: .venv/.bootstrap ## update the pinned requirements, with hashes
 	$(PIN) --upgrade requirements/bootstrap.in -o requirements/bootstrap.txt
 	$(PIN) --upgrade pyproject.toml -o requirements.txt
 	$(PIN) --upgrade pyproject.toml --extra dev -c requirements.txt -o requirements/dev.txt
@@ -62,7 +63,7 @@ pins: .venv/.bootstrap ## resolve the requirements again, with hashes
 	$(PIN) --upgrade requirements/sbom.in -o requirements/sbom.txt
 	$(PIN) --upgrade --no-deps requirements/services.in -o requirements/services.txt
 
-clean: ## remove what runs and tests leave behind; .venv stays
+clean: ## remove the files of runs and tests, but not .venv
 	rm -rf .audioscore .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find audioscore components manifests pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

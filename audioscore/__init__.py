@@ -1,8 +1,8 @@
-"""A singing-voice scorer on the 50-99 scale, and the pipeline that trains, compares and registers it.
+"""Score singing recordings, and train, compare and register the scorers.
 
 >>> from audioscore import load_scorer
 >>> scorer = load_scorer("models:/audioscore@champion")  # doctest: +SKIP
->>> scorer.score("take.m4a").score  # doctest: +SKIP
+>>> scorer.score("recording.m4a").score  # doctest: +SKIP
 83.2
 """
 
@@ -16,14 +16,19 @@ __version__ = "0.1.0"
 
 
 def load_scorer(uri: str | Path | None = None, device: str = "auto", fast: bool = False) -> "Scorer":
-    """The scorer that `uri` names: a scorer folder, a predecessor's folder, `models:/NAME@ALIAS` or `models:/NAME/3`;
-    by default the champion, and where there is none yet the demo's.
+    """Load a scorer for use in Python.
 
-    `device` "auto" is a GPU where there is one. `fast` multiplies rounder numbers on a CPU, see docs/scoring.md.
-    Raises ModelError where there is no such scorer, or it is damaged; UsageError for what is no name of one, and for a
-    device that is not there.
+    Args:
+        uri: a scorer folder, the folder of a legacy model, `models:/NAME@ALIAS` or `models:/NAME/3`. Default: the
+            champion of "audioscore", or of the demo if "audioscore" has no champion yet.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+        fast: use the faster and less exact CPU kernels, see docs/scoring.md.
+
+    Raises:
+        ModelError: the scorer does not exist or is damaged.
+        UsageError: `uri` is not a valid name, or the device is not available.
     """
-    from audioscore.encoders.extract import choose_device
+    from audioscore.encoders.compute import choose_device
     from audioscore.scoring.checkpoint import load_scorer as load_folder
     from audioscore.tracking.find_scorer import find_scorer
 

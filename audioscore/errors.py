@@ -1,48 +1,57 @@
-"""What can go wrong for a user. Every message says what failed, which item, what was found, and what to do."""
+"""Errors that a user can correct. Messages have the form `<what>: <problem>. <fix>.`"""
 
-FAULT_EXIT_CODE = 70  # EX_SOFTWARE: a fault in the program, which none of the documented codes may mean
+INTERNAL_ERROR_EXIT_CODE = 70  # EX_SOFTWARE: an error in the program; no other exit code has this meaning
 
 
 class AudioscoreError(Exception):
-    """A fault the user can mend: one clear sentence, printed without a traceback."""
+    """Base class: an error that the user can correct, printed as one line without a traceback."""
 
     exit_code = 2
 
 
 class UsageError(AudioscoreError):
-    """Wrong arguments or configuration."""
+    """Invalid arguments or configuration."""
 
 
 class DataError(AudioscoreError):
-    """Labels, index or folder that cannot be used as they are."""
+    """Labels, an index or a data folder that cannot be used."""
 
 
 class AudioError(DataError):
-    """One recording that cannot be decoded or scored."""
+    """A recording that cannot be decoded or scored."""
 
 
 class ModelError(AudioscoreError):
-    """Weights or a saved scorer that cannot be loaded."""
+    """Weights or a scorer that cannot be loaded."""
 
 
 class GateRefused(AudioscoreError):
-    """A gate said no: the run worked, and its answer is a refusal."""
+    """The data gate or the promotion gate refused; the program itself ran without an error."""
 
     exit_code = 1
 
 
-def describe_os_error(fault: OSError) -> str:
-    """One sentence for a file that cannot be read or written.
+def describe_os_error(error: OSError) -> str:
+    """Describe in one line why a file cannot be read or written.
 
     >>> describe_os_error(PermissionError(13, "Permission denied", "/srv/report.html"))
     '/srv/report.html: Permission denied. Check the path, its permissions, and the free space.'
     """
-    what = fault.filename if fault.filename is not None else "a file"
-    return f"{what}: {fault.strerror or fault}. Check the path, its permissions, and the free space."
+    what = error.filename if error.filename is not None else "a file"
+    return f"{what}: {error.strerror or error}. Check the path, its permissions, and the free space."
+
+
+def first_line(error: BaseException) -> str:
+    """First line of another package's error, at most 200 characters, or its class name if it has no text.
+
+    >>> first_line(ValueError("no route\\nto host")), first_line(ValueError())
+    ('no route', 'ValueError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def shorten(items: list[str], limit: int = 5) -> str:
-    """Names for an error message: at most `limit` of them, then how many more.
+    """Join names for a message: at most `limit` of them, then the number of the others.
 
     >>> shorten(["a", "b"])
     'a, b'

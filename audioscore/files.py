@@ -1,4 +1,4 @@
-"""Writing that never leaves half a file, and hashing."""
+"""Atomic writing of files and folders, and their hashes."""
 
 import contextlib
 import errno
@@ -14,22 +14,22 @@ from typing import Any
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target` that takes its place when the block ends well, and vanishes otherwise."""
+    """Yield a temporary file in the folder of `target`: it replaces `target` if the block succeeds, or is deleted."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
-    except OSError as fault:
-        fault.filename = str(target)  # nobody knows the temporary name
+    except OSError as error:
+        error.filename = str(target)  # the user does not need the temporary name
         raise
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes the file private; give it the permissions any other new file would have had.
+        # mkstemp creates a private file; set the permissions of any other new file.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
-    except OSError as fault:
-        fault.filename = fault.filename or str(target)  # a full disk names no file
+    except OSError as error:
+        error.filename = error.filename or str(target)  # the error of a full disk has no file name
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -37,7 +37,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place, whole, when the block ends well."""
+    """Yield a temporary folder beside `target`: it replaces `target` if the block succeeds, or is deleted."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -51,21 +51,21 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """See that a folder can be made or takes a file: before the work whose result it is to hold, not after it.
+    """Check that files can be written into a folder, which may not exist yet, before long work whose result it holds.
 
-    Nothing is left there. Raises OSError, naming what is in the way, where writing there would.
+    Nothing remains on disk. Raises OSError with the path that prevents writing.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     try:
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".writable."):
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".writable."):
             pass
-    except OSError as fault:
-        fault.filename = str(there)  # nobody knows the temporary name
+    except OSError as error:
+        error.filename = str(existing)  # the user does not need the temporary name
         raise
 
 
 def check_can_be_file(target: Path) -> None:
-    """The same for a file. Raises OSError, naming what is in the way."""
+    """Check that a file can be written. Raises OSError with the path that prevents writing."""
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     check_writable(target.parent)
@@ -84,17 +84,17 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write one JSON document atomically; NaN is refused, since JSON has none."""
+    """Write a JSON document atomically. Raises ValueError for NaN, which JSON does not have."""
     write_text(target, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(source: Path) -> Any:
-    """Read one JSON document, UTF-8 with or without a byte-order mark."""
+    """Read a JSON document in UTF-8, with or without a byte-order mark."""
     return json.loads(source.read_text(encoding="utf-8-sig"))
 
 
 def sha256_of(*sources: Path) -> str:
-    """SHA-256 of the bytes of one file, or of several after one another, in hexadecimal."""
+    """Return the SHA-256 of the concatenated bytes of the files, in hexadecimal."""
     digest = hashlib.sha256()
     for source in sources:
         with source.open("rb") as handle:
@@ -103,8 +103,8 @@ def sha256_of(*sources: Path) -> str:
     return digest.hexdigest()
 
 
-def place(source: Path, target: Path) -> None:
-    """Put `source`'s bytes at `target`: a hard link where the file system allows, a copy elsewhere."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Create `target` as a hard link to `source`, or as a copy if the file system does not allow the link."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

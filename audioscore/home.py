@@ -1,4 +1,4 @@
-"""Where state lives: `$AUDIOSCORE_HOME`, or `.audioscore/` in the working folder; runs and registry on a server too."""
+"""Locations of the state on disk: `$AUDIOSCORE_HOME`, or `.audioscore/` in the working folder."""
 
 import os
 from dataclasses import dataclass
@@ -7,57 +7,59 @@ from pathlib import Path
 from audioscore.errors import UsageError
 
 DEMO_WORKSPACE = "demo"
-MODEL = "audioscore"  # what a run registers, and scoring uses, unless told otherwise
-DEMO_MODEL = "audioscore-demo"  # its own registered name, so that a demo never becomes production's champion
+MODEL = "audioscore"  # default name of the registered model
+DEMO_MODEL = "audioscore-demo"  # a separate name, so that a demo never becomes the production champion
 
 
 @dataclass(frozen=True)
 class Home:
-    """One workspace: MLflow's database and artifacts, the feature store, and a folder a run."""
+    """One workspace: the MLflow database and artifacts, the feature store, and one folder for each run."""
 
     folder: Path
-    server: str | None = None  # address of the MLflow server that has the runs and the registry instead of the database
-    unusable: str | None = None  # kind of a store that was named instead, and is none
+    server: str | None = None  # address of the MLflow server, if runs and registry are not in the database
+    unsupported: str | None = None  # the kind of tracking store in MLFLOW_TRACKING_URI, if it cannot be used
 
     @property
     def tracking_uri(self) -> str:
-        """Where runs and the registry are. Raises UsageError where what was named for them is neither of both."""
-        if self.unusable is not None:
+        """MLflow URI of runs and registry. Raises UsageError for an unsupported store in MLFLOW_TRACKING_URI."""
+        if self.unsupported is not None:
             raise UsageError(
-                f"MLFLOW_TRACKING_URI names a store of kind {self.unusable!r}. Runs and the registry are on an MLflow "
-                f"server, or in the home's own database: start a server on that store and give its address (http:// or "
-                f"https://), or unset the variable."
+                f"MLFLOW_TRACKING_URI: stores of kind {self.unsupported!r} are not supported. Start an MLflow server "
+                "on that store and set its http:// or https:// address, or unset the variable for the local database."
             )
         return self.server or f"sqlite:///{self.folder / 'mlflow.db'}"
 
     @property
     def artifacts(self) -> Path:
+        """Artifacts of MLflow runs and registered models."""
         return self.folder / "mlartifacts"
 
     @property
     def features(self) -> Path:
+        """The feature store."""
         return self.folder / "features"
 
     @property
-    def probes(self) -> Path:
-        """What was measured of recordings, by content."""
+    def measurements(self) -> Path:
+        """Cache of audio measurements, by the content of the recording."""
         return self.folder / "probes.db"
 
     @property
     def converted(self) -> Path:
-        """Scorers made of predecessor's folders that were scored with, by the content of their weights."""
+        """Scorers converted from legacy models, by the content of their weights."""
         return self.folder / "converted"
 
     @property
     def runs(self) -> Path:
+        """One folder for each pipeline run."""
         return self.folder / "runs"
 
 
 def home(workspace: str = "") -> Home:
-    """The home, or the workspace of that name inside it, which is on this machine whatever server there is.
+    """Return the home, or a workspace inside it; a workspace is always local.
 
-    The server is `$MLFLOW_TRACKING_URI`, if that is an address: MLflow itself notes SQLite databases there as well.
-    Any other store is not left alone in silence: whoever asks for the runs there is told.
+    The MLflow server is `$MLFLOW_TRACKING_URI` if that is an http(s) address. MLflow itself sets the variable to SQLite
+    databases, which are ignored. Any other store raises an error when `tracking_uri` is read.
     """
     base = Path(os.environ.get("AUDIOSCORE_HOME") or ".audioscore").resolve()
     if workspace:
@@ -66,9 +68,11 @@ def home(workspace: str = "") -> Home:
     if address.startswith(("http://", "https://")):
         return Home(base, address)
     kind = address.partition(":")[0] if ":" in address else "file"
-    return Home(base, unusable=None if kind in ("sqlite", "file") else kind)  # the rest may hold a password
+    return Home(
+        base, unsupported=None if kind in ("sqlite", "file") else kind
+    )  # the rest of the URI may hold a password
 
 
 def home_of_model(name: str) -> Home:
-    """The workspace whose registry holds a model name: the demo's model lives in the demo's."""
+    """Return the workspace whose registry holds a model name; the demo has its own."""
     return home(DEMO_WORKSPACE if name == DEMO_MODEL else "")

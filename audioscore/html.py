@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: one file that opens offline, on a phone, in dark and light."""
+"""Self-contained HTML pages: one file that works offline, on small screens, and in light and dark mode."""
 
 import html
 import io
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK = "#123456"  # drawn by matplotlib, replaced by the page's own text colour
-# A number alone, with a short unit, an interval or a mark behind it; or the marked dash of one that is undefined.
+INK = "#123456"  # colour in matplotlib figures that the page replaces by its text colour
+# A number, alone or before a short unit, an interval or a footnote mark; or the dash of an undefined number.
 NUMBER = re.compile(r"^([+\-\u2212]?\d[\d.,]*%?(?=$|<| [<\[(%]| \w{1,3}$)|-(?=<))")
 PALETTE = ("#3b82c4", "#d9822b", "#3f9f6b", "#b5539b", "#8a7a5c")  # readable on white and on near-black
 
@@ -62,11 +62,11 @@ audio { height: 2rem; max-width: 16rem; } code { font-size: .9em; overflow-wrap:
 
 
 class Html(str):
-    """Text that is HTML already: `table` takes it as it is, and escapes any other."""
+    """Text that is HTML already and must not be escaped."""
 
 
 def paragraph(text: str, css: str = "") -> str:
-    """A paragraph; HTML stays as it is, any other text is escaped.
+    """Return a paragraph; text that is not `Html` is escaped.
 
     >>> paragraph("a < b", "soft")
     '<p class="soft">a &lt; b</p>'
@@ -83,9 +83,11 @@ def render_page(
     good: bool | None = None,
     contents: bool = False,
 ) -> str:
-    """A page from (heading, HTML body) sections. Title, subtitle, lead and headings are escaped; bodies are not.
+    """Render a page from (heading, HTML body) sections. Everything except the bodies is escaped.
 
-    With `contents`, links to the sections stand above them.
+    Args:
+        lead: a highlighted first paragraph, coloured by `good`.
+        contents: add links to the sections.
     """
     import jinja2
 
@@ -95,7 +97,7 @@ def render_page(
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An HTML table; every cell that is not Html is escaped, and columns whose cells are all numbers align right.
+    """Return an HTML table. Cells that are not `Html` are escaped; columns of numbers are aligned right.
 
     >>> table(["a"], [["<b>"]]).count("&lt;b&gt;")
     1
@@ -127,12 +129,12 @@ def _escape(text: str) -> str:
 
 
 def definitions(values: Mapping[str, Any]) -> str:
-    """A two-column table of names and values."""
+    """Return a table of names and values."""
     return table(["", ""], [[name, str(value)] for name, value in values.items()])
 
 
 def style_axes(axes: Any) -> None:
-    """Give a matplotlib axes the page's look: ink that follows dark and light, no box, quiet grid."""
+    """Style matplotlib axes for the page: adaptive text colour, no frame, light grid."""
     axes.set_facecolor("none")
     axes.grid(True, color=INK, alpha=0.12, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -146,17 +148,17 @@ def style_axes(axes: Any) -> None:
 
 
 def figure_html(figure: "Figure", caption: str) -> str:
-    """A matplotlib figure as inline SVG whose ink follows the page's text colour; the caption is escaped."""
+    """Return a matplotlib figure as inline SVG in the page's text colour; the caption is escaped."""
     import matplotlib
 
     buffer = io.StringIO()
-    look: Any = {"svg.fonttype": "none", "svg.hashsalt": "audioscore", "font.family": "sans-serif"}
-    with matplotlib.rc_context(look), warnings.catch_warnings():
-        # Text stays text: the browser has the letters (Chinese names, say) that matplotlib's own font lacks.
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "audioscore", "font.family": "sans-serif"}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # Text is kept as text: browsers have glyphs, for example of Chinese names, that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    words = html.escape(caption)
-    return f'<figure role="img" aria-label="{words}">{svg}<figcaption>{words}</figcaption></figure>'
+    text = html.escape(caption)
+    return f'<figure role="img" aria-label="{text}">{svg}<figcaption>{text}</figcaption></figure>'

@@ -1,18 +1,18 @@
-"""Whether the comparison of A and B tells the truth, on corpora where it is known what a score is made of.
+"""Whether the comparison of A and B is correct, on corpora where the cause of the scores is given.
 
-`python benchmarks/comparison.py [--seeds 20] [--cache DIR] [--jobs N] [--singers N] [--clips K] [--test SHARE]`: for
-each seed a corpus of its own, heard once by the small encoders that ship with the repository and scored twice: with
-`timbre_share` 0, where a score is the performance alone, and 0.6. Each is split, trained on (baseline and hybrid,
-settings of small.yaml) and evaluated by the code that a run uses. Printed is in how many seeds the interval of the
-difference in test Spearman, hybrid minus baseline, lies above 0, which is how a report says that B is better.
+`python benchmarks/comparison.py [--seeds 20] [--cache DIR] [--jobs N] [--singers N] [--clips K] [--test SHARE]`
+synthesises a corpus for each seed, encodes it once with the small encoders of the repository, and scores it twice:
+with `timbre_share` 0, where a score depends only on the performance, and 0.6. Each is split, trained (baseline and
+hybrid, settings of small.yaml) and evaluated by the code of a run. It prints in how many seeds the interval of the
+difference in test Spearman, hybrid minus baseline, is above 0, which a report presents as "B is better".
 
-A third row is the judge of the judge: at share 0, a hybrid whose every CAM++ embedding is that of another recording of
-the same source, and so knows nothing of what it scores; more than a few intervals above 0 would be the comparison's
-own fault, whatever an embedding can tell.
+A third row is a control of the comparison: at share 0, a hybrid with the CAM++ embeddings of other recordings of the
+same source, which contain no information about the scores. If more than a few of its intervals are above 0, the
+comparison itself is wrong.
 
-Exit code 1 where the claim fails: above 0 in at most 10 % of the seeds at share 0, in at least 80 % at 0.6. Features
-are kept in the cache folder by what was synthesised and heard, figures by all code and settings that made them: a
-second call takes seconds, one after a change of the training only trains.
+Exit code 1 if the claim fails: above 0 in at most 10 % of the seeds at share 0, and in at least 80 % at 0.6. Features
+are kept in the cache folder, by the synthesised recording and the encoder, and figures by all code and settings: a
+second call takes seconds, and a call after a change of the training only trains.
 """
 
 import argparse
@@ -38,24 +38,25 @@ from audioscore.data.split.assign import assign_splits
 from audioscore.data.split.sort import write_sorted
 from audioscore.demo.corpus import render
 from audioscore.demo.plan import PlannedClip, plan_corpus
-from audioscore.demo.voice import RATE
+from audioscore.demo.synthesis import RATE
 from audioscore.encoders.compute import one_torch_thread
-from audioscore.encoders.extract import Extraction, encode_recording, load_encoders, write_extraction
+from audioscore.encoders.extract import Extraction, load_encoders, write_extraction
 from audioscore.encoders.features import Encoders
+from audioscore.encoders.inference import encode_recording
 from audioscore.encoders.store import FeatureStore
 from audioscore.evaluation.bootstrap import cluster_counts, paired_difference, singer_clusters
 from audioscore.evaluation.metrics import within_sources
 from audioscore.evaluation.predict import Evaluation, evaluate_plans
-from audioscore.files import place, read_json, sha256_of, write_json
+from audioscore.files import link_or_copy, read_json, sha256_of, write_json
 from audioscore.home import home
 from audioscore.scoring.scorer import CANDIDATES
 from audioscore.training.train import train_plan
 
-# A corpus's sound depends on the share only in how silence, length and level are dealt out, so that they tell little
-# of its scores. Dealt out for a share between, they tell little of either, and a seed is synthesised and heard only
-# once: their largest rank correlation with the scores at 0 and 0.6 is 0.07 and 0.08 (mean over 12 domains of 160
-# clips), where dealt out for one of the two it is 0.03 to 0.04 with that one and 0.10 to 0.12 with the other.
-HEARD_SHARE = 0.3
+# The share changes the recordings of a corpus only by the assignment of silence, length and level, which must not
+# correlate with the scores. With the assignment for a share in between, a seed is synthesised only once: the largest
+# rank correlation with the scores at 0 and 0.6 is 0.07 and 0.08 (mean over 12 domains of 160 clips); with the
+# assignment for one of the two it is 0.03 to 0.04 with that one and 0.10 to 0.12 with the other.
+RENDERED_SHARE = 0.3
 MOST, LEAST = 0.10, 0.80  # the claim: the share of seeds that prefer the hybrid at share 0, and at 0.6
 PERFORMANCE, TIMBRE, EXCHANGED = "timbre share 0", "timbre share 0.6", "share 0, exchanged"  # rows of the result
 SHARES = {PERFORMANCE: 0.0, TIMBRE: 0.6}
@@ -65,7 +66,7 @@ Figures = dict[str, dict[str, float | None]]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a corpus is, and what share of it is for testing."""
+    """Size of a corpus, and the share of its clips for testing."""
 
     singers: int
     clips: int
@@ -73,18 +74,18 @@ class Sizes:
 
 
 def main(seeds: int, folder: Path, jobs: int, sizes: Sizes) -> bool:
-    """Print a line a seed and a line a row; whether the claim holds."""
+    """Print a line per seed and a line per row; return whether the claim holds."""
     figures: dict[str, list[Figures]] = {row: [] for row in (PERFORMANCE, TIMBRE, EXCHANGED)}
     print(f"{sizes.singers} singers, {sizes.clips} clips each, {sizes.test:.0%} for testing; {seeds} seeds")
-    known = [folder / "figures" / _made_by(sizes) / f"{seed}.json" for seed in range(seeds)]
+    results = [folder / "figures" / _made_by(sizes) / f"{seed}.json" for seed in range(seeds)]
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes that the pool starts
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = {
-            seed: pool.submit(compare, seed, folder, sizes) for seed in range(seeds) if not known[seed].is_file()
+        running = {
+            seed: pool.submit(compare, seed, folder, sizes) for seed in range(seeds) if not results[seed].is_file()
         }
-        for seed, path in enumerate(known):
-            if seed in waiting:
-                write_json(path, waiting[seed].result())
+        for seed, path in enumerate(results):
+            if seed in running:
+                write_json(path, running[seed].result())
             found: dict[str, Figures] = read_json(path)
             print(f"seed {seed:3}: {'; '.join(f'{row} {_shown(one)}' for row, one in found.items())}", flush=True)
             for row, one in found.items():
@@ -96,7 +97,7 @@ def main(seeds: int, folder: Path, jobs: int, sizes: Sizes) -> bool:
             print(_summary(row, [one[metric] for one in found_of_row]))
     for plan in CANDIDATES:
         spreads = [np.array(list(one[plan].values()), dtype=np.float64).std(ddof=1) for one in figures[TIMBRE]]
-        print(f"training alone moves the {plan}'s test Spearman by {np.mean(spreads):.3f} (sd over seeds, share 0.6)")
+        print(f"sd of test Spearman over training seeds, {plan}, share 0.6: {np.mean(spreads):.3f}")
     above = {row: _above([one["spearman"] for one in found]) / seeds for row, found in figures.items()}
     holds = above[PERFORMANCE] <= MOST and above[TIMBRE] >= LEAST
     print(f"the claim, at most {MOST:.0%} at share 0 and at least {LEAST:.0%} at 0.6: {'holds' if holds else 'FAILS'}")
@@ -113,7 +114,7 @@ def _above(differences: Sequence[dict[str, float | None]]) -> int:
 
 
 def _summary(row: str, differences: Sequence[dict[str, float | None]]) -> str:
-    """One row of the table; the interval of the share of seeds is Clopper and Pearson's."""
+    """Format one row of the table, with the Clopper-Pearson interval of the share of seeds."""
     from scipy.stats import binomtest
 
     count, above = len(differences), _above(differences)
@@ -126,10 +127,10 @@ def _summary(row: str, differences: Sequence[dict[str, float | None]]) -> str:
 
 
 def compare(seed: int, folder: Path, sizes: Sizes) -> dict[str, Figures]:
-    """The differences of one seed's corpus, by row."""
+    """Return the differences for the corpus of one seed, by row."""
     config, store, encoders = load_config(SMALL), FeatureStore(folder / "features"), _encoders()
     corpus = partial(plan_corpus, sizes.singers, sizes.clips, seed=seed)
-    names = {planned.seed: hear(planned, encoders, store) for planned in corpus(timbre_share=HEARD_SHARE)}
+    names = {planned.seed: encode(planned, encoders, store) for planned in corpus(timbre_share=RENDERED_SHARE)}
     figures: dict[str, Figures] = {}
     for row, share in SHARES.items():
         clips = [_clip(planned, names[planned.seed]) for planned in corpus(timbre_share=share)]
@@ -148,7 +149,7 @@ def compare(seed: int, folder: Path, sizes: Sizes) -> dict[str, Figures]:
 
 
 def _made_by(sizes: Sizes) -> str:
-    """Names all that the figures depend on: this file, the library, the settings, the encoders' weights."""
+    """Return a hash of everything that the figures depend on: code, settings and the weights of the encoders."""
     package = Path(audioscore.__file__).parent
     parts = ("data", "encoders", "scoring", "training", "evaluation")
     sources = [Path(__file__), *(path for part in parts for path in sorted((package / part).rglob("*.py")))]
@@ -160,30 +161,30 @@ def _made_by(sizes: Sizes) -> str:
 
 @cache
 def _encoders() -> Encoders:
-    """The shipped encoders, once a process."""
+    """Load the encoders of the repository, once per process."""
     return load_encoders(load_config(SMALL).encoders)
 
 
 @cache
 def _synthesis() -> str:
-    """The code that makes sounds, as a hash."""
+    """Return a hash of the code that synthesises recordings."""
     import audioscore.demo as synthesis
 
     return sha256_of(*sorted(Path(synthesis.__file__).parent.glob("*.py")))
 
 
-def hear(planned: PlannedClip, encoders: Encoders, store: FeatureStore) -> str:
-    """Synthesise a recording and put its features into the store, unless they are there.
+def encode(planned: PlannedClip, encoders: Encoders, store: FeatureStore) -> str:
+    """Synthesise a recording and store its features, unless they are stored already.
 
-    Returns the name that stands for the recording's sha256: no file is written, so that of its plan and of the code
-    that follows it. What AAC at 48 kb/s would do to the sound is left out.
+    Returns: the key used instead of the recording's SHA-256, a hash of its plan and of the synthesis code, because no
+        file is written. The recording is not coded as AAC.
     """
     name = hashlib.sha256(f"{_synthesis()} {planned}".encode()).hexdigest()
     if not all(store.has(encoder.reference, name) for encoder in encoders.values()):
         with one_torch_thread():
-            heard = encode_recording(Recording(render(planned), RATE), encoders)
+            features = encode_recording(Recording(render(planned), RATE), encoders)
         for kind, encoder in encoders.items():
-            store.put(encoder.reference, name, heard[kind])
+            store.put(encoder.reference, name, features[kind])
     return name
 
 
@@ -201,32 +202,32 @@ def _clip(planned: PlannedClip, name: str) -> Clip:
 
 
 def _describe(store: FeatureStore, encoders: Encoders, clips: Sequence[Clip], target: Path) -> None:
-    """Tell the training where the features lie and whose they are, as an extraction does."""
+    """Write the description of the features that training reads, as an extraction does."""
     references = {kind: encoder.reference for kind, encoder in encoders.items()}
     write_extraction(Extraction(store.root, references, len(clips), len(clips), 0, 0.0), encoders, target)
 
 
 def _exchange(clips: Sequence[Clip], encoders: Encoders, store: FeatureStore, root: Path) -> FeatureStore:
-    """A store where every clip has the CAM++ embedding of another one of its source."""
-    exchanged, chance = FeatureStore(root), np.random.default_rng(0)
+    """Return a store in which every clip has the CAM++ embedding of another clip of its source."""
+    exchanged, generator = FeatureStore(root), np.random.default_rng(0)
     muq, campplus = encoders["muq"].reference, encoders["campplus"].reference
     for source in sorted({str(clip.source) for clip in clips}):
-        names = chance.permutation([str(clip.sha256) for clip in clips if clip.source == source]).tolist()
+        names = generator.permutation([str(clip.sha256) for clip in clips if clip.source == source]).tolist()
         for mine, other in zip(names, [*names[1:], names[0]], strict=True):
-            place(store.path(muq, mine), exchanged.path(muq, mine))
-            place(store.path(campplus, other), exchanged.path(campplus, mine))
+            link_or_copy(store.path(muq, mine), exchanged.path(muq, mine))
+            link_or_copy(store.path(campplus, other), exchanged.path(campplus, mine))
     return exchanged
 
 
 def train(plan: Plan, index: Path, features: Path, config: Config) -> Path:
-    """Train one plan on every seed of the configuration; the only door to the training."""
+    """Train one plan on every seed of the configuration."""
     target = features / "trained" / plan
     train_plan(plan, index, features, target, config.training, data_digest="synthetic", code_revision="", device="cpu")
     return target
 
 
 def _difference(plans: Sequence[Path], index: Path, features: Path, config: Config) -> Figures:
-    """What an evaluation says of the test split."""
+    """Evaluate the plans on the test split and return the differences."""
     with tempfile.TemporaryDirectory(dir=features) as target:
         evaluation = evaluate_plans(plans, index, features, Path(target), config.evaluation)
     figures = evaluation.figures
@@ -244,7 +245,7 @@ def _by_seed(seeds: Sequence[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _within_source(evaluation: Evaluation, config: Config) -> dict[str, float | None]:
-    """The same difference within the recording domains, which hearing the room cannot win."""
+    """Return the difference within recording domains, which the domain cannot influence."""
     rows = {
         plan: sorted(
             (

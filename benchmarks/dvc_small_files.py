@@ -1,8 +1,8 @@
-"""What a version of many small files costs: DVC, our recording of it, and a push to a folder and to S3.
+"""Measure versioning of many small files: DVC, our commit, and push and pull with a folder and S3.
 
 `python benchmarks/dvc_small_files.py [FILES] [KILOBYTES] [s3://BUCKET/PREFIX]`: FILES (10,000) files of KILOBYTES (30)
-of random bytes, in a folder that is removed again. The S3 remote uses the usual AWS variables (AWS_ENDPOINT_URL, ...).
-Each step runs in a process of its own; seconds include its start. Peak memory is the largest of its resident set.
+of random bytes, in a temporary folder. The S3 remote uses the AWS variables (AWS_ENDPOINT_URL, ...). Each step runs in
+a separate process; seconds include its start, and peak memory is its maximum resident set size.
 """
 
 import os
@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 DVC = Path(sys.executable).with_name("dvc")
-OURS = "from pathlib import Path; from audioscore.data.{module} import {name}; print({call})"
+OURS = "from pathlib import Path; from audioscore.data.versions.{module} import {name}; print({call})"
 
 
 def main(files: int, kilobytes: int, bucket: str | None) -> None:
-    """Print a row a step."""
+    """Print one row for each step."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "repository"
         os.environ |= {"DVC_SITE_CACHE_DIR": str(Path(scratch) / "site"), "DVC_NO_ANALYTICS": "1"}
@@ -34,9 +34,9 @@ def main(files: int, kilobytes: int, bucket: str | None) -> None:
 
 
 def steps(root: Path, files: int, kilobytes: int, bucket: str | None) -> None:
-    """The life of a data folder, step by step."""
+    """Run all steps on a data folder."""
     dvc, commit = [str(DVC)], ours("repository", "commit", "commit(Path('data'))")
-    report("folder_digest", root, ours("versioning", "folder_digest", "folder_digest(Path('data'))"))
+    report("folder_digest", root, ours("revision", "folder_digest", "folder_digest(Path('data'))"))
     report("dvc add, first", root, [*dvc, "add", "-q", "data"])
     report("dvc add, unchanged", root, [*dvc, "add", "-q", "data"])
     report("dvc status", root, [*dvc, "status", "-q"])
@@ -57,7 +57,7 @@ def steps(root: Path, files: int, kilobytes: int, bucket: str | None) -> None:
 
 
 def ours(module: str, name: str, call: str) -> list[str]:
-    """A command that calls one of our functions."""
+    """Build a command that calls one of our functions."""
     return [sys.executable, "-c", OURS.format(module=module, name=name, call=call)]
 
 
@@ -69,24 +69,24 @@ def fill(folder: Path, first: int, count: int, kilobytes: int) -> None:
 
 
 def run(root: Path, *command: str) -> None:
-    """A command that is not measured."""
+    """Run a command without measuring it."""
     subprocess.run(command, cwd=root, check=True, capture_output=True)
 
 
 def report(step: str, root: Path, command: list[str], write: Callable[[str], None] = print) -> None:
-    """Run a step; write its seconds and its peak memory."""
+    """Run a step and write its seconds and peak memory."""
     started = time.monotonic()
     with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        told = process.stderr.read() if process.stderr else b""
+        errors = process.stderr.read() if process.stderr else b""
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{step}: {told.decode(errors='replace')[-2000:]}")
+        raise SystemExit(f"{step}: {errors.decode(errors='replace')[-2000:]}")
     write(f"{step:<44}{time.monotonic() - started:>9.1f}{usage.ru_maxrss / 1000:>9.0f}")
 
 
 def size(folder: Path) -> int:
-    """Megabytes of a folder's files."""
+    """Return the size of a folder in megabytes."""
     return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6)
 
 

@@ -1,13 +1,13 @@
-"""How long the figures of an evaluation take: seconds of one core, and peak memory.
+"""Measure the evaluation: seconds of one core, and peak memory.
 
 `python benchmarks/evaluation.py [CLIPS] [RESAMPLES]`: 4 plans of 3 seeds on CLIPS (1,000) test clips of CLIPS / 7
-singers in two sources, with 5 raters and RESAMPLES (2,000) resamples. "one plan" is every figure of one plan with its
-interval; "evaluation" is everything that evaluation.json holds; below, what the parts of one plan take alone.
+singers in two sources, with 5 raters and RESAMPLES (2,000) resamples. "one plan" is all metrics of one plan with
+intervals; "evaluation" is the whole document of evaluation.json; the other lines are parts of one plan.
 """
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: one core, whatever the machine has
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: use one core
 
 import json
 import resource
@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from audioscore.evaluation.estimates import HeldOut, hold_out
-from audioscore.evaluation.evaluate import evaluate, plan_figures, predicted_scores, resampled_ranks
-from audioscore.evaluation.gate.slices import by_singer, by_song, per_band, per_source
+from audioscore.evaluation.bootstrap import ResampledClips, resample_test_split
+from audioscore.evaluation.evaluate import evaluate, plan_metrics, predicted_scores, resampled_ranks
 from audioscore.evaluation.metrics import (
     GAPS,
     kendall,
@@ -31,6 +30,7 @@ from audioscore.evaluation.metrics import (
 )
 from audioscore.evaluation.noise_ceiling import Ratings, noise_ceiling
 from audioscore.evaluation.predictions import Prediction, align_runs
+from audioscore.evaluation.slices import by_singer, by_song, per_band, per_source
 
 NOISE = {"baseline": 5.0, "hybrid": 4.5, "muq_frozen": 6.0, "campplus_only": 9.0}
 SEEDS = (1, 2, 3)
@@ -38,7 +38,7 @@ CLIPS_PER_SINGER = 7
 
 
 def make(clips: int) -> tuple[list[Prediction], Ratings]:
-    """Predictions of every plan and seed, with half as many validation and twice as many training clips."""
+    """Make predictions of all plans and seeds, with half as many validation and twice as many training clips."""
     chance = np.random.default_rng(0)
     total = clips * 7 // 2
     ktv = chance.uniform(size=total) < 0.5
@@ -61,13 +61,13 @@ def make(clips: int) -> tuple[list[Prediction], Ratings]:
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Of one core: those of the clock would count what else the machine does."""
+    """Measure processor seconds, which do not depend on the load of the machine."""
     start = time.process_time()
     function()
     return time.process_time() - start
 
 
-def parts(predicted: np.ndarray, test: HeldOut, ratings: Ratings) -> dict[str, Callable[[], Any]]:
+def parts(predicted: np.ndarray, test: ResampledClips, ratings: Ratings) -> dict[str, Callable[[], Any]]:
     return {
         "Spearman overall and within source": lambda: resampled_ranks(predicted, test),
         "Kendall": lambda: test.estimate(kendall, predicted),
@@ -88,10 +88,10 @@ def main() -> None:
     rows, ratings = make(clips)
     chosen = dict.fromkeys(NOISE, 1)
     runs = align_runs(rows, chosen)
-    test, _ = hold_out([row for _, row in sorted(runs["baseline", 1]["test"].items())], resamples, 0.95, 0)
+    test, _ = resample_test_split([row for _, row in sorted(runs["baseline", 1]["test"].items())], resamples, 0.95, 0)
     predicted = predicted_scores(runs, "baseline", 1, test)
     print(f"{clips} clips, {test.singer_count()} singers, {resamples} resamples")
-    one = seconds(lambda: plan_figures(runs, "baseline", 1, resampled_ranks(predicted, test), test))
+    one = seconds(lambda: plan_metrics(runs, "baseline", 1, resampled_ranks(predicted, test), test))
     print(f"{one:6.2f} s  one plan")
     whole = seconds(lambda: json.dumps(evaluate(rows, {}, chosen, ratings=ratings, resamples=resamples)))
     print(f"{whole:6.2f} s  evaluation of {len(NOISE)} plans, {len(SEEDS)} seeds")

@@ -1,8 +1,8 @@
-"""A floor for the trained scorers: ridge regression on mean and deviation of the frozen encoders' features.
+"""A baseline for the trained scorers: ridge regression on mean and deviation of the frozen encoders' features.
 
 `python benchmarks/ridge.py RUN_FOLDER`, where RUN_FOLDER is `.audioscore/demo/runs/<run id>` or another run's folder.
-Same clips, same splits, same features as the run. The penalty is chosen on validation; test is read once. A trained
-scorer that stays clearly below this has a fault to find.
+It uses the clips, splits and features of the run. The penalty is chosen on validation; test is read once. If a trained
+scorer is clearly worse than this, something is wrong with its training.
 """
 
 import sys
@@ -23,7 +23,7 @@ PENALTIES = tuple(10.0**power for power in np.arange(0, 4.5, 0.5))
 
 
 def main(run: Path) -> None:
-    """Print one line a plan: the ridge's Spearman beside the trained scorer's."""
+    """Print one line per plan: Spearman of the ridge regression and of the trained scorer."""
     steps = run / "steps"
     index, features = output_of(steps, "sort_data", "index"), output_of(steps, "extract_features", "features")
     extraction, result = read_extraction(features), read_json(run / "result.json")
@@ -58,14 +58,17 @@ def main(run: Path) -> None:
 
 
 def pool(clip: dict) -> np.ndarray:
-    """Mean and deviation of MuQ frames over time, and the CAM++ embedding where the plan has one."""
+    """Return mean and deviation of MuQ frames over time, and the CAM++ embedding if the plan has one."""
     parts = [clip["muq"].mean(0), clip["muq"].std(0)] if "muq" in clip else []
     parts += [clip["campplus"]] if "campplus" in clip else []
     return np.concatenate([part.numpy() for part in parts]).astype(np.float64)
 
 
 def ridge(train: np.ndarray, scores: np.ndarray, other: np.ndarray, penalty: float) -> np.ndarray:
-    """Closed-form ridge on standardised columns. Shape: train [N, D], scores [N], other [M, D] -> [M]."""
+    """Predict by closed-form ridge regression on standardised columns.
+
+    Shape: train [N, D], scores [N], other [M, D] -> [M].
+    """
     mean, deviation = train.mean(0), train.std(0) + 1e-9
     design, target = (train - mean) / deviation, scores - scores.mean()
     weights = np.linalg.solve(design.T @ design + penalty * np.eye(design.shape[1]), design.T @ target)

@@ -1,6 +1,7 @@
-"""The two schemes of training that the benchmarks beside this compare: see `training.py`.
+"""The two training schemes that `training.py` and `training_size.py` compare.
 
-The same weights, clips, head and loss, and AdamW with the same rates; they differ in what a step hears and compares.
+They have the same weights, clips, head and loss, and AdamW with the same rates; they differ in what a step encodes and
+compares.
 """
 
 import copy
@@ -26,7 +27,7 @@ from audioscore.encoders.stored_features import KEPT_BYTES, StoredFeatures
 from audioscore.scoring.checkpoint import build_network
 from audioscore.scoring.network import Batch, ScoreNetwork
 from audioscore.training.batches import Rows, draw_batches
-from audioscore.training.data import Fold, entries_of, fit_statistics
+from audioscore.training.data import TrainingSplit, fit_statistics, training_clips
 from audioscore.training.distributed import start
 from audioscore.training.loop import validate
 from audioscore.training.losses import pairwise_logistic
@@ -39,8 +40,8 @@ DEPTH = 4  # layers of the small MuQ
 
 
 @dataclass(frozen=True)
-class Ground:
-    """The corpus, split, where its features lie, how many layers MuQ has, and the head's sizes where not the usual."""
+class DemoSplits:
+    """The demo corpus with its splits and feature store, the number of MuQ's layers, and sizes of the head."""
 
     config: Config
     train: list[Clip]
@@ -50,100 +51,100 @@ class Ground:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
     def muq(self, layer: int | None = None) -> MuQEncoder:
-        """MuQ up to the layer that is read, or another."""
+        """Load MuQ up to the read layer, or another one."""
         section = self.config.encoders.muq
         return load_muq(section.source, layer=layer or section.layer or 6)
 
 
 @dataclass
-class Ours:
-    """A network and its folds, ready to be stepped; the predecessor's scheme starts at its weights."""
+class Setup:
+    """A network with its splits and optimizer; the legacy scheme starts from its weights."""
 
     network: ScoreNetwork
     muq: MuQEncoder
-    train: Fold
-    val: Fold
+    train: TrainingSplit
+    val: TrainingSplit
     settings: FitSettings
     stepper: Stepper
 
 
-def prepare(folder: Path) -> Ground:
-    """Check, sort and split the demo corpus as a run does; nothing is heard by an encoder yet."""
+def prepare(folder: Path) -> DemoSplits:
+    """Validate, sort and split the demo corpus like a pipeline run; no features are extracted yet."""
     config = load_config(DEMO)
     if not (folder / "index" / "train.json").is_file():
         run_gate(DATA, folder / "validated", folder / "validated" / "report.html", config)
         sort_folder(DATA, folder / "validated", folder, config.split)
-    return Ground(config, read_split(folder, "train"), read_split(folder, "val"), FeatureStore(folder / "features"))
+    return DemoSplits(config, read_split(folder, "train"), read_split(folder, "val"), FeatureStore(folder / "features"))
 
 
 def training(mode: str, head: str, rate: float, **other: Any) -> TrainingSection:
-    """The training of both schemes, but for how they step; no dropout, as in the predecessor's head."""
+    """Return the settings that both schemes share; without dropout, like the legacy head."""
     rates = {"learning_rate": rate, "encoder_learning_rate": rate / 10, "epochs": 1000, "dropout": 0.0}
     return TrainingSection.model_validate({"tuning": mode, "head": head, "lora": LORA, **rates, **other})
 
 
-def set_up(muq: MuQEncoder, folds: list[Fold], settings: TrainingSection, seed: int) -> Ours:
-    """The baseline as `training.train` sets it up, at weights that the seed decides."""
+def set_up(muq: MuQEncoder, splits: list[TrainingSplit], settings: TrainingSection, seed: int) -> Setup:
+    """Set up the baseline like `training.train`; the seed decides its weights."""
     recipe = recipe_of("baseline", settings, {"muq": muq.dim})
     torch.manual_seed(seed)
     network = build_network(recipe.head, recipe.tuning, muq)
-    fit_statistics(network, folds[0].features)
+    fit_statistics(network, splits[0].features)
     used = fit_settings(settings, recipe)
-    return Ours(network, muq, folds[0], folds[1], used, Stepper(start("cpu"), network, None, folds[0], used, seed))
+    return Setup(network, muq, splits[0], splits[1], used, Stepper(start("cpu"), network, None, splits[0], used, seed))
 
 
-def ours(ground: Ground, mode: str, head: str, rate: float, seed: int) -> Ours:
-    """On the demo corpus."""
-    settings, muq = training(mode, head, rate, **ground.sizes), ground.muq()
-    folds = [fold_of(clips, ground.store, muq.reference, settings.prefix_layer) for clips in (ground.train, ground.val)]
-    return set_up(muq, folds, settings, seed)
+def new_setup(data: DemoSplits, mode: str, head: str, rate: float, seed: int) -> Setup:
+    """Set up a training on the demo corpus."""
+    settings, muq = training(mode, head, rate, **data.sizes), data.muq()
+    splits = [split_of(clips, data.store, muq.reference, settings.prefix_layer) for clips in (data.train, data.val)]
+    return set_up(muq, splits, settings, seed)
 
 
-def head_alone(ground: Ground, made: Ours) -> Ours:
-    """A copy of a network's head, on MuQ's output as it comes: what is trained before MuQ is tuned."""
-    folds = [fold_of(clips, ground.store, made.muq.reference) for clips in (ground.train, ground.val)]
+def warmup_setup(data: DemoSplits, made: Setup) -> Setup:
+    """Set up the head warm-up: a copy of the head on the output of the untuned MuQ."""
+    splits = [split_of(clips, data.store, made.muq.reference) for clips in (data.train, data.val)]
     network, settings = ScoreNetwork(copy.deepcopy(made.network.head)), made.settings
-    stepper = Stepper(start("cpu"), network, None, folds[0], settings, made.stepper.seed)
-    return Ours(network, made.muq, folds[0], folds[1], settings, stepper)
+    stepper = Stepper(start("cpu"), network, None, splits[0], settings, made.stepper.seed)
+    return Setup(network, made.muq, splits[0], splits[1], settings, stepper)
 
 
-def fold_of(
+def split_of(
     clips: Sequence[Clip],
     store: FeatureStore,
     reference: EncoderReference,
     layer: int | None = None,
     kept: int = KEPT_BYTES,
-) -> Fold:
-    """Clips in the order that training gives them, with features that are read when their turn comes."""
-    own = [entry.clip for entry in entries_of(clips)]
+) -> TrainingSplit:
+    """Return clips in training order, with features that are read when they are used."""
+    own = [one.clip for one in training_clips(clips)]
     features = StoredFeatures(own, {"muq": reference}, ["muq"], store, prefix_layer=layer, kept_bytes=kept)
     scores, names = [float(clip.score or 0) for clip in own], [str(clip.sha256) for clip in own]
-    return Fold(features, scores, [clip.source or "" for clip in own], names)
+    return TrainingSplit(features, scores, [clip.source or "" for clip in own], names)
 
 
-def all_pairs(made: Ours, epochs: int | None = None) -> Iterator[Rows]:
-    """Our batches, epoch after epoch."""
-    fold = made.train
+def all_pairs(made: Setup, epochs: int | None = None) -> Iterator[Rows]:
+    """Yield the batches of `draw_batches`, epoch after epoch."""
+    split = made.train
     for epoch in itertools.count(1) if epochs is None else range(1, epochs + 1):
         yield from draw_batches(
-            fold.scores, fold.sources, fold.groups,
-            keys=fold.keys, batch_clips=made.settings.batch_clips, seed=made.stepper.seed, epoch=epoch,
+            split.scores, split.sources, split.groups,
+            keys=split.keys, batch_clips=made.settings.batch_clips, seed=made.stepper.seed, epoch=epoch,
         )  # fmt: skip
 
 
-def random_pairs(made: Ours) -> Iterator[Rows]:
-    """Two clips of different score at a time, for ever."""
-    chance, scores = np.random.default_rng(made.stepper.seed), made.train.scores
+def random_pairs(made: Setup) -> Iterator[Rows]:
+    """Yield random pairs of clips with different scores, without end."""
+    generator, scores = np.random.default_rng(made.stepper.seed), made.train.scores
     while True:
-        pair = chance.choice(len(scores), 2, replace=False)
+        pair = generator.choice(len(scores), 2, replace=False)
         if scores[pair[0]] != scores[pair[1]]:
             yield pair
 
 
-class Predecessor:
-    """The whole MuQ, heard at every step, and a head; AdamW with the same rates. It starts at the weights of `made`."""
+class LegacyScheme:
+    """The legacy scheme: each step runs the whole MuQ and a head, from the weights of `made`, with AdamW."""
 
-    def __init__(self, muq: MuQEncoder, made: Ours, read: int, adapters: dict[str, Any] | None) -> None:
+    def __init__(self, muq: MuQEncoder, made: Setup, read: int, adapters: dict[str, Any] | None) -> None:
         self.muq, self.made, self.read, self.lora = muq, made, read, adapters is not None
         self.head = copy.deepcopy(made.network.head)
         groups: list[dict[str, Any]] = [{"params": [*self.head.parameters()], "lr": made.settings.learning_rate}]
@@ -158,7 +159,7 @@ class Predecessor:
         self.optimizer = torch.optim.AdamW(groups, weight_decay=made.settings.weight_decay)
 
     def step(self, waves: Sequence[Callable[[], Tensor]], scores: Sequence[float]) -> None:
-        """One pair: both recordings [T] at 24 kHz through all layers, one after the other, and a step."""
+        """Run both recordings of a pair, [T] at 24 kHz, through all layers, and step."""
         self.head.train()
         raw = []
         for wave in waves:
@@ -171,8 +172,8 @@ class Predecessor:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def look(self) -> float:
-        """Validation Spearman, by our network with these weights: the same outputs, sooner."""
+    def validation(self) -> float:
+        """Return the validation Spearman, computed with the faster network, which gives the same outputs."""
         self.made.network.head.load_state_dict(self.head.state_dict())
         if self.lora:
             found = adapter_state(self.muq.module)

@@ -1,11 +1,17 @@
-"""Scoring at the published MuQ's size, random weights: the predecessor's way and ours, on the same clips and weights.
+"""Scoring speed at the published MuQ's size with random weights: our kernels, plain torch, OpenVINO, the legacy code.
 
-`python benchmarks/scoring.py [--takes 12] [--rounds 2] [--long 10 60 300 1200]`. A take is the demo corpus' clips of
-one singer, joined: about 18 s. The predecessor's way is one file after another, librosa's decoding, all 12 layers, the
-whole file at once; ours is `Scorer.score_many`, exact and fast. The ways take turns. Each is told in wall-clock seconds
-and, since other programs may share the machine, in CPU seconds. MuQ and the predecessor's head are random, but for the
-head's last layer, which is fitted to clips of other singers: how far scores move is only worth telling beside how far
-apart they are. `--long`: real-time factor and peak memory of one recording of so many seconds, each in its own process.
+`python benchmarks/scoring.py --encoder [--windows 4] [--rounds 2]`: real-time factors of the encoder alone on windows
+of 18 s, and the relative error of its frames against plain torch. OpenVINO is measured where the package is installed.
+
+`python benchmarks/scoring.py [--recordings 12] [--rounds 2]`: whole recordings, by the legacy code (one file after
+another, librosa, all 12 layers, the whole file at once) and by `Scorer.score_many`, exact and fast. A recording is all
+clips of one singer of the demo corpus, about 18 s. MuQ and the head have random weights; only the head's last layer is
+fitted, to clips of other singers, so that differences between scores can be compared with the scores' range.
+
+`python benchmarks/scoring.py --long 10 60 300 1200`: real-time factor and peak memory of one recording of each length
+in seconds, each in its own process.
+
+Variants alternate. Times are wall-clock and, since other programs may share the machine, CPU seconds.
 """
 
 import argparse
@@ -28,29 +34,35 @@ import psutil
 import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from audioscore.data.audio import decode, encode
 from audioscore.demo.pretrain import build_muq, muq_config, save_muq
 from audioscore.encoders.compute import cores
 from audioscore.encoders.features import EncoderReference
+from audioscore.encoders.inference import MuQInference
 from audioscore.encoders.muq import MuQEncoder, load_muq
-from audioscore.muq_cpu.inference import MuQInference
+from audioscore.encoders.muq_layers import mel_spectrogram, run_layers
 from audioscore.muq_cpu.matmul import product
 from audioscore.scoring.calibration import Calibration
-from audioscore.scoring.legacy.model import READ_CLASS, PredecessorHead, PredecessorScoreHead, predecessor_state
+from audioscore.scoring.head import LEGACY_KIND
+from audioscore.scoring.legacy.model import READ_CLASS, LegacyHead, LegacyScoreHead, legacy_state
 from audioscore.scoring.network import Batch, ScoreNetwork
 from audioscore.scoring.scorer import Description, Scorer
 from audioscore.units import MUQ_RATE
 
 DIM, DEPTH, LAYER, HIDDEN = 1024, 12, 6, 4096
+WINDOW_SECONDS = 18
 # Multiplications a second of audio, as the layers are defined: front-end, its linear layer, 6 layers, head.
 NOMINAL = 13.2e9 + 0.42e9 + 6 * 0.605e9 + 0.63e9
-FITTED, RIDGE = 48, 200.0  # clips, and how strongly weights are held small
+FITTED, RIDGE = 48, 200.0  # clips, and the strength of the regularization
 DATA = Path(__file__).resolve().parents[1] / "data"
+
+Encode = Callable[[list[Tensor]], list[Tensor]]
 
 
 def make_muq(folder: Path) -> Any:
-    """A MuQ of the published size with random weights, norms included, in its folder; the whole network."""
+    """Write a MuQ of the published size with random weights, norms included, to a folder; return all its layers."""
     config = muq_config(dim=DIM, depth=DEPTH, conv_dim=512, codebook=8192)
     config["w2v2_config"] |= {"num_attention_heads": 16, "intermediate_size": 4 * DIM}
     model: Any = build_muq(config, 0)
@@ -62,49 +74,138 @@ def make_muq(folder: Path) -> Any:
     return model.eval()
 
 
-def make_scorer(folder: Path, head: PredecessorScoreHead, *, fast: bool) -> Scorer:
-    """A scorer over it with this head."""
+class TruncatedMuQ(torch.nn.Module):
+    """The network of an encoder from its spectrogram on, for conversion. Shape: [1, bands, M] -> [1, F, dim]."""
+
+    def __init__(self, encoder: MuQEncoder) -> None:
+        super().__init__()
+        self.conv, self.conformer, self.layer = (
+            encoder.module.model.conv, encoder.module.model.conformer, encoder.layer,
+        )  # fmt: skip
+
+    def forward(self, mel: Tensor) -> Tensor:
+        return run_layers(self.conformer, self.conv(mel), self.layer)
+
+
+def openvino_encoder(encoder: MuQEncoder, wave: Tensor) -> Encode | None:
+    """The same encoder compiled by OpenVINO in fp32 for windows of this length; None where it is not installed."""
+    try:
+        import openvino
+    except ImportError:
+        return None
+    model = encoder.module.model
+    with torch.inference_mode():
+        example = mel_spectrogram(model, wave[None])
+    with torch.no_grad():
+        converted = openvino.convert_model(TruncatedMuQ(encoder).eval(), example_input=example.clone())
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
+    compiled = openvino.compile_model(converted, "CPU", settings)
+
+    def run(waves: list[Tensor]) -> list[Tensor]:
+        frames: dict[int, Tensor] = {}
+        queue = openvino.AsyncInferQueue(compiled)
+        queue.set_callback(
+            lambda request, index: frames.update({index: torch.from_numpy(request.get_output_tensor().data[0].copy())})
+        )
+        for index, wave in enumerate(waves):
+            with torch.inference_mode():
+                queue.start_async({0: mel_spectrogram(model, wave[None]).numpy()}, index)
+        queue.wait_all()
+        return [frames[index] for index in range(len(waves))]
+
+    return run
+
+
+def make_windows(count: int) -> list[Tensor]:
+    """Windows of the demo corpus' clips, joined. Shape: -> [T] at 24 kHz each."""
+    size, waves = WINDOW_SECONDS * MUQ_RATE, list[np.ndarray[Any, Any]]()
+    for name in pd.read_csv(DATA / "labels.csv")["audio_file"]:
+        if sum(map(len, waves)) >= count * size:
+            break
+        waves.append(decode(DATA / name).at(MUQ_RATE))
+    return list(torch.from_numpy(np.concatenate(waves)[: count * size]).split(size))
+
+
+def compare_encoders(options: argparse.Namespace, folder: Path) -> None:
+    """Print the real-time factor of each way to encode windows, and the relative error of its frames."""
+    make_muq(folder / "muq")
+    encoder = load_muq(str(folder / "muq"), layer=LAYER)
+    waves = make_windows(options.windows)
+    ways: dict[str, Encode] = {
+        "plain torch": lambda some: [encoder.frames(wave) for wave in some],
+        "ours, exact": MuQInference(encoder).encode,
+        "ours, fast": MuQInference(encoder, fast=True).encode,
+    }
+    peer = openvino_encoder(encoder, waves[0])
+    if peer is None:
+        print("OpenVINO is not installed, so it is not compared. Install openvino into a separate environment.")
+    else:
+        ways["OpenVINO, fp32"] = peer
+    walls: dict[str, list[float]] = {name: [] for name in ways}
+    frames: dict[str, Tensor] = {}
+    for way in ways.values():
+        way(waves[:1])  # the first run sets libraries up
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            frames[name] = torch.stack(way(waves))
+            walls[name].append(time.perf_counter() - started)
+    seconds = WINDOW_SECONDS * len(waves)
+    print(
+        f"{len(waves)} windows of {WINDOW_SECONDS} s, {LAYER} layers, {cores()} cores, best of {options.rounds} rounds"
+    )
+    wanted = frames["plain torch"]
+    centred = wanted - wanted.mean((0, 1))
+    for name in ways:
+        apart = (frames[name] - wanted).norm()
+        rate = seconds / min(walls[name])
+        errors = f"relative error {apart / wanted.norm():.0e}, {apart / centred.norm():.0e} without the frames' mean"
+        print(f"  {name:15} {rate:5.1f} x real time; {errors}")
+
+
+def make_scorer(folder: Path, head: LegacyScoreHead, *, fast: bool) -> Scorer:
+    """A scorer with this MuQ and this head."""
     muq = load_muq(str(folder), layer=LAYER)
-    sizes = {"kind": "predecessor", "dim": DIM, "hidden": HIDDEN}
+    sizes = {"kind": LEGACY_KIND, "dim": DIM, "hidden": HIDDEN}
     references: Any = {"muq": EncoderReference("muq", None, None, muq.reference.sha256, LAYER)}
     calibration = Calibration((-1.0, 1.0), (50.0, 99.0), 5.0)
     description = Description("baseline", 0, references, sizes, calibration, (), "0", "0")
     return Scorer(ScoreNetwork(head), description, {"muq": muq}, fast=fast)
 
 
-def make_head(seed: int = 1) -> PredecessorScoreHead:
+def make_head(seed: int = 1) -> LegacyScoreHead:
     torch.manual_seed(seed)
-    return PredecessorScoreHead(DIM, HIDDEN).eval().requires_grad_(False)
+    return LegacyScoreHead(DIM, HIDDEN).eval().requires_grad_(False)
 
 
 def fit_last_layer(scorer: Scorer, rows: "pd.DataFrame") -> None:
-    """Ridge regression of the scores on what the head makes of clips, in place of its last layer's random weights."""
-    head, muq = cast(PredecessorScoreHead, scorer.network.head), cast(MuQEncoder, scorer.encoders["muq"])
+    """Replace the head's last layer by a ridge regression of the scores on the head's representations of clips."""
+    head, muq = cast(LegacyScoreHead, scorer.network.head), cast(MuQEncoder, scorer.encoders["muq"])
     waves = [torch.from_numpy(decode(DATA / name).at(MUQ_RATE)) for name in rows["audio_file"]]
     with torch.inference_mode():
-        frames = MuQInference(muq).hear(waves)
-        made = [head.represent(Batch(torch.tensor([len(one)]), one[None]))[0] for one in frames]
-    known = torch.stack(made).double()
+        frames = MuQInference(muq).encode(waves)
+        representations = [head.represent(Batch(torch.tensor([len(one)]), one[None]))[0] for one in frames]
+    values = torch.stack(representations).double()
     wanted = torch.tensor(rows["score"].tolist(), dtype=torch.float64) / 24.5 - 74.5 / 24.5  # 50 to 99 points: -1 to 1
-    centre = known.mean(0)
-    scale = (known - centre).square().mean().sqrt()  # one for all: what hardly differs must not count the most
-    standard = (known - centre) / scale
+    centre = values.mean(0)
+    scale = (values - centre).square().mean().sqrt()  # one for all: nearly constant elements must not dominate
+    standard = (values - centre) / scale
     ridge = standard @ standard.T + RIDGE * torch.eye(len(rows), dtype=torch.float64)
     weights = standard.T @ torch.linalg.solve(ridge, wanted - wanted.mean()) / scale
     head.classes.weight[READ_CLASS] = -weights.float()
     head.classes.bias[READ_CLASS] = -float(wanted.mean() - weights @ centre)
 
 
-def predecessors_way(model: Any, head: PredecessorHead, path: Path) -> float:
-    """The raw output of one file."""
+def legacy_raw(model: Any, head: LegacyHead, path: Path) -> float:
+    """The raw output of one file, computed as the legacy code does."""
     wave, _ = librosa.load(path, sr=MUQ_RATE, mono=True)
     with torch.inference_mode():
         frames = model(torch.from_numpy(wave)[None]).hidden_states[LAYER]
         return -math.atanh((float(head(frames)[0]) - 3.0) / 2.0)
 
 
-def make_takes(folder: Path, rows: "pd.DataFrame", count: int) -> list[Path]:
-    """16-bit wav files at 24 kHz: all clips of a singer, one after the other, for as many singers of all levels."""
+def make_recordings(folder: Path, rows: "pd.DataFrame", count: int) -> list[Path]:
+    """16-bit wav files at 24 kHz, each all clips of a singer in sequence, for singers across the whole score range."""
     mean = rows.groupby("singer_id")["score"].mean().sort_values()
     singers = mean.index[np.linspace(0, len(mean) - 1, count).round().astype(int)]
     paths = []
@@ -124,7 +225,7 @@ def timed(task: Callable[[], Sequence[float]]) -> tuple[float, float, Sequence[f
 
 
 def peak() -> float:
-    """Multiplications a second of a large matrix product in float32, on every core, by the quicker library."""
+    """Multiplications a second of a large float32 matrix product on all cores, with the faster library."""
     a, b = torch.randn(2048, 1024), torch.randn(4096, 1024)
     best = math.inf
     for multiply in (F.linear, product) * 5:
@@ -135,17 +236,17 @@ def peak() -> float:
 
 
 def compare(options: argparse.Namespace, folder: Path) -> None:
-    """Print clips/s of all three ways, how far the scores are apart, and the share of the peak."""
+    """Print the recordings per second of all three ways, how far their scores differ, and the share of the peak."""
     model = make_muq(folder / "muq")
     head = make_head()
     scorers = {fast: make_scorer(folder / "muq", head, fast=fast) for fast in (False, True)}
     rows = pd.read_csv(DATA / "labels.csv")
     singers = rows["singer_id"].drop_duplicates()
-    held_out = rows["singer_id"].isin(singers[::2])
-    fit_last_layer(scorers[False], rows[~held_out].iloc[:: (~held_out).sum() // FITTED])
-    theirs = PredecessorHead(DIM, HIDDEN).eval()
-    theirs.load_state_dict(predecessor_state(head))
-    paths = make_takes(folder, rows[held_out], options.takes)
+    measured = rows["singer_id"].isin(singers[::2])
+    fit_last_layer(scorers[False], rows[~measured].iloc[:: (~measured).sum() // FITTED])
+    legacy_head = LegacyHead(DIM, HIDDEN).eval()
+    legacy_head.load_state_dict(legacy_state(head))
+    paths = make_recordings(folder, rows[measured], options.recordings)
     total = sum(decode(path).seconds for path in paths)
 
     def ours(scorer: Scorer, some: Sequence[Path]) -> list[float]:
@@ -154,12 +255,12 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
         return [float(row.raw or 0.0) for row in rows]
 
     ways: dict[str, Callable[[Sequence[Path]], Sequence[float]]] = {
-        "predecessor": lambda some: [predecessors_way(model, theirs, path) for path in some],
+        "legacy": lambda some: [legacy_raw(model, legacy_head, path) for path in some],
         "exact": lambda some: ours(scorers[False], some),
         "fast": lambda some: ours(scorers[True], some),
     }
     for way in ways.values():
-        way(paths[:1])  # first use sets libraries up
+        way(paths[:1])  # the first run sets libraries up
     walls: dict[str, list[float]] = {name: [] for name in ways}
     cpus: dict[str, list[float]] = {name: [] for name in ways}
     raw: dict[str, Sequence[float]] = {}
@@ -170,18 +271,18 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
             walls[name].append(wall)
             cpus[name].append(cpu)
         best_peak = max(best_peak, peak())
-    print(f"{len(paths)} takes, {total:.0f} s of audio, {cores()} cores, best of {options.rounds} rounds")
+    print(f"{len(paths)} recordings, {total:.0f} s of audio, {cores()} cores, best of {options.rounds} rounds")
     calibration = scorers[False].description.calibration
     scores = {name: calibration.apply(found) for name, found in raw.items()}
     spread = float(np.ptp(scores["exact"]))
     for name in ways:
         wall, cpu = min(walls[name]), min(cpus[name])
         print(
-            f"  {name:12} {len(paths) / wall:.3f} takes/s, {min(walls['predecessor']) / wall:.2f} x; "
-            f"{cpu / total:.3f} CPU s a second of audio, {min(cpus['predecessor']) / cpu:.2f} x; "
+            f"  {name:8} {len(paths) / wall:.3f} recordings/s, {min(walls['legacy']) / wall:.2f} x; "
+            f"{cpu / total:.3f} CPU s a second of audio, {min(cpus['legacy']) / cpu:.2f} x; "
             f"{NOMINAL * total / wall / best_peak:.2f} of the peak ({best_peak / 1e9:.0f} GMAC/s)"
         )
-    for first, second in (("predecessor", "exact"), ("exact", "fast")):
+    for first, second in (("legacy", "exact"), ("exact", "fast")):
         apart = float(np.abs(scores[first] - scores[second]).max())
         rank = spearmanr(scores[first], scores[second]).statistic
         print(f"  {first} / {second}: {apart:.2e} points apart at most ({apart / spread:.2%} of {spread:.3f}), "
@@ -189,13 +290,13 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
 
 
 def resident() -> int:
-    """MB of memory that this process holds."""
+    """Memory of this process, in MB."""
     return int(psutil.Process().memory_info().rss) >> 20
 
 
 @contextlib.contextmanager
 def most_resident() -> Iterator[list[int]]:
-    """MB held at every look, fifty a second, while the block runs."""
+    """Measure the memory, in MB, fifty times a second while the block runs."""
     looks, over = [resident()], threading.Event()
 
     def look() -> None:
@@ -212,7 +313,7 @@ def most_resident() -> Iterator[list[int]]:
 
 
 def long(seconds: float, muq: Path, folder: Path) -> None:
-    """Print real-time factor and peak memory of one recording; run in a process of its own, and not its first."""
+    """Print real-time factor and peak memory of one recording, after a short one; run this in its own process."""
     scorer = make_scorer(muq, make_head(), fast=False)
     path = folder / "long.wav"
     for length in (2.0, seconds):
@@ -222,15 +323,17 @@ def long(seconds: float, muq: Path, folder: Path) -> None:
         del wave, time_axis
         before = resident()
         with most_resident() as most:
-            wall, cpu, _ = timed(lambda: [scorer.score(path).raw])
+            wall, cpu, _ = timed(lambda: [scorer.score(path).raw or 0.0])
     figures = f"real-time factor {wall / seconds:.3f}, {cpu / seconds:.3f} CPU s a second"
     print(f"  {seconds:6.0f} s: {figures}, at most {max(most)} MB in memory ({before} before it)", flush=True)
 
 
 def main() -> None:
-    """Print the comparison, or what `--long` asks for."""
+    """Print the comparison that the options select."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--takes", type=int, default=12)
+    parser.add_argument("--encoder", action="store_true", help="compare the encoder alone")
+    parser.add_argument("--windows", type=int, default=4, help="windows of 18 s, with --encoder")
+    parser.add_argument("--recordings", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--long", type=float, nargs="+", help="lengths of recordings, in seconds")
     parser.add_argument("--child", nargs=2, metavar=("SECONDS", "MUQ"), help=argparse.SUPPRESS)
@@ -239,6 +342,8 @@ def main() -> None:
         folder = Path(scratch)
         if options.child is not None:
             long(float(options.child[0]), Path(options.child[1]), folder)
+        elif options.encoder:
+            compare_encoders(options, folder)
         elif options.long:
             make_muq(folder / "muq")
             for seconds in options.long:

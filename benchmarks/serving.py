@@ -1,9 +1,9 @@
-"""The service under load, on loopback: the rate it sustains, then more than that for a while, then calm again.
+"""Load test of the service on loopback: find the sustained rate, send twice that rate, then half of it again.
 
     python -m benchmarks.serving --seconds 120
 
-A scorer with the small encoders and an untrained head is served by a process of its own. Clients come at random times,
-whether or not others were answered (an open loop). Every score is compared with what `Scorer.score` gives.
+The service runs a scorer with the small encoders and an untrained head in a process of its own. Requests start at
+random times, independent of responses (open loop). Every score is compared with `Scorer.score`.
 """
 
 import argparse
@@ -35,7 +35,7 @@ READY_SECONDS = 120.0
 
 
 def make_scorer(folder: Path, *, seed: int = 5, encoders: Path = ENCODERS) -> Path:
-    """A scorer folder with an untrained head over both encoders: it scores, if not well."""
+    """Write a scorer folder with an untrained head over both encoders."""
     pull_missing(encoders, print)
     import torch
 
@@ -62,37 +62,37 @@ def make_scorer(folder: Path, *, seed: int = 5, encoders: Path = ENCODERS) -> Pa
     return folder
 
 
-class Served:
-    """A running `audioscore serve` on a free port of loopback, as a context manager; `log` is what it said."""
+class RunningService:
+    """A running `audioscore serve` on a free port of loopback, as a context manager; `log` is its output."""
 
     def __init__(self, model: str, log: Path, *options: str, environment: dict[str, str] | None = None) -> None:
         self.log = log
         command = [sys.executable, "-c", SERVE, "serve", "--model", model, "--port", "0", *options]
-        with log.open("wb") as said:
+        with log.open("wb") as output:
             self.process = subprocess.Popen(
-                command, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **(environment or {})},
+                command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **(environment or {})},
                 process_group=0,
             )  # fmt: skip
         self.port = int(self._wait(lambda: self._port()))
 
-    def ready(self) -> "Served":
-        """Wait until it scores."""
+    def ready(self) -> "RunningService":
+        """Wait until the service is ready."""
         self._wait(lambda: "1" if self.get("/readyz")[0] == 200 else "")
         return self
 
     def get(self, path: str, *, method: str = "GET", body: bytes = b"", headers: Any = ()) -> tuple[int, Any, bytes]:
-        """Status, headers and body of an answer."""
+        """Status, headers and body of a response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         with contextlib.closing(connection):
             connection.request(method, path, body or None, dict(headers))
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read()
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
 
     def score(self, *files: tuple[str, bytes], path: str = "/score", headers: Any = ()) -> tuple[int, Any]:
         """Status and document for recordings given as (name, bytes)."""
         body, kind = multipart(files)
-        status, _, said = self.get(path, method="POST", body=body, headers={**dict(headers), "Content-Type": kind})
-        return status, json.loads(said)
+        status, _, content = self.get(path, method="POST", body=body, headers={**dict(headers), "Content-Type": kind})
+        return status, json.loads(content)
 
     def rss(self) -> int:
         """Bytes of memory of the service and its processes."""
@@ -102,7 +102,7 @@ class Served:
                 total += one.memory_info().rss
         return total
 
-    def __enter__(self) -> "Served":
+    def __enter__(self) -> "RunningService":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,18 +115,18 @@ class Served:
                 return line.split(";")[0].rpartition(":")[2]
         return ""
 
-    def _wait(self, asked: Any) -> str:
+    def _wait(self, ask: Any) -> str:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError):
-                if found := str(asked()):
+                if found := str(ask()):
                     return found
             time.sleep(0.1)
-        raise RuntimeError(f"the service did not get ready:\n{self.log.read_text(errors='replace')[-2000:]}")
+        raise RuntimeError(f"the service did not become ready:\n{self.log.read_text(errors='replace')[-2000:]}")
 
 
 def multipart(files: Sequence[tuple[str, bytes]], boundary: str = "-----audioscore-boundary") -> tuple[bytes, str]:
-    """A body with a part `file` for each name and its bytes, and its content type."""
+    """Encode files, given as (name, bytes), as a multipart body; returns the body and its content type."""
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
         + data
@@ -138,12 +138,12 @@ def multipart(files: Sequence[tuple[str, bytes]], boundary: str = "-----audiosco
 
 @dataclass
 class Tally:
-    """What came of a load: answers by status, seconds of those that scored, and what must not be."""
+    """Results of a load: responses by status, seconds of the successful ones, and wrong responses."""
 
     statuses: collections.Counter[str] = field(default_factory=collections.Counter)
     seconds: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    late: int = 0  # of the clients, which could not start in time
+    late: int = 0  # requests that were not sent, because too many were in progress
 
     def text(self, took: float) -> str:
         """One line."""
@@ -158,17 +158,17 @@ class Tally:
 class Load:
     """Clips with their scores, sent to a service."""
 
-    def __init__(self, served: Served, clips: Sequence[tuple[str, bytes]], expected: Sequence[float]) -> None:
+    def __init__(self, served: RunningService, clips: Sequence[tuple[str, bytes]], expected: Sequence[float]) -> None:
         self._served, self._clips, self._expected = served, list(clips), list(expected)
         self._lock = threading.Lock()
 
     def once(self, number: int, tally: Tally) -> None:
-        """Send one clip, and note what is said."""
+        """Send one clip and record the response."""
         which, started = number % len(self._clips), time.perf_counter()
         try:
             status, document = self._served.score(self._clips[which])
-        except (OSError, http.client.HTTPException, ValueError) as fault:
-            status, document = 0, {"error": f"{type(fault).__name__}: {fault}"}
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            status, document = 0, {"error": f"{type(error).__name__}: {error}"}
         took = time.perf_counter() - started
         with self._lock:
             tally.statuses[str(status or "lost")] += 1
@@ -181,7 +181,7 @@ class Load:
                 tally.wrong.append(f"{status}: {document}")
 
     def closed(self, clients: int, seconds: float) -> Tally:
-        """Each client sends its next clip once the last was answered."""
+        """Closed loop: each client sends its next clip after the previous response."""
         tally, end = Tally(), time.monotonic() + seconds
 
         def client(first: int) -> None:
@@ -194,8 +194,8 @@ class Load:
         return tally
 
     def open(self, rate: float, seconds: float, most: int = 256) -> Tally:
-        """`rate` clips a second at random times, whether or not earlier ones were answered; `most` at once."""
-        tally, dice, slots = Tally(), random.Random(3), threading.Semaphore(most)
+        """Open loop: send `rate` clips per second at random times, at most `most` at once."""
+        tally, random_times, slots = Tally(), random.Random(3), threading.Semaphore(most)
         threads: list[threading.Thread] = []
         started, due = time.monotonic(), 0.0
 
@@ -203,7 +203,7 @@ class Load:
             with slots:
                 self.once(number, tally)
 
-        while (due := due + dice.expovariate(rate)) < seconds:
+        while (due := due + random_times.expovariate(rate)) < seconds:
             time.sleep(max(0.0, started + due - time.monotonic()))
             threads = [thread for thread in threads if thread.is_alive()]
             if len(threads) >= most:
@@ -217,7 +217,7 @@ class Load:
 
 
 def run_threads(threads: Sequence[threading.Thread]) -> None:
-    """Start and wait."""
+    """Start all threads and wait for them."""
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -225,7 +225,7 @@ def run_threads(threads: Sequence[threading.Thread]) -> None:
 
 
 @contextlib.contextmanager
-def watched_rss(served: Served, every: float = 0.5) -> Iterator[list[float]]:
+def watched_rss(served: RunningService, every: float = 0.5) -> Iterator[list[float]]:
     """Memory of the service in MiB while the block runs."""
     found: list[float] = []
     end = threading.Event()
@@ -243,12 +243,12 @@ def watched_rss(served: Served, every: float = 0.5) -> Iterator[list[float]]:
         thread.join()
 
 
-def overload(load: Load, served: Served, seconds: float, calm_seconds: float) -> dict[str, Any]:
-    """Find the rate, send twice that for `seconds`; figures of before, meanwhile and after."""
-    load.closed(8, calm_seconds / 2)  # first use sets things up
+def overload(load: Load, served: RunningService, seconds: float, calm_seconds: float) -> dict[str, Any]:
+    """Measure the sustained rate, then send twice that rate for `seconds`; returns the results of each phase."""
+    load.closed(8, calm_seconds / 2)  # warm-up
     started = time.monotonic()
-    at_most = load.closed(8, calm_seconds)
-    rate = at_most.statuses["200"] / (time.monotonic() - started)
+    sustained = load.closed(8, calm_seconds)
+    rate = sustained.statuses["200"] / (time.monotonic() - started)
     before = load.open(rate / 2, calm_seconds)
     with watched_rss(served) as memory:
         started = time.monotonic()
@@ -281,9 +281,9 @@ def main() -> None:
         model = make_scorer(Path(folder) / "scorer")
         clips, scorer = demo_clips(24), load_scorer(model, device="cpu")
         expected = [scorer.score(data).score for _, data in clips]
-        with Served(str(model), Path(folder) / "log", "--queue", str(options.queue)) as served:
+        with RunningService(str(model), Path(folder) / "log", "--queue", str(options.queue)) as served:
             found = overload(Load(served.ready(), clips, expected), served, options.seconds, options.calm)
-            print(f"sustained: {found['rate']:.1f} recordings/s (8 clients, each waiting for its answer)")
+            print(f"sustained: {found['rate']:.1f} recordings/s (8 clients, each waiting for its response)")
             for name, took in (("before", found["calm"]), ("during", found["took"]), ("after", found["calm"])):
                 print(f"{name:7} {found[name].text(took)}; {found[name].late} clients late")
                 print("\n".join(found[name].wrong[:5]))

@@ -1,9 +1,8 @@
-"""The gate on a labels table alone, no recording opened: seconds and peak memory.
+"""Measure the data gate on a labels table without recordings: seconds and peak memory.
 
-`python benchmarks/table_gate.py [ROWS]`: a table of ROWS (100,000) rows, one in a hundred of them bad, beside an index
-of the last accepted version, as csv and as xlsx. Every part runs in a process of its own, so that its peak is its own;
-"whole" is what `data validate --table-only` does, page and JSON document included, imports too, in seconds of the
-clock and of one core: the two differ on a machine that has other work.
+`python benchmarks/table_gate.py [ROWS]`: a table of ROWS (100,000) rows, one percent of them invalid, with an index of
+the last accepted version, as csv and as xlsx. Each part runs in a separate process, so that peak memory is its own.
+"whole" is `data validate --table-only` with report, JSON document and imports, in wall-clock and processor seconds.
 """
 
 import json
@@ -23,13 +22,13 @@ FORMATS = ("csv", "xlsx")
 
 
 def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function's answer from a fresh process."""
+    """Run a function in a new process and return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def make(folder: Path, rows: int, kind: str) -> None:
-    """Write `labels.<kind>` and the index of a last version that held half as many clips."""
+    """Write `labels.<kind>` and the index of a last version with half of the clips."""
     chance = random.Random(7)
     cells = [row(number, chance) for number in range(rows)]
     (folder / "index").mkdir(parents=True)
@@ -52,7 +51,7 @@ def make(folder: Path, rows: int, kind: str) -> None:
 
 
 def row(number: int, chance: random.Random) -> tuple[Any, ...]:
-    """One row: a tenth acapella, one in a hundred without a usable score."""
+    """Make one row: 10 % acapella, 1 % without a valid score."""
     source, low, high = ("acapella", 85, 99) if number % 10 == 0 else ("ktv", 50, 85)
     score: Any = round(chance.uniform(low, high), 1) if number % 100 else chance.choice(["", "good", 120])
     rated = (score, score) if isinstance(score, float) else ("", "")
@@ -60,7 +59,7 @@ def row(number: int, chance: random.Random) -> tuple[Any, ...]:
 
 
 def parts(folder: Path, kind: str) -> tuple[float, float, float]:
-    """Seconds of reading the table, of importing Great Expectations, and of running the suite."""
+    """Measure reading the table, importing Great Expectations, and running the suite, in seconds."""
     from audioscore.data.gate.expectations import check_table
     from audioscore.data.gate.rejections import ValidationSettings
     from audioscore.data.gate.validation import labels_frame
@@ -78,7 +77,7 @@ def parts(folder: Path, kind: str) -> tuple[float, float, float]:
 
 
 def whole(folder: Path, kind: str) -> tuple[float, float, float, str]:
-    """Seconds, core seconds and peak MB of the gate from end to end, and what it found."""
+    """Measure the whole gate: seconds, processor seconds, peak MB, and its result."""
     started, worked = time.monotonic(), time.process_time()
     from audioscore.data.gate.report import render_validation
     from audioscore.data.gate.validation import validate_folder
@@ -92,7 +91,7 @@ def whole(folder: Path, kind: str) -> tuple[float, float, float, str]:
 
 
 def main(rows: int) -> None:
-    """Print a line a format."""
+    """Print one line for each format."""
     print(f"{'':6}{'rows':>8}{'reading s':>11}{'imports s':>11}{'suite s':>9}{'whole s':>9}{'core s':>8}{'peak MB':>9}")
     for kind in FORMATS:
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,10 +1,10 @@
-"""What tuning MuQ and unlearning the singer bring, side by side, on the demo corpus with its small encoders.
+"""The effect of tuning MuQ and of a speaker adversary, on the demo corpus with its small encoders.
 
-`python benchmarks/tuning.py [--quick] [--jobs N] [--out FOLDER]`: baseline and hybrid with MuQ frozen, with LoRA and
-with its layers tuned whole, both also after a few epochs of the head alone, and LoRA beside adversaries of several
-weights and targets. Split, trained and evaluated by the code that a run uses: the seed is chosen on validation, the
-test split is read once. Printed is a Markdown table, which docs/training.md holds. With `--out` an interrupted
-benchmark goes on where it stood; `--quick` is one seed and few epochs, to see that it works.
+`python benchmarks/tuning.py [--quick] [--jobs N] [--out FOLDER]` trains baseline and hybrid with MuQ frozen, with LoRA
+and with fully tuned layers, both also after a head warm-up, and with LoRA and adversaries of several weights and
+targets. Split, training and evaluation are those of a run: the seed is selected on validation, the test split is read
+once. It prints the Markdown table of docs/training.md. With `--out` an interrupted benchmark continues; `--quick` uses
+one seed and few epochs, to check that it works.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from audioscore.training.train import train_plan
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 PLANS: tuple[Plan, ...] = ("baseline", "hybrid")
-# Not tuned on anything. Fewer epochs than by default, and smaller batches for as many steps, to end in half an hour.
+# Not optimised. Fewer epochs than by default, and smaller batches for the same number of steps, to take half an hour.
 COMMON: dict[str, Any] = {
     "epochs": 15,
     "patience": 5,
@@ -43,43 +43,43 @@ COMMON: dict[str, Any] = {
     "encoder_learning_rate": 3e-4,
     "lora": {"rank": 16, "alpha": 16},
 }
-HEAD_EPOCHS = 5  # of the head alone, where a row has them; the epochs above follow
-FULL_RUN, QUICK = {"seeds": [1, 2]}, {"seeds": [1], "epochs": 3, "patience": 3}
+WARMUP_EPOCHS = 5  # of the head warm-up, in rows that have one
+FULL_RUN, SHORT_RUN = {"seeds": [1, 2]}, {"seeds": [1], "epochs": 3, "patience": 3}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table: how MuQ is tuned, and which adversary is beside it."""
+    """A row of the table: the tuning of MuQ, and the adversary."""
 
     tuning: str
     weight: float = 0.0
     target: str = "campplus"
-    head_epochs: int = 0
+    head_warmup_epochs: int = 0
 
     @property
     def name(self) -> str:
-        after = f"-after-{self.head_epochs}" if self.head_epochs else ""
+        after = f"-after-{self.head_warmup_epochs}" if self.head_warmup_epochs else ""
         return self.tuning + after + (f"-{self.target}-{self.weight:g}" if self.weight else "")
 
     def settings(self, source: str | None, size: dict[str, Any]) -> TrainingSection:
-        """`source`: where the weights of a target that is no encoder of ours lie."""
+        """Return the settings; `source` is the file of an external speaker encoder."""
         adversary = {"weight": self.weight, "target": self.target, "source": source}
-        own = {"tuning": self.tuning, "head_epochs": self.head_epochs, "adversary": adversary}
+        own = {"tuning": self.tuning, "head_warmup_epochs": self.head_warmup_epochs, "adversary": adversary}
         return TrainingSection.model_validate({**own, **COMMON, **size})
 
 
 def variants(ge2e: str | None) -> list[Variant]:
-    """The rows; those with GE2E targets only where its weights are at hand."""
+    """Return the rows; those with GE2E targets only if its weights are installed."""
     rows = [
         *(Variant(tuning) for tuning in ("frozen", "lora", "full")),
-        *(Variant(tuning, head_epochs=HEAD_EPOCHS) for tuning in ("lora", "full")),
+        *(Variant(tuning, head_warmup_epochs=WARMUP_EPOCHS) for tuning in ("lora", "full")),
         *(Variant("lora", weight) for weight in (0.3, 1.0)),
     ]
     return rows if ge2e is None else [*rows, Variant("lora", 1.0, "ge2e")]
 
 
 def main(folder: Path, jobs: int, size: dict[str, Any]) -> None:
-    """Prepare, train and evaluate what is not there yet, and print the table."""
+    """Prepare, train and evaluate what is missing, and print the table."""
     started, source = time.monotonic(), ge2e_weights()
     prepare(folder, source, size)
     rows = [(plan, variant) for variant in variants(source) for plan in PLANS]
@@ -98,21 +98,21 @@ def main(folder: Path, jobs: int, size: dict[str, Any]) -> None:
     )
     print(
         "| plan | MuQ | adversary | trained parameters | validation, mean (range) | test Spearman | within source "
-        "| probe before | after | chance |\n|---|---|---|---|---|---|---|---|---|---|"
+        "| singer probe before | after | chance |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for line in found:
         print(line)
 
 
 def ge2e_weights() -> str | None:
-    """The file that the resemblyzer package carries, where it is installed."""
+    """Return the weights file of the resemblyzer package, if it is installed."""
     found = importlib.util.find_spec("resemblyzer")
     weights = None if found is None or found.origin is None else Path(found.origin).parent / "pretrained.pt"
     return None if weights is None or not weights.is_file() else str(weights)
 
 
 def prepare(folder: Path, source: str | None, size: dict[str, Any]) -> None:
-    """Check, sort and split the corpus, and hear it for every row at once."""
+    """Validate, sort and split the corpus, and extract its features once for all rows."""
     if (folder / "features" / "extraction.json").is_file():
         return
     config = load_config(DEMO)
@@ -124,7 +124,7 @@ def prepare(folder: Path, source: str | None, size: dict[str, Any]) -> None:
 
 
 def measure(row: tuple[Plan, Variant], folder: Path, source: str | None, size: dict[str, Any]) -> str:
-    """One line of the table: train, evaluate; what is finished is not done again."""
+    """Train, evaluate and return one line of the table; finished rows are not repeated."""
     plan, variant = row
     target = folder / variant.name / plan
     if not (target / "line.json").is_file():
@@ -143,20 +143,20 @@ def measure(row: tuple[Plan, Variant], folder: Path, source: str | None, size: d
 
 def _line(plan: str, variant: Variant, outcomes: list[Outcome], figures: dict[str, Any]) -> str:
     validation = [outcome.validation_spearman for outcome in outcomes]
-    probes = [outcome.speakers for outcome in outcomes if outcome.speakers is not None]
+    singers = [outcome.speakers for outcome in outcomes if outcome.speakers is not None]
     before, after = (
-        float(np.mean(values)) for values in zip(*((one.before, one.after) for one in probes), strict=True)
+        float(np.mean(values)) for values in zip(*((one.before, one.after) for one in singers), strict=True)
     )
     overall, within = (
         f"{one['value']:.3f} [{one['lo']:.3f}, {one['hi']:.3f}]"
         for one in (figures["spearman"], figures["spearman_within_source"])
     )
     adversary = f"{variant.target}, {variant.weight:g}" if variant.weight else "none"
-    tuning = variant.tuning + (f", after {variant.head_epochs} epochs of the head alone" if variant.head_epochs else "")
+    warmup = f", after {variant.head_warmup_epochs} epochs of head warm-up" if variant.head_warmup_epochs else ""
     return (
-        f"| {plan} | {tuning} | {adversary} | {outcomes[0].parameters:,} "
+        f"| {plan} | {variant.tuning}{warmup} | {adversary} | {outcomes[0].parameters:,} "
         f"| {np.mean(validation):.3f} ({min(validation):.3f} - {max(validation):.3f}) | {overall} | {within} "
-        f"| {before:.2f} | {after:.2f} | {1 / probes[0].singers:.2f} |"
+        f"| {before:.2f} | {after:.2f} | {1 / singers[0].singers:.2f} |"
     )
 
 
@@ -172,9 +172,9 @@ def _folder(given: Path | None) -> Iterator[Path]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed, three epochs")
+    parser.add_argument("--quick", dest="short", action="store_true", help="one seed, three epochs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--out", type=Path, help="keep what was trained there, and go on from it")
+    parser.add_argument("--out", type=Path, help="keep results there, and continue from them")
     options = parser.parse_args()
-    with _folder(options.out) as place:
-        main(place, options.jobs, QUICK if options.quick else FULL_RUN)
+    with _folder(options.out) as folder:
+        main(folder, options.jobs, SHORT_RUN if options.short else FULL_RUN)

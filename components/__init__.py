@@ -1,1 +1,1 @@
-"""One KFP component a file. Each reads artifacts, calls one audioscore function, and writes artifacts."""
+"""KFP components, one per file. Each reads artifacts, calls library functions, and writes artifacts."""

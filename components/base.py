@@ -1,4 +1,4 @@
-"""What every component is built on."""
+"""The decorator of every component."""
 
 import functools
 
@@ -6,5 +6,5 @@ from kfp import dsl
 
 from audioscore.platforms import IMAGE
 
-# The image carries kfp and audioscore: nothing is installed while a step runs.
+# The image contains kfp and audioscore, so that a step installs nothing.
 component = functools.partial(dsl.component, base_image=IMAGE, install_kfp_package=False)

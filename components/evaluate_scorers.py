@@ -1,4 +1,4 @@
-"""Step 6: every plan on the same held-out clips, as they are and degraded."""
+"""Step 6: evaluate every plan on the same held-out clips, original and degraded."""
 
 from typing import List
 
@@ -18,14 +18,14 @@ def evaluate_scorers(
     settings: dict,
     evaluation: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Predict every clip with every scorer, compute every figure with its interval, and probe with degraded clips."""
+    """Predict every clip with every scorer, compute metrics with intervals, and run the robustness tests."""
     from pathlib import Path
 
     from audioscore.config import parse_config
     from audioscore.evaluation.predict import evaluate_plans
-    from audioscore.evaluation.robustness.run import probe_plans
+    from audioscore.evaluation.robustness.run import run_robustness_tests
 
     folders, target = [Path(model.path) for model in models], Path(evaluation.path)
     section = parse_config(settings).evaluation
     evaluate_plans(folders, Path(index.path), Path(features.path), target, section)
-    probe_plans(folders, Path(index.path), Path(features.path), Path(data.path), target, section)
+    run_robustness_tests(folders, Path(index.path), Path(features.path), Path(data.path), target, section)

@@ -1,4 +1,4 @@
-"""Step 4: what the encoders hear, once for all plans."""
+"""Step 4: extract the features, once for all plans."""
 
 from typing import List
 
@@ -18,7 +18,7 @@ def extract_features(
     shares: dsl.Input[List[dsl.Artifact]],
     features: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Run MuQ and CAM++ on every clip whose features the store lacks."""
+    """Run the encoders on every clip whose features are missing in the store."""
     from pathlib import Path
 
     from audioscore.config import parse_config

@@ -1,4 +1,4 @@
-"""Step 4a: a share of what the encoders hear, for pods side by side that have one feature store."""
+"""Step 4a: extract the features of one share of the clips, for parallel pods with a common feature store."""
 
 from kfp import dsl
 
@@ -16,9 +16,10 @@ def extract_shard(
     feature_store: str,
     share: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Run MuQ and CAM++ on those of a share's clips whose features the store lacks.
+    """Run the encoders on the share's clips whose features are missing in the store.
 
-    Where nobody shares, all is left to extract_features, which tells of it. `share` is for that step to wait for.
+    With a single share this does nothing: extract_features extracts all clips and reports its progress. The output
+    `share` makes extract_features wait for this step.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Step 1: bring the data folder into the run."""
+"""Step 1: fetch the data folder."""
 
 from kfp import dsl
 
@@ -9,10 +9,10 @@ from components.base import component
 def fetch_data(
     data_uri: str,
     data: dsl.Output[dsl.Dataset],
-    data_digest: dsl.OutputPath(str),  # type: ignore[valid-type]  # KFP's form of an output parameter
+    data_digest: dsl.OutputPath(str),  # type: ignore[valid-type]  # KFP declares output parameters so
     data_revision: dsl.OutputPath(str),  # type: ignore[valid-type]
 ) -> None:
-    """Fetch a folder, an S3 prefix or a DVC-versioned git revision, and say which version of the data it is."""
+    """Fetch a folder, an S3 prefix or a DVC-versioned git revision; output its digest and revision."""
     from pathlib import Path
 
     from audioscore.data.versions.revision import folder_digest

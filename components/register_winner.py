@@ -1,4 +1,4 @@
-"""Step 7: choose, compare with the champion, register, report."""
+"""Step 7: choose the winner, compare it with the champion, register it, write the report."""
 
 from typing import List
 
@@ -25,14 +25,15 @@ def register_winner(
     outcome: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """Register the winner as challenger, or as champion when the gate lets it."""
+    """Register the winner, as champion if the gate promotes it, else as challenger."""
     import shutil
     from pathlib import Path
 
     from audioscore.config import parse_config
     from audioscore.data.versions.revision import image_revision
+    from audioscore.tracking.decide import RunFolders
     from audioscore.tracking.provenance import Provenance
-    from audioscore.tracking.register import RunFolders, register_winner
+    from audioscore.tracking.register import register_winner
     from audioscore.tracking.run_page import REPORT
 
     folders = RunFolders(

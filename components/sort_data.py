@@ -1,4 +1,4 @@
-"""Step 3: one list, high to low, and singer-disjoint splits."""
+"""Step 3: sort the clips from high to low and split them by singer."""
 
 from kfp import dsl
 
@@ -15,7 +15,7 @@ def sort_data(
     feature_store: str,
     index: dsl.Output[dsl.Dataset],
 ) -> None:
-    """Sort the accepted clips and assign them to train, val and test."""
+    """Sort the accepted clips and assign them to the train, validation and test splits."""
     from pathlib import Path
 
     from audioscore.config import parse_config

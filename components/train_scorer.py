@@ -1,4 +1,4 @@
-"""Step 5: one plan, every seed."""
+"""Step 5: train one plan with every seed."""
 
 from kfp import dsl
 
@@ -20,17 +20,17 @@ def train_scorer(
 
     from audioscore.config import parse_config
     from audioscore.data.versions.revision import image_revision
-    from audioscore.scoring.scorer import plan_named
+    from audioscore.scoring.scorer import plan_by_name
     from audioscore.training.launch import launch_plan
 
     trained = launch_plan(
-        plan_named(plan),
+        plan_by_name(plan),
         Path(index.path),
         Path(features.path),
         Path(model.path),
         parse_config(settings),
-        data_digest=index.metadata["data_digest"],  # KFP's local runner gives a loop's steps a wrong parameter
+        data_digest=index.metadata["data_digest"],  # in a loop, the local runner passes a wrong data_digest
         code_revision=image_revision() or code_rev,
-        resume=True,  # a step that was stopped and is tried again in the same place goes on from its checkpoint
+        resume=True,  # a retried step continues from its checkpoint
     )
     model.metadata.update(plan=plan, seed=trained.representative, parameters=trained.chosen.parameters)

@@ -14,7 +14,7 @@ def validate_data(
     validated: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """Check the labels table and every recording; fail where the gate says no."""
+    """Check the labels table and every recording; fail if the gate refuses the data."""
     from pathlib import Path
 
     from audioscore.config import parse_config

@@ -1,7 +1,7 @@
-"""Passwords for the development overlay, made at random: `python -m manifests.dev_secrets`.
+"""Random passwords for the development overlay: `python -m manifests.dev_secrets`.
 
-They lie in `overlays/dev/secrets/*.env`, which git ignores, readable by their owner only. What is there is kept: a
-database that was set up with a password knows no other.
+They are written to `overlays/dev/secrets/*.env`, which git ignores, readable by their owner only. Existing files are
+kept, since a database keeps the password that it was created with.
 """
 
 import os
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "overlays" / "dev" / "secrets"
 
 
 def make_secrets(folder: Path = FOLDER) -> list[Path]:
-    """Write the files that are missing, and return them."""
+    """Write the missing files and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for name, values in _values().items():
@@ -29,7 +29,7 @@ def make_secrets(folder: Path = FOLDER) -> list[Path]:
 
 
 def _values() -> dict[str, dict[str, str]]:
-    """Keys and values of each secret; 32 random bytes a password."""
+    """Keys and values of each secret; a password has 32 random bytes."""
     login = {
         user: {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": secrets.token_urlsafe(32)}
         for user in ("pipeline", "serving")
@@ -48,4 +48,4 @@ def _values() -> dict[str, dict[str, str]]:
 
 if __name__ == "__main__":
     new = make_secrets()
-    sys.stdout.write("".join(f"made {path.name}\n" for path in new) or "all secrets are there; nothing was changed\n")
+    sys.stdout.write("".join(f"created {path.name}\n" for path in new) or "all secrets exist; no file was changed\n")

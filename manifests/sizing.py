@@ -1,8 +1,8 @@
-"""How many GPU-hours and how much disk a run takes, from stated assumptions: `python -m manifests.sizing`.
+"""Estimate of a run's GPU-hours and disk from stated assumptions: `python -m manifests.sizing`.
 
-Arithmetic, not a measurement: nothing here has run on a GPU. The operations of a forward pass were counted (torch's
-FlopCounterMode, MuQ-large with its first six layers at random weights, 5 s of audio); the rate of a GPU and the share
-that several of them keep are assumed, and everything is proportional to them.
+This is arithmetic, not a measurement on a GPU. The operations of a forward pass were counted (torch's FlopCounterMode,
+MuQ-large with its first six layers at random weights, 5 s of audio). The rate of a GPU and the efficiency of several
+GPUs are assumed; all results are proportional to them.
 """
 
 import sys
@@ -11,40 +11,45 @@ from dataclasses import dataclass
 from audioscore.units import HOUR_SECONDS
 
 FRONT_END = 27.3e9  # operations per second of audio: MuQ's convolutions
-SIX_LAYERS = 7.8e9  # and its first six layers
+SIX_LAYERS = 7.8e9  # its first six layers
 STORED_BYTES = 25 * 1024 * 4  # per second of audio and stored layer: 25 frames of 1024 float32
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """Of `pipelines/configs/full.yaml` and of the cluster. `rate`: operations a second that a GPU keeps up."""
+    """Settings of `pipelines/configs/full.yaml` and properties of the cluster.
+
+    Args:
+        rate: sustained operations per second of a GPU.
+        kept: efficiency of several GPUs that share a batch.
+    """
 
     clip_seconds: float = 60.0
-    rate: float = 20e12  # about 6 % of an A100's bf16 peak: small convolutions do not fill it
-    kept: float = 0.8  # of a GPU's rate, where several work on one batch
+    rate: float = 20e12  # about 6 % of an A100's bf16 peak: small convolutions use little of it
+    kept: float = 0.8
     train_share: float = 0.6
-    tuned_plans: int = 2  # baseline and hybrid; the controls' heads cost little beside them
+    tuned_plans: int = 2  # baseline and hybrid; the heads of the controls cost little
     seeds: int = 3
-    epochs: int = 20  # all of them; early stopping makes it fewer
+    epochs: int = 20  # without early stopping
     passes: float = 3.0  # forward, again forward under gradient checkpointing, backward through frozen weights
-    layers_stored: int = 2  # what is below the first tuned layer, and layer 6 for the frozen control
+    layers_stored: int = 2  # the input of the first tuned layer, and layer 6 for the frozen control
 
 
 def gpu_hours(clips: int, assumed: Assumptions = Assumptions()) -> tuple[float, float]:
-    """Hours of one GPU for extraction, once per corpus, and for training all tuned plans and seeds.
+    """GPU-hours for extraction, once per corpus, and for training all tuned plans and seeds.
 
     >>> [round(hours, 2) for hours in gpu_hours(2_000)]
     [0.06, 2.81]
     """
     audio = clips * assumed.clip_seconds
     extraction = audio * (FRONT_END + SIX_LAYERS)
-    heard = audio * assumed.train_share * assumed.tuned_plans * assumed.seeds * assumed.epochs
+    trained = audio * assumed.train_share * assumed.tuned_plans * assumed.seeds * assumed.epochs
     per_hour = assumed.rate * HOUR_SECONDS
-    return extraction / per_hour, heard * SIX_LAYERS * assumed.passes / per_hour
+    return extraction / per_hour, trained * SIX_LAYERS * assumed.passes / per_hour
 
 
 def table(assumed: Assumptions = Assumptions()) -> str:
-    """Rows by number of clips: hours of audio, disk for features, GPU-hours, and hours on 1, 4 and 8 GPUs."""
+    """Markdown table by number of clips: hours of audio, disk for features, GPU-hours, hours on 1, 4 and 8 GPUs."""
     rows = [
         "| clips | audio, h | features, GB | extraction, GPU-h | training, GPU-h | on 1 GPU, h | on 4, h | on 8, h |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",

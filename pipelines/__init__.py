@@ -1,1 +1,1 @@
-"""One DAG a file, and the ways to compile and run it."""
+"""The pipelines: their definition, their compilation, and running them on this machine or on a cluster."""

@@ -1,4 +1,7 @@
-"""`python -m pipelines submit …` or `compile …`: interrupted while it is still being loaded, a program ends quietly."""
+"""`python -m pipelines submit JSON` and `python -m pipelines compile JSON`: the programs behind the command line.
+
+Loading KFP takes seconds. An interrupt during that time ends the process without a traceback.
+"""
 
 import importlib
 import signal
@@ -6,14 +9,19 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Load the program, for which heavy packages take seconds, and run it; returns its exit code."""
-    name, *options = arguments
-    own = signal.getsignal(signal.SIGINT)
-    if own is signal.default_int_handler:
+    """Load a program and run it with the request in its JSON document; returns its exit code."""
+    original = signal.getsignal(signal.SIGINT)
+    if original is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    requests = importlib.import_module("pipelines.request")
+    try:
+        name, request = requests.read_request(arguments)
+    except requests.UsageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return int(error.exit_code)
     program = importlib.import_module(f"pipelines.{name}")
-    signal.signal(signal.SIGINT, own)
-    return int(program.main(options))
+    signal.signal(signal.SIGINT, original)
+    return int(program.main(request))
 
 
 if __name__ == "__main__":

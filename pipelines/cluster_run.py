@@ -1,4 +1,4 @@
-"""Run the pipeline on a cluster: compile it, hand it to the KFP API, follow it, and fetch what came out."""
+"""Run the pipeline on a cluster: compile it, submit it to the KFP API, follow the run, and fetch its result."""
 
 import contextlib
 import os
@@ -14,67 +14,64 @@ from rich.console import Console
 
 from audioscore.config import Config
 from audioscore.data.versions.storage import local_repository
-from audioscore.errors import FAULT_EXIT_CODE, AudioscoreError, DataError, UsageError
+from audioscore.errors import INTERNAL_ERROR_EXIT_CODE, AudioscoreError, DataError, UsageError
 from audioscore.home import home_of_model
 from pipelines.compile import compile_pipeline
 from pipelines.platform import on_cluster
+from pipelines.request import cluster_parameters
 
 if TYPE_CHECKING:
     from kfp import Client
 
-TOKEN = "AUDIOSCORE_KFP_TOKEN"  # of whoever may not speak to the API as a pod of its cluster does
+TOKEN = "AUDIOSCORE_KFP_TOKEN"  # for clients that have no identity in the cluster
 POLL_SECONDS = 15.0
-MOST_UNANSWERED = 20  # looks at a run in a row
+MAX_UNANSWERED = 20  # failed requests in a row before following a run ends
 NEEDED = ("image", "feature_store", "tracking_uri")
 ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
 
 
 class ClusterRunFailed(AudioscoreError):
-    """A run on the cluster did not end well; what its steps said is with KFP."""
+    """A run on the cluster failed; KFP has the logs of its steps."""
 
-    exit_code = FAULT_EXIT_CODE
+    exit_code = INTERNAL_ERROR_EXIT_CODE
 
 
-def check(config: Config) -> None:
-    """Raise UsageError or DataError where a configuration names what only this machine has."""
+def check_cluster_config(config: Config) -> None:
+    """Check that a configuration names nothing that exists on this machine only.
+
+    Raises:
+        UsageError: an encoder is a local folder, or a required setting is missing.
+        DataError: the data are in a local folder or repository.
+    """
     section = config.cluster
     if missing := [f"cluster.{name}" for name in NEEDED if getattr(section, name) is None]:
         raise UsageError(
-            f"a cluster needs {', '.join(missing)}: its pods share no folder and no database of this machine."
+            f"{', '.join(missing)}: missing. Pods share no folder and no database with this machine; set them."
         )
     uri = str(config.data.uri)
     if local_repository(uri) or (not uri.startswith(("s3://", "git+")) and "@" not in uri):
         raise DataError(
-            f"{uri}: a folder of this machine, which a cluster's pods do not see. Give s3://… or git+URL@REV."
+            f"{uri}: a folder of this machine, which pods cannot read. Give s3://BUCKET/PREFIX or git+URL@REV."
         )
     for name in ("muq", "campplus"):
         source = getattr(config.encoders, name).source
-        seen = section.volume is not None and Path(source).is_relative_to(section.volume.path)
-        if Path(source).is_absolute() and not seen:
+        mounted = section.volume is not None and Path(source).is_relative_to(section.volume.path)
+        if Path(source).is_absolute() and not mounted:
             raise UsageError(
-                f"encoders.{name}.source {source} is a folder that pods do not see. "
+                f"encoders.{name}.source {source}: a folder that pods cannot read. "
                 "Give a hub id, or a folder under cluster.volume.path."
             )
 
 
-def cluster_arguments(config: Config, code_rev: str, run_id: str) -> dict[str, Any]:
-    """What the pipeline is called with on a cluster."""
-    from pipelines.submit import run_arguments
+def run_on_cluster(config: Config, run_id: str, code_rev: str, console: Console) -> dict[str, Any]:
+    """Start a run, wait for it, and return the document of `run --json` from the MLflow server.
 
-    section = config.cluster
-    return run_arguments(config, run_id, code_rev, on_cluster=True) | {
-        "feature_store": section.feature_store,
-        "tracking_uri": section.tracking_uri,
-        "artifact_root": section.artifact_root,
-        "image": section.image,
-    }
+    An interrupt ends this process only; the run continues on the cluster. KFP's cache provides the outputs of steps
+    that an earlier run with the same inputs finished.
 
-
-def run_on_cluster(config: Config, code_rev: str, run_id: str, console: Console, *, quiet: bool) -> dict[str, Any]:
-    """Start a run, wait for it, and return the document of `run --json`, from the MLflow server.
-
-    Interrupted here, the run goes on there. Steps that an earlier run with the same inputs finished are taken over by
-    KFP's cache. Raises UsageError where the API cannot be reached, ClusterRunFailed where the run failed.
+    Raises:
+        UsageError: the API cannot be reached, or refuses the run.
+        ClusterRunFailed: the run failed, or its result cannot be fetched.
     """
     section = config.cluster
     client = _client(config)
@@ -82,19 +79,23 @@ def run_on_cluster(config: Config, code_rev: str, run_id: str, console: Console,
         package = Path(folder) / "pipeline.yaml"
         compile_pipeline(package, on_cluster(section))
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # where KFP's client prints its links
+            with contextlib.redirect_stdout(sys.stderr):  # KFP's client prints links to standard output
                 started = client.create_run_from_pipeline_package(
-                    str(package), arguments=cluster_arguments(config, code_rev, run_id), run_name=run_id,
+                    str(package), arguments=cluster_parameters(config, run_id, code_rev), run_name=run_id,
                     experiment_name=section.experiment, namespace=section.namespace, enable_caching=True,
                     pipeline_root=section.pipeline_root, service_account=section.service_account,
                 )  # fmt: skip
-        except Exception as fault:  # of KFP's client, of urllib3 and of Kubernetes: none has a class for all
-            raise UsageError(f"the KFP API did not take the run: {_first_line(fault)}") from fault
-    console.print(f"run {run_id} is KFP's {started.run_id}; interrupting this leaves it running", highlight=False)
+        except Exception as error:  # KFP's client, urllib3 and kubernetes have no common error class
+            raise UsageError(
+                f"the KFP API refused the run ({_first_line(error)}). Check the section cluster."
+            ) from error
+    console.print(
+        f"run {run_id} is KFP run {started.run_id}; it continues there if this command is interrupted", highlight=False
+    )
     state = _follow(client, started.run_id, console)
     if state != "SUCCEEDED":
-        raise ClusterRunFailed(f"run {run_id} ({started.run_id}) {state.lower()} on the cluster; KFP has its logs.")
-    return _outcome(config, run_id)
+        raise ClusterRunFailed(f"run {run_id} ({started.run_id}) {state.lower()} on the cluster. KFP has its logs.")
+    return _fetch_result(config, run_id)
 
 
 def _client(config: Config) -> "Client":
@@ -103,69 +104,68 @@ def _client(config: Config) -> "Client":
     section = config.cluster
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # every client says which versions of KFP it works with
+            warnings.simplefilter("ignore")  # every client lists the KFP versions that it supports
             return kfp.Client(
                 host=section.host, namespace=section.namespace or "kubeflow", existing_token=os.environ.get(TOKEN)
             )
-    except Exception as fault:
+    except Exception as error:
         raise UsageError(
-            f"no KFP API at {section.host or 'the cluster of the kubeconfig'} ({_first_line(fault)}). "
-            f"Set cluster.host, and {TOKEN} where the API asks who calls."
-        ) from fault
+            f"no KFP API at {section.host or 'the cluster of the kubeconfig'} ({_first_line(error)}). "
+            f"Set cluster.host, and {TOKEN} if the API requires authentication."
+        ) from error
 
 
 def _follow(client: "Client", run: str, console: Console) -> str:
-    """Say what each step comes to, until the run has ended; its last state."""
-    said: dict[str, str] = {}
+    """Print each change of a step's state until the run has ended; return the run's last state."""
+    printed: dict[str, str] = {}
     unanswered = 0
     while True:
         try:
             found = client.get_run(run)
-        except Exception as fault:  # a tunnel that broke, a server that starts again: the run itself goes on
+        except Exception as error:  # a broken tunnel or a server that restarts does not end the run
             unanswered += 1
-            if unanswered == MOST_UNANSWERED:
+            if unanswered == MAX_UNANSWERED:
                 raise ClusterRunFailed(
-                    f"the KFP API no longer answers ({_first_line(fault)}); run {run} goes on there."
-                ) from fault
+                    f"the KFP API did not answer {MAX_UNANSWERED} times ({_first_line(error)}). "
+                    f"Run {run} continues there."
+                ) from error
             time.sleep(POLL_SECONDS)
             continue
         unanswered = 0
-        for name, state in _steps(found):
-            if said.get(name) != state:
-                said[name] = state
+        for name, state in _step_states(found):
+            if printed.get(name) != state:
+                printed[name] = state
                 console.print(f"  {'kept' if state == 'CACHED' else state.lower():<9} {name}", highlight=False)
         if str(found.state) in ENDED:
             return str(found.state)
         time.sleep(POLL_SECONDS)
 
 
-def _steps(run: Any) -> Iterator[tuple[str, str]]:
-    """Name and state of each step that KFP knows of."""
+def _step_states(run: Any) -> Iterator[tuple[str, str]]:
+    """Name and state of each step that KFP has started."""
     for task in (run.run_details and run.run_details.task_details) or ():
         if task.display_name and task.state:
             yield str(task.display_name), str(task.state)
 
 
-def _outcome(config: Config, run_id: str) -> dict[str, Any]:
-    """result.json of a run, as its last step logged it."""
+def _fetch_result(config: Config, run_id: str) -> dict[str, Any]:
+    """Fetch a run's result.json, which its last step logged to the MLflow server."""
     from audioscore.tracking.run_page import fetch_outcome
 
     target = home_of_model(config.registry.model).runs / run_id
-    seen = os.environ.get(
-        "MLFLOW_TRACKING_URI", ""
-    )  # the server's address as it is from here, through a tunnel perhaps
-    address = seen if seen.startswith(("http://", "https://")) else str(config.cluster.tracking_uri)
+    local = os.environ.get("MLFLOW_TRACKING_URI", "")  # the server's address from this machine, for example a tunnel
+    address = local if local.startswith(("http://", "https://")) else str(config.cluster.tracking_uri)
     try:
         result: Mapping[str, Any] = fetch_outcome(address, run_id, target)
     except AudioscoreError:
         raise
-    except Exception as fault:  # of MLflow and of requests
+    except Exception as error:  # of MLflow or requests
         raise ClusterRunFailed(
-            f"run {run_id} ended well, but {address} did not give its result ({_first_line(fault)}). "
-            "Set MLFLOW_TRACKING_URI to the server's address as it is from here."
-        ) from fault
+            f"run {run_id}: succeeded, but its result could not be fetched from {address} ({_first_line(error)}). "
+            "Set MLFLOW_TRACKING_URI to the server's address from this machine."
+        ) from error
     return {**result, "report": str(target / "report.html")}
 
 
-def _first_line(fault: BaseException) -> str:
-    return (str(fault).strip() or type(fault).__name__).splitlines()[0]
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,21 +1,21 @@
-"""Compile the pipeline: `audioscore compile`, and `python -m pipelines.compile` for the copy under version control."""
+"""Compile the pipeline: `audioscore compile`, and `python -m pipelines.compile` for the golden file."""
 
-import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kfp import compiler
 
-from audioscore.config import SMALL, Config, load_config
+from audioscore.config import SMALL, load_config
 from audioscore.data.versions.revision import code_revision
 from audioscore.errors import AudioscoreError, UsageError, describe_os_error
 from audioscore.files import atomic_path
 from pipelines.platform import LOCAL, Platform, on_cluster
+from pipelines.request import REPOSITORY, CompileRequest, cluster_parameters
 from pipelines.scorer_pipeline import NAME, build
 
-GOLDEN = Path(__file__).with_name("scorer_pipeline.yaml")  # kept under version control, recompiled by a test
+GOLDEN = Path(__file__).with_name("scorer_pipeline.yaml")  # under version control; a test compares it
 
 
 def compile_pipeline(
@@ -25,10 +25,12 @@ def compile_pipeline(
     parameters: Mapping[str, Any] | None = None,
     manifests: bool = False,
 ) -> None:
-    """Write the pipeline's intermediate representation, for any KFP 2 backend, whole or not at all.
+    """Write the pipeline's intermediate representation, which any KFP 2 backend reads; atomically.
 
-    `parameters` become the defaults of the pipeline's. With `manifests`, as the resources Pipeline and
-    PipelineVersion of a KFP that keeps its pipelines in Kubernetes, in the cluster section's namespace.
+    Args:
+        parameters: default values of the pipeline's parameters.
+        manifests: write the Kubernetes resources Pipeline and PipelineVersion in the cluster section's namespace, for
+            a KFP that stores its pipelines in Kubernetes.
     """
     section = platform.cluster
     options = None
@@ -48,42 +50,36 @@ def compile_pipeline(
         )  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile for a configuration's cluster, or, without one, for this machine."""
-    parser = argparse.ArgumentParser(prog="audioscore compile", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", type=Path)
-    parser.add_argument("--set", action="append", default=[], dest="overrides")
-    parser.add_argument("--kubernetes", action="store_true")
-    parser.add_argument("-o", "--out", type=Path, default=GOLDEN)
-    options = parser.parse_args(arguments)
+def main(request: CompileRequest) -> int:
+    """Compile for a configuration's cluster, or without a configuration for this machine; returns the exit code."""
     try:
-        if options.out.suffix not in (".yaml", ".yml"):
-            raise UsageError(f"--out {options.out}: KFP takes a pipeline whose name ends in .yaml.")
-        if options.config is None and not options.overrides and not options.kubernetes:
-            compile_pipeline(options.out)
-            return 0
-        config = load_config(options.config or SMALL, options.overrides)
-        if config.cluster.image is None:
-            raise UsageError("a cluster needs cluster.image, by digest: what its pods run.")
-        compile_pipeline(
-            options.out, on_cluster(config.cluster), parameters=_defaults(config), manifests=options.kubernetes
-        )
-    except AudioscoreError as fault:
-        sys.stderr.write(f"error: {fault}\n")
-        return fault.exit_code
-    except OSError as fault:
-        sys.stderr.write(f"error: {describe_os_error(fault)}\n")
+        _compile(request)
+    except AudioscoreError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except OSError as error:
+        sys.stderr.write(f"error: {describe_os_error(error)}\n")
         return AudioscoreError.exit_code
     return 0
 
 
-def _defaults(config: Config) -> dict[str, Any]:
-    """What a run from KFP's own pages need not type: all but its run_id, and what the configuration leaves open."""
-    from pipelines.cluster_run import cluster_arguments
-
-    known = cluster_arguments(config, code_revision(Path(__file__).resolve().parents[1]), "")
-    return {name: value for name, value in known.items() if value is not None and name != "run_id"}
+def _compile(request: CompileRequest) -> None:
+    out = Path(request.out)
+    if out.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"--out {out}: the name of a KFP pipeline file ends in .yaml. Rename it.")
+    if not (request.config or request.overrides or request.kubernetes):
+        compile_pipeline(out)
+        return
+    config = load_config(Path(request.config) if request.config else SMALL, request.overrides)
+    if config.cluster.image is None:
+        raise UsageError("cluster.image: missing, but cluster pipelines need it. Set the image of the pods, by digest.")
+    # Defaults for all parameters but run_id, so that a run can be started from KFP's own pages.
+    values = cluster_parameters(config, "", code_revision(REPOSITORY))
+    defaults = {name: value for name, value in values.items() if value is not None and name != "run_id"}
+    compile_pipeline(out, on_cluster(config.cluster), parameters=defaults, manifests=request.kubernetes)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:]:
+        sys.exit("python -m pipelines.compile writes the golden file and has no options. Use `audioscore compile`.")
+    compile_pipeline(GOLDEN)

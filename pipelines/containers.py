@@ -1,18 +1,15 @@
-"""Every step in a container of this machine, by Docker or Podman.
+"""Run every step in a container of this machine.
 
-KFP's own runner lets the engine remove a container by itself while its exit code is still to be read: 2.17 then says
-that there is no such container, or takes a failed step for a finished one. Here a container is waited for, its log is
-kept to the last line, and then it is removed, whatever happened.
+KFP 2.17's own runner lets the engine remove a container while its exit code is still to be read. It then reports a
+missing container, or treats a failed step as finished. Here a container is awaited, its log is printed to the last
+line, and only then is it removed.
 """
 
 import contextlib
 import os
-import shutil
 import stat
-import subprocess
 import sys
-import tempfile
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,98 +17,38 @@ from typing import TYPE_CHECKING, Any
 
 from audioscore.errors import UsageError
 from audioscore.platforms import ContainersSection
-from pipelines.causes import OUT_OF_MEMORY, WAS_KILLED
-from pipelines.container_log import follow_log
-from pipelines.platform import UID
+from pipelines.container_engine import explain, require_image
+from pipelines.platform import OFFLINE, UID
+from pipelines.steplog import KILLED, OUT_OF_MEMORY
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from kfp.local import DockerRunner
 
-DOCKER_SOCKET = Path("/var/run/docker.sock")
 LABEL = "audioscore.run"
-REVISION, UNKNOWN = "org.opencontainers.image.revision", "unknown"  # as components/image/Dockerfile writes them
-KILLED = 137  # exit code of what was ended by signal 9
-START_SECONDS = 30.0  # that Podman's service may take to answer
-# Variables that say where things are and who may read them. What else the shell holds stays outside.
+SIGKILL_CODE = 137  # exit code of a container that signal 9 ended
+LOG_GRACE = 3.0  # seconds after a container's end until its log stream is closed
+# Environment variables for steps: addresses and credentials of services. All others stay outside.
 PASSED = ("AWS_", "MLFLOW_TRACKING_", "HF_ENDPOINT", "HF_TOKEN", "OMP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-PATHS = ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")  # files of this machine, not of the image
-
-
-@contextlib.contextmanager
-def engine() -> Iterator[None]:
-    """A container engine that DOCKER_HOST names: the user's, Docker's own socket, or Podman's service, started here.
-
-    Raises UsageError where there is none.
-    """
-    if os.environ.get("DOCKER_HOST") or DOCKER_SOCKET.exists():
-        _ask()
-        yield
-        return
-    program = shutil.which("podman")
-    if program is None:
-        raise UsageError(
-            "no container engine: neither DOCKER_HOST, nor Docker's socket, nor podman was found. "
-            "Install Docker or Podman, or run with --on local."
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        socket, said = Path(folder) / "podman.sock", Path(folder) / "podman.log"
-        with said.open("w") as log:
-            service = subprocess.Popen(
-                [program, "system", "service", "--time=0", f"unix://{socket}"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder,  # it drops files where it began
-                start_new_session=True,  # an interrupt from the terminal must not end it before its containers
-            )  # fmt: skip
-        try:
-            _await(socket, service, said)
-            os.environ["DOCKER_HOST"] = f"unix://{socket}"
-            _ask()
-            yield
-        finally:
-            os.environ.pop("DOCKER_HOST", None)
-            service.terminate()
-            service.wait()
-
-
-def _ask() -> None:
-    """Whether the engine answers at all, before a step is given to it."""
-    import docker
-    from docker.errors import DockerException
-
-    address = os.environ.get("DOCKER_HOST", f"unix://{DOCKER_SOCKET}")
-    fault: Exception | str = "no such socket"
-    if not address.startswith("unix://") or Path(address.removeprefix("unix://")).exists():
-        try:
-            with contextlib.closing(docker.from_env()) as client:
-                client.ping()
-            return
-        except DockerException as found:
-            fault = found
-    raise UsageError(f"the container engine at {address} does not answer ({fault}). Start it, or correct DOCKER_HOST.")
-
-
-def _await(socket: Path, service: "subprocess.Popen[bytes]", said: Path) -> None:
-    until = time.monotonic() + START_SECONDS
-    while not socket.exists():
-        if service.poll() is not None or time.monotonic() > until:
-            lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
-            raise UsageError(f"podman's service did not start ({lines[-1]}). Try `podman info`.")
-        time.sleep(0.05)
+PATHS = ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")  # files that the image does not have
 
 
 @dataclass(frozen=True)
 class Containers:
-    """What steps in containers get: their settings, the home to write in, and folders to read, under the same paths."""
+    """Settings of step containers: the home is mounted writable, `read` read-only, each at its own path."""
 
     section: ContainersSection
     home: Path
     read: tuple[Path, ...]
 
 
-def runner(containers: Containers, owner: str) -> "DockerRunner":
-    """KFP's runner with these settings; `owner` is what its containers are labelled with.
+def docker_runner(containers: Containers, owner: str) -> "DockerRunner":
+    """KFP's runner with these settings.
 
-    Steps run as this user; where this is root, as the image's own user, who is given the home.
+    Steps run as the current user; for root, as the image's user, who then becomes the owner of the home.
+
+    Args:
+        owner: label of the containers, by which `remove_containers` finds them.
     """
     from docker.types import DeviceRequest, Mount
     from kfp import local
@@ -119,10 +56,10 @@ def runner(containers: Containers, owner: str) -> "DockerRunner":
     section, home = containers.section, containers.home
     user, group = os.getuid(), os.getgid()
     if user != 0 and _is_rootless():
-        user = group = 0  # nobody's root: it is this user, outside
+        user = group = 0  # inside a rootless container, 0 is the current user
     elif user == 0:
         user = group = UID
-        _give(home, user, group)
+        _change_owner(home, user, group)
     mounts = [Mount(str(home), str(home), type="bind")]
     mounts += [
         Mount(str(path), str(path), type="bind", read_only=True)
@@ -131,11 +68,11 @@ def runner(containers: Containers, owner: str) -> "DockerRunner":
     ]
     settings: dict[str, Any] = {
         "user": f"{user}:{group}",
-        # DVC asks for the user's name, and a number that the image does not know has none.
+        # DVC needs a user name, and the image has none for this user id.
         "environment": {**_environment(os.environ), "HOME": "/tmp", "LOGNAME": "audioscore", **_caches(home)},
         "mounts": mounts,
         "labels": {LABEL: owner},
-        "network_mode": "host",  # a server of runs or of objects may listen on this machine only
+        "network_mode": "host",  # the MLflow server or object store may listen on this machine only
         "shm_size": section.shm,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges", "label=disable"],  # SELinux would deny the folders of this machine
@@ -148,7 +85,7 @@ def runner(containers: Containers, owner: str) -> "DockerRunner":
 
 
 def _is_rootless() -> bool:
-    """Whether the engine runs as this user, whose own number is 0 inside its containers then."""
+    """Whether the engine runs as the current user, who then has id 0 inside containers."""
     import docker
 
     with contextlib.closing(docker.from_env()) as client:
@@ -156,7 +93,7 @@ def _is_rootless() -> bool:
 
 
 def _caches(home: Path) -> dict[str, str]:
-    """State and downloads outlive a step, in the home."""
+    """Variables that keep state and downloads in the home, beyond the end of a step."""
     return {
         "AUDIOSCORE_HOME": str(home),
         "HF_HOME": str(home / "cache" / "huggingface"),
@@ -165,16 +102,14 @@ def _caches(home: Path) -> dict[str, str]:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    from pipelines.local_run import OFFLINE
-
     passed = {name: value for name, value in variables.items() if name.upper().startswith(PASSED)}
     return {**OFFLINE, **{name: value for name, value in passed.items() if name not in PATHS}}
 
 
-def _give(folder: Path, user: int, group: int) -> None:
-    """What root made before the steps run as somebody else; root still reads and writes it.
+def _change_owner(folder: Path, user: int, group: int) -> None:
+    """Give a folder's content to the user of the steps; root can still read and write it.
 
-    A file with a second name is left alone: it may be the user's recording, of which a run holds a hard link.
+    Files with several hard links are left out: they may be the user's recordings, to which a run holds hard links.
     """
     for parent, folders, files in os.walk(folder):
         for name in (".", *folders, *files):
@@ -184,59 +119,36 @@ def _give(folder: Path, user: int, group: int) -> None:
                 os.chown(path, user, group, follow_symlinks=False)
 
 
-def end_leftovers(owner: str) -> int:
-    """Remove the containers of a run, which a killed one has left running. How many."""
+def remove_containers(owner: str) -> int:
+    """Remove the containers of a run, which a killed run leaves behind; return their number."""
     import docker
     from docker.errors import NotFound
 
     with contextlib.closing(docker.from_env()) as client:
-        left = client.containers.list(all=True, filters={"label": f"{LABEL}={owner}"})
-        for container in left:
-            with contextlib.suppress(NotFound):  # whoever waits for it was faster
+        found = client.containers.list(all=True, filters={"label": f"{LABEL}={owner}"})
+        for container in found:
+            with contextlib.suppress(NotFound):  # another thread has removed it
                 container.remove(v=True, force=True)
-    return len(left)
-
-
-@dataclass(frozen=True)
-class ImageCode:
-    """Which image a name means now, and the revision of the code in it, as its build noted it."""
-
-    image: str
-    revision: str
-
-
-def code_in(image: str) -> ImageCode:
-    """What an image says of itself; one that was built without a revision is told by its id.
-
-    Raises UsageError where there is no such image.
-    """
-    import docker
-
-    with contextlib.closing(docker.from_env()) as client:
-        _have(client, image)
-        found = client.images.get(image)
-    number = str(found.id).removeprefix("sha256:")[:12]
-    said = (found.labels or {}).get(REVISION, UNKNOWN)
-    return ImageCode(f"{image} {number}", said if said != UNKNOWN else f"{UNKNOWN}-image-{number}")
+    return len(found)
 
 
 @contextlib.contextmanager
-def waited_for(image: str) -> Iterator[None]:
-    """KFP's runner with `run_container` in place of its own, and this image: 2.17 puts no parameter in an image's name.
+def use_image(image: str) -> Iterator[None]:
+    """Make KFP's runner use `run_container` and this image; KFP 2.17 ignores the pipeline's image parameter.
 
-    Raises UsageError where there is no such image.
+    Raises:
+        UsageError: the image is missing and cannot be pulled.
     """
     import docker
     from kfp.local import docker_task_handler
 
-    with contextlib.closing(docker.from_env()) as asked:
-        _have(asked, image)
+    with contextlib.closing(docker.from_env()) as own_client:
+        require_image(own_client, image)
 
-    def run(client: "DockerClient", image: str, **given: Any) -> int:
-        return run_container(client, known, **given)
+    def run(client: "DockerClient", image: str, **settings: Any) -> int:
+        return run_container(client, step_image, **settings)
 
-    known = image
-
+    step_image = image
     before = docker_task_handler.run_docker_container
     docker_task_handler.run_docker_container = run
     try:
@@ -246,64 +158,75 @@ def waited_for(image: str) -> Iterator[None]:
 
 
 def run_container(client: "DockerClient", image: str, command: list[str], volumes: Any, **settings: Any) -> int:
-    """Run a container to its end, its log on standard output; its exit code.
+    """Run a container to its end, print its log, and return its exit code.
 
-    Raises UsageError where the engine does not make such a container.
+    Raises:
+        UsageError: the engine cannot create or start the container.
     """
     from docker.errors import DockerException, NotFound
 
     try:
         container = client.containers.create(image=image, command=command, volumes=volumes, **settings)
-    except DockerException as fault:
-        raise _told(f"no container of {image} could be made ({_said(fault)}). See the section containers.") from fault
+    except DockerException as error:
+        raise _printed(
+            f"container of {image}: not created ({explain(error)}). See the section containers of the configuration."
+        ) from error
     try:
         try:
             container.start()
-        except DockerException as fault:
-            raise _told(f"a container of {image} could not be started ({_said(fault)}).") from fault
+        except DockerException as error:
+            raise _printed(f"container of {image}: not started ({explain(error)}).") from error
         follow_log(container)
         code = int(container.wait()["StatusCode"])
-        if code == KILLED:
-            sys.stdout.write(f"\n{OUT_OF_MEMORY if _is_out_of_memory(container) else WAS_KILLED}\n")
+        if code == SIGKILL_CODE:
+            sys.stdout.write(f"\n{OUT_OF_MEMORY if _is_out_of_memory(container) else KILLED}\n")
         return code
     finally:
         with contextlib.suppress(NotFound):  # an interrupt has removed it
-            container.remove(v=True, force=True)  # and the volumes that the image declares
+            container.remove(v=True, force=True)  # including the volumes that the image declares
 
 
-def _told(sentence: str) -> UsageError:
-    """An error that the step's log holds too: of what is raised in a loop, KFP keeps nothing."""
-    sys.stdout.write(f"audioscore.errors.UsageError: {sentence}\n")
-    return UsageError(sentence)
+def _printed(message: str) -> UsageError:
+    """An error that is also printed to the step's log: KFP drops exceptions that are raised inside a loop."""
+    sys.stdout.write(f"audioscore.errors.UsageError: {message}\n")
+    return UsageError(message)
 
 
 def _is_out_of_memory(container: Any) -> bool:
-    """Whether the system ended a container for its memory; not every engine notes it."""
+    """Whether the system ended the container for lack of memory; not every engine records it."""
     from docker.errors import DockerException
 
     try:
         container.reload()
-    except DockerException:  # somebody has removed it
+    except DockerException:  # it was removed meanwhile
         return False
     return bool(container.attrs.get("State", {}).get("OOMKilled"))
 
 
-def _have(client: "DockerClient", image: str) -> None:
-    """The image, from here or from where its name points."""
-    from docker.errors import DockerException, ImageNotFound
+def follow_log(container: Any) -> None:
+    """Print a container's log until the container has ended and its whole log is printed.
 
-    try:
-        client.images.get(image)
-        return
-    except ImageNotFound:
-        pass
-    try:
-        client.images.pull(image)
-    except DockerException as fault:
-        raise UsageError(
-            f"there is no image {image} here, and it could not be pulled ({_said(fault)}). Build it with `make image`."
-        ) from fault
+    Podman 4.3 sometimes misses a container's end while its log is followed, and never ends the stream. Another thread
+    therefore waits for the end and closes the stream; the rest is then read from the stored log.
+    """
+    stream, over = container.logs(stream=True, follow=True), threading.Event()
+    threading.Thread(target=_close_late, args=(container, stream, over), daemon=True).start()
+    printed = 0
+    for chunk in stream:
+        printed += len(chunk)
+        sys.stdout.write(chunk.decode(errors="replace"))
+    over.set()
+    container.wait()
+    sys.stdout.write(container.logs()[printed:].decode(errors="replace"))
 
 
-def _said(fault: Exception) -> str:
-    return " ".join(str(getattr(fault, "explanation", None) or fault).split())
+def _close_late(container: Any, stream: Any, over: threading.Event) -> None:
+    """Close a stream that does not end although its container has."""
+    from docker.errors import DockerException
+    from requests import RequestException
+
+    with contextlib.suppress(DockerException, RequestException, OSError):  # an interrupt has removed the container
+        container.wait()
+    if not over.wait(LOG_GRACE):
+        with contextlib.suppress(DockerException, OSError):  # a stream through ssh cannot be closed
+            stream.close()

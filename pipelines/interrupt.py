@@ -1,7 +1,7 @@
-"""Ctrl-C, or a request to end, ends a run: what runs is ended, and nothing begins after it.
+"""Interrupts of a run: running steps are ended, and no further step starts.
 
-KFP's local runner learns of an interrupt in its main thread alone. There it waits for the threads of a loop, which
-finish the step at hand and begin the next ones; and a step in a container hears no interrupt of the terminal at all.
+KFP's local runner notices an interrupt only in its main thread. There it waits for the threads of a loop, which finish
+the current step and start the next ones. A step in a container does not receive the terminal's interrupt at all.
 """
 
 import contextlib
@@ -14,10 +14,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-EVERY_SECONDS = 0.3  # a step may be about to begin when it is looked for; it is found the next time
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # of the terminal; of `kill`, `timeout`, and whoever shuts a machine down
+EVERY_SECONDS = 0.3  # between two searches for running steps: a step may start just after one search
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # from the terminal; from `kill`, `timeout` and a service manager
 
 
 class Signalled(KeyboardInterrupt):
@@ -29,28 +27,30 @@ class Signalled(KeyboardInterrupt):
 
 
 class Interrupted(Signalled):
-    """A run whose steps had begun is interrupted; where this arrives, none of them runs any more."""
+    """A run was interrupted after its steps had started; where this is caught, no step is running any more."""
 
 
 @dataclass
 class Interruption:
-    """The first signal that interrupted the run, if any has."""
+    """The first signal that interrupted the run, if there was one."""
 
     number: int | None = None
 
     @property
     def happened(self) -> bool:
-        """Whether the run is to end."""
+        """Whether the run is being ended."""
         return self.number is not None
 
 
 @contextlib.contextmanager
 def interruptible(end: Callable[[], object]) -> Iterator[Interruption]:
-    """While this holds, each of SIGNALS makes `end` end the steps that run, keeps others from beginning, and is raised
-    as Interrupted.
+    """End the running steps on SIGNALS, start no others, and raise Interrupted.
 
-    `end` is called from another thread until this is left, and once more then: whatever came of the interrupt, no step
-    of the run outlives it. A second interrupt changes nothing, since the first is being carried out.
+    After a signal, `end` is called repeatedly from another thread and once more on exit, so that no step outlives the
+    run. Further signals have no effect.
+
+    Args:
+        end: ends the steps that are running now.
     """
     from kfp.local import task_dispatcher
 
@@ -64,24 +64,24 @@ def interruptible(end: Callable[[], object]) -> Iterator[Interruption]:
 
     def interrupt(number: int, _frame: object) -> None:
         if not interruption.happened:
-            interruption.number = number  # a plain value: a lock might be held by what is interrupted
+            interruption.number = number  # a plain value: the interrupted code might hold a lock
             raise Interrupted(number)
 
-    def sweep() -> None:
+    def end_repeatedly() -> None:
         while not left.wait(EVERY_SECONDS):
             if interruption.happened:
-                with contextlib.suppress(Exception):  # the last try, below, tells
+                with contextlib.suppress(Exception):  # the last call, on exit, reports its error
                     end()
 
-    sweeper = threading.Thread(target=sweep, daemon=True)
+    thread = threading.Thread(target=end_repeatedly, daemon=True)
     task_dispatcher.run_single_task_implementation = begin_unless_interrupted
-    sweeper.start()
-    with _on_signals(SIGNALS, interrupt):
+    thread.start()
+    with _handle(SIGNALS, interrupt):
         try:
             yield interruption
         finally:
             left.set()
-            sweeper.join()
+            thread.join()
             task_dispatcher.run_single_task_implementation = begin
             if interruption.happened:
                 _end_last(end)
@@ -90,30 +90,30 @@ def interruptible(end: Callable[[], object]) -> Iterator[Interruption]:
 def _end_last(end: Callable[[], object]) -> None:
     try:
         end()
-    except Exception as fault:  # of the container engine, say: the run is broken off all the same
-        log.warning("a step of the interrupted run may still be running (%s); --resume ends it first", fault)
+    except Exception as error:  # for example of the container engine; the run ends nevertheless
+        log.warning("a step of the interrupted run may still be running (%s); --resume ends it first", error)
 
 
 @contextlib.contextmanager
-def asked_to_end() -> Iterator[None]:
-    """While this holds, SIGTERM is raised as Signalled, so that what was opened, an engine for instance, is closed."""
+def raise_on_sigterm() -> Iterator[None]:
+    """Raise SIGTERM as Signalled, so that open resources, for instance a container engine, are closed."""
 
     def end(number: int, _frame: object) -> None:
         raise Signalled(number)
 
-    with _on_signals((signal.SIGTERM,), end):
+    with _handle((signal.SIGTERM,), end):
         yield
 
 
 @contextlib.contextmanager
-def _on_signals(numbers: Sequence[signal.Signals], handler: Callable[..., None]) -> Iterator[None]:
-    """Handle these so; Python allows it in the main thread alone, and delivers them nowhere else."""
+def _handle(signals: Sequence[signal.Signals], handler: Callable[..., None]) -> Iterator[None]:
+    """Install a handler; only in the main thread, since Python refuses it in others and never calls it there."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = [signal.signal(number, handler) for number in numbers]
+    before = [signal.signal(number, handler) for number in signals]
     try:
         yield
     finally:
-        for number, own in zip(numbers, before, strict=True):
-            signal.signal(number, own)
+        for number, original in zip(signals, before, strict=True):
+            signal.signal(number, original)

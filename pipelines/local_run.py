@@ -1,119 +1,202 @@
-"""Run the pipeline on this machine, every step a process of its own, in this Python environment or in a container."""
+"""Run the pipeline on this machine, every step in its own process, in this Python environment or in a container."""
 
 import contextlib
 import os
+import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
-from audioscore import errors
-from audioscore.errors import AudioscoreError, UsageError
-from pipelines.causes import outside_cause
-from pipelines.platform import LOCAL
-from pipelines.steplog import Step, StepLog
+from audioscore.config import Config
+from audioscore.data.versions.revision import code_revision
+from audioscore.files import atomic_path, read_json, write_json
+from audioscore.home import home, home_of_model
+from pipelines import scorer_pipeline
+from pipelines.container_engine import code_in, engine
+from pipelines.containers import Containers, docker_runner, remove_containers, use_image
+from pipelines.interrupt import Interrupted, interruptible
+from pipelines.platform import LOCAL, OFFLINE
+from pipelines.request import REPOSITORY, SubmitRequest, pipeline_parameters
+from pipelines.resume import (
+    CACHE,
+    CODE,
+    OWNER,
+    STEPS,
+    code_digest,
+    discard_other_code,
+    end_processes,
+    fixed_folders,
+    lock_run,
+)
+from pipelines.steplog import Step, StepFailed, StepLog, step_error, steps_table
+from pipelines.summary import print_summary
 
-if TYPE_CHECKING:
-    from audioscore.platforms import ContainersSection
-    from pipelines.containers import Containers
 
-OFFLINE = {
-    # Nothing in a step phones home, and no progress bar writes a line an update into a log.
-    "DVC_NO_ANALYTICS": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TQDM_DISABLE": "1",
-}
+def run_on_machine(
+    config: Config, request: SubmitRequest, on: str, folder: Path, console: Console, started: float
+) -> dict[str, Any]:
+    """Run the pipeline, or continue a run, and return the document of `run --json`.
+
+    Args:
+        on: "local" or "docker".
+        folder: the run's folder; result.json is written last and marks the run as finished.
+        started: `time.monotonic()` at the start of the command.
+    """
+    workspace = home_of_model(config.registry.model)
+    with contextlib.ExitStack() as held:
+        if on == "docker":
+            held.enter_context(engine())
+        code = _code(config, on, console)
+        held.enter_context(lock_run(folder))
+        if request.resume:
+            if ended := end_processes(folder):
+                console.print(f"ended {ended} processes that the earlier attempt left running", highlight=False)
+            if (same := discard_other_code(folder, code)) is None:
+                console.print("the code has changed since: every step runs again", highlight=False)
+            code = same or code
+        write_json(folder / "config.json", recorded_settings(config))
+        write_json(folder / CODE, code)
+        _initialise(workspace.tracking_uri, config.registry.model, workspace.artifacts)
+        action = "resuming run" if request.resume else "run"
+        console.print(f"{action} {folder.name} on {config.data.uri}", markup=False, highlight=False, soft_wrap=True)
+        parameters = pipeline_parameters(config, folder.name, code["code_rev"]) | {
+            "feature_store": str(workspace.features),
+            "tracking_uri": workspace.tracking_uri,
+            "artifact_root": str(workspace.artifacts),
+        }
+        containers = None
+        if on == "docker":
+            parameters["image"] = config.containers.image
+            containers = _containers(config)
+        finished = run_steps(parameters, folder, console, containers)
+        outcome = output_of(finished.root, "register_winner", "outcome")
+        result = {**read_json(outcome / "result.json"), "report": str(folder / "report.html")}
+        for page in ("model_card.md", "report.html"):
+            with atomic_path(folder / page) as unfinished:
+                shutil.copyfile(outcome / page, unfinished)
+        write_json(folder / "result.json", result)
+    if not request.as_json:
+        console.print(steps_table(finished.steps), highlight=False)
+        console.print(f"logs: {folder / 'logs'}", markup=False, highlight=False, soft_wrap=True)
+        print_summary(result, config, workspace, time.monotonic() - started)
+    return result
+
+
+def recorded_settings(config: Config) -> dict[str, Any]:
+    """A configuration as a run's folder records it, without null values."""
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def local_sources(config: Config) -> list[Path]:
+    """The settings that may name folders of this machine: data and encoders."""
+    encoders = config.encoders
+    return [Path(name) for name in (str(config.data.uri), encoders.muq.source, encoders.campplus.source)]
+
+
+def _code(config: Config, on: str, console: Console) -> dict[str, str]:
+    """Which code the steps run, and where; steps in containers run the code of their image, not of this checkout."""
+    code = {"code_rev": code_revision(REPOSITORY), "on": on, "image": config.containers.image}
+    if on != "docker":
+        return code | {"digest": code_digest(REPOSITORY)}
+    found = code_in(config.containers.image)
+    if found.revision != code["code_rev"]:
+        console.print(
+            f"the steps run the code of {found.image}, revision {found.revision}; this checkout is {code['code_rev']}. "
+            "`make image` rebuilds the image.",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    return code | {"code_rev": found.revision, "image": found.image}
+
+
+def _containers(config: Config) -> Containers:
+    """Mount the home and every file or folder of this machine that the configuration names."""
+    training = config.training
+    named = [
+        *local_sources(config),
+        Path(f"{config.data.uri}.dvc"),  # records the version of the data
+        Path(training.init.removeprefix("warm:")),
+        Path(training.adversary.source or ""),
+    ]
+    return Containers(
+        config.containers, home().folder, tuple(path for path in named if path.is_absolute() and path.exists())
+    )
+
+
+def _initialise(tracking_uri: str, model: str, artifacts: Path) -> None:
+    """Create MLflow's database before the steps start, which could otherwise create it at the same time."""
+    from audioscore.tracking.connection import initialise
+
+    initialise(tracking_uri, model, artifacts)
 
 
 @dataclass(frozen=True)
 class LocalRun:
-    """What a run left behind: the steps, and the outputs of each by name."""
+    """A finished run: its steps, and the folder of their outputs."""
 
     steps: list[Step]
     root: Path
 
 
-class StepFailed(AudioscoreError):
-    """A step stopped for a reason that is not the user's: a fault in the program."""
-
-    exit_code = errors.FAULT_EXIT_CODE
-
-
-def run_locally(
-    arguments: dict[str, Any], folder: Path, console: Console, containers: "Containers | None" = None
+def run_steps(
+    parameters: dict[str, Any], folder: Path, console: Console, containers: Containers | None = None
 ) -> LocalRun:
-    """Run the pipeline with these arguments; logs go to `folder`/logs, step outputs to `folder`/steps.
+    """Run the pipeline by KFP's local runner; logs go to `folder`/logs, step outputs to `folder`/steps.
 
-    `containers` need an `engine` that the caller holds. What an earlier call with the same arguments and folder has
-    finished is taken over. Raises the error that a step raised for the user (GateRefused, DataError, …), or StepFailed
-    naming the step's log; UsageError for what its image or its memory is to blame; Interrupted once no step runs any
-    more.
+    Steps that an earlier call with the same parameters and folder finished are not run again.
+
+    Args:
+        containers: needs an `engine` that the caller holds.
+
+    Raises:
+        AudioscoreError: the error that a step raised for the user (GateRefused, DataError, …).
+        UsageError: the image or the memory of a container is the cause.
+        StepFailed: any other failure; it names the step's log.
+        Interrupted: a signal arrived; no step is running any more.
     """
     from kfp import local
-
-    from pipelines.containers import end_leftovers, runner, waited_for
-    from pipelines.interrupt import Interrupted, interruptible
-    from pipelines.resume import CACHE, OWNER, STEPS, repeatable
-    from pipelines.resume import end_leftovers as end_processes
-    from pipelines.scorer_pipeline import build
 
     def end() -> None:
         end_processes(folder)
         if containers is not None:
-            end_leftovers(str(folder))
+            remove_containers(str(folder))
 
     root = folder / STEPS
     root.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
         held.enter_context(_environment({**OFFLINE, OWNER: str(folder)}))
         if containers is not None:
-            end_leftovers(str(folder))
-            held.enter_context(waited_for(containers.section.image))
+            remove_containers(str(folder))
+            held.enter_context(use_image(containers.section.image))
         held.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # KFP's own notices about its local runner
+        warnings.simplefilter("ignore")  # KFP's notices about its local runner
         local.init(
-            local.SubprocessRunner(use_venv=False) if containers is None else runner(containers, str(folder)),
+            local.SubprocessRunner(use_venv=False) if containers is None else docker_runner(containers, str(folder)),
             pipeline_root=str(root), raise_on_error=True, enable_caching=True, cache_root=str(folder / CACHE),
         )  # fmt: skip
-        pipeline = build(LOCAL)
+        pipeline = scorer_pipeline.build(LOCAL)
         interruption = held.enter_context(interruptible(end))
         log = held.enter_context(StepLog(folder / "logs", console, lambda: interruption.happened))
-        held.enter_context(repeatable(log.reused))
+        held.enter_context(fixed_folders(log.reused))
         try:
             with contextlib.redirect_stdout(log):
-                pipeline(**arguments)
-        except (Exception, KeyboardInterrupt) as fault:
-            if interruption.number is not None:  # the step that it ended failed of it
-                raise Interrupted(interruption.number) from fault
-            if isinstance(fault, RuntimeError):
-                raise _failure(log.steps, fault, containers.section if containers else None) from fault
+                pipeline(**parameters)
+        except (Exception, KeyboardInterrupt) as error:
+            if interruption.number is not None:  # the interrupted step failed because of it
+                raise Interrupted(interruption.number) from error
+            if isinstance(error, RuntimeError):
+                raise step_error(log.steps, error, containers.section if containers else None) from error
             raise
     return LocalRun(log.steps, root)
 
 
-def _failure(steps: list[Step], fault: RuntimeError, section: "ContainersSection | None" = None) -> AudioscoreError:
-    """What is told of a failed run; `section` is of the containers that its steps ran in."""
-    step = steps[-1] if steps else None
-    if step is None:
-        return StepFailed(f"the pipeline could not start: {fault}")
-    if step.fault is not None:
-        kind: type[AudioscoreError] = getattr(errors, step.fault[0], AudioscoreError)
-        return kind(step.fault[1])
-    if section is not None and (why := outside_cause(step.log, section)) is not None:
-        return UsageError(f"step {step.name} {why} Its log is {step.log}.")
-    return StepFailed(f"step {step.name} failed unexpectedly; its log is {step.log}. Please report it.")
-
-
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables for the steps, where the user has not set them, and put the old state back."""
+    """Set the variables that the user has not set, and restore the environment afterwards."""
     before = dict(os.environ)
     for name, value in values.items():
         os.environ.setdefault(name, value)
@@ -126,9 +209,10 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def output_of(root: Path, step: str, name: str) -> Path:
-    """Path of one output of a step that ran once.
+    """Path of an output of a step that ran once: ROOT/PIPELINE/STEP/NAME, as KFP arranges outputs.
 
-    KFP lays outputs out as ROOT/<pipeline>-<time>/<step>/<output>.
+    Raises:
+        StepFailed: there is no such output, or there are several.
     """
     found = sorted(root.glob(f"*/{step.replace('_', '-')}/{name}"))
     if len(found) != 1:

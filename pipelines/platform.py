@@ -1,7 +1,7 @@
-"""What differs between places a pipeline is compiled for, as compile-time constants; the DAG itself never does.
+"""What differs between the platforms a pipeline is compiled for, as compile-time constants; the DAG is the same.
 
-KFP's local runner cannot take accelerators from parameters inside a loop, and ignores nodes, volumes, secrets and
-/dev/shm: none of them may decide what a step computes.
+KFP's local runner cannot read accelerators from parameters inside a loop, and ignores nodes, volumes, secrets and
+/dev/shm. A platform therefore must not change what a step computes.
 """
 
 from dataclasses import dataclass
@@ -12,46 +12,61 @@ from audioscore.platforms import ClusterSection, ResourcesSection, StepName
 from audioscore.units import HOUR_SECONDS
 
 GPU_STEPS: tuple[StepName, ...] = ("extract_shard", "extract_features", "train_scorer", "evaluate_scorers")
-RETRY_WAIT = "60s"  # before the first retry; it doubles, so that a node that is being drained has time to go
-RETRY_WAIT_MOST = "900s"
-UID = 10001  # that the image runs as
-# Written by the steps beside their outputs. What KFP mounts is not theirs to write in.
+RETRY_WAIT = "60s"  # before the first retry; it doubles, which leaves a draining node time to go away
+RETRY_WAIT_MAX = "900s"
+UID = 10001  # the user of the image
+# Folders that the steps write to beside their outputs; volumes that KFP mounts are not writable for them.
 SCRATCH = {"state": "/state", "cache": "/cache"}
+# Environment of steps on this machine: no telemetry, and no progress bars, which write a line per update into a log.
+OFFLINE = {
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+}
 
 
 @dataclass(frozen=True)
 class Platform:
-    """`parallel_trainings`: plans trained at the same time, 0 is no limit; `cluster`: what pods get, on a cluster."""
+    """Compile-time constants of a platform.
+
+    Args:
+        parallel_trainings: plans that are trained at the same time; 0 means no limit.
+        cluster: settings of the pods; None on this machine.
+    """
 
     parallel_trainings: int
     cluster: ClusterSection | None = None
 
 
-LOCAL = Platform(parallel_trainings=1)  # one machine: a training already uses every core
+LOCAL = Platform(parallel_trainings=1)  # one training already uses every core
 
 
 def on_cluster(section: ClusterSection) -> Platform:
-    """The platform of a configuration's cluster."""
+    """The platform of a configuration's section `cluster`."""
     return Platform(section.parallel_trainings, section)
 
 
-def place(task: Any, step: StepName, platform: Platform) -> None:
-    """Give a task of KFP what the platform has for its step."""
+def apply_platform(task: Any, step: StepName, platform: Platform) -> None:
+    """Set a KFP task's resources, volumes, secrets and retries for its step; nothing on this machine."""
     section = platform.cluster
     if section is None:
         return
     try:
         from kfp import kubernetes
-    except ImportError as fault:
+    except ImportError as error:
         raise UsageError(
-            "a cluster needs the package kfp-kubernetes. Install it: pip install 'audioscore[cluster]'."
-        ) from fault
+            "kfp-kubernetes: not installed, but cluster pipelines need it. Run: pip install 'audioscore[cluster]'."
+        ) from error
 
     heavy = step in GPU_STEPS
-    _resources(task, section.heavy if heavy else section.light)
+    _set_resources(task, section.heavy if heavy else section.light)
     if section.retries:
         task.set_retry(
-            section.retries, backoff_duration=RETRY_WAIT, backoff_factor=2.0, backoff_max_duration=RETRY_WAIT_MOST
+            section.retries, backoff_duration=RETRY_WAIT, backoff_factor=2.0, backoff_max_duration=RETRY_WAIT_MAX
         )
     kubernetes.set_timeout(task, round(section.hours.get(step, section.default_hours) * HOUR_SECONDS))
     kubernetes.set_security_context(task, run_as_user=UID, run_as_group=UID, run_as_non_root=True)
@@ -69,16 +84,16 @@ def place(task: Any, step: StepName, platform: Platform) -> None:
     if section.pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(section.pull_secrets))
     if heavy and section.gpus:
-        _gpus(task, section)
+        _set_gpus(task, section)
 
 
-def _resources(task: Any, wanted: ResourcesSection) -> None:
-    task.set_cpu_request(wanted.cpu).set_cpu_limit(wanted.cpu_limit or wanted.cpu)
-    task.set_memory_request(wanted.memory).set_memory_limit(wanted.memory_limit or wanted.memory)
+def _set_resources(task: Any, resources: ResourcesSection) -> None:
+    task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu_limit or resources.cpu)
+    task.set_memory_request(resources.memory).set_memory_limit(resources.memory_limit or resources.memory)
 
 
-def _gpus(task: Any, section: ClusterSection) -> None:
-    """Accelerators, and what only nodes with accelerators need."""
+def _set_gpus(task: Any, section: ClusterSection) -> None:
+    """Set accelerators, and what only nodes with accelerators need."""
     from kfp import kubernetes
 
     task.set_accelerator_type(section.accelerator).set_accelerator_limit(section.gpus)

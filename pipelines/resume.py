@@ -1,7 +1,7 @@
-"""A broken run goes on where it stopped: the steps that finished are taken from KFP's cache.
+"""`--resume`: a run continues where it stopped, with the outputs of finished steps from KFP's cache.
 
-KFP keys a step's cached outputs by its code, image and inputs, and files them only once the step has ended well. It
-names a run's folder after the time, though, which would make the inputs of every step new: here the name is fixed.
+KFP's cache key of a step consists of its code, image and inputs, and an entry is written only after the step has
+finished. KFP names a run's folder after the time, which would change the inputs of every step: here the name is fixed.
 """
 
 import contextlib
@@ -23,52 +23,63 @@ from pipelines.scorer_pipeline import NAME
 if TYPE_CHECKING:
     import psutil
 
-OWNER = "AUDIOSCORE_RUN_FOLDER"  # what every process of a run has among its variables
-PATIENCE = 10.0  # seconds that a step left over may take to end
+OWNER = "AUDIOSCORE_RUN_FOLDER"  # environment variable of every process of a run
+END_SECONDS = 10.0  # that a process may take to end before it is killed
 CACHE, STEPS, CODE = "cache", "steps", "code.json"
 PACKAGES = ("audioscore", "components", "pipelines")
 CODE_SUFFIXES, PINS = {".py", ".js", ".css", ".html", ".svg"}, "requirements.txt"
-KEPT = ("train-scorer",)  # what it had saved when it was stopped is what it goes on from
+KEPT = ("train-scorer",)  # it continues from the checkpoints that it saved before it was stopped
 HIT = re.compile(r"Task '?(?P<name>[\w-]+)'? cache hit")
 
 
 def find_unfinished(runs: Path, settings: dict[str, Any] | None = None) -> Path:
-    """The folder of the newest run that has no result and was started with these settings, whichever they are for None.
+    """Return the folder of the newest unfinished run with these settings, or with any settings for None.
 
-    Raises UsageError where there is none.
+    Raises:
+        UsageError: there is no such run.
     """
-    begun = sorted(path.parent for path in runs.glob("*/config.json"))
-    if not begun:
+    started = sorted(path.parent for path in runs.glob("*/config.json"))
+    if not started:
         raise UsageError(f"nothing to resume: no run was started in {runs}. Run without --resume.")
-    unfinished = [folder for folder in begun if not (folder / "result.json").is_file()]
+    unfinished = [folder for folder in started if not (folder / "result.json").is_file()]
     if not unfinished:
-        raise UsageError(f"nothing to resume: the newest run, {begun[-1].name}, is finished. Run without --resume.")
+        raise UsageError(f"nothing to resume: the newest run, {started[-1].name}, is finished. Run without --resume.")
     for folder in reversed(unfinished):
         if settings is None or not list(_different(read_json(folder / "config.json"), settings)):
             return folder
     different = sorted(_different(read_json(unfinished[-1] / "config.json"), settings))
     raise UsageError(
-        f"run {unfinished[-1].name} was started with other settings ({', '.join(different[:5])}). "
-        "Give the same options as then, --resume alone for that run as it was started, or run without --resume."
+        f"run {unfinished[-1].name} was started with other settings ({', '.join(different[:5])}). Give the same "
+        "options again, or --resume alone to continue it with its own settings, or run without --resume."
     )
 
 
+def _different(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Dotted keys whose values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before.keys() | now.keys():
+            yield from _different(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif before != now:
+        yield path
+
+
 def code_digest(repository: Path) -> str:
-    """Of the files that steps run, and of the versions of what they import: a commit of something else, data for
-    instance, does not change it.
+    """SHA-256 of the files that steps run and of the pinned requirements.
+
+    A commit of other files, for instance of data, does not change it.
     """
     files = [path for package in PACKAGES for path in (repository / package).rglob("*") if path.suffix in CODE_SUFFIXES]
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted([*files, repository / PINS]):
         if path.is_file():
-            found.update(f"{path.relative_to(repository)}\0{sha256_of(path)}\0".encode())
-    return found.hexdigest()
+            digest.update(f"{path.relative_to(repository)}\0{sha256_of(path)}\0".encode())
+    return digest.hexdigest()
 
 
-def forget_other_code(folder: Path, code: dict[str, str]) -> dict[str, str] | None:
-    """What a run's folder says of the code that it was begun with, if that is this code, whatever was committed since.
+def discard_other_code(folder: Path, code: dict[str, str]) -> dict[str, str] | None:
+    """Return a run's recorded code if it is this code; else delete the run's step outputs and return None.
 
-    None where it was other code: what that has done is taken away.
+    With the same digest it is the same code, whatever was committed since.
     """
     before: dict[str, str] = read_json(folder / CODE) if (folder / CODE).is_file() else {}
     if before == code or (before.get("digest") and {**before, "code_rev": ""} == {**code, "code_rev": ""}):
@@ -78,31 +89,31 @@ def forget_other_code(folder: Path, code: dict[str, str]) -> dict[str, str] | No
     return None
 
 
-def end_leftovers(folder: Path) -> int:
-    """End the steps of a run that run: a resumed one writes where they would. How many.
+def end_processes(folder: Path) -> int:
+    """End the running steps of a run, which would write to the same files as a resumed run; return their number.
 
-    Whoever started them learns how they ended: a child that were waited for here would look to KFP as if it had ended
-    well, and what it left would be filed as finished.
+    Their exit codes are left to their parent: if this function waited for a child, KFP would regard the step as
+    successful and cache its incomplete outputs.
     """
     import psutil
 
-    left = []
+    running = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid != os.getpid() and process.environ().get(OWNER) == str(folder):
                 process.terminate()
-                left.append(process)
-    for process in _await_end(left):
+                running.append(process)
+    for process in _await_end(running):
         with contextlib.suppress(psutil.Error):
             process.kill()
-    _await_end(left)
-    return len(left)
+    _await_end(running)
+    return len(running)
 
 
 def _await_end(processes: "Sequence[psutil.Process]") -> "list[psutil.Process]":
-    """Watch processes end, without taking their exit codes; those that have not after PATIENCE."""
-    until = time.monotonic() + PATIENCE
-    while (left := [process for process in processes if _runs(process)]) and time.monotonic() < until:
+    """Wait up to END_SECONDS without collecting exit codes; return the processes that still run."""
+    deadline = time.monotonic() + END_SECONDS
+    while (left := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
 
@@ -116,60 +127,56 @@ def _runs(process: "psutil.Process") -> bool:
         return False
 
 
-def _different(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    """The keys whose values differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before.keys() | now.keys():
-            yield from _different(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-    elif before != now:
-        yield path
-
-
 @contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Hold a run's folder; the system lets go of it when its holder ends, however it ends.
+def lock_run(folder: Path) -> Iterator[None]:
+    """Lock a run's folder for this process; the system releases the lock when the process ends.
 
-    Raises UsageError where another process holds it.
+    Raises:
+        UsageError: another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as fault:
-            raise UsageError(f"run {folder.name} is under way in another process. Wait for it to end.") from fault
+        except OSError as error:
+            raise UsageError(f"run {folder.name}: is running in another process. Wait for it to end.") from error
         yield
 
 
 @contextlib.contextmanager
-def repeatable(reused: Callable[[str], None]) -> Iterator[None]:
-    """KFP's local runner with fixed names of folders, cleared before a step begins; `reused` is told of each hit."""
+def fixed_folders(reused: Callable[[str], None]) -> Iterator[None]:
+    """Make KFP's local runner use fixed folder names, and clear a step's folder before the step starts.
+
+    Args:
+        reused: called with the step's name for each cache hit.
+    """
     from kfp.local import executor_input_utils as names
 
     before = names.get_local_pipeline_resource_name, names.construct_local_task_root
-    root, log = before[1], logging.getLogger()
-    listener = _Hits(reused)
+    construct, log = before[1], logging.getLogger()
+    handler = _CacheHits(reused)
     level = log.level
 
     def cleared(pipeline_root: str, pipeline_resource_name: str, task_resource_name: str) -> str:
-        folder = str(root(pipeline_root, pipeline_resource_name, task_resource_name))
+        folder = str(construct(pipeline_root, pipeline_resource_name, task_resource_name))
         if not task_resource_name.startswith(KEPT):
             shutil.rmtree(folder, ignore_errors=True)
         return folder
 
     names.get_local_pipeline_resource_name = lambda name: NAME
     names.construct_local_task_root = cleared
-    log.addHandler(listener)
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
         log.setLevel(level)
-        log.removeHandler(listener)
+        log.removeHandler(handler)
         names.get_local_pipeline_resource_name, names.construct_local_task_root = before
 
 
-class _Hits(logging.Handler):
-    """KFP says at level INFO of its root logger, and nowhere else, that it took a step from its cache."""
+class _CacheHits(logging.Handler):
+    """Reports cache hits, which KFP only logs, at level INFO of the root logger."""
 
     def __init__(self, reused: Callable[[str], None]) -> None:
         super().__init__()

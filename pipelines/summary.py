@@ -1,4 +1,4 @@
-"""What a finished run tells a person: both plans with intervals, the decision in a sentence, what to try next."""
+"""The printed summary of a finished run: figures with intervals, the decision, and the next commands."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,12 @@ FIGURES = {
 }
 
 
-def print_summary(result: Mapping[str, Any], config: "Config", place: Home, seconds: float) -> None:
-    """Print the summary of `run --json`'s document to standard output."""
+def print_summary(result: Mapping[str, Any], config: "Config", workspace: Home, seconds: float) -> None:
+    """Print the summary of a `run --json` document to standard output.
+
+    Args:
+        seconds: duration of the command.
+    """
     console = Console()
     data = result["data"]
     confidence = f"{config.evaluation.confidence:.0%}"
@@ -32,7 +36,7 @@ def print_summary(result: Mapping[str, Any], config: "Config", place: Home, seco
         highlight=False,
     )
     console.print(figures_table(result))
-    for line in speaker_lines(result):
+    for line in singer_probe_lines(result):
         console.print(line, style="dim", highlight=False, soft_wrap=True)
     console.print()
     console.print(controls_table(result), style="dim")
@@ -58,12 +62,12 @@ def print_summary(result: Mapping[str, Any], config: "Config", place: Home, seco
         console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"\nReport: {result['report']}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Finished in {seconds / 60:.1f} minutes. Try next:", highlight=False)
-    for command in next_commands(config, place):
+    for command in next_commands(config, workspace):
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def figures_table(result: Mapping[str, Any]) -> Table:
-    """Figures down, plans across."""
+    """Table of the plans' test figures, one column per plan."""
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for plan in result["plans"]:
@@ -73,18 +77,18 @@ def figures_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def speaker_lines(result: Mapping[str, Any]) -> list[str]:
-    """How far each plan's training has hidden who sings, from the singers of the validation clips."""
+def singer_probe_lines(result: Mapping[str, Any]) -> list[str]:
+    """How well a linear probe recognises the singers of the validation clips, per plan trained with the adversary."""
     return [
-        f"{plan}: of {probe['after']:.0%} of the validation clips a probe can name the singer after training, of "
-        f"{probe['before']:.0%} before (chance {probe['chance']:.0%})"
+        f"{plan}: singer-probe accuracy on validation clips {accuracy['after']:.0%} after training, "
+        f"{accuracy['before']:.0%} before (chance {accuracy['chance']:.0%})"
         for plan, figures in result["plans"].items()
-        if (probe := figures.get("speaker_probe")) is not None
+        if (accuracy := figures.get("speaker_probe")) is not None
     ]
 
 
 def controls_table(result: Mapping[str, Any]) -> Table:
-    """Controls down: how well the score can be guessed without listening, or from the timbre alone."""
+    """Table of the controls, which cannot win: how well simple features alone predict the score."""
     table = Table(box=None, pad_edge=False)
     for heading in ("control", "Spearman", "within source"):
         table.add_column(heading, no_wrap=True)
@@ -93,14 +97,14 @@ def controls_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def next_commands(config: "Config", place: Home) -> list[str]:
-    """Two commands that a newcomer would want now."""
+def next_commands(config: "Config", workspace: Home) -> list[str]:
+    """The commands to score a recording and to open MLflow's interface."""
     model = config.registry.model
     recording = "data/audio/c0001.m4a" if model == DEMO_MODEL else "RECORDING"
     named = "" if model in (MODEL, DEMO_MODEL) else f" --model models:/{model}@champion"
     return [
         f".venv/bin/audioscore score {recording}{named}",
-        f".venv/bin/mlflow ui --backend-store-uri {place.tracking_uri}",
+        f".venv/bin/mlflow ui --backend-store-uri {workspace.tracking_uri}",
     ]
 
 

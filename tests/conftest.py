@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch on import, and by the interpreters that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch on import, also in subprocesses
 
-SINGERS, TAKES, RATE = 16, 3, 24_000
+SINGERS, CLIPS, RATE = 16, 3, 24_000  # CLIPS: of each singer
 TINY_MUQ = {"dim": 32, "depth": 2, "conv_dim": 8, "codebook": 64}
 TINY_CAMPPLUS = {"dim": 64, "growth": 4, "channels": 16}
 
@@ -38,7 +38,7 @@ LONGEST = (  # the files that take a minute or more, longest first
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the longest files first, so that no worker ends late. The order within a file stays as a shuffle left it.
+    """Start the longest files first, so that no worker ends late; the order within a file is unchanged.
 
     It runs after the hooks of plugins that shuffle, such as pytest-randomly.
     """
@@ -51,18 +51,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_process_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give each test a home of its own and one core; put back what the tested code sets for the whole process."""
+    """Give each test its own home and one core, and restore process-wide state afterwards."""
     environment, folder = dict(os.environ), Path.cwd()
     loggers = [logging.getLogger(name) for name in ("", "audioscore")]
     before = [(logger.level, list(logger.handlers)) for logger in loggers]
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path_factory.mktemp("home")))
-    if "torch" in sys.modules:  # tests that do not need torch need not wait for its import
+    if "torch" in sys.modules:  # do not import torch for tests that do not need it
         sys.modules["torch"].set_num_threads(1)
     yield
     for logger, (level, handlers) in zip(loggers, before, strict=True):
         logger.setLevel(level)
         logger.handlers[:] = handlers
-    if "mlflow" in sys.modules:  # what a connection sets for the whole process
+    if "mlflow" in sys.modules:  # a connection sets these for the whole process
         sys.modules["mlflow"].set_tracking_uri(None)
         sys.modules["mlflow"].set_registry_uri(None)
     monkeypatch.undo()
@@ -98,13 +98,13 @@ def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sung(score: float, pitch: float, seconds: float, source: str, rng: np.random.Generator) -> NDArray[np.float32]:
     """A held note whose pitch deviation and noise grow as its score falls. Shape: -> [T], 24 kHz."""
     time = np.arange(round(seconds * RATE)) / RATE
-    fault = (100.0 - score) / 50.0
-    wander = np.interp(time, np.linspace(0, seconds, 9), rng.normal(0, 1.5 * fault, 9))  # semitones
+    error = (100.0 - score) / 50.0
+    wander = np.interp(time, np.linspace(0, seconds, 9), rng.normal(0, 1.5 * error, 9))  # semitones
     phase = 2 * np.pi * np.cumsum(pitch * 2 ** (wander / 12)) / RATE
     voice = sum(np.sin(k * phase) / k for k in range(1, 12))
     noise = rng.normal(0, 1, len(time))
     rumble = 0.02 * np.cumsum(rng.normal(0, 1, len(time))) / 150 if source == "ktv" else 0.0
-    wave = voice + 0.8 * fault * noise + rumble
+    wave = voice + 0.8 * error * noise + rumble
     return np.asarray(0.08 * wave / np.sqrt(np.mean(wave**2)), dtype=np.float32)
 
 
@@ -115,21 +115,21 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def judged_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with 48 singers and 144 clips: enough to tell a better model from a worse one."""
-    return sung_corpus(tmp_path_factory.mktemp("judged"), 3 * SINGERS)
+def larger_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with 48 singers and 144 clips: enough for a significant difference between two models."""
+    return sung_corpus(tmp_path_factory.mktemp("larger"), 3 * SINGERS)
 
 
 def sung_corpus(folder: Path, singers: int) -> Path:
-    """`folder` with three clips of each singer."""
+    """Write a corpus with three clips of each singer into `folder`."""
     from audioscore.data.audio import encode
 
     rng = np.random.default_rng(11)
     rows = []
-    for index in range(singers * TAKES):
-        singer, take = divmod(index, TAKES)
+    for index in range(singers * CLIPS):
+        singer, clip = divmod(index, CLIPS)
         source, (low, high) = (("ktv", (50, 85)), ("acapella", (85, 99)))[singer % 2]
-        score = round(float(low + (high - low) * (rng.permutation(TAKES)[take] + rng.random()) / TAKES), 1)
+        score = round(float(low + (high - low) * (rng.permutation(CLIPS)[clip] + rng.random()) / CLIPS), 1)
         wave = sung(score, 180 + 12 * (singer % SINGERS), float(rng.uniform(1.5, 2.0)), source, rng)
         name = f"audio/c{index:03d}.wav"
         encode(wave, RATE, folder / name, codec="pcm_s16le")

@@ -9,8 +9,8 @@ import torch
 import audioscore.model
 from audioscore.data.audio import encode
 from audioscore.demo.pretrain import build_muq, muq_config, save_muq
-from audioscore.scoring.legacy.folder import Adapter, Weights, write_folder
-from audioscore.scoring.legacy.model import LAYERS, PredecessorHead
+from audioscore.scoring.legacy.folder import LegacyAdapter, LegacyWeights, write_folder
+from audioscore.scoring.legacy.model import LAYERS, LegacyHead
 
 DIM, HIDDEN, DEPTH, RANK = 32, 64, 7, 8
 
@@ -21,11 +21,11 @@ def root_dir(tmp_path: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         save_muq(build_muq(config, seed=1), config, tmp_path / "muq")
-        head = PredecessorHead(DIM, HIDDEN).state_dict()
+        head = LegacyHead(DIM, HIDDEN).state_dict()
         paths = [f"{LAYERS}.{i}.self_attn.linear_{name}" for i in range(DEPTH) for name in ("q", "k", "v", "out")]
-        adapters = {path: Adapter(torch.randn(RANK, DIM), torch.randn(DIM, RANK), 48 / 128) for path in paths}
+        adapters = {path: LegacyAdapter(torch.randn(RANK, DIM), torch.randn(DIM, RANK), 48 / 128) for path in paths}
     folder = tmp_path / "ckpts" / "SongEvalGenerator" / "step_2_al_audio" / "best_model_step_132000"
-    write_folder(Weights(head, adapters, None), folder, base=None)
+    write_folder(LegacyWeights(head, adapters, None), folder, base=None)
     time = np.arange(3 * 44_100) / 44_100
     wave = 0.3 * np.sin(2 * np.pi * 220 * time + 2 * np.sin(2 * np.pi * 5.5 * time))
     encode(wave.astype(np.float32), 44_100, tmp_path / "audio" / "203887_250822105518005501.m4a")

@@ -1,4 +1,4 @@
-"""`audioscore data`: the corpus and its versions."""
+"""`audioscore data`: check, sort and version recordings and their scores."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from audioscore.cli import data_add as data_add_command
+from audioscore.cli import data_add
 from audioscore.cli.options import (
     ConfigOption,
     JsonOption,
     MapOption,
     SingerOption,
-    reading_overrides,
+    column_overrides,
     require_folder,
     stages,
 )
@@ -21,13 +21,13 @@ from audioscore.errors import UsageError, shorten
 if TYPE_CHECKING:
     from audioscore.data.versions.changes import FolderStatus, OtherFiles
 
-app = typer.Typer(help="Add, check, sort and version recordings and their scores.", no_args_is_help=True)
-app.command("add")(data_add_command.add)
-app.command("remove")(data_add_command.remove)
+REFUSED = 1  # exit code: the data gate refused
 
-GATE_SAID_NO = 1
+RemoteOption = Annotated[str | None, typer.Option(help="DVC remote. Default: the repository's default remote.")]
 
-RemoteOption = Annotated[str | None, typer.Option(help="DVC remote; default: the repository's default remote.")]
+app = typer.Typer(no_args_is_help=True)
+app.command("add")(data_add.add)
+app.command("remove")(data_add.remove)
 
 
 @app.callback()
@@ -38,16 +38,16 @@ def group() -> None:
 @app.command("validate")
 def validate(
     folder: Annotated[Path, typer.Argument(help="Data folder: labels.csv (or xlsx, tsv, jsonl) and its recordings.")],
-    report: Annotated[Path | None, typer.Option(help="Where to write the HTML page.")] = None,
-    table_only: Annotated[bool, typer.Option("--table-only", help="Check the table, and open no recording.")] = False,
+    report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
+    table_only: Annotated[bool, typer.Option("--table-only", help="Check the table without the recordings.")] = False,
     config: ConfigOption = None,
     column_map: MapOption = None,
     singer_from: SingerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the labels table and every recording. Exit code 1 where the gate says no."""
+    """Check the labels table and every recording. Exit with 1 if the data gate refuses."""
     from audioscore.config import SMALL, load_config
-    from audioscore.data.gate.output import settings_of
+    from audioscore.data.gate.output import validation_settings
     from audioscore.data.gate.report import render_validation
     from audioscore.data.gate.validation import validate_folder
     from audioscore.files import check_can_be_file, write_text
@@ -56,13 +56,13 @@ def validate(
     require_folder(folder)
     if report is not None:
         check_can_be_file(report)
-    settings = load_config(config or SMALL, reading_overrides(column_map, singer_from))
+    settings = load_config(config or SMALL, column_overrides(column_map, singer_from))
     with stages() as stage:
         result = validate_folder(
             folder,
-            settings=settings_of(settings),
-            progress=stage("listening"),
-            memory=home().probes,
+            settings=validation_settings(settings),
+            progress=stage("checking recordings"),
+            cache=home().measurements,
             audio=not table_only,
         )
     if report is not None:
@@ -78,25 +78,25 @@ def validate(
             typer.echo(f"warning   {warning}")
         typer.echo(f"{len(result.accepted)} of {result.clips} clips accepted, {len(result.rejected)} rejected")
         for reason in result.reasons:
-            typer.echo(f"gate: no  {reason}")
+            typer.echo(f"refused   {reason}")
     if not result.valid:
-        raise typer.Exit(GATE_SAID_NO)
+        raise typer.Exit(REFUSED)
 
 
 @app.command("sort")
 def sort(
-    folder: Annotated[Path, typer.Argument(help="Data folder, or one index: a JSON file that --resort rewrites.")],
-    report: Annotated[Path | None, typer.Option(help="Where to write the gate's HTML page.")] = None,
-    resort: Annotated[bool, typer.Option("--resort", help="Mend an index whose scores are not high to low.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Data folder, or one index (a JSON file) to check or to --resort.")],
+    report: Annotated[Path | None, typer.Option(help="HTML report of the data gate to write.")] = None,
+    resort: Annotated[bool, typer.Option("--resort", help="Sort an index whose scores are not descending.")] = False,
     config: ConfigOption = None,
     column_map: MapOption = None,
     singer_from: SingerOption = None,
 ) -> None:
-    """Validate, then write the main list, high to low, and remember every singer's split in splits.json."""
+    """Validate and sort a folder. Write its clips by descending score, and record each singer's split."""
     import tempfile
 
     from audioscore.config import SMALL, load_config
-    from audioscore.data.delivery.add import incoming_of, sweep
+    from audioscore.data.delivery.add import incoming_folder, remove_leftovers
     from audioscore.data.gate.output import run_gate
     from audioscore.data.split.sort import check_indexes, sort_folder, sort_index_file
     from audioscore.data.tables import SUFFIXES
@@ -108,19 +108,20 @@ def sort(
         check_can_be_file(report)
     if folder.suffix == ".json":
         sort_index_file(folder, resort=resort)
-        typer.echo(f"{folder}: sorted, high to low")
+        typer.echo(f"{folder}: sorted by descending score")
         return
     require_folder(folder)
     indexes = check_indexes(folder, resort)
     if indexes and not any((folder / f"labels{suffix}").is_file() for suffix in SUFFIXES):
-        typer.echo(f"{', '.join(path.name for path in indexes)}: sorted, high to low; no labels table to sort")
+        names = ", ".join(path.name for path in indexes)
+        typer.echo(f"{names}: sorted by descending score; the folder has no labels table to sort")
         return
-    settings = load_config(config or SMALL, reading_overrides(column_map, singer_from))
-    with tempfile.TemporaryDirectory() as scratch, incoming_of(folder), stages() as stage:
-        sweep(folder)
+    settings = load_config(config or SMALL, column_overrides(column_map, singer_from))
+    with tempfile.TemporaryDirectory() as scratch, incoming_folder(folder), stages() as stage:
+        remove_leftovers(folder)
         page = report or Path(scratch) / "report.html"
-        run_gate(folder, Path(scratch), page, settings, stage("listening"), memory=home().probes)
-        embed = voice_embedder(settings.encoders.campplus, folder, home().features, stage("hearing voices"))
+        run_gate(folder, Path(scratch), page, settings, stage("checking recordings"), cache=home().measurements)
+        embed = voice_embedder(settings.encoders.campplus, folder, home().features, stage("encoding voices"))
         splits = sort_folder(folder, Path(scratch), folder, settings.split, embed, resort=resort)
     for name, count in splits.report.splits.items():
         typer.echo(f"{name:<6} {count.clips} clips by {count.singers} singers, {count.songs} songs")
@@ -129,10 +130,10 @@ def sort(
 @app.command("status")
 def status(
     folder: Annotated[Path, typer.Argument(help="Data folder.")] = Path("data"),
-    since: Annotated[str | None, typer.Option(help="Git revision to compare the recorded version with.")] = None,
+    since: Annotated[str | None, typer.Option(help="Git revision whose version is compared.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what changed since the last version: recordings added and gone, scores moved."""
+    """List changes of recordings and scores since the last version."""
     from audioscore.data.versions.changes import status as status_of
 
     require_folder(folder)
@@ -150,31 +151,28 @@ def _status_lines(found: "FolderStatus") -> list[str]:
     record = f"{found.folder}.dvc"
     if found.version is None:
         return [f"{found.folder}: {found.digest}, not recorded yet: `dvc add --no-relink {found.folder}`"]
-    state = "is what" if found.clean else "differs from what"
-    lines = [f"{found.folder}: {found.digest} {state} {record} records"]
+    lines = [f"{found.folder}: {found.digest} {'matches' if found.clean else 'differs from'} {record}"]
     lines += [f"  {line}" for line in describe(found.uncommitted)] if found.uncommitted else []
     lines += [f"  other files: {line}" for line in _other_lines(found.other_files)]
     if found.since is not None:
-        told = describe(found.committed) if found.committed else []
-        told += [f"other files: {line}" for line in _other_lines(found.other_committed)]
-        lines.append(
-            f"{record} since {found.since}: {'unchanged' if found.version == found.version_since else 'changed'}"
-        )
-        lines += [f"  {line}" for line in told]
+        state = "unchanged" if found.version == found.version_since else "changed"
+        lines.append(f"{record} since {found.since}: {state}")
+        lines += [f"  {line}" for line in describe(found.committed)] if found.committed else []
+        lines += [f"  other files: {line}" for line in _other_lines(found.other_committed)]
     return lines
 
 
 def _other_lines(files: "OtherFiles") -> list[str]:
-    named = (("added", files.added), ("gone", files.gone), ("changed", files.changed))
-    return [f"{word}: {len(names)} ({shorten(names)})" for word, names in named if names]
+    changes = (("added", files.added), ("removed", files.gone), ("changed", files.changed))
+    return [f"{word}: {len(names)} ({shorten(names)})" for word, names in changes if names]
 
 
 @app.command("push")
 def push(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Data folders; default: data.")] = None,
+    folders: Annotated[list[Path] | None, typer.Argument(help="Data folders. Default: data.")] = None,
     remote: RemoteOption = None,
 ) -> None:
-    """Send the recorded version to a DVC remote. A push that was cut sends only the rest."""
+    """Upload the recorded version to a DVC remote. An interrupted push continues."""
     from audioscore.data.versions.repository import push as push_folders
 
     chosen = folders or [Path("data")]
@@ -184,14 +182,14 @@ def push(
 
 @app.command("pull")
 def pull(
-    folder: Annotated[Path, typer.Argument(help="Repository whose data is pulled.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Repository whose data is downloaded.")] = Path(),
     remote: RemoteOption = None,
 ) -> None:
-    """Fetch the versioned corpus and the small encoders from the DVC remote, as the repository records them."""
+    """Download the versioned corpus and the small encoders."""
     from audioscore.data.versions.repository import pull as pull_records
 
     records = sorted(path for path in [*folder.glob("*.dvc"), *folder.glob("pipelines/*.dvc")] if path.is_file())
     if not records:
-        raise UsageError(f"{folder.resolve()}: holds no .dvc file. Change into a clone of the repository.")
+        raise UsageError(f"{folder.resolve()}: no .dvc file. Change into a clone of the repository.")
     fetched = pull_records(records, remote)
     typer.echo(f"{', '.join(record.stem for record in records)}: up to date, {fetched} files fetched")

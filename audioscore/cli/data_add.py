@@ -1,4 +1,4 @@
-"""`audioscore data add` and `data remove`: what changes a data folder, and makes a new version of it."""
+"""`audioscore data add` and `data remove`: change a data folder and record a new version of it."""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -8,64 +8,68 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audioscore.cli.options import (
+    SOME_FAILED,
     ConfigOption,
     JsonOption,
     MapOption,
     SingerOption,
-    own_folder,
     parse_map,
     require_folder,
+    resolve_data_folder,
     stages,
 )
 from audioscore.errors import DataError, shorten
 
 if TYPE_CHECKING:
     from audioscore.config import Config
-    from audioscore.data.delivery.add import Added
+    from audioscore.data.delivery.add import AddResult
     from audioscore.data.delivery.new_version import NewVersion
 
-SOME_REFUSED = 3  # part of a batch failed, and the rest was done
+Echo = Callable[[str], object]  # prints one line
 
 FolderOption = Annotated[Path, typer.Option("--data", help="The data folder.")]
-NoVersionOption = Annotated[bool, typer.Option("--no-version", help="Record no DVC version.")]
+NoVersionOption = Annotated[bool, typer.Option("--no-version", help="Do not record a DVC version.")]
 
 
 def add(
     labels: Annotated[
-        Path, typer.Argument(readable=False, help="Labels: csv, tsv, xlsx (every sheet), jsonl, or a JSON index.")
+        Path, typer.Argument(readable=False, help="Labels: csv, tsv, xlsx (all sheets), jsonl, or a JSON index.")
     ],
     folder: FolderOption = Path("data"),
     audio: Annotated[
         str | None,
-        typer.Option(help="Where relative names lie: a folder or s3://BUCKET/PREFIX; default: by the table."),
+        typer.Option(help="Base of relative file names: a folder or s3://BUCKET/PREFIX. Default: the table's folder."),
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Recording domain of rows that name none: ktv, acapella.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Recording domain of rows without one, for example ktv or acapella.")
+    ] = None,
     column_map: MapOption = None,
     singer_from: SingerOption = None,
     on_conflict: Annotated[
-        str, typer.Option(help="One recording with several scores in this delivery: error, mean or newest.")
+        str, typer.Option(help="If the delivery has several scores for one recording: error, mean or newest.")
     ] = "error",
-    resort: Annotated[bool, typer.Option("--resort", help="Take an index whose scores are not high to low.")] = False,
-    refetch: Annotated[bool, typer.Option("--refetch", help="Download links again that are known already.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    resort: Annotated[bool, typer.Option("--resort", help="Accept an index whose scores are not descending.")] = False,
+    refetch: Annotated[bool, typer.Option("--refetch", help="Download known links again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the changes without making them.")] = False,
     no_version: NoVersionOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add a delivery: fetch and hear its recordings, join its scores, sort, split, and record a new version.
+    """Add a delivery and record a new version.
 
-    Exit code 3 where some rows were refused and the others added; 1, and nothing added, where too many were.
+    Recordings are downloaded and checked, scores are merged, and clips are sorted and split. The exit code is
+    3 if some rows were refused and the others added; it is 1 if so many were refused that nothing is added.
     """
     from audioscore.config import SMALL, load_config
-    from audioscore.data.delivery.add import DeliveryRefused, Request, add_delivery
+    from audioscore.data.delivery.add import DeliveryRefused, DeliveryRequest, add_delivery
     from audioscore.data.delivery.new_version import prepare
-    from audioscore.data.gate.output import settings_of
+    from audioscore.data.gate.output import validation_settings
     from audioscore.home import home
 
-    folder = own_folder(folder)
+    folder = resolve_data_folder(folder)
     settings = load_config(config or SMALL)
-    prepare(folder, record=not no_version, say=_note)
-    request = Request(
+    prepare(folder, record=not no_version, report=_note)
+    request = DeliveryRequest(
         labels=labels,
         audio=audio,
         source=source,
@@ -81,52 +85,54 @@ def add(
     with stages() as stage:
         try:
             added = add_delivery(
-                request, folder, settings_of(settings), memory=home().probes, stage=stage, dry_run=dry_run
+                request, folder, validation_settings(settings), cache=home().measurements, stage=stage, dry_run=dry_run
             )
         except DeliveryRefused as refusal:
             nothing: dict[str, Any] = {"added": [], "updated": [], "restored": [], "ordered": []}
-            out.document |= {"delivery": refusal.added.to_json() | nothing, "error": str(refusal)}
-            _tell_refused(refusal.added, out.say)
+            out.document |= {"delivery": refusal.result.to_json() | nothing, "error": str(refusal)}
+            _print_refused(refusal.result, out.echo)
             out.end()
             raise
         except KeyboardInterrupt:
-            _note("interrupted: run the same command again; what has arrived is kept")
+            _note("interrupted: run the same command again; complete downloads are kept")
             raise
-        _tell(added, out)
+        _print_added(added, out)
         if not dry_run:
-            out.finish(_settle(folder, settings, record=not no_version, stage=stage))
+            out.add_version(_record(folder, settings, record=not no_version, stage=stage))
     out.end()
     if added.refused:
-        raise typer.Exit(SOME_REFUSED)
+        raise typer.Exit(SOME_FAILED)
 
 
 def remove(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Recordings as the table names them, or their SHA-256.")
+        list[str] | None, typer.Argument(help="Recordings, by their name in the table or their SHA-256.")
     ] = None,
     folder: FolderOption = Path("data"),
-    singer: Annotated[list[str] | None, typer.Option(help="All recordings of a singer. May be repeated.")] = None,
+    singer: Annotated[
+        list[str] | None, typer.Option(help="Remove all recordings of this singer. May be repeated.")
+    ] = None,
     purge: Annotated[
         bool,
-        typer.Option("--purge", help="Also from DVC's cache and remotes, earlier runs and feature stores: for good."),
+        typer.Option("--purge", help="Also delete them from DVC's cache and remotes, runs and feature stores."),
     ] = False,
     no_version: NoVersionOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take recordings out, as when a singer withdraws consent: from the table, the folder and the index.
+    """Remove recordings and record a new version, for example if a singer withdraws consent.
 
-    They are remembered in withdrawn.json by their hashes, and not added again. With --purge and no names, everything
-    that was removed so far is purged. Feature stores in S3 are those that --config names.
+    Their hashes are stored in withdrawn.json, so that they are not added again. With --purge and without names, all
+    recordings removed so far are purged. Feature stores in S3 are those of the cluster section of --config.
     """
     from audioscore.config import SMALL, load_config
     from audioscore.data.delivery.new_version import prepare
     from audioscore.data.delivery.remove import remove_recordings
 
-    folder = own_folder(folder)
+    folder = resolve_data_folder(folder)
     require_folder(folder)
     settings = load_config(config or SMALL)
-    prepare(folder, record=purge or not no_version, say=_note)
+    prepare(folder, record=purge or not no_version, report=_note)
     out = _Output(as_json)
     if names or singer or not purge:
         removed = remove_recordings(
@@ -136,45 +142,43 @@ def remove(
             own_columns=settings.data.column_map,
             own_singers=settings.data.singer_from,
         )
-        out.say(f"removed   {len(removed.names)} recordings: {shorten(removed.names)}")
+        out.echo(f"removed   {len(removed.names)} recordings: {shorten(removed.names)}")
         if removed.kept:
-            out.say(f"note      files outside {folder} were left, {len(removed.kept)}: {shorten(removed.kept)}")
+            out.echo(f"note      {len(removed.kept)} files outside {folder} were kept: {shorten(removed.kept)}")
         out.document |= {"removed": removed.names, "kept": removed.kept}
     with stages() as stage:
-        out.finish(_settle(folder, settings, record=purge or not no_version, stage=stage, removing=True))
+        out.add_version(_record(folder, settings, record=purge or not no_version, stage=stage, removing=True))
     if purge:
-        out.document["purged"] = _purge(folder, settings, out.say)
+        out.document["purged"] = _purge(folder, settings, out.echo)
     out.end()
 
 
 class _Output:
-    """Lines on standard output as the work goes on, or one JSON document at its end."""
+    """Output of a command: lines while it runs, or one JSON document at its end."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self.document: dict[str, Any] = {}
 
-    def say(self, line: str) -> None:
+    def echo(self, line: str) -> None:
         if not self.as_json:
             typer.echo(line)
 
-    def finish(self, version: "NewVersion") -> None:
-        """Tell of the folder's new version."""
+    def add_version(self, version: "NewVersion") -> None:
         self.document |= version.to_json()
         for line in version.describe():
-            self.say(line)
+            self.echo(line)
 
     def end(self) -> None:
-        """Print the document, if that was asked for."""
         if self.as_json:
             typer.echo(json.dumps(self.document, ensure_ascii=False, indent=2))
 
 
-def _purge(folder: Path, settings: "Config", say: Callable[[str], object]) -> dict[str, Any]:
-    """Take what was removed out of DVC's cache and remotes, and out of earlier runs and every feature store."""
+def _purge(folder: Path, settings: "Config", echo: Echo) -> dict[str, Any]:
+    """Delete removed recordings from DVC's cache and remotes, from earlier runs, and from feature stores."""
     from dataclasses import asdict
 
-    from audioscore.data.delivery.add import empty, incoming_of
+    from audioscore.data.delivery.add import clear_incoming, incoming_folder
     from audioscore.data.delivery.folder_state import read_withdrawn
     from audioscore.data.delivery.remove import delete_copies, purge
     from audioscore.home import home
@@ -182,64 +186,62 @@ def _purge(folder: Path, settings: "Config", say: Callable[[str], object]) -> di
     withdrawn = read_withdrawn(folder)
     purged = purge([one.md5 for one in withdrawn.values() if one.md5], folder)
     copies = delete_copies(home().folder, withdrawn)
-    home().probes.unlink(missing_ok=True)  # it holds what they sounded like; the next check measures anew
-    with incoming_of(folder) as incoming:
-        empty(incoming)
+    home().measurements.unlink(missing_ok=True)  # it has fingerprints of the recordings; the next check measures again
+    with incoming_folder(folder) as incoming:
+        clear_incoming(incoming)
     if unknown := [content[:12] for content, one in withdrawn.items() if not one.md5]:
-        say(f"note      {len(unknown)} are in no version that is known here, and were not purged: {shorten(unknown)}")
-    say(f"purged    {sum(purged.removed.values())} objects from DVC, {copies} copies from {home().folder}")
+        echo(f"note      {len(unknown)} recordings are in no local version and were not purged: {shorten(unknown)}")
+    echo(f"purged    {sum(purged.removed.values())} objects from DVC, {copies} copies from {home().folder}")
     for remote, reason in purged.failed.items():
-        say(f"note      {remote}: {reason}")
-    shared = _purge_shared(shared_features(settings), withdrawn, say)
+        echo(f"note      {remote}: {reason}")
+    shared = _purge_shared(shared_features(settings), withdrawn, echo)
     if purged.in_git:
-        say(f"note      git's own history still holds them, in the remotes {', '.join(purged.in_git)}")
+        echo(f"note      the Git history still contains them, in the remotes {', '.join(purged.in_git)}")
     if purged.broken:
-        say(f"note      versions that can no longer be pulled whole: {shorten(purged.broken)}")
+        echo(f"note      versions that can no longer be pulled completely: {shorten(purged.broken)}")
     if purged.unknown:
-        say(f"note      versions whose list of files is nowhere to be had: {shorten(purged.unknown)}")
-    say("note      models that were trained on them stay as they are: train again, and promote the new one")
+        echo(f"note      versions whose list of files is missing: {shorten(purged.unknown)}")
+    echo("note      models that were trained on them are unchanged: train again, and promote the new version")
     return {**asdict(purged), "copies": copies, "features": shared}
 
 
 def shared_features(settings: "Config") -> list[str]:
-    """Where a configuration's runs on a cluster keep features: their store, and what trainings of several pods read."""
+    """Return the feature stores of cluster runs: the configured store, and that of TrainJobs."""
     from audioscore.training.trainjob.pod import FEATURES
 
     store, exchange = settings.cluster.feature_store, settings.training.trainjob.exchange
     return [uri for uri in (store, exchange and f"{exchange.rstrip('/')}/{FEATURES}") if uri]
 
 
-def _purge_shared(
-    stores: Sequence[str], withdrawn: Collection[str], say: Callable[[str], object]
-) -> dict[str, dict[str, Any]]:
-    """Take features out of stores that others share; what came of it by store. One that fails stops no other."""
-    from audioscore.encoders.store import forget_features
+def _purge_shared(stores: Sequence[str], withdrawn: Collection[str], echo: Echo) -> dict[str, dict[str, Any]]:
+    """Delete features from shared stores, and return the result for each store. An error does not stop the others."""
+    from audioscore.encoders.store import delete_features
 
-    told: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for uri in stores:
         try:
-            found = forget_features(uri, withdrawn)
-        except DataError as fault:
-            say(f"note      {uri} was not purged: {fault} Then purge again.")
-            told[uri] = {"removed": 0, "failed": str(fault)}
+            found = delete_features(uri, withdrawn)
+        except DataError as error:
+            echo(f"note      {uri} was not purged: {error} Then purge again.")
+            results[uri] = {"removed": 0, "failed": str(error)}
             continue
-        say(f"purged    {found.features} features from {uri}")
+        echo(f"purged    {found.features} features from {uri}")
         if found.still_versions:
-            say(f"note      {uri} still holds {found.still_versions} of them as older versions: expire those")
-        told[uri] = {"removed": found.features, "still_versions": found.still_versions, "failed": None}
+            echo(f"note      {uri} still has {found.still_versions} older versions of them: expire those")
+        results[uri] = {"removed": found.features, "still_versions": found.still_versions, "failed": None}
     if not stores:
-        say("note      no feature store in S3 was looked at: --config names none. Give that of your runs on a cluster")
-    return told
+        echo("note      no feature store in S3 was purged: pass the --config of your cluster runs")
+    return results
 
 
-def _settle(folder: Path, settings: "Config", *, record: bool, stage: Any, removing: bool = False) -> "NewVersion":
+def _record(folder: Path, settings: "Config", *, record: bool, stage: Any, removing: bool = False) -> "NewVersion":
     from audioscore.data.delivery.new_version import new_version
     from audioscore.encoders.extract import voice_embedder
     from audioscore.home import home
 
-    embed = voice_embedder(settings.encoders.campplus, folder, home().features, stage("hearing voices"))
+    embed = voice_embedder(settings.encoders.campplus, folder, home().features, stage("encoding voices"))
     return new_version(
-        folder, settings, record=record, removing=removing, memory=home().probes, embed=embed, stage=stage
+        folder, settings, record=record, removing=removing, cache=home().measurements, embed=embed, stage=stage
     )
 
 
@@ -247,45 +249,45 @@ def _note(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _tell(added: "Added", out: _Output) -> None:
-    plan, say = added.plan, out.say
+def _print_added(added: "AddResult", out: _Output) -> None:
+    plan, echo = added.plan, out.echo
     out.document["delivery"] = added.to_json()
     for name, header in added.delivery.columns.items():
         if name != header:
-            say(f"column    {header} is read as {name}")
-    if added.delivery.left_out:
-        say(f"column    not read: {shorten(list(added.delivery.left_out))}")
-    for name, placed in (("added", plan.added), ("restored", plan.restored), ("in order", plan.ordered)):
-        if placed:
-            say(f"{name:<9} {len(placed)}: {shorten([one.clip.audio_file for one in placed])}")
+            echo(f"column    {header} is read as {name}")
+    if added.delivery.unknown_columns:
+        echo(f"column    not read: {shorten(list(added.delivery.unknown_columns))}")
+    for name, stored in (("added", plan.added), ("restored", plan.restored), ("in order", plan.ordered)):
+        if stored:
+            echo(f"{name:<9} {len(stored)}: {shorten([one.clip.audio_file for one in stored])}")
     for update in plan.updated[:20]:
-        told = ", ".join(f"{name} {_before(update.clip, name)} -> {text}" for name, text in update.cells.items())
-        say(f"updated   {update.clip.audio_file}: {told}")
+        cells = ", ".join(f"{name} {_old_text(update.clip, name)} -> {text}" for name, text in update.cells.items())
+        echo(f"updated   {update.clip.audio_file}: {cells}")
     if len(plan.updated) > 20:
-        say(f"updated   and {len(plan.updated) - 20} more")
+        echo(f"updated   and {len(plan.updated) - 20} more")
     if not plan.changes and not added.refused:
-        say("nothing   new in this delivery")
+        echo("unchanged the delivery contains nothing new")
     if plan.unchanged or plan.repeats:
-        say(f"unchanged {plan.unchanged} known recordings, {plan.repeats} repeated rows")
-    _tell_refused(added, say)
-    for fault in added.gathering.warned:
-        say(f"warning   row {fault.row}  {fault.audio_file}: {fault.reason}")
+        echo(f"unchanged {plan.unchanged} existing recordings, {plan.repeats} repeated rows")
+    _print_refused(added, echo)
+    for warning in added.gathering.warned:
+        echo(f"warning   row {warning.row}  {warning.audio_file}: {warning.reason}")
     for note in plan.notes:
-        say(f"note      {note}")
+        echo(f"note      {note}")
     if added.agreement:
         from audioscore.data.agreement import describe_agreement
 
-        say(f"raters    {describe_agreement(added.agreement)}")
+        echo(f"raters    {describe_agreement(added.agreement)}")
     if added.dry_run:
-        say("dry run   nothing was changed")
+        echo("dry run   nothing was changed")
 
 
-def _tell_refused(added: "Added", say: Callable[[str], object]) -> None:
-    for fault in added.refused:
-        say(f"refused   row {fault.row}  {fault.audio_file}: {fault.reason}")
+def _print_refused(added: "AddResult", echo: Echo) -> None:
+    for row in added.refused:
+        echo(f"refused   row {row.row}  {row.audio_file}: {row.reason}")
 
 
-def _before(clip: Any, name: str) -> str:
+def _old_text(clip: Any, name: str) -> str:
     from audioscore.data.tables import cell_text
 
     return cell_text(getattr(clip, name, None)) or "(blank)"

@@ -1,4 +1,4 @@
-"""`audioscore doctor`: what is here, what is missing, and what to do about it."""
+"""`audioscore doctor`: check the installation."""
 
 import json
 import os
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from audioscore.cli.options import JsonOption
 from audioscore.errors import AudioscoreError
 
 PACKAGES = (
@@ -22,8 +22,8 @@ FREE_GIB = 2
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One check: `ok` is False where something would fail, and `remedy` says how to mend it."""
+class DoctorCheck:
+    """The result of one check; `ok` is False if commands would fail, and `remedy` is the fix."""
 
     check: str
     ok: bool
@@ -31,52 +31,51 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
-) -> None:
-    """Check this installation. Exit code 1 where something would fail."""
-    findings = [finding for check in CHECKS for finding in _guarded(check)]
+def doctor(as_json: JsonOption = False) -> None:
+    """Check this installation. Exit with 1 if a check fails."""
+    checks = [result for check in CHECKS for result in _run(check)]
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=2))
+        typer.echo(json.dumps([asdict(result) for result in checks], ensure_ascii=False, indent=2))
     else:
-        for finding in findings:
-            typer.echo(f"{'ok   ' if finding.ok else 'FAIL '} {finding.check:<24} {finding.found}")
-            if finding.remedy:
-                typer.echo(f"      {'':<24} {finding.remedy}")
-    if not all(finding.ok for finding in findings):
+        for result in checks:
+            typer.echo(f"{'ok   ' if result.ok else 'FAIL '} {result.check:<24} {result.found}")
+            if result.remedy:
+                typer.echo(f"      {'':<24} {result.remedy}")
+    if not all(result.ok for result in checks):
         raise typer.Exit(1)
 
 
-def _guarded(check: Callable[[], list[Finding]]) -> list[Finding]:
+def _run(check: Callable[[], list[DoctorCheck]]) -> list[DoctorCheck]:
+    """Run a check; an expected error is a failed check."""
     try:
         return check()
-    except AudioscoreError as fault:
-        return [Finding(check.__name__.removeprefix("check_"), False, str(fault))]
+    except AudioscoreError as error:
+        return [DoctorCheck(check.__name__.removeprefix("check_"), False, str(error))]
 
 
-def check_python() -> list[Finding]:
-    """Python and the packages, by their installed versions; nothing heavy is imported."""
+def check_python() -> list[DoctorCheck]:
+    """Check the versions of Python and the packages from their metadata, without importing them."""
     found = ".".join(map(str, sys.version_info[:3]))
-    findings = [Finding("python", sys.version_info >= (3, 11), found, "")]
+    checks = [DoctorCheck("python", sys.version_info >= (3, 11), found, "")]
     for name in PACKAGES:
         try:
-            findings.append(Finding(name, True, version(name)))
+            checks.append(DoctorCheck(name, True, version(name)))
         except PackageNotFoundError:
-            findings.append(Finding(name, False, "not installed", "pip install -r requirements.txt"))
-    return findings
+            checks.append(DoctorCheck(name, False, "not installed", "pip install -r requirements.txt"))
+    return checks
 
 
-def check_accelerator() -> list[Finding]:
-    """Whether torch sees a GPU."""
+def check_accelerator() -> list[DoctorCheck]:
+    """Report the GPU that torch finds."""
     import torch
 
     if torch.cuda.is_available():
-        return [Finding("accelerator", True, torch.cuda.get_device_name(0))]
-    return [Finding("accelerator", True, f"none; {os.cpu_count()} CPU cores are used")]
+        return [DoctorCheck("accelerator", True, torch.cuda.get_device_name(0))]
+    return [DoctorCheck("accelerator", True, f"no GPU; {os.cpu_count()} CPU cores are used")]
 
 
-def check_home() -> list[Finding]:
-    """Whether state can be written, and how much room there is."""
+def check_home() -> list[DoctorCheck]:
+    """Check that the home is writable and that its disk has free space."""
     from audioscore.home import home
 
     folder = home().folder
@@ -84,45 +83,44 @@ def check_home() -> list[Finding]:
     writable = existing.is_dir() and os.access(existing, os.W_OK)
     free = shutil.disk_usage(existing).free / 2**30
     return [
-        Finding("home", writable, str(folder), "" if writable else "Set AUDIOSCORE_HOME to a folder you may write to."),
-        Finding("disk", free > FREE_GIB, f"{free:.1f} GiB free", "" if free > FREE_GIB else "Free some space."),
+        DoctorCheck("home", writable, str(folder), "" if writable else "Set AUDIOSCORE_HOME to a writable folder."),
+        DoctorCheck("disk", free > FREE_GIB, f"{free:.1f} GiB free", "" if free > FREE_GIB else "Free some space."),
     ]
 
 
-def check_encoders() -> list[Finding]:
-    """Whether the default configuration's encoders are there, and whether the published ones are."""
+def check_encoders() -> list[DoctorCheck]:
+    """Check the encoders of the default configuration, and report whether the published ones are downloaded."""
     from audioscore.config import SMALL, load_config
     from audioscore.encoders.download import PUBLISHED, is_cached
     from audioscore.encoders.features import is_folder
 
     encoders = load_config(SMALL).encoders
-    findings = []
+    checks = []
     for name, source in (("encoder muq", encoders.muq.source), ("encoder campplus", encoders.campplus.source)):
         needed = "config.json" if name == "encoder muq" else "configuration.json"
-        here = not is_folder(source) or (Path(source) / needed).is_file()
-        remedy = "Run `audioscore data pull` in the repository; `audioscore encoders pull` fetches the published ones."
-        findings.append(Finding(name, here, source, "" if here else remedy))
+        exists = not is_folder(source) or (Path(source) / needed).is_file()
+        remedy = "Run `audioscore data pull` in the repository, or `audioscore encoders pull` for the published ones."
+        checks.append(DoctorCheck(name, exists, source, "" if exists else remedy))
     for kind, source in PUBLISHED.items():
-        here = is_cached(kind, source)
-        remedy = "" if here else "Run `audioscore encoders pull` before a configuration names it."
-        findings.append(Finding(f"published {kind}", True, source if here else f"{source}, not in the cache", remedy))
-    return findings
+        cached = is_cached(kind, source)
+        remedy = "" if cached else "Run `audioscore encoders pull` before you use it in a configuration."
+        checks.append(DoctorCheck(f"published {kind}", True, source if cached else f"{source}, not cached", remedy))
+    return checks
 
 
-def check_registry() -> list[Finding]:
-    """Which champions there are."""
-    from audioscore.home import DEMO_MODEL, home_of_model
+def check_registry() -> list[DoctorCheck]:
+    """Report the champions."""
+    from audioscore.home import DEMO_MODEL, MODEL, home_of_model
     from audioscore.tracking.connection import connect, database_file
     from audioscore.tracking.registry import CHAMPION, version_by_alias
 
-    findings = []
-    for name in ("audioscore", DEMO_MODEL):
+    checks = []
+    for name in (MODEL, DEMO_MODEL):
         uri = home_of_model(name).tracking_uri
         database = database_file(uri)
         champion = version_by_alias(connect(uri), name, CHAMPION) if database and database.is_file() else None
-        found = f"v{champion.version}" if champion else "none yet"
-        findings.append(Finding(f"champion {name}", True, found))
-    return findings
+        checks.append(DoctorCheck(f"champion {name}", True, f"v{champion.version}" if champion else "none yet"))
+    return checks
 
 
 CHECKS = (check_python, check_accelerator, check_home, check_encoders, check_registry)

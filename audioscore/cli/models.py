@@ -1,4 +1,4 @@
-"""`audioscore models`: what is registered, and who was champion when."""
+"""`audioscore models`, `promote`, `rollback` and `convert`: registered models and their history."""
 
 import json
 from collections.abc import Sequence
@@ -8,32 +8,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audioscore.cli.evaluate import ModelNameOption
-from audioscore.cli.options import PREDECESSOR_MUQ, JsonOption
+from audioscore.cli.evaluate import gate_settings
+from audioscore.cli.options import JsonOption, stages
+from audioscore.tracking.find_scorer import LEGACY_MUQ
 
 if TYPE_CHECKING:
     from audioscore.scoring.scorer import Description
 
+REFUSED = 1  # exit code: the promotion gate refused
+
+ModelNameOption = Annotated[str, typer.Option("--model", metavar="NAME", help="Name of the registered model.")]
+
 
 def models(
-    history: Annotated[bool, typer.Option("--history", help="Who was champion from when to when, and why.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="List the champions with their periods instead.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """List registered versions, newest first, with their aliases and evidence."""
-    rows = [row for tracking_uri in _registries() for row in (_reigns if history else _versions)(tracking_uri)]
+    """List registered versions with their test results, newest first."""
+    rows = [row for tracking_uri in _registries() for row in (_periods if history else _versions)(tracking_uri)]
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
     elif not rows:
-        nothing = "no champion was ever named" if history else "nothing is registered yet"
-        typer.echo(f"{nothing}; `audioscore demo` registers a first model", err=True)
+        missing = "no version was ever champion" if history else "no model is registered"
+        typer.echo(f"{missing}; `audioscore demo` registers a first model", err=True)
     elif history:
         _print_history(rows)
     else:
-        _print_table(rows)
+        _print_versions(rows)
 
 
 def _registries() -> list[str]:
-    """Those that are there: looking creates no database."""
+    """URIs of the existing registries; a missing database is not created."""
     from audioscore.home import DEMO_MODEL, home_of_model
     from audioscore.tracking.connection import database_file
 
@@ -50,21 +55,21 @@ def _versions(tracking_uri: str) -> list[dict[str, Any]]:
     ]
 
 
-def _reigns(tracking_uri: str) -> list[dict[str, Any]]:
-    """Of every model, the latest first."""
+def _periods(tracking_uri: str) -> list[dict[str, Any]]:
+    """Champion periods of every model, the latest first."""
     from audioscore.tracking.connection import connect
-    from audioscore.tracking.registry import CHAMPION, list_versions, read_changes, reigns, version_by_alias
+    from audioscore.tracking.registry import CHAMPION, champion_periods, list_versions, read_changes, version_by_alias
 
     client = connect(tracking_uri)
     rows = []
     for name in dict.fromkeys(found.name for found in list_versions(tracking_uri)):
         champion = version_by_alias(client, name, CHAMPION)
-        found = reigns(read_changes(client, name), champion.version if champion else None)
+        found = champion_periods(read_changes(client, name), champion.version if champion else None)
         rows += [{"name": name, **one.to_json()} for one in reversed(found)]
     return rows
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
+def _print_versions(rows: list[dict[str, Any]]) -> None:
     _print_with_sentences(
         ("model", "aliases", "plan", "test Spearman"),
         [
@@ -79,24 +84,24 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 def _print_history(rows: list[dict[str, Any]]) -> None:
     lines, sentences = [], []
     for row in rows:
-        done = "" if row["carried_out"] else " (not carried out, or the alias was moved by hand)"
-        by = row["kind"] + (f" in place of v{row['beaten']}" if row["beaten"] is not None else "")
+        done = "" if row["carried_out"] else " (not carried out, or the alias was moved manually)"
+        by = row["kind"] + (f" (replaced v{row['beaten']})" if row["beaten"] is not None else "")
         until = _minute(row["until"]) if row["until"] else "now" if row["carried_out"] else "-"
         lines.append((f"{row['name']} v{row['champion']}", _minute(row["since"]), until, by))
         sentences.append((row["why"] or "-") + done)
     _print_with_sentences(("champion", "from (UTC)", "to", "by"), lines, sentences)
 
 
-def _minute(moment: str) -> str:
+def _minute(time: str) -> str:
     """
     >>> _minute("2026-11-29T20:13:40+00:00")
     '2026-11-29 20:13'
     """
-    return moment[:16].replace("T", " ")
+    return time[:16].replace("T", " ")
 
 
 def _print_with_sentences(headings: Sequence[str], lines: Sequence[Sequence[str]], sentences: Sequence[str]) -> None:
-    """Columns as wide as they need, and under each line a sentence over the whole width."""
+    """Print a table with an indented sentence below each line."""
     from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
@@ -110,26 +115,22 @@ def _print_with_sentences(headings: Sequence[str], lines: Sequence[Sequence[str]
             console.print(Padding(Text(sentence), (0, 0, 0, 4), expand=False))
 
 
-REFUSED = 1
-
-
 def promote(
-    version: Annotated[int, typer.Argument(min=1, metavar="V", help="The version's number, as `models` lists it.")],
+    version: Annotated[int, typer.Argument(min=1, metavar="V", help="Version number, see `audioscore models`.")],
     model: ModelNameOption = "audioscore",
     data: Annotated[
         Path | None,
-        typer.Option(help="Sorted data folder to judge on. Default: the data of the run that registered the version."),
+        typer.Option(help="Sorted data folder for the comparison. Default: the data of the version's run."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML configuration of the gate. Default: that of the version's run.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a version champion, if it beats the champion on clips that neither has seen, scored now; else exit with 1.
+    """Make a version champion if it beats the champion. Otherwise exit with 1.
 
-    The gate's settings are those of --config, else of the run that registered the version.
+    Both score clips now that neither was trained on.
     """
-    from audioscore.cli.evaluate import gate_settings
     from audioscore.encoders.store import FeatureStore
     from audioscore.home import home_of_model
     from audioscore.tracking.compare import RUN_CONFIG, data_of_run, sorted_data
@@ -137,21 +138,21 @@ def promote(
     from audioscore.tracking.promotion import promote_if_better
     from audioscore.tracking.registry import version_of
 
-    place = home_of_model(model)
+    home = home_of_model(model)
     given = None if data is None else sorted_data(data)
-    require_database(place.tracking_uri)
-    tags = version_of(connect(place.tracking_uri), model, version).tags
-    run = place.runs / tags.get("run_id", "unknown")
-    judged_on = given or data_of_run(run, tags.get("data_digest", "unknown"))
+    require_database(home.tracking_uri)
+    tags = version_of(connect(home.tracking_uri), model, version).tags
+    run = home.runs / tags.get("run_id", "unknown")
+    evaluated_on = given or data_of_run(run, tags.get("data_digest", "unknown"))
     registry, evaluation = gate_settings(config, run / RUN_CONFIG)
     found = promote_if_better(
-        place.tracking_uri, model, version, judged_on, FeatureStore(place.features), registry, evaluation
+        home.tracking_uri, model, version, evaluated_on, FeatureStore(home.features), registry, evaluation
     )
-    beaten = f", in place of v{found.champion.version}" if found.champion else ", as the first"
+    replaced = f", replacing v{found.champion.version}" if found.champion else ", the first"
     if as_json:
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
     elif found.decision.promoted:
-        typer.echo(f"{model} v{version} is champion{beaten}: {found.decision.reason}.")
+        typer.echo(f"{model} v{version} is champion{replaced}: {found.decision.reason}.")
     if not found.decision.promoted:
         if not as_json:
             typer.echo(f"{model} v{version} is not promoted: {found.decision.reason}.", err=True)
@@ -160,10 +161,10 @@ def promote(
 
 def rollback(
     model: ModelNameOption = "audioscore",
-    why: Annotated[str, typer.Option(metavar="TEXT", help="The reason, for the history.")] = "",
+    why: Annotated[str, typer.Option(metavar="TEXT", help="Reason that the history records.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Make the champion before this one champion again; this one becomes `previous`."""
+    """Make the previous champion champion again. The current one becomes `previous`."""
     from audioscore.home import home_of_model
     from audioscore.tracking.connection import connect, require_database
     from audioscore.tracking.registry import rollback as roll_back
@@ -178,24 +179,26 @@ def rollback(
 
 
 def convert(
-    old: Annotated[Path, typer.Argument(help="The predecessor's folder: type.txt, weights.pt, muq_lora.pt.")],
-    new: Annotated[Path, typer.Argument(help="The scorer folder to write; must not exist, or be empty.")],
-    muq: Annotated[str, typer.Option(help="Hub id or folder of the MuQ it was trained with.")] = PREDECESSOR_MUQ,
+    old: Annotated[Path, typer.Argument(help="Legacy model folder: type.txt, weights.pt, muq_lora.pt.")],
+    new: Annotated[Path, typer.Argument(help="Scorer folder to write; must be missing or empty.")],
+    muq: Annotated[str, typer.Option(help="Hub id or folder of the MuQ that it was trained with.")] = LEGACY_MUQ,
     lora_r: Annotated[
-        int, typer.Option(help="Rank of its adapters; matters where muq_lora.pt holds all of MuQ.")
+        int, typer.Option(help="Rank of its adapters; used only if muq_lora.pt contains all of MuQ.")
     ] = 128,
-    lora_alpha: Annotated[float, typer.Option(help="Adapters count by lora-alpha / lora-r; as --lora-r.")] = 48.0,
+    lora_alpha: Annotated[float, typer.Option(help="Alpha of its adapters (scale alpha / rank); see --lora-r.")] = 48.0,
     use_grl: Annotated[
         bool | None,
         typer.Option(
-            "--use-grl/--no-use-grl", help="Whether it was trained with the adversary. Default: read off the folder."
+            "--use-grl/--no-use-grl", help="Whether it was trained with the adversary. Default: read from the folder."
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Sorted data folder whose scored clips give the scale.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Sorted data folder whose scores calibrate the scale.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a scorer folder of a model of the predecessor: the same ranking, read back and compared."""
-    from audioscore.cli.options import stages
+    """Convert a legacy model to a scorer folder. The ranking is unchanged, and verified.
+
+    Legacy models are those of QwenFeat-Vocal-Score.
+    """
     from audioscore.data.versions.revision import code_revision
     from audioscore.scoring.legacy.convert import convert as convert_folder
     from audioscore.scoring.legacy.convert import is_calibrated
@@ -211,20 +214,20 @@ def convert(
             progress=None if data is None else stage("calibrating"),
         )  # fmt: skip
     if description.training["adversary"]:
-        typer.echo("note: the adversary's discriminator is left out; no score depends on it", err=True)
+        typer.echo("note: the discriminator of the adversary is not converted; scores do not depend on it", err=True)
     if not is_calibrated(description):
         typer.echo(
-            "note: scores are not calibrated: they are 25 x generate_tag, with the whole scale as their interval; "
-            "convert again with --data FOLDER, a sorted data folder, to put them on its scale",
+            "note: scores are not calibrated: they are 25 x generate_tag, and each interval is the whole scale. "
+            "Convert again with --data FOLDER, a sorted data folder, to calibrate them.",
             err=True,
         )
     if as_json:
-        typer.echo(json.dumps(_row(new, description), ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(_document(new, description), ensure_ascii=False, indent=2))
     else:
-        _tell(new, description)
+        _print_conversion(new, description)
 
 
-def _row(folder: Path, description: "Description") -> dict[str, object]:
+def _document(folder: Path, description: "Description") -> dict[str, object]:
     return {
         "scorer": str(folder),
         "muq": description.encoders["muq"].to_json(),
@@ -236,7 +239,7 @@ def _row(folder: Path, description: "Description") -> dict[str, object]:
     }
 
 
-def _tell(folder: Path, description: "Description") -> None:
+def _print_conversion(folder: Path, description: "Description") -> None:
     muq, tuning = description.encoders["muq"], description.tuning
     typer.echo(f"scorer       {folder}")
     typer.echo(f"MuQ          {muq.id or 'embedded'}{f' at {muq.revision}' if muq.revision else ''}, layer {muq.layer}")

@@ -1,4 +1,4 @@
-"""Which recordings a command means: files, folders, patterns, s3:// links, or a list of these on standard input."""
+"""Options and arguments that several commands share, and how they are read."""
 
 import contextlib
 import glob
@@ -14,43 +14,59 @@ import typer
 
 from audioscore.data.transfer import s3
 from audioscore.errors import UsageError, shorten
-from audioscore.scoring.input import Take
-from audioscore.tracking.find_scorer import PREDECESSOR_MUQ as PREDECESSOR_MUQ
+from audioscore.scoring.input import InputRecording
 from audioscore.tracking.find_scorer import find_scorer
 
-# What is taken of a folder; a file that is named is taken whatever it is called.
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML configuration. Default: pipelines/configs/small.yaml.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one setting: a.b=value. May be repeated.")]
+MapOption = Annotated[list[str] | None, typer.Option("--map", help="Column name and header: NAME=HEADER. Repeatable.")]
+SingerOption = Annotated[
+    str | None, typer.Option(help="Regular expression for file names; its group is the singer_id.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu or cuda.")]
+FastOption = Annotated[
+    bool, typer.Option("--fast", help="Use 16-bit integer kernels if the CPU supports them; less exact.")
+]
+
+SOME_FAILED = 3  # exit code: some items failed, the others are done
+
+# Suffixes of recordings in folders and buckets; a file that is named explicitly may have any suffix.
 SUFFIXES = frozenset({
     ".aac", ".ac3", ".aif", ".aiff", ".amr", ".ape", ".au", ".caf", ".flac", ".m4a", ".m4b", ".mka",
     ".mp2", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".tta", ".wav", ".webm", ".weba", ".wma", ".wv",
 })  # fmt: skip
 LIST = "-"
+DEMO_CORPUS = "d32149e42e5db63c5b6cf6bdfac43b44.dir"  # MD5 that data.dvc of this repository records
 client = cache(s3.connect)
 
 
-def takes_of(arguments: Iterable[str]) -> list[Take]:
-    """Every recording that is meant, in order; folders and patterns by name. What s3:// holds is fetched when its turn
-    comes.
+def find_recordings(arguments: Iterable[str]) -> list[InputRecording]:
+    """Return the recordings that files, folders, patterns, s3:// links, or `-` (a list on standard input) name.
 
-    Raises UsageError where a folder, a pattern, a prefix or the list names none.
+    Folders and patterns are sorted by name. Objects in S3 are downloaded when they are scored.
+
+    Raises:
+        UsageError: a folder, pattern, prefix or the list contains no recording.
     """
-    found: list[Take] = []
+    found: list[InputRecording] = []
     for argument in arguments:
         if argument == LIST:
-            found += takes_of(_lines())
+            found += find_recordings(_read_list())
         elif argument.startswith("s3://"):
             found += _in_bucket(argument)
         else:
-            found += (Take(name, name) for name in _on_disk(argument))
+            found += (InputRecording(name, name) for name in _on_disk(argument))
     if not found:
-        raise UsageError("no recordings are named. Give files, folders, patterns, s3:// links, or - for a list.")
+        raise UsageError("no recordings given. Give files, folders, patterns, s3:// links, or - for a list.")
     return found
 
 
-def _lines() -> Iterator[str]:
-    """Names on standard input, one a line. Names that are no UTF-8 are kept as the file system has them."""
+def _read_list() -> Iterator[str]:
+    """Names on standard input, one on each line. Names that are not UTF-8 are kept as the file system has them."""
     names = [line.decode("utf-8", "surrogateescape").rstrip("\r\n") for line in sys.stdin.buffer]
     if LIST in names:
-        raise UsageError(f"{LIST}: standard input cannot be read within itself. Name files in the list.")
+        raise UsageError(f"{LIST}: the list on standard input contains {LIST} itself. Remove that line.")
     yield from (name for name in names if name.strip())
 
 
@@ -59,11 +75,11 @@ def _on_disk(argument: str) -> list[str]:
     if path.is_dir():
         found = sorted(str(one) for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
         if not found:
-            raise UsageError(f"{argument}: no recordings in this folder ({shorten(sorted(SUFFIXES))}). Name another.")
+            raise UsageError(f"{argument}: no recordings ({shorten(sorted(SUFFIXES))}). Give another folder.")
         return found
     if glob.has_magic(argument) and not path.exists():
         found = sorted(name for name in glob.glob(argument, recursive=True) if Path(name).is_file())
-        if not found and not {"*", "?"} & set(argument):  # brackets are common in names
+        if not found and not {"*", "?"} & set(argument):  # brackets are common in file names
             return [argument]
         if not found:
             raise UsageError(f"{argument}: no file matches this pattern. Check it.")
@@ -71,20 +87,20 @@ def _on_disk(argument: str) -> list[str]:
     return [argument]
 
 
-def _in_bucket(uri: str) -> list[Take]:
+def _in_bucket(uri: str) -> list[InputRecording]:
     if PurePosixPath(uri).suffix.lower() in SUFFIXES:
-        return [Take(uri, partial(_fetch, uri))]
+        return [InputRecording(uri, partial(_download, uri))]
     bucket, _ = s3.split_uri(uri)
     keys = sorted(
         one.key for one in s3.list_objects(client(), uri) if PurePosixPath(one.key).suffix.lower() in SUFFIXES
     )
     if not keys:
         raise UsageError(f"{uri}: no recordings under this prefix. Check it, and AWS_ENDPOINT_URL.")
-    return [Take(f"s3://{bucket}/{key}", partial(_fetch, f"s3://{bucket}/{key}")) for key in keys]
+    return [InputRecording(f"s3://{bucket}/{key}", partial(_download, f"s3://{bucket}/{key}")) for key in keys]
 
 
-def _fetch(uri: str) -> bytes:
-    """An object's bytes. Raises AudioError, one sentence naming it, where it cannot be had."""
+def _download(uri: str) -> bytes:
+    """Return the bytes of an object. Raises AudioError if the download fails."""
     bucket, key = s3.split_uri(uri)
     with TemporaryDirectory(prefix="audioscore-") as scratch:
         target = Path(scratch) / "object"
@@ -93,13 +109,16 @@ def _fetch(uri: str) -> bytes:
 
 
 def find_model(model: str | None) -> tuple[str, Path]:
-    """Name and scorer folder of a model, as `find_scorer` finds them; what a person should know goes to stderr."""
-    return find_scorer(model, lambda said: typer.echo(f"note: {said}", err=True))
+    """Return name and scorer folder of a model, see `find_scorer`; notes are printed on standard error."""
+    return find_scorer(model, lambda note: typer.echo(f"note: {note}", err=True))
 
 
 @contextlib.contextmanager
 def stages() -> Iterator[Callable[[str], Callable[[int, int], None] | None]]:
-    """A function from a stage's name to what is told `(done, of how many)`; None, and no bar, without a terminal."""
+    """Yield a function that starts a progress bar for a stage and returns its callback `(done, total)`.
+
+    Without a terminal no bar is drawn, and the callback is None.
+    """
     if not sys.stderr.isatty():
         yield lambda name: None
         return
@@ -120,32 +139,24 @@ def stages() -> Iterator[Callable[[str], Callable[[int, int], None] | None]]:
         yield stage
 
 
-ConfigOption = Annotated[Path | None, typer.Option(help="YAML configuration; default: small.yaml.")]
-MapOption = Annotated[list[str] | None, typer.Option("--map", help="A column's header: score=HEADER. May be repeated.")]
-SingerOption = Annotated[str | None, typer.Option(help="Regular expression on the file name; its group is the singer.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-
-DEMO_CORPUS = "d32149e42e5db63c5b6cf6bdfac43b44.dir"  # DVC's MD5 of the corpus that data.dvc records in this repository
-
-
 def parse_map(choices: list[str] | None) -> dict[str, str]:
-    """What --map says: our name -> header. Raises UsageError where it is not NAME=HEADER, or NAME no column."""
+    """Parse `--map NAME=HEADER` options. Raises UsageError for another format or an unknown column name."""
     from audioscore.data.labels import HEADERS, RATER
 
     chosen = {}
     for choice in choices or []:
         name, equals, header = choice.partition("=")
         if not equals or not name.strip() or not header.strip():
-            raise UsageError(f"--map {choice}: expected NAME=HEADER, for instance --map score=Points.")
+            raise UsageError(f"--map {choice}: expected NAME=HEADER. Example: --map score=Points.")
         name = name.strip()
         if name not in HEADERS and not RATER.fullmatch(name.replace("_", "")):
-            raise UsageError(f"--map {choice}: no column is called {name}. Choose of {', '.join(HEADERS)}, rater_1.")
+            raise UsageError(f"--map {choice}: unknown column {name}. Use one of {', '.join(HEADERS)}, rater_1.")
         chosen[name] = header.strip()
     return chosen
 
 
-def reading_overrides(column_map: list[str] | None, singer_from: str | None) -> list[str]:
-    """The settings that --map and --singer-from stand for. Raises UsageError where --map is not NAME=HEADER."""
+def column_overrides(column_map: list[str] | None, singer_from: str | None) -> list[str]:
+    """Convert --map and --singer-from to `--set` overrides."""
     overrides = [
         f"data.column_map.{name}={json.dumps(header, ensure_ascii=False)}"
         for name, header in parse_map(column_map).items()
@@ -156,22 +167,20 @@ def reading_overrides(column_map: list[str] | None, singer_from: str | None) -> 
 
 
 def require_folder(folder: Path) -> None:
-    """Raise UsageError where there is no such folder."""
+    """Raise UsageError if the data folder does not exist."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder. Give the folder that holds the labels table.")
+        raise UsageError(f"{folder}: no such folder. Give the folder that contains the labels table.")
 
 
-def own_folder(folder: Path) -> Path:
-    """The data folder itself where a symbolic link or `.` names it: its version and its lock are beside it.
+def resolve_data_folder(folder: Path) -> Path:
+    """Follow a symbolic link or `.` to the data folder, since its version and its lock are stored beside it.
 
-    Raises UsageError where it is the demo corpus: synthetic voices among real ones would spoil both.
+    Raises UsageError for the demo corpus, because synthetic and real voices must not be mixed.
     """
     from audioscore.data.versions.revision import data_revision
 
     if not folder.name or folder.is_symlink():
         folder = folder.resolve()
     if data_revision(folder.absolute()) == DEMO_CORPUS:
-        raise UsageError(
-            f"{folder} is the demo corpus, whose voices are synthetic. Name a folder of your own: --data songs."
-        )
+        raise UsageError(f"{folder}: the demo corpus, whose voices are synthetic. Use your own folder: --data songs.")
     return folder

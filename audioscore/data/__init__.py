@@ -1,1 +1,1 @@
-"""Recordings and their human scores: reading, checking, sorting, versioning."""
+"""Recordings and their labels: decode, check, split, version, transfer."""

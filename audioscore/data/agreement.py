@@ -1,4 +1,4 @@
-"""How far human raters agree, and the correlation that no model can be expected to exceed because of it."""
+"""Agreement of human raters, and the noise ceiling: the highest correlation that a model can be expected to reach."""
 
 import itertools
 import math
@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_TOGETHER = 3  # clips that two raters must both have scored before their correlation means anything
+MIN_COMMON_CLIPS = 3  # clips that two raters must both have scored for a correlation
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement over `clips` recordings that at least two of `raters` raters scored, `per_clip` of them on average.
+    """Agreement over `clips` recordings with at least two scores by `raters` raters, `per_clip` scores on average.
 
-    `pairwise_r`: mean Pearson correlation of two raters, over pairs with enough clips in common, weighted by them.
-    `reliability`: of the mean of `per_clip` raters, by the Spearman-Brown formula. `ceiling`: its square root, the
-    correlation with these scores that a perfect judge would reach. `icc_single` and `icc_mean`: ICC(2,1) and ICC(2,k),
-    absolute agreement, over the `complete` recordings that every rater scored. None where not defined.
+    `pairwise_r`: mean Pearson correlation of two raters, weighted by the clips that they share. `reliability`: that of
+    the mean of `per_clip` raters, by the Spearman-Brown formula. `ceiling`: its square root, the correlation of the
+    true scores with the mean scores. `icc_single` and `icc_mean`: ICC(2,1) and ICC(2,k), absolute agreement, over the
+    `complete` recordings that every rater scored. Undefined figures are None.
     """
 
     clips: int
@@ -33,14 +33,18 @@ class Agreement:
     icc_mean: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """The figures by name."""
+        """Return the figures by name."""
         return asdict(self)
 
 
 def rater_agreement(ratings: Sequence[Sequence[float | None]]) -> Agreement | None:
-    """Agreement of raters; None where no recording was scored by two of them.
+    """Compute the agreement of raters; None if no recording was scored by two of them.
 
-    `ratings` has a row a recording and a place a rater, None where that rater gave no score; rows may be short.
+    The result limits what a model can reach on these labels, independent of its architecture.
+
+    Args:
+        ratings: One row per recording and one column per rater, None for a missing score; rows may be shorter.
+
     Source: Shrout and Fleiss, Intraclass correlations, 1979 (ICC); Spearman 1910 and Brown 1910 (reliability).
 
     >>> found = rater_agreement([(80, 70), (70, 75), (90, 80), (60, 65)])
@@ -49,8 +53,8 @@ def rater_agreement(ratings: Sequence[Sequence[float | None]]) -> Agreement | No
     """
     width = max((len(row) for row in ratings), default=0)
     table = np.full((len(ratings), width), np.nan)
-    for place, row in enumerate(ratings):
-        table[place, : len(row)] = [np.nan if score is None else score for score in row]
+    for index, row in enumerate(ratings):
+        table[index, : len(row)] = [np.nan if score is None else score for score in row]
     table = table[(~np.isnan(table)).sum(axis=1) >= 2]
     table = table[:, (~np.isnan(table)).any(axis=0)]
     if not table.size:
@@ -76,30 +80,30 @@ def rater_agreement(ratings: Sequence[Sequence[float | None]]) -> Agreement | No
 
 
 def describe_agreement(agreement: Agreement) -> str:
-    """One line for people.
+    """Describe the agreement in one line for a report.
 
     >>> describe_agreement(Agreement(90, 5, 5.0, 0.171, 0.508, 0.713, 90, None, None))
-    '5 raters on 90 clips: two of them agree at r 0.17; no model can correlate with these scores above 0.71'
+    '5 raters on 90 clips: pairwise r 0.17; a model can reach a correlation of at most 0.71 with these scores'
     """
-    parts = [f"{agreement.raters} raters on {agreement.clips} clips"]
+    counts = f"{agreement.raters} raters on {agreement.clips} clips"
     if agreement.pairwise_r is None:
-        return f"{parts[0]}: too few clips in common to tell how far they agree"
-    told = [f"two of them agree at r {agreement.pairwise_r:.2f}"]
+        return f"{counts}: too few clips in common to measure their agreement"
+    parts = [f"pairwise r {agreement.pairwise_r:.2f}"]
     if agreement.icc_single is not None:
-        told.append(f"ICC {agreement.icc_single:.2f} for one, {agreement.icc_mean:.2f} for their mean")
+        parts.append(f"ICC {agreement.icc_single:.2f} for one, {agreement.icc_mean:.2f} for their mean")
     if agreement.ceiling is not None:
-        told.append(f"no model can correlate with these scores above {agreement.ceiling:.2f}")
+        parts.append(f"a model can reach a correlation of at most {agreement.ceiling:.2f} with these scores")
     else:
-        told.append("these scores do not agree at all, and there is nothing to learn from them")
-    return f"{parts[0]}: {'; '.join(told)}"
+        parts.append("the raters do not agree, so a model cannot learn from these scores")
+    return f"{counts}: {'; '.join(parts)}"
 
 
 def _mean_correlation(table: NDArray[np.float64]) -> float | None:
-    """Mean of the raters' pairwise Pearson correlations, weighted by the clips each pair has in common."""
+    """Mean of the pairwise Pearson correlations, weighted by the clips that each pair shares."""
     total = weight = 0.0
     for first, second in itertools.combinations(table.T, 2):
         both = ~np.isnan(first) & ~np.isnan(second)
-        if both.sum() < MIN_TOGETHER or np.ptp(first[both]) == 0 or np.ptp(second[both]) == 0:
+        if both.sum() < MIN_COMMON_CLIPS or np.ptp(first[both]) == 0 or np.ptp(second[both]) == 0:
             continue
         common = float(both.sum())
         total += common * float(np.corrcoef(first[both], second[both])[0, 1])
@@ -113,7 +117,7 @@ def _icc(table: NDArray[np.float64]) -> tuple[float | None, float | None]:
     Shape: table [n, k], without gaps.
     """
     n, k = table.shape
-    if n < MIN_TOGETHER or k < 2:
+    if n < MIN_COMMON_CLIPS or k < 2:
         return None, None
     grand = table.mean()
     rows = k * ((table.mean(axis=1) - grand) ** 2).sum() / (n - 1)
@@ -123,5 +127,5 @@ def _icc(table: NDArray[np.float64]) -> tuple[float | None, float | None]:
     single = rows + (k - 1) * error + k * (columns - error) / n
     mean = rows + (columns - error) / n
     if single <= 0 or mean <= 0:
-        return None, None  # every score is the same
+        return None, None  # all scores are equal
     return float((rows - error) / single), float((rows - error) / mean)

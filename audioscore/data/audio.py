@@ -1,7 +1,8 @@
-"""The one decoding path: any container or codec to mono float32 at the rate an encoder wants.
+"""Decode and encode audio files: any container or codec to mono float32, and resampling.
 
-PyAV carries its own FFmpeg, so nothing needs to be installed on the system. Its resampler's mono layout adds 3 dB to
-equal stereo channels; channels are therefore averaged here, and rates are changed by soxr.
+All decoding uses this module, so training and scoring see the same samples. PyAV includes FFmpeg, so no system package
+is needed. Its resampler adds 3 dB when it mixes equal stereo channels; channels are therefore averaged here, and soxr
+changes the sample rate.
 """
 
 import errno
@@ -22,23 +23,23 @@ from audioscore.files import atomic_path
 
 Wave = NDArray[np.float32]
 
-MAX_SECONDS = 3600.0  # an hour: more is a broadcast, not a take, and would exhaust memory
-SHORTFALL_SECONDS = 0.5  # how much less than the container declares may come out (encoder delay and padding)
-EXACT_CODECS = frozenset({"flac"})  # whose container declares every sample, so that not one may be missing
-MOST_CHANNELS = 8  # beyond which PyAV 18 reads past a frame's end when it makes an array of it
-LOUDEST = 1e6  # of full scale: float files may go beyond 1 or hold integers, but this is no sound, and squares overflow
-LOSS_FLOOR_DB = -120.0  # what channels that cancel to nothing read, since JSON has no -inf
-RATES = range(1_000, 1_000_001)  # Hz; a header that says anything else is damaged
-WAV_SIZE_UNKNOWN = 0x7FFF_0000  # tools that write to a pipe put this or more where the size of the data belongs
+MAX_SECONDS = 3600.0  # an hour: more is a broadcast, not a performance, and would exhaust memory
+SHORTFALL_SECONDS = 0.5  # by which the decoded audio may be shorter than declared (encoder delay and padding)
+EXACT_CODECS = frozenset({"flac"})  # the container declares the exact number of samples
+MAX_CHANNELS = 8  # with more, PyAV 18 reads beyond the frame when it creates an array
+MAX_PEAK = 1e6  # of full scale: float files may exceed 1 or contain integers, but beyond this squares overflow
+LOSS_FLOOR_DB = -120.0  # the value for channels that cancel completely, since JSON has no -inf
+RATES = range(1_000, 1_000_001)  # Hz; a header with another rate is damaged
+WAV_SIZE_UNKNOWN = 0x7FFF_0000  # tools that write to a pipe declare this size or more
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A decoded recording at its own rate.
+    """A decoded recording at its original sample rate.
 
     Shape: wave [T], float32, mono; `rate` in Hz. `mono_loss_db`: power of the averaged channels relative to the mean
-    power of the channels, at least LOSS_FLOOR_DB: 0 for one channel or equal ones, -3 for two that have nothing in
-    common, very low where one is the other turned upside down.
+    power of the channels, at least LOSS_FLOOR_DB: 0 for one channel or equal channels, -3 for two uncorrelated
+    channels, very low if one channel is the inverse of the other.
     """
 
     wave: Wave
@@ -50,7 +51,7 @@ class Recording:
         return len(self.wave) / self.rate
 
     def at(self, rate: int, quality: str = "HQ") -> Wave:
-        """The wave at another rate, resampled by soxr; "QQ", its quickest, will do for measurements.
+        """Resample with soxr; its fastest quality, "QQ", is sufficient for measurements.
 
         Shape: [T] at `self.rate` -> [round(T * rate / self.rate)].
         """
@@ -60,20 +61,23 @@ class Recording:
 
         return np.ascontiguousarray(soxr.resample(self.wave, self.rate, rate, quality=quality), dtype=np.float32)
 
-    def rounded_up(self, rate: int) -> Wave:
-        """The wave at another rate as librosa gives it: its length rounded up, with a zero where soxr gives none.
+    def resample_rounded_up(self, rate: int) -> Wave:
+        """Resample as librosa does: the length is rounded up, and a missing sample at the end is zero.
 
-        Shape: [T] at `self.rate` -> [ceil(T * (rate / self.rate))], the quotient rounded as floats are.
+        Shape: [T] at `self.rate` -> [ceil(T * (rate / self.rate))], with the quotient in floating point.
         """
         wave, length = self.at(rate), math.ceil(len(self.wave) * (rate / self.rate))
         return np.pad(wave[:length], (0, max(0, length - len(wave))))
 
 
 def decode(source: str | Path | bytes, *, max_seconds: float = MAX_SECONDS) -> Recording:
-    """Decode a file, or a file's bytes, to the end.
+    """Decode a whole file, or the bytes of one.
 
-    Raises AudioError, one sentence naming the file, where there is no audio, a frame is damaged, the stream ends
-    before its container says, samples are not finite, or it runs longer than `max_seconds`.
+    A partly damaged file is refused, since a score of the rest would be misleading.
+
+    Raises:
+        AudioError: The file has no audio, a damaged frame, less audio than declared, samples that are not finite, or
+            more than `max_seconds`. The message starts with the name of the file.
     """
     name = "the uploaded recording" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes):
@@ -87,11 +91,11 @@ def decode(source: str | Path | bytes, *, max_seconds: float = MAX_SECONDS) -> R
             recording, declared, tolerance = _read_stream(container, name, max_seconds)
     except AudioError:
         raise
-    except PermissionError as fault:
-        raise AudioError(f"{name}: cannot be opened ({fault.strerror}). Check its permissions.") from fault
-    except Exception as fault:  # whatever bytes make FFmpeg or its binding raise is a fault of that one file
-        reason = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
-        raise AudioError(f"{name}: cannot be decoded ({reason}). Export it again, as m4a, mp3, flac or wav.") from fault
+    except PermissionError as error:
+        raise AudioError(f"{name}: cannot be opened ({error.strerror}). Check its permissions.") from error
+    except Exception as error:  # FFmpeg and PyAV raise many types for invalid files
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise AudioError(f"{name}: cannot be decoded ({reason}). Export it again, as m4a, mp3, flac or wav.") from error
     if missing:
         raise AudioError(f"{name}: ends {missing} bytes before the end that it declares. Transfer it again.")
     if len(recording.wave) == 0:
@@ -103,27 +107,28 @@ def decode(source: str | Path | bytes, *, max_seconds: float = MAX_SECONDS) -> R
     if not np.isfinite(recording.wave).all():
         raise AudioError(f"{name}: holds samples that are not numbers (NaN or infinite). Export it again.")
     peak = float(max(recording.wave.max(), -recording.wave.min()))
-    if peak > LOUDEST:
+    if peak > MAX_PEAK:
         raise AudioError(f"{name}: holds samples up to {peak:.3g}, where full scale is 1. Export it again.")
     return recording
 
 
 def check_file(path: Path, name: str) -> None:
-    """Raise AudioError, naming `name`, unless `path` is a regular file with something in it. Opens nothing: to open a
-    pipe or a device could wait for ever.
+    """Raise AudioError, with `name` in the message, unless `path` is a regular file that is not empty.
+
+    The path is not opened, since opening a pipe or a device may block.
     """
     try:
         found = path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError) as fault:  # ValueError: a NUL in the name
-        raise AudioError(f"{name}: no such file. Check the path.") from fault
-    except OSError as fault:  # a name too long for the file system, a folder that may not be entered
-        if fault.errno == errno.ELOOP:
-            raise AudioError(f"{name}: is a link that leads back to itself. Put the recording there.") from fault
-        raise AudioError(f"{name}: cannot be opened ({fault.strerror}). Check the path.") from fault
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+        raise AudioError(f"{name}: no such file. Check the path.") from error
+    except OSError as error:  # a name that is too long, or a folder without access
+        if error.errno == errno.ELOOP:
+            raise AudioError(f"{name}: is a circular link. Replace it by the recording.") from error
+        raise AudioError(f"{name}: cannot be opened ({error.strerror}). Check the path.") from error
     if stat.S_ISDIR(found.st_mode):
-        raise AudioError(f"{name}: is a folder, not a recording. Name the recordings in it.")
+        raise AudioError(f"{name}: is a folder, not a recording. Use the paths of the recordings in it.")
     if not stat.S_ISREG(found.st_mode):
-        raise AudioError(f"{name}: is a {_kind(found.st_mode)}, not a file. Put the recording there.")
+        raise AudioError(f"{name}: is a {_kind(found.st_mode)}, not a file. Replace it by the recording.")
     if found.st_size == 0:
         raise AudioError(f"{name}: the file is empty (0 bytes). Export it again.")
 
@@ -134,7 +139,7 @@ def _kind(mode: int) -> str:
 
 
 def _wav_bytes_missing(stream: BinaryIO) -> int:
-    """How many bytes a wav lacks of those its data chunk declares, for which FFmpeg silently makes up; else 0."""
+    """How many bytes of its data chunk a wav lacks, which FFmpeg does not report; 0 for other formats."""
     if stream.read(4) != b"RIFF" or len(stream.read(4)) < 4 or stream.read(4) != b"WAVE":
         return 0
     while len(header := stream.read(8)) == 8:
@@ -147,7 +152,7 @@ def _wav_bytes_missing(stream: BinaryIO) -> int:
 
 
 def _read_stream(container: Any, name: str, max_seconds: float) -> tuple[Recording, float | None, float]:
-    """First audio stream of an open container, the seconds it declares, and how far those may err."""
+    """The first audio stream of an open container, its declared seconds, and the tolerance of those in seconds."""
     import av
 
     if not container.streams.audio:
@@ -158,20 +163,19 @@ def _read_stream(container: Any, name: str, max_seconds: float) -> tuple[Recordi
         raise AudioError(f"{name}: declares a sample rate of {rate} Hz. Export it again.")
     declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
     if declared is not None and declared > max_seconds:
-        raise AudioError(f"{name}: is {declared:.0f} s long; at most {max_seconds:.0f} s are taken. Cut it.")
-    resampler = av.AudioResampler(format="fltp", rate=rate)  # same layout and rate: changes the sample format only
+        raise AudioError(f"{name}: is {declared:.0f} s long; at most {max_seconds:.0f} s are accepted. Cut it.")
+    resampler = av.AudioResampler(format="fltp", rate=rate)  # changes only the sample format
     chunks: list[Wave] = []
     total, kept, given = 0, 0.0, 0.0  # samples; energy of the mean channel; mean energy of the channels
 
     def keep(frames: list[Any]) -> None:
         nonlocal total, kept, given
         for frame in frames:
-            if frame.layout.nb_channels > MOST_CHANNELS:
-                raise AudioError(
-                    f"{name}: has {frame.layout.nb_channels} channels; at most {MOST_CHANNELS} are taken. Mix it down."
-                )
+            if frame.layout.nb_channels > MAX_CHANNELS:
+                channels = frame.layout.nb_channels
+                raise AudioError(f"{name}: has {channels} channels; at most {MAX_CHANNELS} are accepted. Mix it down.")
             total += frame.samples
-            if len(frame.planes) == 1:  # one channel: its buffer as it is; to_ndarray would cost a fifth more time
+            if len(frame.planes) == 1:  # one channel: to_ndarray would take a fifth more time
                 chunks.append(np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples).copy())
                 continue
             samples = frame.to_ndarray()  # (channels, T)
@@ -182,31 +186,35 @@ def _read_stream(container: Any, name: str, max_seconds: float) -> tuple[Recordi
     for frame in container.decode(stream):
         keep(resampler.resample(frame))
         if total > max_seconds * rate:
-            raise AudioError(f"{name}: is longer than {max_seconds:.0f} s, the most that is taken. Cut it.")
+            raise AudioError(f"{name}: is longer than {max_seconds:.0f} s, the maximum. Cut it.")
     if chunks:
         keep(resampler.resample(None))
     wave = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
-    # Half a sample for what a time base cannot express.
+    # Half a sample, since a time base may not express the exact duration.
     tolerance = 0.5 / rate if stream.codec_context.name in EXACT_CODECS else SHORTFALL_SECONDS
     return Recording(wave.astype(np.float32, copy=False), rate, _loss_db(kept, given)), declared, tolerance
 
 
 def _loss_db(kept: float, given: float) -> float:
-    """Energy kept relative to energy given, in dB.
+    """Energy of the averaged channels relative to the mean energy of the channels, in dB.
 
     >>> _loss_db(0.0, 0.0), _loss_db(1.0, 2.0), _loss_db(0.0, 1.0)
     (0.0, -3.01, -120.0)
     """
-    if not (0 < given < math.inf):  # one channel, silence, or samples that are refused as no numbers
+    if not (0 < given < math.inf):  # one channel, silence, or samples that are not finite
         return 0.0
     return max(LOSS_FLOOR_DB, round(10 * math.log10(max(kept / given, 1e-30)), 2))
 
 
 def encode(wave: Wave, rate: int, target: Path, *, codec: str = "aac", bit_rate: int = 48_000) -> None:
-    """Write a mono wave as a file whose container follows from `target`'s suffix (m4a, wav, flac, ogg, mp3).
+    """Write a mono wave to a file; the suffix of `target` (m4a, wav, flac, ogg, mp3) selects the container.
 
-    Shape: wave [T], float32 in [-1, 1]. The bytes are the same for the same samples: no date or version is written.
-    Raises AudioError where the container or codec does not take this rate or codec; no half file is left.
+    The same samples give the same bytes, without a date or version, so that test and demo data are reproducible.
+
+    Shape: wave [T], float32 in [-1, 1].
+
+    Raises:
+        AudioError: The container does not support the codec, or the codec the rate. No partial file is left.
     """
     import av
 
@@ -218,11 +226,11 @@ def encode(wave: Wave, rate: int, target: Path, *, codec: str = "aac", bit_rate:
         try:
             with av.open(str(temporary), "w", options=options) as container:
                 _write_stream(container, samples, rate, codec, bit_rate)
-        except (av.FFmpegError, ValueError) as fault:
+        except (av.FFmpegError, ValueError) as error:
             raise AudioError(
                 f"{target}: {codec} at {rate} Hz cannot be written as {target.suffix or 'a file without suffix'} "
-                f"({getattr(fault, 'strerror', None) or fault}). Choose another rate, codec or suffix."
-            ) from fault
+                f"({getattr(error, 'strerror', None) or error}). Choose another rate, codec or suffix."
+            ) from error
 
 
 def _write_stream(container: Any, samples: Wave, rate: int, codec: str, bit_rate: int) -> None:
@@ -237,7 +245,7 @@ def _write_stream(container: Any, samples: Wave, rate: int, codec: str, bit_rate
     frame = av.AudioFrame.from_ndarray(samples[None, :], format="fltp", layout="mono")
     frame.sample_rate = rate
     frame.pts = 0
-    frame.time_base = Fraction(1, rate)  # without it the container cannot say how much encoder delay to skip
+    frame.time_base = Fraction(1, rate)  # required for the encoder delay in the container
     size = stream.codec_context.frame_size or 1024
     fifo = av.AudioFifo()
     for part in [*resampler.resample(frame), *resampler.resample(None)]:

@@ -1,15 +1,15 @@
-"""What one scored recording is, everywhere in the project."""
+"""The clip: one labelled recording."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording and what people said of it. Higher scores are better, everywhere.
+    """One recording with its label. A higher score is always better.
 
-    `audio_file` is the name as its table or index gives it: relative to the data folder, absolute, or a URI.
-    `score` is None only for a recording from an index that carries order but no scores.
-    The measured fields are None until validation has heard the file.
+    `audio_file` is the name in the table or index: relative to the data folder, absolute, or a URI.
+    `score` is None only for a recording of an index that has an order but no scores.
+    The measured fields are None until validation has decoded the file.
     """
 
     audio_file: str
@@ -18,11 +18,11 @@ class Clip:
     song_id: str | None = None
     source: str | None = None
     artist: str | None = None
-    raters: tuple[float | None, ...] = ()  # one a rater column, in their order; None where that rater gave no score
+    raters: tuple[float | None, ...] = ()  # one per rater column, in order; None if that rater gave no score
     row: int | None = None  # 1-based row of the table's data, for reports
-    origin: str | None = None  # the link that the recording was downloaded from
+    origin: str | None = None  # URL that the recording was downloaded from
     sha256: str | None = None  # of the file's bytes
     seconds: float | None = None
     level_db: float | None = None  # RMS, dB relative to full scale
     bytes: int | None = None
-    snr_db: float | None = None  # loud 20 ms frames above quiet ones: a blind estimate
+    snr_db: float | None = None  # level difference of loud and quiet 20 ms frames: a blind estimate

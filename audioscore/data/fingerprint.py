@@ -1,9 +1,10 @@
-"""Acoustic fingerprints: the same recording is known again after re-encoding, gain, resampling or a cut at either end,
-and two takes of one song by one singer stay two.
+"""Acoustic fingerprints, which find copies of a recording after re-encoding, gain, resampling or a cut at either end.
 
-Source of the method: J. Haitsma, T. Kalker, A Highly Robust Audio Fingerprinting System (ISMIR 2002): one word a
-frame, whose bits say whether energy differences between neighbouring bands rise or fall. Here frames are further apart
-(25 ms), energies are summed over time after the transform, and words of silence are left out of every comparison.
+Two recordings of one song by the same singer have different fingerprints.
+
+Source: J. Haitsma, T. Kalker, A Highly Robust Audio Fingerprinting System (ISMIR 2002): one word per frame, whose bits
+are the signs of the changes of energy differences between neighbouring bands. Differences: the hop is longer (25 ms),
+energies are smoothed over time after the transform, and silent frames are excluded from every comparison.
 """
 
 from collections.abc import Sequence
@@ -17,43 +18,43 @@ from audioscore.data.audio import Recording
 
 Words = NDArray[np.uint32]
 
-FINGERPRINT_VERSION = 1  # counts up whenever the same recording would give other words
-RATE = 8_000  # Hz: what a telephone keeps, and every codec
-HOP = 200  # samples, 25 ms: 40 words a second
+FINGERPRINT_VERSION = 1  # increase it whenever the same recording would give other words
+RATE = 8_000  # Hz: telephones and all codecs keep this band
+HOP = 200  # samples, 25 ms: 40 words per second
 WINDOW = 512  # samples, 64 ms
-LONGEST_SECONDS = 120.0  # of a recording that are fingerprinted: 19 kB at most
+MAX_SECONDS = 120.0  # only the start of a longer recording is used: at most 19 kB
 BITS = 32
 LOW_HZ, HIGH_HZ = 200.0, 3_400.0
-SMOOTHING = 15  # frames, 0.375 s: neighbouring words differ little, so that a cut between two frames does no harm
-SILENT_BELOW_DB = 40.0  # a frame this far below the loudest ones carries no word
-SILENCE = 0  # the word of such a frame
+SMOOTHING = 15  # frames, 0.375 s: neighbouring words differ little, so a cut between two frames changes few bits
+SILENT_BELOW_DB = 40.0  # a frame this far below the loudest ones is silent
+SILENCE = 0  # the word of a silent frame
 
 WORD_HZ = RATE / HOP
-SHORT_WORDS = 80  # 2 s: recordings with fewer must match over their whole length
-WHOLE_SHARE = 0.8  # of the longer of two short recordings that they must share
-LEAST_SHARE = 0.5  # of the shorter of two long recordings that they must share
-# Share of the bits that may differ. Copies by codecs at 16 to 64 kb/s differ in 0.04 to 0.18, two takes of one singer
-# over one backing track in 0.27 to 0.46 (0.23 where the track is 8 dB louder than the voice), others in 0.40 and more.
-MOST_WRONG, MOST_WRONG_SHORT = 0.20, 0.16
+SHORT_WORDS = 80  # 2 s: shorter recordings must match over their whole length
+WHOLE_SHARE = 0.8  # minimum overlap of two short recordings, relative to the longer one
+MIN_SHARE = 0.5  # minimum overlap of two long recordings, relative to the shorter one
+# Maximum bit error rate. It is 0.04 to 0.18 for copies by codecs at 16 to 64 kb/s, 0.27 to 0.46 for two recordings of
+# one singer with one backing track (0.23 if the track is 8 dB louder than the voice), and 0.40 or more for others.
+MAX_BIT_ERRORS, MAX_BIT_ERRORS_SHORT = 0.20, 0.16
 PART_WORDS = 2_000_000  # sorted at once
-OFFSETS = 1 << 14  # more than twice the words of a fingerprint
-PAIR_BITS = 24  # of a recording's number: two of them and an offset fit 62 bits
-RUN = 6  # recordings with the same word that each is compared with: common words (a hum, a held tone) cost no more
+OFFSETS = 1 << 14  # more than twice the maximum words of a fingerprint
+PAIR_BITS = 24  # of a recording's index: two indices and an offset fit in 62 bits
+RUN = 6  # maximum recordings with the same word that each is compared with: bounds the cost of common words
 
 
 def fingerprint(recording: Recording) -> bytes:
-    """The fingerprint of the first two minutes: 160 bytes a second, little-endian words; empty where nothing sounds.
+    """Compute the fingerprint of the first two minutes: little-endian words, 160 bytes per second; empty for silence.
 
-    It says the same whatever the gain, and is the same for the same samples.
+    It does not depend on the gain, and is deterministic. Compare fingerprints with `near_duplicates`.
     """
     words = _words(recording)
     return words.astype("<u4").tobytes() if (words != SILENCE).any() else b""
 
 
 def near_duplicates(fingerprints: Sequence[bytes | None]) -> list[tuple[int, int]]:
-    """Index pairs (i < j), ascending, of recordings that hold the same sound, each at its best offset.
+    """Return the index pairs (i < j), ascending, of recordings with the same audio.
 
-    Of many copies of one recording not every pair is listed, but all are linked by pairs.
+    If one recording has many copies, not every pair is listed, but all copies are connected by pairs.
     """
     words = [np.frombuffer(one or b"", dtype="<u4").astype(np.uint32) for one in fingerprints]
     found: set[tuple[int, int]] = set()
@@ -64,10 +65,10 @@ def near_duplicates(fingerprints: Sequence[bytes | None]) -> list[tuple[int, int
 
 
 def _words(recording: Recording) -> Words:
-    """Shape: wave [T] -> [ceil(seconds * 40)], one word a hop."""
+    """Shape: wave [T] -> [ceil(seconds * 40)], one word per hop."""
     from scipy import fft
 
-    start = Recording(recording.wave[: round(LONGEST_SECONDS * recording.rate)], recording.rate)
+    start = Recording(recording.wave[: round(MAX_SECONDS * recording.rate)], recording.rate)
     wave = start.at(RATE, "LQ")
     count = -(-len(wave) // HOP)
     padded = np.pad(wave, (WINDOW // 2, WINDOW))
@@ -87,7 +88,7 @@ def _words(recording: Recording) -> Words:
 
 @cache
 def _bands() -> NDArray[np.float32]:
-    """Which bins of a spectrum belong to which band; bands are triangles evenly spaced in mel, as ears hear.
+    """Weights of the spectrum's bins in each band: triangles, evenly spaced on the mel scale.
 
     Shape: -> [WINDOW // 2 + 1, BITS + 1].
     """
@@ -111,33 +112,33 @@ def _smooth(energies: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _candidates(words: Sequence[Words]) -> NDArray[np.int64]:
-    """Where a word is shared: (first, second, offset), each once; word t of the first is word t - offset of the second.
+    """Candidates (first, second, offset): word t of the first recording is word t - offset of the second.
 
-    Shape: -> [C, 3], those with most shared words first.
+    Shape: -> [C, 3], unique, those with the most shared words first.
     """
     every = np.concatenate([*words, np.zeros(0, np.uint32)])
     owners = np.repeat(np.arange(len(words), dtype=np.int32), [len(one) for one in words])
     frames = np.concatenate([*(np.arange(len(one), dtype=np.int32) for one in words), np.zeros(0, np.int32)])
     parts = len(every) // PART_WORDS + 1
     keys, votes = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    for part in range(parts):  # equal words fall into one part, and sorting a part needs little memory
+    for part in range(parts):  # equal words are in the same part, and sorting a part needs little memory
         at = np.flatnonzero((every % np.uint32(parts) == part) & (every != SILENCE))
         at = at[np.argsort(every[at], kind="stable")]
         found, times = np.unique(_shared(every[at], owners[at], frames[at]), return_counts=True)
         keys.append(found)
         votes.append(times)
-    key, place = np.unique(np.concatenate(keys), return_inverse=True)
-    total = np.bincount(place, weights=np.concatenate(votes), minlength=len(key))
+    key, inverse = np.unique(np.concatenate(keys), return_inverse=True)
+    total = np.bincount(inverse, weights=np.concatenate(votes), minlength=len(key))
     pair, offset = np.divmod(key[np.argsort(-total, kind="stable")], OFFSETS)
     return np.stack([pair >> PAIR_BITS, pair & ((1 << PAIR_BITS) - 1), offset - OFFSETS // 2], axis=1)
 
 
 def _shared(words: Words, owners: NDArray[np.int32], frames: NDArray[np.int32]) -> NDArray[np.int64]:
-    """The key of each meeting of two recordings in a word: both numbers and their offset, packed.
+    """A key per word that two recordings share: both indices and the offset, packed.
 
     Shape: words, owners, frames [W], sorted by word and then by owner -> [M].
     """
-    # The first of a word's places in one recording stands for all of them: a held note repeats its word.
+    # Only the first occurrence of a word in a recording counts: a held note repeats its word.
     first = np.ones(len(words), dtype=bool)
     first[1:] = (words[1:] != words[:-1]) | (owners[1:] != owners[:-1])
     words, owners, frames = words[first], owners[first], frames[first]
@@ -150,15 +151,15 @@ def _shared(words: Words, owners: NDArray[np.int32], frames: NDArray[np.int32]) 
 
 
 def _same(first: Words, second: Words, offset: int) -> bool:
-    """Whether two recordings hold the same sound where word t of the first meets word t - offset of the second."""
+    """Whether two recordings have the same audio, with word t of the first aligned to word t - offset of the second."""
     one, other = first[max(0, offset) :], second[max(0, -offset) :]
     size = min(len(one), len(other))
     shorter, longer = sorted((int(np.count_nonzero(first)), int(np.count_nonzero(second))))
     short = shorter < SHORT_WORDS
     one, other = one[:size], other[:size]
-    sounding = (one != SILENCE) & (other != SILENCE)
-    shared = int(np.count_nonzero(sounding))
-    if shared < (WHOLE_SHARE * longer if short else LEAST_SHARE * shorter):
+    audible = (one != SILENCE) & (other != SILENCE)
+    shared = int(np.count_nonzero(audible))
+    if shared < (WHOLE_SHARE * longer if short else MIN_SHARE * shorter):
         return False
-    wrong = int(np.bitwise_count(one ^ other)[sounding].sum(dtype=np.int64)) / (BITS * max(1, shared))
-    return wrong <= (MOST_WRONG_SHORT if short else MOST_WRONG)
+    errors = int(np.bitwise_count(one ^ other)[audible].sum(dtype=np.int64)) / (BITS * max(1, shared))
+    return errors <= (MAX_BIT_ERRORS_SHORT if short else MAX_BIT_ERRORS)

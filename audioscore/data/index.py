@@ -1,7 +1,7 @@
-"""The index: groups of clips as JSON, each sorted from the best to the worst.
+"""Read and write an index: groups of clips as JSON, each sorted from the best to the worst.
 
-The form is the predecessor's, `[[{"audio_file": ..., "score": ...}, ...]]`. Its own indexes carry no scores: their
-order is trusted, and their clips keep `score` None.
+The format is that of QwenFeat-Vocal-Score, `[[{"audio_file": ..., "score": ...}, ...]]`. Its own indexes have no
+scores: their order is used, and their clips have `score` None.
 """
 
 import dataclasses
@@ -23,24 +23,29 @@ from audioscore.units import SCORE_MAX, SCORE_MIN
 STRING_OR_TRAILING_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[\]}])', re.DOTALL)
 TEXTS = ("audio_file", "singer_id", "song_id", "source", "artist", "origin", "sha256")
 COUNTS = ("row", "bytes")
-NUMBERS = ("score", "seconds", "level_db", "snr_db")
-ORDER = "order.json"  # an index beside the labels table: groups of recordings that have an order and no scores
+FLOATS = ("score", "seconds", "level_db", "snr_db")
+ORDER = "order.json"  # an index beside the labels table: groups of recordings with an order but no scores
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
 
 
 def read_index(path: Path, *, resort: bool = False) -> list[list[Clip]]:
-    """Read an index: its groups, each high to low. A bare list of clips is one group.
+    """Read the groups of an index, each sorted high to low; a plain list of clips is one group.
 
-    A byte-order mark, GBK and trailing commas are tolerated; keys that are not ours are left out and logged. Raises
-    DataError where the file is not such JSON, where a group mixes clips with and without scores, and where scores and
-    order disagree. `resort` sorts such a group by score instead, equal scores staying in the file's order.
+    A byte-order mark, GBK and trailing commas are accepted; unknown keys are ignored and logged.
+
+    Args:
+        resort: Sort a group whose scores and order disagree; equal scores keep their order in the file.
+
+    Raises:
+        DataError: The file is not such JSON, a group has clips with and without scores, or its scores and its order
+            disagree.
     """
     parsed = _parse(path)
     groups = [
         [_read_entry(path, entry, f"group {number}, position {position}") for position, entry in enumerate(group, 1)]
         for number, group in enumerate(parsed, 1)
     ]
-    _log_strangers(path, parsed)
+    _log_unknown_keys(path, parsed)
     for number, group in enumerate(groups, 1):
         _check_scored(path, group, number)
         if resort and group and group[0].score is not None:
@@ -52,8 +57,7 @@ def read_index(path: Path, *, resort: bool = False) -> list[list[Clip]]:
 def write_index(path: Path, groups: Sequence[Sequence[Clip]]) -> None:
     """Write groups as valid JSON, atomically, with every field that has a value.
 
-    Raises DataError, as `read_index` would, where a group is not sorted high to low or mixes clips with and without
-    scores.
+    Raises DataError, as `read_index` does, if a group is not sorted high to low or has clips with and without scores.
     """
     for number, group in enumerate(groups, 1):
         _check_scored(path, group, number)
@@ -62,7 +66,7 @@ def write_index(path: Path, groups: Sequence[Sequence[Clip]]) -> None:
 
 
 def without_trailing_commas(text: str) -> str:
-    """JSON text with a space for every comma before a closing bracket; strings are left as they are.
+    """Replace every comma before a closing bracket by a space; strings do not change.
 
     >>> without_trailing_commas('[{"a": "x,]",},]')
     '[{"a": "x,]" } ]'
@@ -82,27 +86,27 @@ def _parse(path: Path) -> list[list[Any]]:
         raise DataError(f"{path}: no such index. `audioscore data sort DIR` writes one.")
     try:
         value = json.loads(without_trailing_commas(decode_text(path)))
-    except (ValueError, RecursionError) as fault:
-        raise DataError(f"{path.name} is not JSON ({fault}). Mend it there, or write it again.") from fault
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path.name}: not JSON ({error}). Correct it, or write it again.") from error
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return [value]
     if isinstance(value, list) and all(isinstance(item, list) for item in value):
         return value
-    raise DataError(f'{path.name} is not a list of groups. An index reads [[{{"audio_file": "a.m4a"}}, ...]].')
+    raise DataError(f'{path.name}: not a list of groups. The format is [[{{"audio_file": "a.m4a"}}, ...]].')
 
 
-def _read_entry(path: Path, entry: Any, place: str) -> Clip:
+def _read_entry(path: Path, entry: Any, position: str) -> Clip:
     name = entry.get("audio_file") if isinstance(entry, dict) else None
     if not isinstance(name, str) or not name.strip() or not is_text(name):
-        raise DataError(f"{path.name}, {place}: an entry without audio_file ({json.dumps(entry)[:80]}). Name its file.")
+        raise DataError(f"{path.name}, {position}: no audio_file ({json.dumps(entry)[:80]}). Add the name of the file.")
     values: dict[str, Any] = {}
     for key in FIELDS:
         value = entry.get(key)
         if value is None:
             continue
         if not _well_typed(key, value):
-            raise DataError(f"{path.name}, {place}, {name}: {key} is {json.dumps(value)[:80]}. {_expected(key)}")
-        # A number among the ids is a label table's `001` that some tool took for a quantity: keep it as text.
+            raise DataError(f"{path.name}, {position}, {name}: {key} is {json.dumps(value)[:80]}. {_expected(key)}")
+        # Ids are text, but some tools write the `001` of a labels table as a number.
         values[key] = str(value) if key in TEXTS else _ratings(value) if key == "raters" else value
     if "score" in values:
         values["score"] = float(values["score"])
@@ -127,19 +131,18 @@ def _ratings(values: list[float | None]) -> tuple[float | None, ...]:
 
 def _expected(key: str) -> str:
     if key in TEXTS:
-        return "Give text."
+        return "Use text."
     if key in COUNTS:
-        return "Give a whole number."
-    if key in NUMBERS and key != "score":
-        return "Give a number."
+        return "Use a whole number."
+    if key in FLOATS and key != "score":
+        return "Use a number."
     listed = "a list of numbers" if key == "raters" else "a number"
-    return f"Give {listed} in {SCORE_MIN:g}-{SCORE_MAX:g}, or leave it out."
+    return f"Use {listed} in {SCORE_MIN:g}-{SCORE_MAX:g}, or remove it."
 
 
-def _log_strangers(path: Path, groups: list[list[Any]]) -> None:
-    strangers = sorted({key for group in groups for entry in group for key in entry} - set(FIELDS))
-    if strangers:
-        logging.getLogger(__name__).warning("%s: keys left out: %s", path.name, shorten(strangers))
+def _log_unknown_keys(path: Path, groups: list[list[Any]]) -> None:
+    if unknown := sorted({key for group in groups for entry in group for key in entry} - set(FIELDS)):
+        logging.getLogger(__name__).warning("%s: unknown keys ignored: %s", path.name, shorten(unknown))
 
 
 def _check_scored(path: Path, group: Sequence[Clip], number: int) -> None:
@@ -147,7 +150,7 @@ def _check_scored(path: Path, group: Sequence[Clip], number: int) -> None:
     if unscored and len(unscored) < len(group):
         raise DataError(
             f"{path.name}, group {number}: {len(unscored)} of {len(group)} clips have no score ({shorten(unscored)}). "
-            f"Score them all, or none of them: order alone cannot be compared with scores."
+            f"Score all clips of the group or no clip: an order cannot be compared with scores."
         )
 
 
@@ -155,8 +158,8 @@ def _check_order(path: Path, group: Sequence[Clip], number: int) -> None:
     for position, (upper, lower) in enumerate(itertools.pairwise(group), 1):
         if upper.score is not None and lower.score is not None and upper.score < lower.score:
             raise DataError(
-                f"{path.name}, group {number}: {upper.audio_file} (score {upper.score:g}, position {position}) stands "
-                f"above {lower.audio_file} (score {lower.score:g}, position {position + 1}), but an index runs from "
-                f"high to low. Check which is right; --resort (of `data sort`; of `data add` for a delivery) "
-                f"sorts it by score."
+                f"{path.name}, group {number}: {upper.audio_file} (score {upper.score:g}, position {position}) is "
+                f"above {lower.audio_file} (score {lower.score:g}, position {position + 1}), but an index is sorted "
+                f"high to low. Correct the file, or sort it by score with --resort (of `data sort`; of `data add` for "
+                f"a delivery)."
             )

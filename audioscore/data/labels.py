@@ -1,7 +1,7 @@
-"""Labels tables: the one place where annotations become scored clips.
+"""Read and write labels tables: rows of annotations become scored clips only here.
 
-Everything is read as text, so that the singer `001` stays `001`. A row that cannot be trusted is listed as a fault and
-left out of the clips: it never stops the table, and never becomes a wrong score.
+Every cell is read as text, so that the singer `001` stays `001`. An invalid row is listed as a `RowError` and excluded:
+it neither stops the reading nor becomes a wrong score.
 """
 
 import csv
@@ -21,28 +21,16 @@ from audioscore.errors import DataError, UsageError, shorten
 from audioscore.files import atomic_path
 from audioscore.units import SCORE_MAX, SCORE_MIN
 
-# Our names and the headers that mean them, compared without case, width, spaces, hyphens and underscores. The names
-# after the first are what annotators' tables were seen to use, a misspelling (标记粉丝) included.
+# Column names and their accepted headers, compared without case, width, spaces, hyphens and underscores. The headers
+# after the first occur in tables of annotators, including a misspelling (标记粉丝).
 HEADERS: dict[str, tuple[str, ...]] = {
     "audio_file": (
         *("audio_file", "file", "filename", "filepath", "path", "audio", "audio_path", "wav", "url", "recording"),
         *("录音", "录音链接", "录音文件", "音频", "音频文件", "音频链接", "文件", "文件名"),
     ),
     "score": (
-        *(
-            "score",
-            "scores",
-            "rating",
-            "label",
-            "mos",
-            "标记分数",
-            "分数",
-            "分数标记",
-            "标记粉丝",
-            "得分",
-            "评分",
-            "打分",
-        ),
+        *("score", "scores", "rating", "label", "mos"),
+        *("标记分数", "分数", "分数标记", "标记粉丝", "得分", "评分", "打分"),
     ),
     "singer_id": ("singer_id", "singer", "speaker", "speaker_id", "user_id", "演唱者", "歌手id", "用户id"),
     "song_id": ("song_id", "song", "song_name", "title", "歌曲名称", "歌曲", "歌名", "歌曲id"),
@@ -52,15 +40,15 @@ HEADERS: dict[str, tuple[str, ...]] = {
     "sha256": ("sha256",),
 }
 RATER = re.compile(r"(?:raters?|judge|annotator|评分|打分|评委)(\d+)")
-MOST_RATERS = 99  # a higher number is no place in a list, but a name
+MAX_RATERS = 99  # a higher number is an identifier, not a position
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 BLANKS = frozenset({"", "-", "/", "na", "n/a", "nan", "none", "null", "无"})
 ACAPELLA = frozenset({"acapella", "acappella", "清唱"})
 NARROW = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # full-width ASCII, as Chinese input methods type it
 
 
-class Fault(NamedTuple):
-    """A row of the table that is not among its clips, and why. `row` counts the table's data rows from 1."""
+class RowError(NamedTuple):
+    """A table row that is excluded from the clips, and the reason. `row` counts the data rows from 1."""
 
     row: int
     audio_file: str
@@ -69,15 +57,15 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelsTable:
-    """What a labels table says: clips in the table's order, the header behind each of our names, and the bad rows.
+    """The contents of a labels table: clips in table order, and the rows that are excluded.
 
-    `left_out` are the headers that mean nothing here.
+    `columns` maps our column names to the headers of the table; `unknown_columns` are the headers that are not read.
     """
 
     clips: list[Clip]
     columns: dict[str, str]
-    faults: list[Fault]
-    left_out: tuple[str, ...] = ()
+    row_errors: list[RowError]
+    unknown_columns: tuple[str, ...] = ()
 
 
 def read_labels(
@@ -86,66 +74,74 @@ def read_labels(
     column_map: dict[str, str] | None = None,
     singer_from: str | None = None,
     source: str | None = None,
-    keep_repeats: bool = False,
+    keep_duplicates: bool = False,
 ) -> LabelsTable:
-    """Read a labels table.
+    """Read a labels table (csv, tsv, xlsx or jsonl) into scored clips.
 
-    `column_map` says which header means which of our names, where the known synonyms do not. `source` is the recording
-    domain of the rows that name none. A singer is, in this order: the singer_id cell; the artist, for a-cappella
-    originals only; the one group of the regular expression `singer_from` where it is found in the file's base name.
-    Without a score column the score is the mean of the rater columns (rater_1, 评分1, ...), whose blanks are left out.
+    The singer of a row is the first of: the singer_id cell; the artist, for a-cappella originals only; the group that
+    `singer_from` matches in the file's base name. Without a score column, the score is the mean of the rater columns
+    (rater_1, 评分1, ...), without their blanks.
 
-    Rows without a file name, without a score in 0-100, or naming a file twice are in `faults`, not in `clips`; of
-    repeats with one and the same score the first is kept; `keep_repeats` leaves all of them among the clips. Raises
-    DataError where the file cannot be read or needed columns are missing or ambiguous, UsageError for a wrong
-    `column_map` or `singer_from`.
+    Rows without a file name, without a score in 0-100, or with the file name of another row are in `row_errors`, not in
+    `clips`. Of rows with the same file and the same score, the first is a clip.
+
+    Args:
+        column_map: Header by column name, for headers that are not among HEADERS.
+        singer_from: Regular expression with one group.
+        source: Recording domain of the rows that have no source.
+        keep_duplicates: Keep all rows of a repeated file as clips.
+
+    Raises:
+        DataError: The file cannot be read, or required columns are missing or ambiguous.
+        UsageError: `column_map` or `singer_from` is invalid.
     """
     chosen = dict(column_map or {})
     if unknown := sorted(set(chosen) - set(HEADERS)):
-        raise UsageError(f"--map knows no column {shorten(unknown)}. Use one of {', '.join(HEADERS)}.")
+        raise UsageError(f"--map {shorten(unknown)}: no such column. Use one of {', '.join(HEADERS)}.")
     pattern = singer_pattern(singer_from)
     clips: list[Clip] = []
-    faults: list[Fault] = []
+    errors: list[RowError] = []
     columns: dict[str, str] = {}
-    left_out: dict[str, None] = {}
-    sheets = read_sheets(path, known=meaningful(chosen))
-    for sheet, found in _usable_sheets(path, sheets, chosen, faults):
+    unknown_columns: dict[str, None] = {}
+    sheets = read_sheets(path, is_known=known_header(chosen))
+    for sheet, found in _usable_sheets(path, sheets, chosen, errors):
         columns = {name: sheet.headers[position] for name, position in found.items()} | columns
-        left_out |= {name: None for place, name in enumerate(sheet.headers) if name and place not in found.values()}
-        faults += [Fault(row, "", reason) for row, reason in sheet.broken]
+        unread = [name for index, name in enumerate(sheet.headers) if name and index not in found.values()]
+        unknown_columns |= dict.fromkeys(unread)
+        errors += [RowError(row, "", reason) for row, reason in sheet.broken]
         for row, cells in sheet.rows:
             result = _read_row(row, cells, len(sheet.headers), found, pattern, source)
             if isinstance(result, Clip):
                 clips.append(result)
             else:
-                place = f"sheet {sheet.name!r}: " if sheet.name else ""
-                faults.append(result._replace(reason=place + result.reason))
-    if not keep_repeats:
-        clips, repeats = _without_repeats(clips)
-        faults += repeats
-    return LabelsTable(clips, columns, sorted(faults), tuple(left_out))
+                prefix = f"sheet {sheet.name!r}: " if sheet.name else ""
+                errors.append(result._replace(reason=prefix + result.reason))
+    if not keep_duplicates:
+        clips, duplicates = _without_duplicates(clips)
+        errors += duplicates
+    return LabelsTable(clips, columns, sorted(errors), tuple(unknown_columns))
 
 
 def find_labels(folder: Path) -> Path:
-    """The labels table of a data folder; DataError where it holds none, or several."""
+    """Return the path of a data folder's only labels table; DataError if it has no table, or several."""
     found = [folder / f"labels{suffix}" for suffix in SUFFIXES if (folder / f"labels{suffix}").is_file()]
     names = ", ".join(f"labels{suffix}" for suffix in SUFFIXES)
     if not found:
-        raise DataError(f"{folder} holds no labels table. Put one of {names} there.")
+        raise DataError(f"{folder} contains no labels table. Add one of {names}.")
     if len(found) > 1:
         listed = ", ".join(path.name for path in found)
-        raise DataError(f"{folder} holds {len(found)} labels tables ({listed}). Keep one.")
+        raise DataError(f"{folder} contains {len(found)} labels tables ({listed}). Keep one.")
     return found[0]
 
 
 def write_labels(path: Path, clips: Sequence[Clip]) -> None:
-    """Write clips as a UTF-8 csv that `read_labels` reads back; optional columns appear where any clip has a value.
+    """Write clips as a UTF-8 csv that `read_labels` reads back; optional columns are written if any clip has a value.
 
-    Raises DataError where a clip has no score, since a labels table has no place for one.
+    Raises DataError if a clip has no score, since every row of a labels table needs one.
     """
     if unscored := [clip.audio_file for clip in clips if clip.score is None]:
         raise DataError(
-            f"{len(unscored)} of {len(clips)} clips have no score ({shorten(unscored)}). Score them, or leave them out."
+            f"{len(unscored)} of {len(clips)} clips have no score ({shorten(unscored)}). Score them, or remove them."
         )
     optional = [name for name in HEADERS if name not in ("audio_file", "score")]
     used = [name for name in optional if any(getattr(clip, name) is not None for clip in clips)]
@@ -154,8 +150,8 @@ def write_labels(path: Path, clips: Sequence[Clip]) -> None:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["audio_file", "score", *used, *(f"rater_{number + 1}" for number in range(raters))])
         for clip in clips:
-            numbers = [clip.score, *clip.raters, *[None] * (raters - len(clip.raters))]
-            score, *rated = [cell_text(number) for number in numbers]
+            values = [clip.score, *clip.raters, *[None] * (raters - len(clip.raters))]
+            score, *rated = [cell_text(value) for value in values]
             writer.writerow([clip.audio_file, score, *(getattr(clip, name) or "" for name in used), *rated])
 
 
@@ -166,29 +162,32 @@ def _key(header: str) -> str:
 MEANING = {_key(synonym): name for name, synonyms in HEADERS.items() for synonym in synonyms}
 
 
-def meaningful(chosen: Mapping[str, str]) -> Callable[[str], bool]:
-    """Whether a header means something here, which tells a csv's delimiter; `chosen` maps our names to headers."""
+def known_header(chosen: Mapping[str, str]) -> Callable[[str], bool]:
+    """Return a function that is true for known headers, for detecting the delimiter of a csv.
+
+    `chosen` maps column names to headers, as `column_map` does.
+    """
     known = MEANING.keys() | {_key(header) for header in chosen.values()}
     return lambda header: _key(header) in known
 
 
 def singer_pattern(singer_from: str | None) -> re.Pattern[str] | None:
-    """The regular expression that finds a singer in a file's base name. Raises UsageError where it cannot."""
+    """Compile the expression that finds a singer in a base name; UsageError unless it is valid and has one group."""
     if singer_from is None:
         return None
     try:
         pattern = re.compile(singer_from)
-    except re.error as fault:
-        raise UsageError(f"--singer-from {singer_from!r} is not a regular expression ({fault}).") from fault
+    except re.error as error:
+        raise UsageError(f"--singer-from {singer_from!r} is not a regular expression ({error}).") from error
     if pattern.groups != 1:
         raise UsageError(f"--singer-from {singer_from!r} has {pattern.groups} groups. Give it exactly one: the singer.")
     return pattern
 
 
 def match_columns(headers: Sequence[str], chosen: Mapping[str, str]) -> dict[str, int]:
-    """Position of each of our names (`rater_N` for rater columns) among the headers.
+    """Return the position of each known column (`rater_N` for rater columns) among the headers.
 
-    `chosen` says which header means which name, where the synonyms do not. Raises DataError where two mean the same.
+    `chosen` maps column names to headers and overrides HEADERS. Raises DataError if two headers match one column.
     """
     wanted = {_key(header): name for name, header in chosen.items()}
     found: dict[str, list[int]] = defaultdict(list)
@@ -202,7 +201,7 @@ def match_columns(headers: Sequence[str], chosen: Mapping[str, str]) -> dict[str
     for name, positions in found.items():
         if len(positions) > 1:
             named = " and ".join(f"{headers[position]!r} (column {position + 1})" for position in positions)
-            raise DataError(f"{named} both mean {name}. Choose one with --map {name}=HEADER, or rename the other.")
+            raise DataError(f"{named} both match {name}. Choose one with --map {name}=HEADER, or rename the other.")
     return {name: positions[0] for name, positions in found.items()}
 
 
@@ -213,11 +212,11 @@ def _missing(found: Mapping[str, int], chosen: Mapping[str, str]) -> list[str]:
 
 
 def _usable_sheets(
-    path: Path, sheets: list[Sheet], chosen: Mapping[str, str], faults: list[Fault]
+    path: Path, sheets: list[Sheet], chosen: Mapping[str, str], errors: list[RowError]
 ) -> list[tuple[Sheet, dict[str, int]]]:
-    """Sheets with their columns. One beside them that has neither files nor scores is a fault, not an end."""
+    """Sheets with their columns. If others are usable, a sheet without files and scores is only listed in `errors`."""
     usable: list[tuple[Sheet, dict[str, int]]] = []
-    skipped: list[Fault] = []
+    skipped: list[RowError] = []
     for sheet in sheets:
         found = match_columns(sheet.headers, chosen)
         missing = _missing(found, chosen)
@@ -225,24 +224,24 @@ def _usable_sheets(
             usable.append((sheet, found))
         elif len(sheets) > 1 and {"audio_file", "score"} <= set(missing):
             first = sheet.rows[0][0] if sheet.rows else 1
-            reason = f"sheet {sheet.name!r} was left out: it has no column for audio_file and none for score"
-            skipped.append(Fault(first, "", reason))
+            reason = f"sheet {sheet.name!r} is not read: it has no column for audio_file and no column for score"
+            skipped.append(RowError(first, "", reason))
         else:
             _refuse_columns(path, sheet, missing, chosen)
     if not usable:
         _refuse_columns(path, sheets[0], _missing(match_columns(sheets[0].headers, chosen), chosen), chosen)
-    faults += skipped
+    errors += skipped
     return usable
 
 
 def _refuse_columns(path: Path, sheet: Sheet, missing: Sequence[str], chosen: Mapping[str, str]) -> NoReturn:
-    place = f"{path.name}, sheet {sheet.name!r}," if sheet.name else path.name
+    name = f"{path.name}, sheet {sheet.name!r}" if sheet.name else path.name
     asked = [f"{chosen[name]!r} for {name}" for name in missing if name in chosen]
     accepted = "; ".join(f"{name}: {', '.join(HEADERS[name])}" for name in missing)
     raise DataError(
-        f"{place} has no column {', '.join(asked) if asked else ' and no column '.join(missing)}; its headers are "
-        f"{shorten([header or '(blank)' for header in sheet.headers], 30)}. Accepted are {accepted}"
-        f"{'; or rater_1, rater_2, ...' if 'score' in missing else ''}; or name yours with --map {missing[0]}=HEADER."
+        f"{name}: no column {', '.join(asked) if asked else ' and no column '.join(missing)}; its headers are "
+        f"{shorten([header or '(blank)' for header in sheet.headers], 30)}. Accepted headers are {accepted}"
+        f"{'; or rater_1, rater_2, ...' if 'score' in missing else ''}; or pass --map {missing[0]}=HEADER."
     )
 
 
@@ -253,35 +252,37 @@ def _read_row(
     found: Mapping[str, int],
     pattern: re.Pattern[str] | None,
     source: str | None,
-) -> Clip | Fault:
+) -> Clip | RowError:
     values = {name: cells[position] if position < len(cells) else "" for name, position in found.items()}
     audio_file = values["audio_file"]
     if not audio_file:
-        return Fault(row, "", "no file name")
+        return RowError(row, "", "no file name")
     if any(cells[width:]):
-        return Fault(row, audio_file, f"{len(cells)} cells for {width} columns: a delimiter inside a cell needs quotes")
+        return RowError(
+            row, audio_file, f"{len(cells)} cells for {width} columns: a delimiter inside a cell needs quotes"
+        )
     if any("\n" in value for value in values.values()):
-        return Fault(row, audio_file.split("\n")[0], "a cell runs over several lines: is a quote left open?")
+        return RowError(row, audio_file.split("\n")[0], "a cell contains several lines: check for an unclosed quote")
     raters = _raters(values)
     if isinstance(raters, str):
-        return Fault(row, audio_file, raters)
+        return RowError(row, audio_file, raters)
     score = _score(values["score"]) if "score" in values else mean_rating(raters)
     if score is None:
-        return Fault(row, audio_file, "no score, and no rater gave one")
+        return RowError(row, audio_file, "no score, and no rater gave one")
     if isinstance(score, str):
-        return Fault(row, audio_file, score)
+        return RowError(row, audio_file, score)
     artist = values.get("artist") or None
     domain = _source(values.get("source") or source)
     singer = values.get("singer_id") or (artist if domain == "acapella" else None)
     if singer is None:
-        singer = singer_in(audio_file, pattern)
+        singer = singer_from_name(audio_file, pattern)
     song = values.get("song_id") or None
     origin, content = values.get("origin") or None, values.get("sha256", "").casefold() or None
     return Clip(audio_file, score, singer, song, domain, artist, raters, row, origin, content)
 
 
 def mean_rating(raters: Sequence[float | None]) -> float | None:
-    """Mean of the raters who gave a score; None where nobody did.
+    """Return the mean of the given scores; None if no rater gave one.
 
     >>> mean_rating((80.0, None, 90.0)), mean_rating((None,))
     (85.0, None)
@@ -291,12 +292,12 @@ def mean_rating(raters: Sequence[float | None]) -> float | None:
 
 
 def _raters(values: Mapping[str, str]) -> tuple[float | None, ...] | str:
-    """The raters' scores, each at the place of its column's number, None for a blank; or what is wrong with one."""
-    numbers = sorted(int(name.removeprefix("rater_")) for name in values if name.startswith("rater_"))
-    if numbers and numbers[0] > 0 and numbers[-1] <= MOST_RATERS:
-        numbers = list(range(1, numbers[-1] + 1))  # one who has no column here keeps a place: rater 3 stays rater 3
+    """The raters' scores, at index N - 1 for column rater_N, None for a blank; or an error message."""
+    columns = sorted(int(name.removeprefix("rater_")) for name in values if name.startswith("rater_"))
+    if columns and columns[0] > 0 and columns[-1] <= MAX_RATERS:
+        columns = list(range(1, columns[-1] + 1))  # includes missing columns: rater 3 keeps index 2
     scores: list[float | None] = []
-    for name in [f"rater_{number}" for number in numbers]:
+    for name in [f"rater_{number}" for number in columns]:
         if values.get(name, "").casefold() in BLANKS:
             scores.append(None)
             continue
@@ -310,7 +311,7 @@ def _raters(values: Mapping[str, str]) -> tuple[float | None, ...] | str:
 
 
 def _score(cell: str) -> float | str:
-    """A score, or why the cell holds none."""
+    """The score in a cell, or an error message."""
     text = cell.translate(NARROW).strip().removesuffix("分").strip()
     if text.casefold() in BLANKS:
         return "no score"
@@ -323,12 +324,12 @@ def _score(cell: str) -> float | str:
 
 
 def _source(text: str | None) -> str | None:
-    """Recording domain in one spelling: lower case, and `acapella` however it was written."""
+    """The normalized recording domain: lower case, and `acapella` for all its spellings."""
     return "acapella" if text and _key(text) in ACAPELLA else (text or "").strip().lower() or None
 
 
-def singer_in(audio_file: str, pattern: re.Pattern[str] | None) -> str | None:
-    """The singer that a file's base name tells, where it does."""
+def singer_from_name(audio_file: str, pattern: re.Pattern[str] | None) -> str | None:
+    """Return the singer that `pattern` finds in a file's base name, or None."""
     match = pattern.search(_base_name(audio_file)) if pattern else None
     return (match[1] or None) if match else None
 
@@ -338,20 +339,21 @@ def _base_name(audio_file: str) -> str:
     return re.split(r"[/\\]", path)[-1]
 
 
-def _without_repeats(clips: list[Clip]) -> tuple[list[Clip], list[Fault]]:
-    """First of each file's rows where they agree on the score; none where they do not."""
+def _without_duplicates(clips: list[Clip]) -> tuple[list[Clip], list[RowError]]:
+    """Keep the first row of each file if its rows have equal scores, else no row."""
     rows: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         name = unicodedata.normalize("NFC", clip.audio_file)
         rows[name if "://" in name else posixpath.normpath(name)].append(clip)
     kept: list[Clip] = []
-    faults: list[Fault] = []
+    errors: list[RowError] = []
     for first, *others in rows.values():
         if all(other.score == first.score for other in others):
             kept.append(first)
             reason = f"duplicate of row {first.row}: same file, same score {first.score:g}"
-            faults += [Fault(other.row or 0, other.audio_file, reason) for other in others]
+            errors += [RowError(other.row or 0, other.audio_file, reason) for other in others]
         else:
-            told = shorten([f"{clip.score:g} in row {clip.row}" for clip in (first, *others)])
-            faults += [Fault(clip.row or 0, clip.audio_file, f"conflict: scored {told}") for clip in (first, *others)]
-    return kept, faults
+            scores = shorten([f"{clip.score:g} in row {clip.row}" for clip in (first, *others)])
+            reason = f"conflict: scored {scores}"
+            errors += [RowError(clip.row or 0, clip.audio_file, reason) for clip in (first, *others)]
+    return kept, errors

@@ -1,7 +1,7 @@
-"""What was measured of recordings, kept by their content, so that the same bytes are not decoded twice.
+"""A cache of audio measurements, keyed by file content, so that the same bytes are decoded only once.
 
-It saves time and nothing else: where the file is damaged, locked, or cannot be written, every recording is measured
-again, and the log says so once.
+The cache only saves time: if its file is damaged, locked or not writable, every recording is measured again, and one
+warning is logged.
 """
 
 import contextlib
@@ -14,22 +14,25 @@ from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
-WAIT_SECONDS = 3.0  # for another process that writes
+WAIT_SECONDS = 3.0  # for another process that is writing
 
 
-class Entry(NamedTuple):
-    """What is known of one content: its key, its measurements as JSON, and its fingerprint."""
+class CachedMeasurement(NamedTuple):
+    """One cache entry: the content key, the measurements as JSON, and the fingerprint."""
 
     key: str
     measured: str
     fingerprint: bytes | None
 
 
-class ProbeMemory:
-    """An SQLite file of entries, one a content and probe version; without a path it knows nothing and keeps nothing.
+class MeasurementCache:
+    """An SQLite file with one entry per content key and measurement version; without a path, it stores nothing.
 
-    Several processes may use one file at once. `reads_only`: for the processes that measure, which only look up, and
-    stay silent where they cannot, since the process that started them has said it.
+    Several processes may use one file at the same time.
+
+    Args:
+        reads_only: For worker processes, which only look up entries. They log no warning when the file is unusable,
+            because the parent process has logged it.
     """
 
     def __init__(self, path: Path | None, version: str, *, reads_only: bool = False) -> None:
@@ -38,7 +41,7 @@ class ProbeMemory:
         self.reads_only = reads_only
         self._connection: sqlite3.Connection | None = None
 
-    def __enter__(self) -> "ProbeMemory":
+    def __enter__(self) -> "MeasurementCache":
         if self.path is None:
             return self
         try:
@@ -52,48 +55,48 @@ class ProbeMemory:
                     " PRIMARY KEY (key, version))"
                 )
             self._connection.execute("SELECT key, version, measured, fingerprint FROM probes LIMIT 1").fetchone()
-        except (sqlite3.Error, OSError) as fault:
-            self._give_up(fault)
+        except (sqlite3.Error, OSError) as error:
+            self._disable(error)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
 
-    def get(self, key: str) -> Entry | None:
-        """What is known of a content, or None."""
+    def get(self, key: str) -> CachedMeasurement | None:
+        """Return the entry of a content key, or None."""
         if self._connection is None:
             return None
         try:
             row = self._connection.execute(
                 "SELECT measured, fingerprint FROM probes WHERE key = ? AND version = ?", (key, self.version)
             ).fetchone()
-        except sqlite3.Error as fault:
-            self._give_up(fault)
+        except sqlite3.Error as error:
+            self._disable(error)
             return None
-        return Entry(key, *row) if row else None
+        return CachedMeasurement(key, *row) if row else None
 
-    def put(self, entries: Sequence[Entry]) -> None:
-        """Keep entries; one that is known already stays as it is."""
+    def put(self, entries: Sequence[CachedMeasurement]) -> None:
+        """Store entries; an existing entry is not changed."""
         if self._connection is None or not entries:
             return
         rows = [(entry.key, self.version, entry.measured, entry.fingerprint) for entry in entries]
         try:
             with self._connection:
                 self._connection.executemany("INSERT OR IGNORE INTO probes VALUES (?, ?, ?, ?)", rows)
-        except sqlite3.Error as fault:
-            self._give_up(fault)
+        except sqlite3.Error as error:
+            self._disable(error)
 
-    def _give_up(self, fault: Exception) -> None:
+    def _disable(self, error: Exception) -> None:
         if not self.reads_only:
             log.warning(
-                "%s: what was measured before cannot be used (%s), so every recording is decoded. "
-                "Delete the file if this stays.",
+                "%s: the measurement cache is unusable (%s), so every recording is decoded. "
+                "Delete the file if this happens again.",
                 self.path,
-                fault,
+                error,
             )
-            self.path = None  # the processes that measure need not try
+            self.path = None  # so that worker processes do not try to open it
         self._close()
 
     def _close(self) -> None:

@@ -1,1 +1,1 @@
-"""Synthetic singing of known quality: voices, songs, faults and rooms for the demo corpus, and the small encoders."""
+"""Synthetic singing of known quality for the demo corpus, and pretraining of the small encoders on it."""

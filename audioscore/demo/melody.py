@@ -1,4 +1,4 @@
-"""Synthetic songs: a melody with words, its tempo and its harmony."""
+"""Synthetic songs: a melody with syllables, tempo and chords."""
 
 from dataclasses import dataclass
 
@@ -14,25 +14,18 @@ SCALES = {
     "dorian": (0, 2, 3, 5, 7, 9, 10),
 }
 RHYTHMS = (  # beats of a bar's notes
-    (1.0, 1.0, 2.0),
-    (2.0, 1.0, 1.0),
-    (1.5, 0.5, 2.0),
-    (1.0, 1.0, 1.0, 1.0),
-    (0.5, 0.5, 1.0, 2.0),
-    (3.0, 1.0),
-    (2.0, 2.0),
-    (1.0, 0.5, 0.5, 2.0),
-    (1.5, 0.5, 1.0, 1.0),
-)
+    (1.0, 1.0, 2.0), (2.0, 1.0, 1.0), (1.5, 0.5, 2.0), (1.0, 1.0, 1.0, 1.0), (0.5, 0.5, 1.0, 2.0), (3.0, 1.0),
+    (2.0, 2.0), (1.0, 0.5, 0.5, 2.0), (1.5, 0.5, 1.0, 1.0),
+)  # fmt: skip
 BAR_BEATS = 4.0
 BARS = 16
-SHORTEST_NOTE = 0.25  # seconds: a cut note shorter than this is left out and the one before it is held
+SHORTEST_NOTE = 0.25  # seconds; instead of a shorter last note, the note before it is held
 PITCH_SPAN = (-5, 9)  # semitones around the tonic that a melody may use
 
 
 @dataclass(frozen=True)
 class Note:
-    """One syllable: `pitch` in semitones above the tonic, and where the breath before it falls."""
+    """One syllable: `pitch` in semitones above the tonic, `breath` if the singer breathes before it."""
 
     pitch: int
     beats: float
@@ -43,7 +36,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Song:
-    """A melody of `BARS` bars; `bars` holds each bar's notes and `chords` its triad in semitones above the tonic."""
+    """A melody of `BARS` bars: the notes of each bar, and its triad in semitones above the tonic."""
 
     song_id: str
     beat: float  # seconds
@@ -61,7 +54,7 @@ class TimedNote:
 
 
 def draw_song(index: int, *, seed: int, song_id: str) -> Song:
-    """Song `index` of the songbook `seed`; it does not depend on how many others are drawn."""
+    """Draw song `index` of the songbook `seed`; it does not depend on the number of songs."""
     rng = np.random.default_rng([seed, 201, index])
     scale = tuple(SCALES.values())[int(rng.integers(len(SCALES)))]
     roots = rng.integers(0, len(scale), 4)
@@ -71,21 +64,21 @@ def draw_song(index: int, *, seed: int, song_id: str) -> Song:
     degree, bars = int(rng.integers(0, 3)), []
     for bar in range(BARS):
         notes = []
-        for place, beats in enumerate(RHYTHMS[int(rng.choice(favourites))]):
+        for number, beats in enumerate(RHYTHMS[int(rng.choice(favourites))]):
             degree = _walk(degree, scale, rng)
             vowel, onset = str(rng.choice(VOWELS)), str(rng.choice(ONSETS, p=(0.2, 0.25, 0.25, 0.15, 0.15)))
-            notes.append(Note(_step(scale, degree), beats, vowel, onset, breath=place == 0 and bar % 2 == 0))
+            notes.append(Note(_step(scale, degree), beats, vowel, onset, breath=number == 0 and bar % 2 == 0))
         bars.append(tuple(notes))
     return Song(song_id, 60.0 / float(rng.uniform(84.0, 132.0)), tuple(bars), chords)
 
 
 def _step(scale: tuple[int, ...], degree: int) -> int:
-    octave, place = divmod(degree, len(scale))
-    return 12 * octave + scale[place]
+    octave, step = divmod(degree, len(scale))
+    return 12 * octave + scale[step]
 
 
 def _walk(degree: int, scale: tuple[int, ...], rng: np.random.Generator) -> int:
-    """The next scale degree: mostly a step away, never outside the span."""
+    """Draw the next scale degree: usually one step away, always within PITCH_SPAN."""
     for _ in range(20):
         new = degree + int(rng.choice((-3, -2, -1, 0, 1, 2, 3), p=(0.06, 0.14, 0.26, 0.08, 0.26, 0.14, 0.06)))
         if PITCH_SPAN[0] <= _step(scale, new) <= PITCH_SPAN[1]:
@@ -94,9 +87,9 @@ def _walk(degree: int, scale: tuple[int, ...], rng: np.random.Generator) -> int:
 
 
 def cut_phrase(song: Song, first_bar: int, seconds: float) -> list[TimedNote]:
-    """The notes from `first_bar` on that fill `seconds` exactly; the song goes round at its end.
+    """Return the notes from `first_bar` on that fill `seconds` exactly; the song repeats after its last bar.
 
-    The last note is cut or held so that singing ends at `seconds`.
+    The last note is shortened or held so that it ends at `seconds`.
     """
     timed: list[TimedNote] = []
     clock, bar = 0.0, first_bar

@@ -1,4 +1,4 @@
-"""From notes to control curves: how a singer with given faults sings a phrase."""
+"""Singers, the faults of a performance, and the control curves of a phrase that a singer sings with these faults."""
 
 from dataclasses import asdict, dataclass, fields
 
@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from audioscore.demo.melody import TimedNote
 
-EMPHASIS = 0.55  # spread of the log exponents: how far a clip's faults differ from one another
+EMPHASIS = 0.55  # standard deviation of the log exponents: how much the faults of a clip differ in strength
 
 
 @dataclass(frozen=True)
 class Faults:
-    """How strong each fault of one performance is, 0 (absent) to 1 (as bad as it gets)."""
+    """Strength of each fault of one performance, 0 (absent) to 1 (worst)."""
 
     intonation: float  # notes off pitch, drift over the phrase, scooping
     stability: float  # wandering and jittering pitch
@@ -20,36 +20,34 @@ class Faults:
     timing: float  # notes early or late
     breath: float  # air in the voice
     rough: float  # uneven cycles and subharmonics
-    dynamics: float  # no phrase shape, random accents
-    wild_vibrato: bool  # which way the vibrato goes wrong
+    dynamics: float  # no dynamic shape, random accents
+    wild_vibrato: bool  # whether a faulty vibrato is too strong or missing
 
     def levels(self) -> tuple[float, ...]:
-        """The seven strengths, and that of the vibrato once more, below 0 where it is missing. Shape: [8]."""
+        """Return the seven strengths, and the vibrato's again, negative if it is missing. Shape: [8]."""
         strengths = tuple(getattr(self, field.name) for field in fields(self) if field.name != "wild_vibrato")
         return (*strengths, self.vibrato if self.wild_vibrato else -self.vibrato)
 
 
 def draw_faults(quality: float, rng: np.random.Generator) -> Faults:
-    """Faults of a performance of `quality` 0 to 1; which of them dominate differs from clip to clip.
+    """Draw the faults of a performance of `quality` 0 to 1; the dominant ones differ from clip to clip.
 
-    Every severity is `(1 - quality) ** e` with a random e > 0: none at 1, all of them at 0, and for one draw of the
-    emphasis each falls as quality rises.
+    Every strength is `(1 - quality) ** e` with a random e > 0: 0 at quality 1, 1 at quality 0, and decreasing.
 
     >>> draw_faults(1.0, np.random.default_rng(0)).rough
     0.0
     """
     names = [field.name for field in fields(Faults) if field.name != "wild_vibrato"]
-    exponents = np.exp(EMPHASIS * rng.standard_normal(len(names)))
-    severities = (1.0 - quality) ** exponents
+    strengths = (1.0 - quality) ** np.exp(EMPHASIS * rng.standard_normal(len(names)))
     wild = bool(rng.random() < 0.5)
-    return Faults(**{name: float(value) for name, value in zip(names, severities, strict=True)}, wild_vibrato=wild)
+    return Faults(**{name: float(value) for name, value in zip(names, strengths, strict=True)}, wild_vibrato=wild)
 
 
-# What makes a voice good in itself: (worst, best, weight) of each audible parameter. The weights sum to one.
+# Timbre quality: (worst, best, weight) of each parameter of the voice. The weights sum to one.
 TIMBRE = {
-    "tilt": (-11.0, -4.0, 0.25),  # dB per octave of the voice source: dull -> brilliant
+    "tilt": (-11.0, -4.0, 0.25),  # dB per octave of the voice source: dull to brilliant
     "ring": (0.0, 15.0, 0.35),  # dB of the singer's formant near 3 kHz
-    "breath": (-16.0, -38.0, 0.25),  # dB of breath noise beside the voice
+    "breath": (-16.0, -38.0, 0.25),  # dB of breath noise relative to the voice
     "rough": (0.35, 0.0, 0.15),  # share of subharmonics and uneven cycles
 }
 # Steps of the three-dimensional R-sequence (powers of the inverse of the root of x^4 = x + 1): the first n points fill
@@ -60,7 +58,7 @@ REGISTERS = ((45.0, 53.0, 0.94, 1.06), (57.0, 66.0, 1.10, 1.24))  # lowest, high
 
 @dataclass(frozen=True)
 class Singer:
-    """The timbre and the habits of one voice.
+    """The parameters of one voice.
 
     Units: `centre` MIDI note; `tilt` dB per octave; `ring`, `breath`, `glottal` dB; `rough` 0-1; `vibrato_rate` Hz;
     `vibrato_depth` semitones; `glide` seconds. `tract` and `shape` multiply formant frequencies (1 is an adult male).
@@ -69,46 +67,46 @@ class Singer:
     singer_id: str
     centre: float
     tract: float
-    shape: tuple[float, ...]  # what is individual in F1 to F5
+    shape: tuple[float, ...]  # individual factors on F1 to F5
     bandwidth: float  # factor on formant bandwidths
     tilt: float
     ring: float
     breath: float
     rough: float
-    glottal: float  # of the fundamental over its neighbours: pressed -> lax
+    glottal: float  # level of the fundamental over its neighbours: pressed to lax
     vibrato_rate: float
     vibrato_depth: float
     glide: float
 
     def parameters(self) -> tuple[float, ...]:
-        """All that makes this voice, in the units above. Shape: [16]."""
-        numbers = [value for name, value in asdict(self).items() if name not in ("singer_id", "shape")]
-        return (*numbers[:2], *self.shape, *numbers[2:])
+        """Return all parameters of this voice, in the units above. Shape: [16]."""
+        values = [value for name, value in asdict(self).items() if name not in ("singer_id", "shape")]
+        return (*values[:2], *self.shape, *values[2:])
 
 
 def timbre_quality(singer: Singer) -> float:
-    """How good the voice itself is, 0 to 1, from tilt, ring, breath and roughness alone.
+    """Quality of the voice, 0 to 1, computed from tilt, ring, breath and roughness.
 
-    It knows nothing of size, register, formants or vibrato, which are matters of identity.
+    Size, register, formants and vibrato describe the identity of a voice and have no effect.
     """
     parts = (w * (getattr(singer, name) - worst) / (best - worst) for name, (worst, best, w) in TIMBRE.items())
     return float(min(max(sum(parts), 0.0), 1.0))
 
 
 def draw_singer(index: int, *, seed: int, singer_id: str) -> Singer:
-    """Singer `index` of the choir `seed`; it does not depend on how many others are drawn.
+    """Draw singer `index` of the choir `seed`; it does not depend on the number of singers.
 
-    Over a choir's first n singers, for every n, timbre quality is spread evenly over 0 to 1, half of the voices are
-    low and half high, and neither tells the other.
+    Over the first n singers of a choir, for every n, timbre quality is spread evenly over 0 to 1, half of the voices
+    are low and half high, and quality and register are independent.
     """
     start = np.random.default_rng([seed, 101]).random(3)
     target, register, size = (start + np.array(R3) * (index + 1)) % 1.0
     rng = np.random.default_rng([seed, 102, index])
     low, high, small, large = REGISTERS[int(register >= 0.5)]
-    place = register * 2 % 1
+    position = register * 2 % 1
     return Singer(
         singer_id=singer_id,
-        centre=float(low + (high - low) * place),
+        centre=float(low + (high - low) * position),
         tract=float(small + (large - small) * size),
         shape=tuple(float(x) for x in rng.normal(1.0, 0.035, 5).clip(0.9, 1.1)),
         bandwidth=float(rng.uniform(0.8, 1.4)),
@@ -121,14 +119,14 @@ def draw_singer(index: int, *, seed: int, singer_id: str) -> Singer:
 
 
 def _timbre(target: float, rng: np.random.Generator) -> dict[str, float]:
-    """Parameters whose weighted goodness is `target`, each voice with its own strong and weak sides."""
+    """Draw parameters whose weighted quality is `target`, with different strengths and weaknesses for each voice."""
     weights = np.array([weight for _, _, weight in TIMBRE.values()])
-    sway = rng.uniform(-1.0, 1.0, len(weights))
-    sway -= (sway * weights).sum()
-    goodness = target + 0.6 * min(target, 1.0 - target) * sway / max(1.0, float(np.abs(sway).max()))
+    deviation = rng.uniform(-1.0, 1.0, len(weights))
+    deviation -= (deviation * weights).sum()
+    qualities = target + 0.6 * min(target, 1.0 - target) * deviation / max(1.0, float(np.abs(deviation).max()))
     return {
-        name: float(worst + (best - worst) * good)
-        for (name, (worst, best, _)), good in zip(TIMBRE.items(), goodness, strict=True)
+        name: float(worst + (best - worst) * quality)
+        for (name, (worst, best, _)), quality in zip(TIMBRE.items(), qualities, strict=True)
     }
 
 
@@ -146,8 +144,8 @@ FORMANTS = {
     "nasal": (280.0, 1100.0, 2200.0),
 }
 NOISES = ("s", "sh", "burst", "inhale")
-# Seconds, and dB of the voice while the consonant lasts. Closures stay well above silence, so that what is sung
-# adds nothing to a recording's share of silence.
+# Duration in seconds, and level of the voice in dB meanwhile. Closures stay well above silence, so that the words do
+# not change a recording's share of silence.
 ONSET_SHAPE = {
     "none": (0.0, 0.0),
     "nasal": (0.07, -7.0),
@@ -155,16 +153,16 @@ ONSET_SHAPE = {
     "s": (0.09, -16.0),
     "sh": (0.09, -16.0),
 }
-NOISE_DB = {"s": -12.0, "sh": -11.0, "burst": -9.0, "inhale": -17.0}  # beside the voice
+NOISE_DB = {"s": -12.0, "sh": -11.0, "burst": -9.0, "inhale": -17.0}  # relative to the voice
 INHALE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Controls:
-    """Curves that drive the voice, one value per 5 ms.
+    """Control curves of the voice, one value per 5 ms.
 
     Shape: pitch [F] in MIDI notes; gain [F] linear; formants [F, 3] in Hz of an adult male; noise [4, F] linear, rows
-    as in NOISES. `air` is dB of breath noise beside the voice, `rough` 0-1.
+    as in NOISES. `air` is dB of breath noise relative to the voice, `rough` 0-1.
     """
 
     pitch: Curve
@@ -178,7 +176,7 @@ class Controls:
 def perform(
     phrase: list[TimedNote], tonic: float, singer: Singer, faults: Faults, rng: np.random.Generator
 ) -> Controls:
-    """Sing a phrase whose tonic is the MIDI note `tonic`, as long as the phrase."""
+    """Return the control curves of a phrase; `tonic` is a MIDI note."""
     frames = round(phrase[-1].end * CONTROL_HZ)
     time = np.arange(frames) / CONTROL_HZ
     edges = _note_edges(phrase, faults, rng)
@@ -193,11 +191,11 @@ def perform(
 
 
 def _note_edges(phrase: list[TimedNote], faults: Faults, rng: np.random.Generator) -> Curve:
-    """Note boundaries in seconds, [notes + 1]. Faulty timing moves inner ones only, so no silence comes or goes."""
+    """Note boundaries in seconds, [notes + 1]. Timing faults move only inner ones, so that silence does not change."""
     edges = np.array([note.start for note in phrase] + [phrase[-1].end])
-    room = 0.42 * np.minimum(np.diff(edges)[:-1], np.diff(edges)[1:])
-    slips = rng.normal(0.0, 0.004 + 0.11 * faults.timing, len(room))
-    edges[1:-1] += np.clip(slips, -room, room)
+    limit = 0.42 * np.minimum(np.diff(edges)[:-1], np.diff(edges)[1:])
+    slips = rng.normal(0.0, 0.004 + 0.11 * faults.timing, len(limit))
+    edges[1:-1] += np.clip(slips, -limit, limit)
     return edges
 
 
@@ -226,7 +224,7 @@ def _pitch(
 
 
 def _vibrato(since: Curve, length: Curve, singer: Singer, faults: Faults, rng: np.random.Generator) -> Curve:
-    """Vibrato in semitones, growing from 0.12 s into a note; the worst is none at all, or a wide uneven wobble."""
+    """Vibrato in semitones, starting 0.12 s into a note; the worst is missing, or wide and uneven."""
     grow = np.clip((since - 0.12) / 0.2, 0.0, 1.0) * (length > 0.3)
     wobble = _slow_noise(len(since), 1.5, rng)
     if faults.wild_vibrato:
@@ -242,7 +240,7 @@ def _vibrato(since: Curve, length: Curve, singer: Singer, faults: Faults, rng: n
 def _dynamics(
     index: NDArray[np.intp], since: Curve, length: Curve, time: Curve, faults: Faults, rng: np.random.Generator
 ) -> Curve:
-    """Level in dB: a phrase that swells and notes that bloom, or a flat line with chance accents."""
+    """Level in dB: phrase and notes rise and fall, or, with faults, are flat with random accents."""
     arch = 7.0 * (np.sin(np.pi * (time / time[-1]) ** 1.2) - 0.6)
     bloom = 4.0 * (np.sin(np.pi * np.clip(since / length, 0, 1)) - 0.6) * np.minimum(length / 0.6, 1.0)
     accents = rng.normal(0.0, 2.5, int(index.max()) + 1)[index]
@@ -258,19 +256,19 @@ def _words(
 
     formants = np.array([FORMANTS[note.note.vowel] for note in phrase])[index]
     level, noise = np.zeros(len(time)), np.zeros((len(NOISES), len(time)))
-    for place, timed in enumerate(phrase):
-        onset, start = timed.note.onset, edges[place]
+    for number, timed in enumerate(phrase):
+        onset, start = timed.note.onset, edges[number]
         seconds, drop = ONSET_SHAPE[onset]
-        here = (time >= start) & (time < start + seconds)
-        level[here] = drop
+        active = (time >= start) & (time < start + seconds)
+        level[active] = drop
         if onset == "nasal":
-            formants[here] = FORMANTS["nasal"]
+            formants[active] = FORMANTS["nasal"]
         elif onset in NOISES:
-            noise[NOISES.index(onset), here] = 10 ** (NOISE_DB[onset] / 20)
+            noise[NOISES.index(onset), active] = 10 ** (NOISE_DB[onset] / 20)
         elif onset == "plosive":
             burst = (time >= start + seconds) & (time < start + seconds + 0.02)
             noise[NOISES.index("burst"), burst] = 10 ** (NOISE_DB["burst"] / 20)
-        if timed.note.breath and place > 0:
+        if timed.note.breath and number > 0:
             inhale = (time >= start - INHALE_SECONDS) & (time < start)
             level[inhale] = -20.0
             noise[NOISES.index("inhale"), inhale] = 10 ** (NOISE_DB["inhale"] / 20)

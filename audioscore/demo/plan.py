@@ -1,4 +1,4 @@
-"""What a synthetic corpus will hold, decided before any sound is made."""
+"""The plan of a synthetic corpus: its clips and their labels, before any sound is synthesised."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from audioscore.demo.melody import BARS, Song, draw_song
 from audioscore.demo.performance import Singer, draw_singer, timbre_quality
 from audioscore.errors import UsageError
 
-SOURCES = {"ktv": (50.0, 85.0, 1.0), "acapella": (85.0, 99.0, 0.4)}  # lowest and highest score, noise of the raters
-# What a score must not be readable from, and the range of each: seconds, and dB for the last two.
+SOURCES = {"ktv": (50.0, 85.0, 1.0), "acapella": (85.0, 99.0, 0.4)}  # lowest and highest score, rater noise
+# Properties that must not correlate with the score, and their ranges: seconds, and dB for the last two.
 NUISANCES = {
     "seconds": (3.0, 6.0),
     "lead": (0.05, 0.35),
@@ -18,13 +18,13 @@ NUISANCES = {
     "level_db": (-30.0, -22.0),
     "crest_db": (11.3, 12.5),
 }
-SHUFFLES = 200  # arrangements tried for the one that tells least of the score
+SHUFFLES = 200  # random orders, of which the one with the lowest correlation with the score is used
 DEMO_SINGERS, DEMO_CLIPS, DEMO_SONGS, DEMO_SHARE = 96, 4, 16, 0.5
 
 
 @dataclass(frozen=True)
 class PlannedClip:
-    """One recording to be made, and its label.
+    """A planned recording with its label.
 
     `q_timbre` and `q_performance` are hidden qualities, 0 to 1. `seconds` is the whole length, of which `lead` and
     `trail` are silence; `level_db` is the RMS over the file (dB full scale), `crest_db` the highest peak above it.
@@ -47,8 +47,8 @@ class PlannedClip:
 
 
 @dataclass(frozen=True)
-class _Take:
-    """A singer's turn at a song, before it has a score."""
+class _Performance:
+    """A singer's performance of a song, without its score."""
 
     singer: Singer
     song: Song
@@ -59,83 +59,81 @@ class _Take:
 
 
 def plan_corpus(
-    singers: int = DEMO_SINGERS,
-    clips_per_singer: int = DEMO_CLIPS,
-    *,
-    seed: int = 7,
-    timbre_share: float = DEMO_SHARE,
-    songs: int = DEMO_SONGS,
-) -> list[PlannedClip]:
-    """Plan a corpus; clips come in the order of their file names, which is unrelated to anything else.
+    singers: int = DEMO_SINGERS, clips_per_singer: int = DEMO_CLIPS, *, seed: int = 7,
+    timbre_share: float = DEMO_SHARE, songs: int = DEMO_SONGS,
+) -> list[PlannedClip]:  # fmt: skip
+    """Plan a corpus; the clips are sorted by file name, which is independent of everything else.
 
     Quality within a source is `timbre_share * q_timbre + (1 - timbre_share) * q_performance`; its rank among the
-    source's clips, plus the raters' noise, is the score. Length, silence, level, peak and file order are drawn alike
-    for every source and arranged so that they tell next to nothing of the score.
+    source's clips, plus rater noise, is the score. Length, silence, level, peak and file order have the same
+    distribution in every source, and are ordered so that they hardly correlate with the score.
 
-    Raises UsageError for fewer than two singers, no clip or song, a negative seed, or a share outside 0 to 1.
+    Raises: UsageError for fewer than two singers, no clip or song, a negative seed, or a share outside 0 to 1.
     """
     _check(singers, clips_per_singer, songs, seed, timbre_share)
-    takes = _takes(singers, clips_per_singer, songs, seed)
-    quality = np.array([timbre_share * timbre_quality(t.singer) + (1 - timbre_share) * t.q_performance for t in takes])
-    sources = np.array([take.source for take in takes])
+    performances = _performances(singers, clips_per_singer, songs, seed)
+    quality = np.array(
+        [timbre_share * timbre_quality(one.singer) + (1 - timbre_share) * one.q_performance for one in performances]
+    )
+    sources = np.array([one.source for one in performances])
     rng = np.random.default_rng([seed, 402])
-    scores, nuisances = np.zeros(len(takes)), np.zeros((len(takes), len(NUISANCES)))
+    scores, nuisances = np.zeros(len(quality)), np.zeros((len(quality), len(NUISANCES)))
     for source in SOURCES:
-        here = np.flatnonzero(sources == source)
-        scores[here] = _scores(quality[here], source, rng)
-        nuisances[here] = _nuisances(scores[here], np.random.default_rng([seed, 403]))
-    places = _file_order(scores, sources, rng)
-    digits = max(4, len(str(len(takes))))
+        rows = np.flatnonzero(sources == source)
+        scores[rows] = _scores(quality[rows], source, rng)
+        nuisances[rows] = _nuisances(scores[rows], np.random.default_rng([seed, 403]))
+    positions = _file_order(scores, sources, rng)
+    digits = max(4, len(str(len(performances))))
     clips = [
         PlannedClip(
-            audio_file=f"audio/c{place + 1:0{digits}d}.m4a",
+            audio_file=f"audio/c{position + 1:0{digits}d}.m4a",
             score=round(float(score), 1),
-            singer=take.singer,
-            song=take.song,
-            source=take.source,
-            q_timbre=timbre_quality(take.singer),
-            q_performance=take.q_performance,
-            first_bar=take.first_bar,
-            seed=take.seed,
+            singer=one.singer,
+            song=one.song,
+            source=one.source,
+            q_timbre=timbre_quality(one.singer),
+            q_performance=one.q_performance,
+            first_bar=one.first_bar,
+            seed=one.seed,
             **{name: float(value) for name, value in zip(NUISANCES, row, strict=True)},
         )
-        for take, score, row, place in zip(takes, scores, nuisances, places, strict=True)
+        for one, score, row, position in zip(performances, scores, nuisances, positions, strict=True)
     ]
     return sorted(clips, key=lambda clip: clip.audio_file)
 
 
 def _check(singers: int, clips_per_singer: int, songs: int, seed: int, timbre_share: float) -> None:
     if singers < 2:
-        raise UsageError(f"A corpus needs at least 2 singers, one for each source; got {singers}. Ask for more.")
+        raise UsageError(f"corpus: at least 2 singers are needed, one for each source; got {singers}. Raise it.")
     if clips_per_singer < 1 or songs < 1:
         raise UsageError(
-            f"A corpus needs at least 1 clip a singer and 1 song; got {clips_per_singer} and {songs}. Ask for more."
+            f"corpus: at least 1 clip per singer and 1 song are needed; got {clips_per_singer} and {songs}. Raise them."
         )
     if seed < 0:
-        raise UsageError(f"The seed of a corpus must not be negative; got {seed}. Give 0 or more.")
+        raise UsageError(f"corpus: the seed is {seed}. Set it to 0 or more.")
     if not 0.0 <= timbre_share <= 1.0:
-        raise UsageError(f"The timbre share of quality must be between 0 and 1; got {timbre_share}. Give a share.")
+        raise UsageError(f"corpus: the timbre share must be between 0 and 1; got {timbre_share}. Correct it.")
 
 
-def _takes(singers: int, clips_per_singer: int, songs: int, seed: int) -> list[_Take]:
-    """Every singer's turns. A take depends on its own indices only, not on how many others there are."""
+def _performances(singers: int, clips_per_singer: int, songs: int, seed: int) -> list[_Performance]:
+    """Draw the performances of every singer. Each depends only on its own indices, not on the number of others."""
     book = [draw_song(index, seed=seed, song_id=f"song{index + 1:03d}") for index in range(songs)]
     names = tuple(SOURCES)
-    takes = []
+    performances = []
     for index in range(singers):
-        # Neighbours in the choir get different sources; which of them gets which is a toss.
+        # Of two consecutive singers, a random one gets each source.
         toss = int(np.random.default_rng([seed, 400, index // 2]).integers(2))
         source = names[(index + toss) % 2]
-        # Each source has a choir of its own, so that timbre is spread evenly within it.
+        # Each source has its own choir, so that timbre quality is spread evenly within it.
         singer = draw_singer(index // 2, seed=_choir_seed(seed, source), singer_id=f"singer{index + 1:03d}")
         rng = np.random.default_rng([seed, 401, index])
         order = rng.permutation(songs)
-        # One performance from each of K equal steps of quality: a singer's mean tells nothing of a single clip.
+        # One performance from each of K equal ranges of quality: all singers have the same mean performance.
         qualities = (rng.permutation(clips_per_singer) + rng.random(clips_per_singer)) / clips_per_singer
         for turn, quality in enumerate(qualities):
             song, first_bar = book[order[turn % songs]], int(rng.integers(BARS))
-            takes.append(_Take(singer, song, source, float(quality), first_bar, (seed, 500, index, turn)))
-    return takes
+            performances.append(_Performance(singer, song, source, float(quality), first_bar, (seed, 500, index, turn)))
+    return performances
 
 
 def _choir_seed(seed: int, source: str) -> int:
@@ -143,7 +141,7 @@ def _choir_seed(seed: int, source: str) -> int:
 
 
 def _scores(quality: NDArray[np.float64], source: str, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Uniform over the source's band by rank of quality, plus the raters' noise, kept within the band."""
+    """Scores that are uniform over the source's band by rank of quality, plus rater noise, clipped to the band."""
     from scipy.stats import rankdata
 
     low, high, noise = SOURCES[source]
@@ -153,7 +151,7 @@ def _scores(quality: NDArray[np.float64], source: str, rng: np.random.Generator)
 
 
 def _nuisances(scores: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Length, silences, level and peak of each clip, [clips, 5]: every range filled evenly, told by no score."""
+    """Length, silences, level and peak of each clip, [clips, 5], spread evenly and uncorrelated with the scores."""
     count = len(scores)
     columns = [
         low + (high - low) * (rng.permutation(count) + rng.random(count)) / count for low, high in NUISANCES.values()
@@ -168,20 +166,20 @@ def _nuisances(scores: NDArray[np.float64], rng: np.random.Generator) -> NDArray
 
 
 def _file_order(scores: NDArray[np.float64], sources: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.intp]:
-    """The place of each clip among the files, which tells nothing of scores, overall or within a source."""
+    """File number of each clip, uncorrelated with the scores, overall and within each source."""
     groups = [np.arange(len(scores)), *(np.flatnonzero(sources == source) for source in SOURCES)]
     targets = [_ranks(scores[group, None])[:, 0] for group in groups]
     orders = [rng.permutation(len(scores)) for _ in range(SHUFFLES)]
 
-    def told(order: NDArray[np.intp]) -> float:
+    def correlation(order: NDArray[np.intp]) -> float:
         pairs = zip(groups, targets, strict=True)
         return max(float(np.abs(_correlations(_ranks(order[group, None]), target)).max()) for group, target in pairs)
 
-    return np.asarray(min(orders, key=told))
+    return np.asarray(min(orders, key=correlation))
 
 
 def _ranks(columns: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Ranks of each column, centred and scaled to unit length."""
+    """Ranks of each column, centred and scaled to unit norm."""
     from scipy.stats import rankdata
 
     ranks = rankdata(columns, axis=0)

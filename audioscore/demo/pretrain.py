@@ -1,11 +1,10 @@
-"""Make the small encoders that ship with the repository: `python -m audioscore.demo.pretrain --out FOLDER`.
+"""Pretrain the small encoders that the repository contains: `python -m audioscore.demo.pretrain --out FOLDER`.
 
-They are the published classes at a fraction of the size, and stand for what the published ones are said to hear. MuQ
-learns what a recording is like, whoever sings: how strong each fault of the performance is, and in what room it was
-made, while an adversary keeps the voice out of its frames. CAM++ learns whose voice it is, whatever is sung: the
-parameters of the voice. Both learn from synthetic voices and songs that no corpus contains, and neither ever meets a
-score (docs/LOG.md tells what they hear). Both are written in the published layouts (MuQ: config.json +
-model.safetensors; CAM++: a ModelScope snapshot) and loaded by the code that loads those.
+They are the published classes at a fraction of the size, and play the roles of the published encoders. MuQ learns the
+properties of a recording: the strength of each performance fault, and the recording domain; an adversary keeps the
+voice out of its frames. CAM++ learns the voice: the parameters of the singer. Both are trained on synthetic voices and
+songs that no corpus contains, and without scores (docs/LOG.md measures what they encode). They are written in the
+published layouts (MuQ: config.json + model.safetensors; CAM++: a ModelScope snapshot).
 """
 
 import argparse
@@ -36,28 +35,45 @@ from audioscore.files import atomic_folder
 from audioscore.training.adversary import reverse_gradient
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
 
+log = logging.getLogger(__name__)
+
+SECONDS = 3.0
+LOG_EVERY, CLIPS_EVERY = 20, 400
+MELSPEC_MEAN, MELSPEC_STD = 6.768444971712967, 18.417922652295623  # from the published MuQ's config.json
+CROP_FRAMES = 100  # 1 s; CAM++ is trained on random crops
+READ_LAYER = 2  # of MuQ, as in small.yaml and demo.yaml
+ADVERSARY_WEIGHT = 0.3  # of the reversed gradient
+MAX_ADVERSARY_LOSS = 2.0  # squared error of standardised targets, above which the gradient is 0
+ADVERSARY_UNITS = 64
+PEAK = 32767  # of 16-bit samples
+
+Samples = NDArray[np.int16]
+
 
 @dataclass(frozen=True)
-class Exercise:
-    """One recording with all that made it. Shape: wave [seconds * 24 000], float32, 24 kHz."""
+class PretrainingClip:
+    """One synthetic recording and what it was made from. Shape: wave [seconds * 24 000], float32, 24 kHz."""
 
     singer: Singer
     faults: Faults
-    source: str  # the recording domain, as a corpus names it
+    source: str  # the recording domain: ktv or acapella
     wave: Wave
 
 
-def exercises(singers: int, clips: int, seconds: float, seed: int, *, workers: int = 1) -> Iterator[Exercise]:
-    """`clips` recordings of each of `singers` voices, voice by voice.
+def pretraining_clips(
+    singers: int, clips: int, seconds: float, seed: int, *, workers: int = 1
+) -> Iterator[PretrainingClip]:
+    """Synthesise `clips` recordings of each of `singers` voices, voice by voice.
 
-    None of these voices or songs is in a corpus planned with any seed a user would choose. Each clip of a voice has
-    another song, room, level and performance, so that the voice is all its clips share. Raises UsageError for counts
-    below one or less than 1 second.
+    The seeds differ from those of a corpus, so that no corpus contains these voices or songs. Each clip of a voice has
+    a different song, domain, level and performance: the clips have only the voice in common.
+
+    Raises: UsageError for counts below one or less than 1 second.
     """
     if min(singers, clips, workers) < 1 or seconds < 1.0:
         raise UsageError(
-            f"Exercises need at least 1 voice, 1 clip each, 1 second and 1 worker; got {singers}, {clips}, {seconds} "
-            f"and {workers}. Ask for more."
+            f"pretraining: at least 1 voice, 1 clip of each, 1 second and 1 worker are needed; got {singers}, {clips}, "
+            f"{seconds} and {workers}. Raise them."
         )
     choir = int(np.random.SeedSequence([seed, 601]).generate_state(1)[0])
     songs = [draw_song(index, seed=choir, song_id=f"exercise{index + 1:03d}") for index in range(4 * DEMO_SONGS)]
@@ -81,26 +97,11 @@ def exercises(singers: int, clips: int, seconds: float, seed: int, *, workers: i
             )
             plan.append(planned)
     for planned, wave in zip(plan, in_processes(render, plan, workers), strict=True):
-        yield Exercise(planned.singer, faults_of(planned), planned.source, wave)
-
-
-log = logging.getLogger(__name__)
-
-SECONDS = 3.0
-LOG_EVERY, CLIPS_EVERY = 20, 400
-MELSPEC_MEAN, MELSPEC_STD = 6.768444971712967, 18.417922652295623  # of the published MuQ's config.json
-CROP_FRAMES = 100  # 1 s: random crops, so that no two views of a clip are the same
-READ_LAYER = 2  # of MuQ, as in small.yaml and demo.yaml
-HIDDEN_VOICE = 0.3  # weight of the adversary's reversed gradient
-BLIND = 2.0  # the adversary's squared error, of standardised targets, beyond which hiding wins nothing more
-HIDDEN_UNITS = 64  # of the adversary
-PEAK = 32767  # of 16-bit samples
-
-Samples = NDArray[np.int16]
+        yield PretrainingClip(planned.singer, faults_of(planned), planned.source, wave)
 
 
 def muq_config(*, dim: int = 32, depth: int = 4, conv_dim: int = 16, codebook: int = 1024) -> dict[str, Any]:
-    """config.json of a small MuQ; every key the network reads is named."""
+    """Return config.json of a small MuQ, with every key that the network reads."""
     conformer = {
         "num_attention_heads": 4, "intermediate_size": 2 * dim, "hidden_act": "swish", "activation_dropout": 0.0,
         "hidden_dropout": 0.0, "attention_dropout": 0.0, "conformer_conv_dropout": 0.0,
@@ -115,7 +116,7 @@ def muq_config(*, dim: int = 32, depth: int = 4, conv_dim: int = 16, codebook: i
 
 
 def build_muq(config: dict[str, Any], seed: int) -> nn.Module:
-    """A MuQ of this configuration with random weights. Its constructor seeds Python's `random`; that is undone."""
+    """Build a MuQ with random weights. Its constructor seeds Python's `random`, whose state is restored."""
     with quiet_imports():
         from muq import MuQ
         from muq.muq.muq import MuQConfig
@@ -127,7 +128,7 @@ def build_muq(config: dict[str, Any], seed: int) -> nn.Module:
 
 
 def save_muq(model: Any, config: dict[str, Any], folder: Path) -> None:
-    """Write a MuQ as the hub lays it out. Shape of the folder: config.json, model.safetensors."""
+    """Write a MuQ in the layout of the hub: config.json and model.safetensors."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ def save_muq(model: Any, config: dict[str, Any], folder: Path) -> None:
 
 
 def build_campplus(*, dim: int = 192, growth: int = 8, channels: int = 32, seed: int = 0) -> nn.Module:
-    """A CAM++ with random weights."""
+    """Build a CAM++ with random weights."""
     with quiet_imports():
         from modelscope.models.audio.sv.DTDNN import CAMPPlus
     torch.manual_seed(seed)
@@ -164,24 +165,26 @@ def train_muq(
     model: Any, clips: Sequence[Samples], sounds: Tensor, voices: Tensor, *, steps: int, batch: int = 16,
     rate: float = 3e-3, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Learn to hear what a recording is like, its faults and its room, and not whose voice it is.
+    """Train MuQ to encode the properties of a recording (faults, domain), but not the voice.
 
-    Read off mean and deviation of the frames of READ_LAYER over time, as a light head would.
+    They are predicted from mean and deviation of the frames of READ_LAYER over time, like a light head does.
+
     Shape: each clip [T] at 24 kHz, equal T; sounds [N, S]; voices [N, V].
     """
     size = 2 * int(model.config.encoder_dim)
     reader = nn.Linear(size, sounds.shape[1])
-    adversary = nn.Sequential(nn.Linear(size, HIDDEN_UNITS), nn.GELU(), nn.Linear(HIDDEN_UNITS, voices.shape[1]))
-    wanted, hidden = _standardised(sounds), _standardised(voices)
+    adversary = nn.Sequential(nn.Linear(size, ADVERSARY_UNITS), nn.GELU(), nn.Linear(ADVERSARY_UNITS, voices.shape[1]))
+    sound_targets, voice_targets = _standardised(sounds), _standardised(voices)
     torch.manual_seed(seed)
 
     def loss_of(chosen: Tensor) -> tuple[Tensor, str]:
-        heard = torch.from_numpy(np.stack([_wave(clips[place]) for place in chosen.tolist()]))
-        frames = model(heard, output_hidden_states=True).hidden_states[READ_LAYER]
+        waves = torch.from_numpy(np.stack([_wave(clips[index]) for index in chosen.tolist()]))
+        frames = model(waves, output_hidden_states=True).hidden_states[READ_LAYER]
         pooled = torch.cat([frames.mean(1), frames.std(1)], 1)
-        loss = F.mse_loss(reader(pooled), wanted[chosen])
-        found = F.mse_loss(adversary(reverse_gradient(pooled, HIDDEN_VOICE)), hidden[chosen]).clamp(max=BLIND)
-        return loss + found, f"error in sounds {loss.item():.3f}, in the voice {found.item():.3f}"
+        loss = F.mse_loss(reader(pooled), sound_targets[chosen])
+        predicted = adversary(reverse_gradient(pooled, ADVERSARY_WEIGHT))
+        adversarial = F.mse_loss(predicted, voice_targets[chosen]).clamp(max=MAX_ADVERSARY_LOSS)
+        return loss + adversarial, f"error in sounds {loss.item():.3f}, in the voice {adversarial.item():.3f}"
 
     extra = [*reader.parameters(), *adversary.parameters()]
     _descend(model, loss_of, len(clips), steps=steps, batch=batch, rate=rate, name="MuQ", extra=extra)
@@ -191,18 +194,18 @@ def train_campplus(
     model: nn.Module, clips: Sequence[Samples], voices: Tensor, *, steps: int, batch: int = 32, rate: float = 2e-3,
     seed: int = 0,
 ) -> None:  # fmt: skip
-    """Learn to hear the parameters of a voice. Shape: each clip [T] at 24 kHz, equal T; voices [N, V]."""
+    """Train CAM++ to encode the parameters of a voice. Shape: each clip [T] at 24 kHz, equal T; voices [N, V]."""
     torch.manual_seed(seed)
-    heard = (Recording(_wave(clip), MUQ_RATE).at(CAMPPLUS_RATE) for clip in clips)
-    features = torch.stack([fbank(torch.from_numpy(wave)).half() for wave in heard])  # 3,200 clips are 150 MB
+    waves = (Recording(_wave(clip), MUQ_RATE).at(CAMPPLUS_RATE) for clip in clips)
+    features = torch.stack([fbank(torch.from_numpy(wave)).half() for wave in waves])  # 3,200 clips are 150 MB
     with torch.inference_mode():
         dim = int(model.eval()(features[:1].float()).shape[-1])
-    reader, wanted = nn.Linear(dim, voices.shape[1]), _standardised(voices)
+    reader, targets = nn.Linear(dim, voices.shape[1]), _standardised(voices)
 
     def loss_of(chosen: Tensor) -> tuple[Tensor, str]:
         start = int(torch.randint(features.shape[1] - CROP_FRAMES + 1, ()))
         embedding = model(features[chosen, start : start + CROP_FRAMES].float())
-        loss = F.mse_loss(reader(embedding), wanted[chosen])
+        loss = F.mse_loss(reader(embedding), targets[chosen])
         return loss, f"error in the voice {loss.item():.3f}"
 
     _descend(
@@ -211,7 +214,7 @@ def train_campplus(
 
 
 def _samples(wave: Wave) -> Samples:
-    """16 bits a sample: thousands of clips are held at once."""
+    """Convert to 16 bits, since thousands of clips are in memory at the same time."""
     return (np.clip(wave, -1, 1) * PEAK).astype(np.int16)
 
 
@@ -228,7 +231,7 @@ def _descend(
     model: nn.Module, loss_of: Callable[[Tensor], tuple[Tensor, str]], clips: int, *, steps: int, batch: int,
     rate: float, name: str, extra: Sequence[nn.Parameter] = (),
 ) -> None:  # fmt: skip
-    """AdamW on a one-cycle schedule over random batches, clipped gradients."""
+    """Train with AdamW, a one-cycle schedule, random batches and clipped gradients."""
     parameters = [*(parameter for parameter in model.parameters() if parameter.requires_grad), *extra]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
@@ -246,7 +249,7 @@ def _descend(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train both encoders and write them under --out as muq-small/ and campplus-small/."""
+    """Train both encoders and write them to --out as muq-small/ and campplus-small/."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--voices", type=int, default=400)
@@ -258,10 +261,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     clips, voices, sounds = [], [], []
-    for exercise in exercises(options.voices, options.clips_per_voice, SECONDS, options.seed, workers=options.workers):
-        clips.append(_samples(exercise.wave))
-        voices.append(exercise.singer.parameters())
-        sounds.append((*exercise.faults.levels(), float(exercise.source == "ktv")))
+    made = pretraining_clips(options.voices, options.clips_per_voice, SECONDS, options.seed, workers=options.workers)
+    for clip in made:
+        clips.append(_samples(clip.wave))
+        voices.append(clip.singer.parameters())
+        sounds.append((*clip.faults.levels(), float(clip.source == "ktv")))
         if len(clips) % CLIPS_EVERY == 0:
             log.info("%d of %d clips", len(clips), options.voices * options.clips_per_voice)
     config = muq_config()

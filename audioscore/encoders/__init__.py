@@ -1,1 +1,1 @@
-"""What hears: MuQ for the music, CAM++ for the voice, and the store that remembers what they heard."""
+"""Encoders that turn recordings into features: MuQ for music, CAM++ for the voice; and the store for the features."""

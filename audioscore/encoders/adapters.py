@@ -1,7 +1,8 @@
-"""What of MuQ is trained: low-rank adapters beside its attention projections, whole layers, or nothing.
+"""Choose what of MuQ is trained: low-rank adapters beside its attention projections, whole layers, or nothing.
 
-What is frozen has no gradient and stays in eval mode whatever `train()` is called on the model or a part of it: no
-BatchNorm statistic moves, and no frozen part drops anything. Layers count from 0: layer j makes hidden state j + 1.
+Frozen parts have no gradient and stay in eval mode, even if `train()` is called on the model or a part of it: no
+BatchNorm statistic changes, and no frozen part applies dropout. Layers count from 0: layer j's output is hidden state
+j + 1.
 
 Source: LoRA, arXiv 2106.09685; package `peft`.
 """
@@ -21,16 +22,16 @@ RANK, ALPHA = 128, 48  # a projection W x becomes W x + ALPHA / RANK * B A x
 
 
 def freeze(module: "nn.Module") -> None:
-    """Take every parameter's gradient away, and keep every part in eval mode until `tune_layers` releases it."""
+    """Disable all gradients and keep every part in eval mode, until `tune_layers` releases it."""
     module.requires_grad_(False).eval()
     for part in module.modules():
-        # As an attribute, not a subclass: MuQ's classes are other packages'. A partial of a named function, unlike a
-        # lambda, follows the module into a deep copy.
+        # An attribute, not a subclass, since MuQ's classes are in other packages. Unlike a lambda, a partial of a named
+        # function is copied with the module.
         object.__setattr__(part, "train", partial(_stay_in_eval, part))
 
 
 def _stay_in_eval(part: "nn.Module", mode: bool = True) -> "nn.Module":
-    """In place of `part.train`: only what was added below it, such as an adapter's dropout, follows `mode`."""
+    """Replaces `part.train`: only parts added below it, such as an adapter's dropout, follow `mode`."""
     part.training = False
     for child in part.children():
         child.train(mode)
@@ -40,13 +41,13 @@ def _stay_in_eval(part: "nn.Module", mode: bool = True) -> "nn.Module":
 def add_lora(
     module: "nn.Module", *, rank: int = RANK, alpha: int = ALPHA, dropout: float = 0.0, from_layer: int = 0
 ) -> list[str]:
-    """Freeze a MuQ and put adapters beside the attention projections of its kept layers from `from_layer` on.
+    """Freeze a MuQ and add adapters to the attention projections of its loaded layers from `from_layer` on.
 
-    `module` is an encoder's (`MuQEncoder.module`), changed in place. B starts at zero, so the output is the same until
-    the first step; A is drawn from torch's random state. Returns the names of the trainable parameters: no other has a
-    gradient.
+    `module` (`MuQEncoder.module`) is changed in place. B starts at zero, so the output is unchanged until the first
+    step; A is drawn from torch's random state.
 
-    Raises ModelError for a layer that is not there or a module with adapters, UsageError for settings out of range.
+    Returns: the names of the trainable parameters; no other parameter has a gradient.
+    Raises: ModelError for a missing layer or a module with adapters, UsageError for settings out of range.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -65,16 +66,18 @@ def add_lora(
 
 
 def tune_layers(module: "nn.Module", *, from_layer: int = 0) -> list[str]:
-    """Freeze a MuQ but for its kept layers from `from_layer` on, which are trained whole, their dropout included.
+    """Freeze a MuQ except its loaded layers from `from_layer` on, which are trained with their dropout.
 
-    BatchNorm learns its scale and shift and keeps its statistics. Returns the names of the trainable parameters.
-    Raises ModelError for a layer that is not there or a module with adapters.
+    BatchNorm's scale and shift are trained; its statistics stay.
+
+    Returns: the names of the trainable parameters.
+    Raises: ModelError for a missing layer or a module with adapters.
     """
     from torch import nn
 
     layers = _layers_from(module, from_layer)
     freeze(module)
-    # The norm behind the last layer is part of the last hidden state; a truncated MuQ has none.
+    # The norm after the last layer belongs to the last hidden state; a truncated MuQ has no such norm.
     norm: Any = module.get_submodule("model.conformer.layer_norm")
     for tuned in [*map(module.get_submodule, layers), *([norm] if isinstance(norm, nn.LayerNorm) else [])]:
         tuned.requires_grad_(True)
@@ -85,15 +88,16 @@ def tune_layers(module: "nn.Module", *, from_layer: int = 0) -> list[str]:
 
 
 def trainable(module: "nn.Module") -> list[str]:
-    """Names of the parameters that have a gradient."""
+    """Names of the parameters with a gradient."""
     return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
 def adapter_state(module: "nn.Module") -> "dict[str, Tensor]":
-    """A copy of the adapters alone, on the CPU, by the path of the projection that each stands beside.
+    """Copy the adapters alone, on the CPU, by the path of their projection.
 
-    Shape: `<path>.lora_A.weight` [rank, D], `<path>.lora_B.weight` [D, rank]. Their alpha is not among the weights:
-    keep it with them. Raises ModelError where there are none.
+    Alpha is not part of the weights: save it with them.
+    Shape: `<path>.lora_A.weight` [rank, D], `<path>.lora_B.weight` [D, rank].
+    Raises: ModelError where the module has no adapters.
     """
     from peft import get_peft_model_state_dict
 
@@ -103,14 +107,14 @@ def adapter_state(module: "nn.Module") -> "dict[str, Tensor]":
 
 
 def load_adapter_state(module: "nn.Module", state: "Mapping[str, Tensor]") -> None:
-    """Put saved adapters into a module whose `add_lora` had the same rank and layers. All of it fits, or none is used.
+    """Load saved adapters into a module with adapters of the same rank and layers; all of them, or none.
 
-    Raises ModelError naming what is missing, left over, of another shape or not finite.
+    Raises: ModelError naming the weights that are missing, surplus, of another shape or not finite.
     """
     from peft import set_peft_model_state_dict
 
     wanted = adapter_state(module)
-    faults = {
+    problems = {
         "missing": sorted(wanted.keys() - state.keys()),
         "not in the model": sorted(state.keys() - wanted.keys()),
         "of another shape": [
@@ -120,26 +124,27 @@ def load_adapter_state(module: "nn.Module", state: "Mapping[str, Tensor]") -> No
         ],
         "not finite": [name for name in wanted if name in state and not state[name].isfinite().all()],
     }
-    if any(faults.values()):
-        listed = "; ".join(f"{len(names)} {fault}: {shorten(names)}" for fault, names in faults.items() if names)
+    if any(problems.values()):
+        listed = "; ".join(f"{len(names)} {kind}: {shorten(names)}" for kind, names in problems.items() if names)
         raise ModelError(f"adapters do not fit this MuQ: {listed}. Use the rank and layers they were trained with.")
     set_peft_model_state_dict(module, dict(state))
 
 
 def merge(module: "nn.Module") -> None:
-    """Add the adapters into the projections they stand beside and take them away; the output stays (to rounding).
+    """Merge the adapters into their projections and remove them; the output is unchanged but for rounding.
 
-    The weights are then no longer those that the encoder's reference names. Raises ModelError where there are no
-    adapters, or one is not finite; the module is then as it was.
+    The weights then differ from those that the encoder's reference names.
+
+    Raises: ModelError where there are no adapters, or one is not finite; the module is then unchanged.
     """
     if broken := [name for name, value in adapter_state(module).items() if not value.isfinite().all()]:
-        raise ModelError(f"adapters cannot be merged: {shorten(broken)} not finite. Go back to an earlier checkpoint.")
+        raise ModelError(f"adapters cannot be merged: {shorten(broken)} not finite. Use an earlier checkpoint.")
     merge_layers(module)
     del module.peft_config
 
 
 def merge_layers(module: "nn.Module") -> None:
-    """As `merge`, of a module that has some of a MuQ's layers, or that has none; nothing is checked."""
+    """Merge as `merge` does, without checks, in any module with layers of a MuQ."""
     for name, layer in _adapted(module):
         layer.merge()
         parent, _, own = name.rpartition(".")
@@ -147,14 +152,13 @@ def merge_layers(module: "nn.Module") -> None:
 
 
 def _layers_from(module: Any, from_layer: int) -> list[str]:
-    """Paths of the kept conformer layers from one on, of a MuQ without adapters."""
+    """Paths of the loaded conformer layers from `from_layer` on, in a MuQ without adapters."""
     if _adapted(module):
-        raise ModelError("this MuQ has adapters already. Merge them first, or load the encoder again.")
+        raise ModelError("this MuQ already has adapters. Merge them first, or load the encoder again.")
     depth = len(module.model.conformer.layers)
     if not 0 <= from_layer < depth:
         raise ModelError(
-            f"training MuQ from layer {from_layer}: the layers up to the one that is read are 0 to {depth - 1}. "
-            "Choose one of these."
+            f"training MuQ from layer {from_layer}: the loaded layers are 0 to {depth - 1}. Use one of these."
         )
     return [f"model.conformer.layers.{layer}" for layer in range(from_layer, depth)]
 

@@ -1,8 +1,8 @@
-"""Features in a bucket that the machines of a cluster share, and the copies of them on this one.
+"""Features in a bucket that the machines of a cluster share, and local copies of them.
 
-Each machine fetches a feature once, into `$AUDIOSCORE_HOME/features-cache`, up to $AUDIOSCORE_FEATURES_CACHE_GB there.
-What comes first stays; what no longer fits is fetched each time it is read: going round the clips in turns, as training
-does, a cache of what came last would never be hit.
+Each machine downloads a feature once, into `$AUDIOSCORE_HOME/features-cache`, up to $AUDIOSCORE_FEATURES_CACHE_GB.
+The first features stay; those that no longer fit are downloaded at each read. Training reads all clips in turn, so a
+cache of the latest features would never hit.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from audioscore.data.transfer.partial import partial_of
+from audioscore.data.transfer.partial import partial_path
 from audioscore.data.transfer.pool import Hooks, run_all
 from audioscore.data.transfer.s3 import connect, download_object, endpoint, list_objects, split_uri, upload_object
 from audioscore.errors import DataError, ModelError, UsageError
@@ -30,48 +30,48 @@ T = TypeVar("T")
 TRANSFERS = 8  # at once
 CACHE = "features-cache"
 LIMIT = "AUDIOSCORE_FEATURES_CACHE_GB"
-DEFAULT_GB = 20.0  # 54 hours of singing as MuQ-large hears it: 25 frames/s of 1024 values of 4 bytes
+DEFAULT_GB = 20.0  # 54 hours of MuQ-large: 25 frames/s of 1024 values of 4 bytes
 
 
 class FeatureBucket:
-    """Objects by name under `s3://BUCKET/PREFIX`, by the standard credential chain and AWS_ENDPOINT_URL.
+    """Objects by name (`<encoder key>/…`) under `s3://BUCKET/PREFIX`, with local copies in `folder`.
 
-    `folder` holds the copies. A name is `<encoder key>/…`. Threads may share it.
+    Uses the standard credential chain and AWS_ENDPOINT_URL. Threads may share it.
     """
 
     def __init__(self, uri: str) -> None:
         self._bucket, prefix = split_uri(uri)
         self._prefix = prefix.strip("/")
         self.uri = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
-        place = hashlib.sha256(f"{endpoint()} {self.uri}".encode()).hexdigest()[:16]  # servers may have equal buckets
-        self.folder = home().folder / CACHE / place
+        name = hashlib.sha256(f"{endpoint()} {self.uri}".encode()).hexdigest()[:16]  # servers may have equal buckets
+        self.folder = home().folder / CACHE / name
         self._limit = _limit()
-        self._held: int | None = None  # bytes of all copies, once they were counted
+        self._held: int | None = None  # bytes of all copies, once counted
         self._opened: Any = None
         self._listed: dict[str, dict[str, int]] = {}  # encoder key -> name -> bytes
         self._lock = threading.RLock()
 
     def has(self, name: str) -> bool:
-        """Whether an object is there, as far as the encoder's objects were listed when they were first asked for."""
+        """Whether an object exists; an encoder's objects are listed once, at the first request."""
         return name in self._listing(name.partition("/")[0])
 
     def put(self, name: str, source: Path) -> None:
-        """Store a file as an object, whole or not at all; it stays here as its copy where there is room.
+        """Upload a file atomically; it becomes the local copy if it fits.
 
-        Raises ModelError where that cannot be done, or the server got other bytes than were sent.
+        Raises: ModelError where the upload fails, or the server received other bytes.
         """
         size = _as_model_errors(upload_object)(self._client(), self._bucket, self._key(name), source)
         with self._lock:
             if name.partition("/")[0] in self._listed:
                 self._listed[name.partition("/")[0]][name] = size
-            if self._take_room(size):
+            if self._reserve(size):
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(source, self.folder / name)
 
     def read(self, name: str, read: Callable[[Path, str], T]) -> T | None:
-        """`read` of a copy and the object's URI; None where there is no such object.
+        """Apply `read` to a local copy and the object's URI; None where the object does not exist.
 
-        A copy that `read` refuses by ModelError is fetched again, since the object may be whole.
+        If `read` raises ModelError for a copy, the object is downloaded again, since it may be intact.
         """
         copy, uri = self.folder / name, f"{self.uri}/{name}"
         if copy.is_file():
@@ -86,7 +86,7 @@ class FeatureBucket:
             try:
                 return read(copy, uri)
             except ModelError:
-                self._drop(copy)  # whoever mends the object shall not be answered with this
+                self._drop(copy)  # so that a repaired object is downloaded
                 raise
         with TemporaryDirectory() as folder:
             once = Path(folder) / copy.name
@@ -94,28 +94,28 @@ class FeatureBucket:
             return read(once, uri)
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Copy those objects here that are not yet, as far as there is room; names without an object are passed over.
+        """Download the objects without a local copy, as far as they fit; names without an object are skipped.
 
-        One process of a machine fetches at a time, so that those of one training do not all fetch the same.
+        One process per machine downloads at a time, so that the processes of a training share the copies.
         """
         wanted = [name for name in dict.fromkeys(names) if not (self.folder / name).is_file() and self.has(name)]
         if not wanted:
             return
-        with self._alone():
+        with self._locked():
             wanted = [name for name in wanted if not (self.folder / name).is_file()]
             if len(wanted) > 1:
-                self._held = None  # others may have fetched since
-            chosen = [name for name in wanted if self._take_room(self._size(name))]
+                self._held = None  # other processes may have downloaded since
+            chosen = [name for name in wanted if self._reserve(self._size(name))]
             run_all([partial(self._download, name, self.folder / name) for name in chosen], workers=TRANSFERS)
         if len(wanted) > 1:
-            self._tell(wanted, chosen)
+            self._log(wanted, chosen)
 
-    def _tell(self, wanted: Sequence[str], chosen: Sequence[str]) -> None:
+    def _log(self, wanted: Sequence[str], chosen: Sequence[str]) -> None:
         size = sum(map(self._size, chosen)) / 1e6
-        log.info("features: %d fetched from %s, %.1f MB", len(chosen), self.uri, size)
+        log.info("features: %d downloaded from %s, %.1f MB", len(chosen), self.uri, size)
         if len(chosen) < len(wanted):
             log.warning(
-                "%d of %d features do not fit the %g GB of %s and are fetched each time they are read; set %s higher",
+                "%d of %d features do not fit into the %g GB of %s and are downloaded at each read; increase %s",
                 len(wanted) - len(chosen), len(wanted), self._limit / 1e9, self.folder.parent, LIMIT,
             )  # fmt: skip
 
@@ -129,8 +129,8 @@ class FeatureBucket:
                 self._listed[key] = {f"{key}/{item.name}": item.size for item in found}
             return self._listed[key]
 
-    def _take_room(self, size: int) -> bool:
-        """Count so many bytes more, if they fit."""
+    def _reserve(self, size: int) -> bool:
+        """Add `size` bytes to the total of all copies, if they fit."""
         with self._lock:
             if self._held is None:
                 files = (Path(root) / name for root, _, names in os.walk(self.folder.parent) for name in names)
@@ -159,12 +159,12 @@ class FeatureBucket:
     def _download(self, name: str, target: Path, hooks: Hooks) -> None:
         _as_model_errors(download_object)(
             self._client(), self._bucket, self._key(name), target,
-            partial=partial_of(target), sleep=hooks.sleep, progress=hooks.received,
+            partial=partial_path(target), sleep=hooks.sleep, progress=hooks.received,
         )  # fmt: skip
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the copies' lock, which the system frees when its holder ends, however it ends."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the copies' lock, which the system releases even if the process is killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("wb") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -172,13 +172,13 @@ class FeatureBucket:
 
 
 def _as_model_errors(call: Callable[..., T]) -> Callable[..., T]:
-    """A feature that cannot be had is no fault of a recording or of the data, which these errors would say."""
+    """Turn DataError into ModelError: a failed transfer of a feature is not an error in the data."""
 
     def called(*positional: Any, **named: Any) -> T:
         try:
             return call(*positional, **named)
-        except DataError as fault:
-            raise ModelError(str(fault)) from fault
+        except DataError as error:
+            raise ModelError(str(error)) from error
 
     return called
 
@@ -186,7 +186,7 @@ def _as_model_errors(call: Callable[..., T]) -> Callable[..., T]:
 def _bytes(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # another process has just removed it
+    except FileNotFoundError:  # another process removed it
         return 0
 
 
@@ -196,6 +196,6 @@ def _limit() -> int:
         value = float(text)
         if not 0 <= value < float("inf"):
             raise ValueError
-    except ValueError as fault:
-        raise UsageError(f"{LIMIT} is {text!r}; give a number of gigabytes, 0 to keep no copies.") from fault
+    except ValueError as error:
+        raise UsageError(f"{LIMIT} is {text!r}. Give a number of gigabytes, 0 to keep no copies.") from error
     return round(value * 1e9)

@@ -3,14 +3,14 @@
 Source: CAM++, arXiv 2303.00332; network of the package `modelscope`, as in 3D-Speaker.
 """
 
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audioscore.encoders.compute import Precision, as_fp32, computing_in, precision_on
-from audioscore.encoders.features import WINDOW_SECONDS, EncoderReference, check_pin, is_folder
-from audioscore.errors import ModelError, shorten
-from audioscore.files import atomic_path, read_json, sha256_of
+from audioscore.encoders.compute import Precision, as_fp32, precision_context, precision_on
+from audioscore.encoders.features import WINDOW_SECONDS, EncoderReference, check_pin, copy_files, how_to_get, is_folder
+from audioscore.errors import ModelError, first_line, shorten
+from audioscore.files import read_json, sha256_of
 from audioscore.units import CAMPPLUS_MELS, CAMPPLUS_RATE
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CONFIGURATION = "configuration.json"
 MIN_SAMPLES = CAMPPLUS_RATE // 4
+_how_to_get = partial(how_to_get, "campplus", "ModelScope", "a ModelScope snapshot")
 
 
 def fbank(wave: "Tensor") -> "Tensor":
@@ -33,7 +34,7 @@ def fbank(wave: "Tensor") -> "Tensor":
 
 
 class CampplusEncoder:
-    """A frozen CAM++."""
+    """A frozen CAM++, loaded by `load_campplus`."""
 
     def __init__(self, module: Any, dim: int, reference: EncoderReference, folder: Path, device: str = "cpu") -> None:
         self.dim = dim
@@ -43,7 +44,7 @@ class CampplusEncoder:
         self.module = module.eval().requires_grad_(False).to(device)
 
     def embedding(self, wave: "Tensor") -> "Tensor":
-        """Voice-timbre embedding; that of a long recording is the mean of its equal windows', which bounds memory.
+        """Compute the voice embedding; for a long recording, the mean over equal windows, which bounds memory.
 
         Shape: wave [T] at 16 kHz, float32 -> [dim].
         """
@@ -59,20 +60,17 @@ class CampplusEncoder:
         with torch.inference_mode():
             for part in torch.tensor_split(wave, count):
                 features = fbank(part)[None].to(self.device)
-                with computing_in(precision, self.device):
+                with precision_context(precision, self.device):
                     parts.append(self.module(features)[0].cpu())
         return as_fp32(torch.stack(parts), precision).mean(dim=0)
 
     def save(self, target: Path) -> None:
         """Copy the snapshot's configuration and weights for a scorer that embeds it."""
-        target.mkdir(parents=True, exist_ok=True)
-        for source in encoder_files(self.folder):
-            with atomic_path(target / source.name) as temporary:  # scorers may be linked to what is there
-                shutil.copyfile(source, temporary)
+        copy_files(encoder_files(self.folder), target)
 
 
 def encoder_files(folder: Path) -> list[Path]:
-    """All of a folder that is the encoder; a hub's snapshot holds more."""
+    """The files of the encoder; a hub's snapshot has more."""
     return [folder / CONFIGURATION, _weights_file(folder)]
 
 
@@ -86,15 +84,16 @@ def load_campplus(
 ) -> CampplusEncoder:
     """Load CAM++ from a ModelScope id or a snapshot folder (configuration.json beside its weights).
 
-    Sizes are read from the weights, so every published dimension (192, 512) and every small one loads. `sha256` is the
-    weights' that is expected; `precision` is for GPUs, see `precision`.
-    Raises ModelError where the folder is incomplete, a weight is missing, the hub cannot be reached, or the hash is
-    another; UsageError for a precision that cannot be.
+    Sizes are read from the weights, so all published dimensions (192, 512) and small ones load. `sha256` is the
+    expected hash of the weights; `precision` is for GPUs, a CPU computes in fp32.
+
+    Raises: ModelError where the folder is incomplete, a weight is missing, the hub cannot be reached, or the hash
+        differs; UsageError for an invalid precision.
     """
     used = precision_on(device, precision)
     folder = _folder_of(source, revision)
     if not (folder / CONFIGURATION).is_file():
-        raise ModelError(f"{source}: not a CAM++ snapshot, {CONFIGURATION} missing. {_how_to_get(source)}")
+        raise ModelError(f"{source}: not a CAM++ snapshot; {CONFIGURATION} missing. {_how_to_get(source)}")
     weights = _weights_file(folder)
     found = sha256_of(weights)
     check_pin(source, found, sha256)
@@ -106,22 +105,21 @@ def load_campplus(
 
 
 def _read(weights: Path, source: str) -> tuple[Any, int]:
-    """The network in a file and its embedding size; ModelError where it holds something else."""
+    """Read a network and its embedding size. Raises: ModelError where the file has other content."""
     import torch
 
     try:
         return build_campplus(torch.load(weights, map_location="cpu", weights_only=True))
-    except (RuntimeError, LookupError, OSError, ValueError, EOFError, TypeError, AttributeError) as fault:
-        reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0][:200]
-        raise ModelError(f"{source}: {weights.name} does not hold CAM++ weights ({reason}).") from fault
-    except Exception as fault:  # torch raises pickle's own errors for files that are not checkpoints
-        if type(fault).__name__ != "UnpicklingError":
+    except (RuntimeError, LookupError, OSError, ValueError, EOFError, TypeError, AttributeError) as error:
+        raise ModelError(f"{source}: {weights.name} has no CAM++ weights ({first_line(error)}).") from error
+    except Exception as error:  # torch raises pickle's own errors for files that are not checkpoints
+        if type(error).__name__ != "UnpicklingError":
             raise
-        raise ModelError(f"{source}: {weights.name} is not a weights-only checkpoint, and is not opened.") from fault
+        raise ModelError(f"{source}: {weights.name} is not a weights-only checkpoint. It was not opened.") from error
 
 
 def build_campplus(state: dict[str, Any]) -> tuple[Any, int]:
-    """The network that a state dict belongs to, loaded strictly, and its embedding size."""
+    """Build the network for a state dict, load it strictly, and return it with its embedding size."""
     import torch
 
     from audioscore.encoders.compute import quiet_imports
@@ -132,21 +130,21 @@ def build_campplus(state: dict[str, Any]) -> tuple[Any, int]:
     init_channels = state["xvector.tdnn.linear.weight"].shape[0]
     first = state["xvector.block1.tdnnd1.cam_layer.linear_local.weight"]  # (growth, bottleneck, kernel)
     dim = state["xvector.dense.linear.weight"].shape[0]
-    with torch.random.fork_rng(devices=[]):  # the first weights are random, and replaced: the caller's chance is not
+    with torch.random.fork_rng(devices=[]):  # keeps the caller's random state; the random weights are replaced
         module = CAMPPlus(
             feat_dim=CAMPPLUS_MELS,
             embedding_size=dim,
             growth_rate=first.shape[0],
             bn_size=first.shape[1] // first.shape[0],
             init_channels=init_channels,
-            memory_efficient=False,  # changes only what training keeps in memory
+            memory_efficient=False,  # affects only memory in training
         )
     module.load_state_dict(state, strict=True)
     return module, dim
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a snapshot lacks, as one does whose download was cut off; what is wrong with a file, loading says."""
+    """Files that a snapshot lacks, for example after an interrupted download; invalid files are for loading to find."""
     if not (folder / CONFIGURATION).is_file():
         return [CONFIGURATION]
     try:
@@ -160,8 +158,8 @@ def _weights_name(folder: Path) -> str:
     """The checkpoint that configuration.json names."""
     try:
         return str(read_json(folder / CONFIGURATION)["model"]["pretrained_model"])
-    except (ValueError, LookupError, TypeError) as fault:
-        raise ModelError(f"{folder.name}: {CONFIGURATION} names no weights under model.pretrained_model.") from fault
+    except (ValueError, LookupError, TypeError) as error:
+        raise ModelError(f"{folder.name}: {CONFIGURATION} names no weights under model.pretrained_model.") from error
 
 
 def _weights_file(folder: Path) -> Path:
@@ -185,23 +183,14 @@ def _folder_of(source: str, revision: str | None) -> Path:
     except Exception:  # not in the cache; modelscope's error classes differ between its versions
         pass
     else:
-        # The cache answers with whatever lies there, a download that was cut off included.
+        # The cache also returns a folder whose download was interrupted.
         if not (missing := missing_files(folder)):
             return folder
-        partial = f"only part of it is in the cache, {shorten(missing)} missing, and it "
+        partial = f"the cache has only a part of it ({shorten(missing)} missing), and it "
     try:
         folder = Path(snapshot_download(source, revision=revision))
-    except Exception as fault:
-        raise ModelError(f"{source}: {partial}cannot be fetched from ModelScope. {_how_to_get(source)}") from fault
+    except Exception as error:
+        raise ModelError(f"{source}: {partial}cannot be downloaded from ModelScope. {_how_to_get(source)}") from error
     if missing := missing_files(folder):
-        raise ModelError(f"{source}: ModelScope's copy lacks {shorten(missing)}. Check its id and its revision.")
+        raise ModelError(f"{source}: the download lacks {shorten(missing)}. Check its id and its revision.")
     return folder
-
-
-def _how_to_get(source: str) -> str:
-    if is_folder(source):
-        return "Give a ModelScope snapshot folder; for the shipped encoders run `audioscore data pull`."
-    return (
-        "Run `audioscore encoders pull` where ModelScope can be reached, or give encoders.campplus.source a snapshot "
-        "folder."
-    )

@@ -1,4 +1,4 @@
-"""The number format a frozen encoder computes in: fp32 on a CPU; on a GPU a lower one, where that is asked for."""
+"""How encoders are run: device, number format and threads."""
 
 import contextlib
 import logging
@@ -13,36 +13,59 @@ from audioscore.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
+T = TypeVar("T")
 
 
-def precision_on(device: str, asked: Precision) -> Precision:
-    """What is used of what is asked for: on a CPU always fp32, so that a recording has the same features on each.
+def choose_device(device: str) -> str:
+    """Resolve a device name: "auto" is a GPU where there is one.
+
+    Raises: UsageError for an unknown name and for a GPU that does not exist.
+    """
+    if device == "cpu":
+        return device
+    name, _, number = device.partition(":")
+    if device != "auto" and (name != "cuda" or not (number.isdecimal() or device == "cuda")):
+        raise UsageError(f"device {device}: unknown. Use auto, cpu, cuda, or cuda:N for GPU N.")
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto" and count == 0:
+        return "cpu"
+    if count <= int(number or 0):
+        raise UsageError(f"device {device}: torch finds {count} GPUs on this machine. Use auto or cpu.")
+    # By number: each new thread has a current device of its own.
+    return device if number else f"cuda:{torch.cuda.current_device()}"
+
+
+def precision_on(device: str, requested: Precision) -> Precision:
+    """The number format that is used on a device: fp32 on every CPU, so features do not depend on the machine.
 
     >>> precision_on("cpu", "bf16"), precision_on("cuda:0", "bf16")
     ('fp32', 'bf16')
 
-    Raises UsageError for a format that does not exist.
+    Raises: UsageError for an unknown format.
     """
     import torch
 
-    if asked not in get_args(Precision):
-        raise UsageError(f"precision {asked!r}: no such number format. Give one of {', '.join(get_args(Precision))}.")
-    if asked != "fp32" and torch.device(device).type == "cpu":
-        log.info("encoders compute in fp32 on a CPU; %s is for GPUs", asked)
+    if requested not in get_args(Precision):
+        raise UsageError(
+            f"precision {requested!r}: unknown number format. Use one of {', '.join(get_args(Precision))}."
+        )
+    if requested != "fp32" and torch.device(device).type == "cpu":
+        log.info("encoders compute in fp32 on a CPU; %s is for GPUs", requested)
         return "fp32"
-    return asked
+    return requested
 
 
 @contextlib.contextmanager
-def computing_in(precision: Precision, device: str) -> Iterator[None]:
-    """Torch computes so in the block; fp32 also holds within a caller's autocast. Lower ones never ran on a GPU.
+def precision_context(precision: Precision, device: str) -> Iterator[None]:
+    """Let torch compute in a number format; fp32 also overrides a caller's autocast.
 
-    Weights stay as they are: what gains by it is computed lower, what suffers (norms, exponentials) is not. In fp32,
-    cuDNN's convolutions may not use TF32 either, which keeps 10 bits of a number's 23: features would not be a CPU's.
+    Weights keep their format: autocast computes products in the lower one, and norms and exponentials in fp32. In
+    fp32, cuDNN must not use TF32, which keeps 10 of 23 mantissa bits: features would differ from a CPU's.
     """
     import torch
 
@@ -56,25 +79,22 @@ def computing_in(precision: Precision, device: str) -> Iterator[None]:
         cudnn.allow_tf32 = before
 
 
-def as_fp32(made: "Tensor", precision: Precision) -> "Tensor":
-    """What an encoder made, in float32, of any shape.
+def as_fp32(output: "Tensor", precision: Precision) -> "Tensor":
+    """Convert an encoder's output to float32.
 
-    Raises ModelError where numbers went beyond what a lower format holds: fp16 ends at 65 504.
+    Raises: ModelError where a lower format overflowed: fp16 ends at 65 504.
     """
-    if precision != "fp32" and not made.isfinite().all():
-        raise ModelError(f"an encoder gives numbers that {precision} does not hold. Use bf16 or fp32.")
-    return made.float()
-
-
-T = TypeVar("T")
+    if precision != "fp32" and not output.isfinite().all():
+        raise ModelError(f"an encoder's output overflows {precision}. Use bf16 or fp32.")
+    return output.float()
 
 
 @contextlib.contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Let each operation of torch run in the thread that called it.
+    """Run each torch operation in the thread that calls it.
 
-    The small matrices of one clip are done before several threads have agreed to share them, and on a busy machine
-    they wait for each other at every operation: clips side by side, one thread each, are several times faster.
+    The matrices of one clip are so small that sharing them between threads costs more than it saves, above all on a
+    busy machine. Clips in parallel, one thread each, are several times as fast.
     """
     import torch
 
@@ -86,34 +106,37 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def wait_asleep() -> None:
-    """Let torch's threads sleep while they wait for each other, unless OMP_WAIT_POLICY says what they do.
+def set_passive_waiting() -> None:
+    """Let torch's threads sleep while they wait for each other, unless OMP_WAIT_POLICY is set.
 
-    Without it they spin, which keeps from its core whatever they wait for where others use the machine: a recording
-    alone took 1.8 times as long beside one busy process. It does nothing once torch is imported.
+    By default they spin and take the core from other programs: next to one busy process, a recording took 1.8 times as
+    long. Call it before torch is imported; afterwards it has no effect.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def cores() -> int:
-    """How many cores this process may use, which may be fewer than there are."""
+    """The number of cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """What each task gives, in order: one thread a core, each with one of torch's; a task alone has all of torch's."""
+def run_in_threads(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """Run tasks in parallel, one thread and one torch thread per core; a single task uses all torch threads.
+
+    Returns: the results, in the tasks' order.
+    """
     workers = min(cores(), len(tasks))
     if workers <= 1:
         return [task() for task in tasks]
-    with one_torch_thread(), ThreadPoolExecutor(workers, thread_name_prefix="hear") as pool:
+    with one_torch_thread(), ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
         return list(pool.map(lambda task: task(), tasks))
 
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Silence the deprecation notices that muq's and modelscope's own dependencies print on import.
+    """Silence the deprecation warnings that muq's and modelscope's dependencies raise on import.
 
-    They concern those packages, not their users, and with warnings as errors they would stop a program.
+    Users cannot act on them, and with warnings as errors they would stop a program.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

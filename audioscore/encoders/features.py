@@ -1,12 +1,14 @@
-"""Features of a recording, and the reference of the encoder that they came from: never a path, always a hash."""
+"""Features of a recording, and the reference of the encoder that computed them, which names weights by their hash."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 from audioscore.encoders.compute import Precision
 from audioscore.errors import ModelError
+from audioscore.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,35 +16,37 @@ if TYPE_CHECKING:
     from audioscore.encoders.campplus import CampplusEncoder
     from audioscore.encoders.muq import MuQEncoder
 
-Kind = Literal["muq", "campplus", "ge2e", "samoye"]  # the last two are only ever targets of an adversary
+Kind = Literal["muq", "campplus", "ge2e", "samoye"]  # the last two are only targets of an adversary
 Encoder = Union["MuQEncoder", "CampplusEncoder"]
 Encoders = Mapping[Kind, Encoder]
-# By encoder: "muq" [F, D], "campplus" [E]; where more layers of MuQ run on its frames, also WINDOWS, a number: how many
-# windows the recording was cut into.
+# By encoder: "muq" [F, D], "campplus" [E]. If more layers of MuQ run on the frames, also WINDOWS: the number of windows
+# that the recording was split into.
 Features = Mapping[str, "Tensor"]
 WINDOWS = "windows"
 
-# The licence of the weights decides what may be done with a scorer made from them.
+# The licence of the weights also applies to scorers that use them.
 WEIGHT_LICENCES = {
     "OpenMuQ/MuQ-large-msd-iter": "CC BY-NC 4.0",
     "iic/speech_campplus_sv_zh-cn_16k-common": "Apache-2.0",
 }
-# The small encoders that this repository made and ships, by the hash of their reference.
+# The small encoders that were trained in this repository and are shipped with it, by the hash of their reference.
 OWN_WEIGHTS = {
     "a39d2ceb29e358523e7d8ef0851e91b931b01d4111b1e671e90b2fd66be28634": "Apache-2.0",
     "fc31237a984aa929b0fea14b7e7752ed7b93005bfa9c61c6159cc17dd38dca52": "Apache-2.0",
 }
-WINDOW_SECONDS = 30.0  # heard at once, as MuQ was trained; longer recordings are cut into equal windows
-EXTRACTION = 1  # raised when decoding, resampling or windowing changes what an encoder gives for the same recording
+WINDOW_SECONDS = 30.0  # as MuQ was trained; longer recordings are split into equal windows
+EXTRACTION = 1  # increased when decoding, resampling or windowing changes the features of a recording
 
 
 @dataclass(frozen=True)
 class EncoderReference:
-    """`id` is None for weights that no hub holds; they are then embedded in every scorer made from them.
+    """Names an encoder in scorers, extractions and the feature store.
 
-    `sha256` is of the weights, for MuQ of config.json and the weights after one another: both decide its frames.
-    `precision` is what was computed in, not what was asked for; `window` is in seconds, None where recordings are heard
-    whole. What was written before there were these two has their defaults.
+    Args:
+        id: hub id; None for weights on no hub, which are embedded in every scorer that uses them.
+        sha256: hash of the weights; for MuQ, of config.json followed by the weights, since both affect its frames.
+        precision: the format that was used, which may differ from the requested one.
+        window: seconds; None for whole recordings.
     """
 
     kind: Kind
@@ -55,14 +59,14 @@ class EncoderReference:
 
     @property
     def key(self) -> str:
-        """Names what this encoder's features depend on, for the feature store.
+        """The folder name in the feature store: everything that this encoder's features depend on.
 
         >>> EncoderReference("muq", None, None, "ab" * 32, 3).key
         'muq-abababababababab-l3-e1'
         >>> EncoderReference("muq", None, None, "ab" * 32, 3, "bf16", None).key
         'muq-abababababababab-l3-e1-bf16-whole'
         """
-        # What is usual adds nothing, so that what was kept before there was a choice is still found.
+        # Defaults add nothing, so features that were stored before these settings existed are still found.
         return (
             f"{self.kind}-{self.sha256[:16]}"
             + (f"-l{self.layer}" if self.layer is not None else "")
@@ -73,7 +77,7 @@ class EncoderReference:
 
     @property
     def licence(self) -> str:
-        """Licence of the weights; weights from an unlisted hub id or an unknown folder are 'unknown', never guessed."""
+        """Licence of the weights; "unknown" for an unlisted hub id or an unknown folder."""
         return OWN_WEIGHTS.get(self.sha256) or WEIGHT_LICENCES.get(self.id or "", "unknown")
 
     def to_json(self) -> dict[str, Any]:
@@ -81,11 +85,19 @@ class EncoderReference:
 
 
 def check_pin(source: str, found: str, pinned: str | None) -> None:
-    """Raise ModelError where a SHA-256 is pinned and another was found."""
+    """Raise ModelError where a pinned SHA-256 differs from the found one."""
     if pinned is not None and found != pinned.lower():
         raise ModelError(
             f"{source}: SHA-256 {found}, but {pinned} is pinned. Correct the pin, or get the pinned weights."
         )
+
+
+def copy_files(files: Iterable[Path], target: Path) -> None:
+    """Copy an encoder's files into a folder, each atomically."""
+    target.mkdir(parents=True, exist_ok=True)
+    for source in files:
+        with atomic_path(target / source.name) as temporary:  # scorers may link to the existing file
+            shutil.copyfile(source, temporary)
 
 
 def is_folder(source: str) -> bool:
@@ -95,3 +107,11 @@ def is_folder(source: str) -> bool:
     (False, True)
     """
     return source.startswith(("/", ".", "~")) or Path(source).is_dir()
+
+
+def how_to_get(kind: Kind, hub: str, content: str, source: str) -> str:
+    """How a user gets an encoder that does not load: a sentence for messages."""
+    if is_folder(source):
+        return f"Give a folder with {content}; for the shipped encoders run `audioscore data pull`."
+    where = f"where {hub} can be reached"
+    return f"Run `audioscore encoders pull` {where}, or set encoders.{kind}.source to a folder with {content}."

@@ -1,4 +1,4 @@
-"""MuQ: a music conformer. Only the layers up to the one that is read are kept and run.
+"""MuQ, a music conformer, truncated to the layers up to the one whose output is used.
 
 Source: MuQ, arXiv 2501.01108; package `muq`. Weights OpenMuQ/MuQ-large-msd-iter: CC BY-NC 4.0.
 """
@@ -8,15 +8,14 @@ import copy
 import io
 import math
 import re
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audioscore.encoders.compute import Precision, as_fp32, computing_in, precision_on
-from audioscore.encoders.features import WINDOW_SECONDS, EncoderReference, check_pin, is_folder
-from audioscore.errors import ModelError, UsageError
-from audioscore.files import atomic_path, sha256_of
+from audioscore.encoders.compute import Precision, as_fp32, precision_context, precision_on
+from audioscore.encoders.features import WINDOW_SECONDS, EncoderReference, check_pin, copy_files, how_to_get, is_folder
+from audioscore.errors import ModelError, UsageError, first_line
+from audioscore.files import sha256_of
 from audioscore.units import MUQ_FRAME_HZ, MUQ_RATE
 
 if TYPE_CHECKING:
@@ -26,13 +25,14 @@ if TYPE_CHECKING:
 
 MIN_SAMPLES = MUQ_RATE // 4  # shorter than this leaves too few frames for the convolutions
 MIN_WINDOW_SECONDS = 2 * MIN_SAMPLES / MUQ_RATE  # equal windows of a recording may be half as long as the longest
-SPARE_FRAMES = 8  # windows of one recording differ by a sample, and the convolutions round up
+SPARE_FRAMES = 8  # windows of one recording differ by one sample, and the convolutions round up
 FILES = ("config.json", "model.safetensors")
-COMMIT = re.compile("[0-9a-f]{40}")  # of a hub: what it names never changes
+COMMIT = re.compile("[0-9a-f]{40}")  # a commit on the hub never changes
+_how_to_get = partial(how_to_get, "muq", "Hugging Face", "config.json and model.safetensors")
 
 
 def window_count(samples: int, window: float | None = WINDOW_SECONDS) -> int:
-    """How many equal windows of at most so many seconds a wave at 24 kHz is cut into; None: it is heard whole.
+    """The number of equal windows of at most `window` seconds in a wave at 24 kHz; None means the whole recording.
 
     >>> window_count(30 * 24_000), window_count(30 * 24_000 + 1), window_count(100 * 24_000)
     (1, 2, 4)
@@ -43,10 +43,9 @@ def window_count(samples: int, window: float | None = WINDOW_SECONDS) -> int:
 
 
 class MuQEncoder:
-    """A frozen MuQ up to one layer.
+    """A frozen MuQ up to one layer, loaded by `load_muq`.
 
-    `frames` and the loading below are the only ways in; the module is in eval mode and has no gradients. Its window
-    and its precision are the reference's.
+    The module is in eval mode and has no gradients. Window and precision are those of the reference.
     """
 
     def __init__(self, model: Any, layer: int, reference: EncoderReference, folder: Path, device: str = "cpu") -> None:
@@ -57,7 +56,7 @@ class MuQEncoder:
             raise ModelError(f"MuQ layer {layer}: this model has layers 1 to {depth}. Set encoders.muq.layer.")
         conformer = model.model.conformer
         if layer < depth:
-            # With fewer layers, the conformer would apply its final LayerNorm to the layer that is read:
+            # With fewer layers, the conformer would apply its final LayerNorm to the output layer;
             # hidden_states[layer] of the full model has no such norm.
             conformer.layers = conformer.layers[:layer]
             conformer.layer_norm = nn.Identity()
@@ -73,59 +72,61 @@ class MuQEncoder:
         self.module = model.eval().requires_grad_(False).to(device)
 
     def frames(self, wave: "Tensor") -> "Tensor":
-        """Hidden state of the layer, 25 frames a second, windows (of at most 30 s unless loaded otherwise) joined.
+        """Compute the layer's hidden state, 25 frames a second; windows (at most 30 s by default) are joined.
 
         Shape: wave [T] at 24 kHz, float32 -> [F, dim].
         """
-        return self.by_window(wave, self._window)
+        return self.by_window(wave, self._encode_window)
 
     def windows(self, samples: int) -> int:
-        """How many windows a wave of so many samples at 24 kHz is heard in."""
+        """The number of windows for a wave of `samples` samples at 24 kHz."""
         return window_count(samples, self.window)
 
-    def by_window(self, wave: "Tensor", hear: "Callable[[Tensor], Tensor]") -> "Tensor":
-        """What `hear` makes of each window of a wave, joined in time.
+    def by_window(self, wave: "Tensor", encode: "Callable[[Tensor], Tensor]") -> "Tensor":
+        """Apply `encode` to each window of a wave and join the results in time.
 
-        Shape: wave [T] at 24 kHz -> [F, dim], where `hear` makes [F_i, dim] of a window [T_i].
+        Shape: wave [T] at 24 kHz -> [F, dim], where `encode` maps a window [T_i] to [F_i, dim].
         """
         import torch
 
         self.check_wave(wave)
         precision = self.reference.precision
-        with torch.inference_mode(), computing_in(precision, self.device):
-            parts = [hear(part) for part in torch.tensor_split(wave, self.windows(len(wave)))]
-        # Outside the block: what inference mode makes cannot be trained on.
+        with torch.inference_mode(), precision_context(precision, self.device):
+            parts = [encode(part) for part in torch.tensor_split(wave, self.windows(len(wave)))]
+        # Outside the block: tensors made in inference mode cannot be used in training.
         return as_fp32(torch.cat(parts), precision)
 
     def check_wave(self, wave: "Tensor") -> None:
-        """Raise ModelError for a wave that is none, or too short for the convolutions."""
+        """Raise ModelError for a wave that is not [T], or too short for the convolutions."""
         if wave.ndim != 1 or len(wave) < MIN_SAMPLES:
             raise ModelError(
                 f"MuQ needs a wave [T] of at least {MIN_SAMPLES} samples at 24 kHz; got {list(wave.shape)}."
             )
 
-    def _window(self, wave: "Tensor") -> "Tensor":
-        # One window at a time and never padded: MuQ's convolutions are unmasked, so padding would change the frames.
+    def _encode_window(self, wave: "Tensor") -> "Tensor":
+        # One window at a time, never padded: MuQ's convolutions are not masked, so padding would change the frames.
         state: Tensor = self.module(wave[None].to(self.device)).hidden_states[self.layer]
         return state[0].cpu()
 
     def save(self, target: Path) -> None:
-        """Copy the whole encoder, in the published layout, for a scorer that embeds it."""
-        target.mkdir(parents=True, exist_ok=True)
-        for source in encoder_files(self.folder):
-            with atomic_path(target / source.name) as temporary:  # scorers may be linked to what is there
-                shutil.copyfile(source, temporary)
+        """Copy the full encoder, in the published layout, for a scorer that embeds it."""
+        copy_files(encoder_files(self.folder), target)
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Files that a folder lacks; invalid files are for loading to find."""
+    return [name for name in FILES if not (folder / name).is_file()]
 
 
 def encoder_files(folder: Path) -> list[Path]:
-    """All of a folder that is the encoder; a hub's snapshot holds more."""
+    """The files of the encoder; a hub's snapshot has more."""
     return [folder / name for name in FILES]
 
 
 def _in_fp32(preprocessing: "Callable[..., dict[str, Tensor]]", waves: "Tensor", **settings: Any) -> Any:
-    """The spectrogram as ever, whatever the rest is computed in: fp16 holds no power above 65 504, a loud wave's is.
+    """Compute the spectrogram in fp32 at any precision: a loud wave's power exceeds fp16's maximum of 65 504.
 
-    Shape: waves [B, T] -> as `preprocessing` gives them.
+    Shape: waves [B, T] -> the result of `preprocessing`.
     """
     import torch
 
@@ -134,10 +135,10 @@ def _in_fp32(preprocessing: "Callable[..., dict[str, Tensor]]", waves: "Tensor",
 
 
 def _fix_positions(conformer: Any, dim: int, window: float | None) -> None:
-    """Compute the position table once, for the longest window; each clip uses as much of its start as it needs.
+    """Compute the position table once, for the longest window; each clip uses the beginning of it.
 
-    The network's own cache of it holds the last clip's length, and threads that hear clips side by side would
-    overwrite it for each other. Without windows there is no longest: each pass computes its own.
+    The network itself caches a table for the last clip's length, which threads would overwrite for each other. Without
+    windows there is no longest one, and each pass computes its own table.
     """
     import torch
 
@@ -152,7 +153,7 @@ def _fix_positions(conformer: Any, dim: int, window: float | None) -> None:
 
 
 def _positions_of(positions: Any, states: "Tensor") -> "Tensor":
-    """Positions for the frames at hand, on a copy: the class keeps its last table on itself, where threads meet.
+    """Compute positions on a copy of the module, which would cache the table for all threads.
 
     Shape: states [B, F, dim] -> [2, F, 1, 1, head].
     """
@@ -172,44 +173,48 @@ def load_muq(
 ) -> MuQEncoder:
     """Load MuQ from a hub id or a folder with config.json and model.safetensors.
 
-    `sha256` is the reference's that is expected. `precision` is for GPUs, see `precision`. `window_seconds` None hears
-    recordings whole, in memory that grows with the square of their length.
-    Raises ModelError where the folder is incomplete, a weight is missing, the hub cannot be reached, or the hash is
-    another; UsageError for a window or a precision that cannot be.
+    Args:
+        layer: the hidden state that is the output, from 1.
+        sha256: expected hash, as in EncoderReference.
+        precision: for GPUs; a CPU computes in fp32.
+        window_seconds: None encodes whole recordings, in memory that grows with the square of their length.
+
+    Raises: ModelError where the folder is incomplete, a weight is missing, the hub cannot be reached, or the hash
+        differs; UsageError for an invalid window or precision.
     """
     if window_seconds is not None and not (math.isfinite(window_seconds) and window_seconds >= MIN_WINDOW_SECONDS):
         raise UsageError(
-            f"windows of {window_seconds} s: MuQ needs at least {MIN_WINDOW_SECONDS:g}. Give more, or null for none."
+            f"windows of {window_seconds} s: MuQ needs at least {MIN_WINDOW_SECONDS:g}. Use longer ones, or null for "
+            "whole recordings."
         )
     used = precision_on(device, precision)
     folder = _folder_of(source, revision)
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise ModelError(f"{source}: not a MuQ folder, {' and '.join(missing)} missing. {_how_to_get(source)}")
+    if missing := missing_files(folder):
+        raise ModelError(f"{source}: not a MuQ folder; {' and '.join(missing)} missing. {_how_to_get(source)}")
     found = sha256_of(*(folder / name for name in FILES))
     check_pin(source, found, sha256)
-    model = _read_whole(folder, source)
+    model = _read_checked(folder, source)
     own = None if is_folder(source) else source
     reference = EncoderReference("muq", own, revision, found, layer, used, window_seconds)
     return MuQEncoder(model, layer, reference, folder, device)
 
 
-def _read_whole(folder: Path, source: str) -> Any:
-    """The network in the folder; ModelError where its files are damaged or do not fit each other."""
+def _read_checked(folder: Path, source: str) -> Any:
+    """Read the network. Raises: ModelError where its files are damaged or do not fit each other."""
     from safetensors import SafetensorError
 
     try:
         return _read(folder)
-    except SafetensorError as fault:
+    except SafetensorError as error:
         raise ModelError(
-            f"{source}: model.safetensors is damaged ({_first_line(fault)}). {_how_to_get(source)}"
-        ) from fault
-    except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, AssertionError, ArithmeticError) as fault:
-        raise ModelError(f"{source}: MuQ's weights do not fit its config.json ({_first_line(fault)}).") from fault
+            f"{source}: model.safetensors is damaged ({first_line(error)}). {_how_to_get(source)}"
+        ) from error
+    except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, AssertionError, ArithmeticError) as error:
+        raise ModelError(f"{source}: MuQ's weights do not fit its config.json ({first_line(error)}).") from error
 
 
 def _read(folder: Path) -> Any:
-    """The whole network with its weights, strictly, in eval mode."""
+    """Read all layers, strictly, in eval mode."""
     import random
 
     import torch
@@ -218,14 +223,14 @@ def _read(folder: Path) -> Any:
 
     with quiet_imports():
         from muq import MuQ
-    # Building MuQ seeds Python's `random` and draws from torch's, and the hub's mixin prints: none of it may leak.
+    # Building MuQ seeds Python's `random` and draws from torch's generator, and the hub's mixin prints.
     state = random.getstate()
     try:
         with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
             model = MuQ.from_pretrained(str(folder), strict=True)
     finally:
         random.setstate(state)
-    for feature in model.config.features:  # else they are missed only once there is audio
+    for feature in model.config.features:  # otherwise missing ones raise only when audio is encoded
         float(model.config.stat[f"{feature}_mean"]), float(model.config.stat[f"{feature}_std"])
     return model
 
@@ -237,28 +242,12 @@ def _folder_of(source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if revision is not None and COMMIT.fullmatch(revision):  # it cannot have moved: what is cached is it
+    if revision is not None and COMMIT.fullmatch(revision):  # a commit never changes, so the cached files are valid
         with contextlib.suppress(LocalEntryNotFoundError, HTTPError, OSError, ValueError):
             cached = Path(snapshot_download(source, revision=revision, local_files_only=True))
-            if all((cached / name).is_file() for name in FILES):
+            if not missing_files(cached):
                 return cached
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
-    except (LocalEntryNotFoundError, HTTPError, OSError, ValueError) as fault:
-        raise ModelError(f"{source}: cannot be fetched ({_first_line(fault)}). {_how_to_get(source)}") from fault
-
-
-def _how_to_get(source: str) -> str:
-    if is_folder(source):
-        return (
-            "Give a folder with config.json and model.safetensors; for the shipped encoders run `audioscore data pull`."
-        )
-    return (
-        "Run `audioscore encoders pull` where Hugging Face can be reached, or give encoders.muq.source a folder with "
-        "config.json and model.safetensors."
-    )
-
-
-def _first_line(fault: Exception) -> str:
-    lines = str(fault).strip().splitlines()
-    return lines[0][:200] if lines else type(fault).__name__
+    except (LocalEntryNotFoundError, HTTPError, OSError, ValueError) as error:
+        raise ModelError(f"{source}: download failed ({first_line(error)}). {_how_to_get(source)}") from error

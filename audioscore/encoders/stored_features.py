@@ -1,4 +1,4 @@
-"""Features of many clips, read from the store when their turn comes."""
+"""Features of many clips as sequences that read from the feature store on access."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,46 +12,48 @@ from audioscore.encoders.muq_layers import prefix_reference
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import ModelError
 
-KEPT_BYTES = 512 << 20  # of features that stay in memory; a large corpus is read again each epoch
+KEPT_BYTES = 512 << 20  # features that stay in memory; those of a larger corpus are read again in each epoch
 
 
-class _Clips(Sequence[Features], ABC):
-    """Clips whose features are read one at a time: a slice is a list of them."""
+class _LazyFeatures(Sequence[Features], ABC):
+    """A sequence that reads one clip's features at a time; a slice is a list."""
 
     @abstractmethod
-    def _one(self, place: int) -> Features:
-        """The features of a clip, counted from the start."""
+    def _one(self, index: int) -> Features:
+        """The features of the clip at an index from 0."""
 
     @overload
-    def __getitem__(self, place: int) -> Features: ...
+    def __getitem__(self, index: int) -> Features: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[Features]: ...
+    def __getitem__(self, index: slice) -> list[Features]: ...
 
-    def __getitem__(self, place: int | slice) -> Features | list[Features]:
-        if isinstance(place, slice):
-            return [self._one(one) for one in range(len(self))[place]]
-        return self._one(range(len(self))[place])
+    def __getitem__(self, index: int | slice) -> Features | list[Features]:
+        if isinstance(index, slice):
+            return [self._one(one) for one in range(len(self))[index]]
+        return self._one(range(len(self))[index])
 
 
-class Chosen(_Clips):
-    """Some of many clips' features, each read when its turn comes."""
+class FeatureSubset(_LazyFeatures):
+    """The features at some indices of another sequence, read on access."""
 
-    def __init__(self, features: Sequence[Features], places: Sequence[int]) -> None:
-        self._features, self._places = features, places
+    def __init__(self, features: Sequence[Features], indices: Sequence[int]) -> None:
+        self._features, self._indices = features, indices
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
-    def _one(self, place: int) -> Features:
-        return self._features[self._places[place]]
+    def _one(self, index: int) -> Features:
+        return self._features[self._indices[index]]
 
 
-class StoredFeatures(_Clips):
-    """The features of clips, in their order; memory does not grow with their number.
+class StoredFeatures(_LazyFeatures):
+    """The features of clips, in the clips' order, in bounded memory.
 
-    With `prefix_layer`, "muq" is that hidden state, and WINDOWS comes with it. Of a bucket, all are fetched when the
-    first is read. Raises ModelError where a kind was not extracted, and, when it is read, where a clip's was not.
+    With `prefix_layer`, "muq" is that hidden state, and WINDOWS is added. From a bucket, the features of all clips are
+    downloaded at the first access.
+
+    Raises: ModelError where a kind was not extracted and, on access, where a clip's features are missing.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class StoredFeatures(_Clips):
     ) -> None:
         for kind in kinds:
             if kind not in references:
-                raise ModelError(f"no {kind} features were extracted; there are {sorted(references)}.")
+                raise ModelError(f"{kind} features were not extracted; there are {sorted(references)}.")
         self._clips = [str(clip.sha256) for clip in clips]
         self._references = {kind: references[kind] for kind in kinds}
         self._windowed = prefix_layer is not None and "muq" in kinds
@@ -80,17 +82,18 @@ class StoredFeatures(_Clips):
     def __len__(self) -> int:
         return len(self._clips)
 
-    def _one(self, place: int) -> Features:
-        if place in self._kept:
-            return self._kept[place]
+    def _one(self, index: int) -> Features:
+        if index in self._kept:
+            return self._kept[index]
         if not self._fetched:
             wanted = [(reference, sha256) for reference in self._references.values() for sha256 in self._clips]
             self._store.fetch(wanted)
             self._fetched = True
-        feature = self._read(self._clips[place])
+        feature = self._read(self._clips[index])
         size = sum(value.nbytes for value in feature.values())
-        if size <= self._free:  # what came first stays: going round in turns, a cache of what came last never hits
-            self._kept[place] = feature
+        # The first clips stay: training reads all clips in turn, so a cache of the latest ones would never hit.
+        if size <= self._free:
+            self._kept[index] = feature
             self._free -= size
         return feature
 

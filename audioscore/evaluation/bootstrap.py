@@ -1,12 +1,14 @@
-"""Intervals by the cluster bootstrap: whole singers are resampled, because clips of one singer are not independent.
+"""Confidence intervals by the cluster bootstrap, and the test split with its resamples.
+
+Whole singers are resampled, because the clips of one singer are not independent.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13 (percentile interval); Davison and
-Hinkley, Bootstrap Methods and their Application (1997), section 3.8 (resampling clusters whole).
+Hinkley, Bootstrap Methods and their Application (1997), section 3.8 (cluster resampling).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -14,19 +16,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from audioscore.errors import DataError, UsageError
-from audioscore.evaluation.metrics import Metric
+from audioscore.evaluation.metrics import Array, Metric
+from audioscore.evaluation.predictions import ClipKey, Prediction
 
 Counts = NDArray[np.int32]
 
-FEW_CLUSTERS = 10  # below this a cluster bootstrap's 5 % is not 5 %
-MOST_UNDEFINED = 0.5  # an interval from fewer than half of the resamples would be one of the lucky ones
+FEW_CLUSTERS = 10  # with fewer, a 95 % interval of the cluster bootstrap is too narrow
+MAX_UNDEFINED = 0.5  # with a larger share of undefined resamples there is no interval
+# A percentile interval over k singers is at most as wide as the range of the singers, which excludes the median of all
+# singers with probability 1 / 2^(k - 1): 1/2 for two singers, 1/16 for five.
+SLICE_SINGERS = 5
+NO_SOURCE = "unknown"  # the name that clips without a source are listed under
+ALL = slice(None)
+WILSON = "Wilson interval, n = singers"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval. NaN where undefined; `undefined` resamples had no value and were left out.
+    """A value and its confidence interval; NaN where undefined.
 
-    `no_interval` says why there is none, `method` how the interval was found where it is no percentile interval.
+    `undefined` resamples had no value and were excluded. `no_interval` is the reason for a missing interval; `method`
+    names the kind of interval unless it is the percentile interval.
     """
 
     value: float
@@ -37,57 +47,59 @@ class Estimate:
     method: str | None = None
 
     def as_dict(self, name: str = "value") -> dict[str, Any]:
-        """For JSON, which has no NaN.
+        """Return the JSON form, with None for NaN.
 
         >>> Estimate(0.5, math.nan, math.nan, no_interval="one singer").as_dict("delta")
         {'delta': 0.5, 'lo': None, 'hi': None, 'no_interval': 'one singer'}
         """
-        told = {"undefined_resamples": self.undefined, "no_interval": self.no_interval, "method": self.method}
+        notes = {"undefined_resamples": self.undefined, "no_interval": self.no_interval, "method": self.method}
         figures = {name: or_none(self.value), "lo": or_none(self.lo), "hi": or_none(self.hi)}
-        return figures | {key: value for key, value in told.items() if value}
+        return figures | {key: value for key, value in notes.items() if value}
 
 
 def or_none(value: float) -> float | None:
-    """A float for JSON: None where it is undefined."""
+    """Convert a float for JSON: NaN becomes None."""
     return None if math.isnan(value) else float(value)
 
 
 def singer_clusters(singers: Sequence[str | None]) -> NDArray[np.int64]:
-    """Cluster number of each clip: one a singer, and one for each clip whose singer is unknown. Shape: [N] -> [N].
+    """Number the clusters: one for each singer, and one for each clip without a singer. Shape: [N] -> [N].
 
     >>> singer_clusters(["b", None, "a", "b", None]).tolist()
     [0, 1, 2, 0, 3]
     """
-    numbers: dict[str | int, int] = {}
+    clusters: dict[str | int, int] = {}
     keys: list[str | int] = [position if singer is None else singer for position, singer in enumerate(singers)]
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    return np.array([clusters.setdefault(key, len(clusters)) for key in keys], dtype=np.int64)
 
 
 def cluster_counts(clusters: ArrayLike, resamples: int, seed: int) -> Counts:
-    """How often each clip is drawn when whole clusters are drawn with replacement, as many as there are.
+    """Draw whole clusters with replacement, as many as there are; return how often each clip was drawn.
 
-    Shape: clusters [N] -> [resamples, N]. The same clusters, resamples and seed give the same draws.
-    Raises DataError for fewer than 2 clusters, whose resamples would all be alike and the interval falsely empty.
+    The same clusters, resamples and seed give the same draws.
+
+    Shape: clusters [N] -> [resamples, N].
+    Raises: DataError for fewer than 2 clusters, whose resamples would all be equal.
     """
     if resamples < 1:
-        raise UsageError(f"resamples must be 1 or more; got {resamples}.")
+        raise UsageError(f"resamples: {resamples} is less than 1. Pass 1 or more.")
     distinct, member = np.unique(np.asarray(clusters), return_inverse=True)
     if len(distinct) < 2:
-        raise DataError(f"A cluster bootstrap needs at least 2 clusters (singers); got {len(distinct)}.")
+        raise DataError(f"Cluster bootstrap: 2 clusters (singers) are needed, got {len(distinct)}. Add singers.")
     size = len(distinct)
     drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples)
     return drawn.astype(np.int32)[:, member]
 
 
 def interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of resampled values [B]; undefined (NaN) resamples are ignored, see `undefined_resamples`.
+    """Compute the percentile interval of resampled values [B], ignoring undefined (NaN) ones.
 
     >>> lo, hi = interval(range(1001), 0.9)
     >>> round(lo, 6), round(hi, 6)
     (50.0, 950.0)
     """
     if not 0 < confidence < 1:
-        raise UsageError(f"confidence must lie between 0 and 1, such as 0.95; got {confidence}.")
+        raise UsageError(f"confidence: expected a value between 0 and 1, such as 0.95; got {confidence}.")
     sample = np.asarray(values, dtype=np.float64)
     defined = sample[~np.isnan(sample)]
     if not len(defined):
@@ -97,21 +109,22 @@ def interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]
 
 
 def undefined_resamples(values: ArrayLike) -> int:
-    """How many resampled values are undefined (NaN)."""
+    """Count the undefined (NaN) resampled values."""
     return int(np.isnan(np.asarray(values, dtype=np.float64)).sum())
 
 
 def estimate_from(value: float, values: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """A value with the percentile interval of its resamples [B]; without one, and with the reason, where there are
-    none, the value is undefined, or most of its resamples are.
+    """Return a value with the percentile interval of its resamples [B].
+
+    Without resamples, or where the value or most resamples are undefined, the estimate has a reason instead.
     """
     undefined, resamples = undefined_resamples(values), np.size(values)
     if not resamples:
-        reason = "nothing was resampled"
+        reason = "no resamples"
     elif math.isnan(value):
-        reason = "the figure is undefined on these clips"
-    elif undefined > MOST_UNDEFINED * resamples:
-        reason = f"the figure is undefined in {undefined} of {resamples} resamples"
+        reason = "undefined on these clips"
+    elif undefined > MAX_UNDEFINED * resamples:
+        reason = f"undefined in {undefined} of {resamples} resamples"
     else:
         return Estimate(value, *interval(values, confidence), undefined)
     return Estimate(value, math.nan, math.nan, undefined, reason)
@@ -120,9 +133,9 @@ def estimate_from(value: float, values: ArrayLike, confidence: float = 0.95) -> 
 def estimate(
     metric: Metric, scores: ArrayLike, predictions: ArrayLike, counts: ArrayLike, confidence: float = 0.95
 ) -> Estimate:
-    """A metric on the clips as they are, with its interval over the resamples.
+    """Compute a metric on all clips, with its interval over the resamples.
 
-    Shape: scores [N], predictions [N], counts [B, N]; with B = 0 the value stands without an interval.
+    Shape: scores [N], predictions [N], counts [B, N]; with B = 0 the estimate has no interval.
     """
     return estimate_from(metric(scores, predictions), metric(scores, predictions, counts), confidence)
 
@@ -135,7 +148,7 @@ def paired_difference(
     counts: ArrayLike,
     confidence: float = 0.95,
 ) -> Estimate:
-    """metric(first) - metric(second) for two models on the same clips, with both redrawn in the same resamples.
+    """Estimate metric(first) - metric(second) for two models on the same clips, with shared resamples.
 
     Shape: scores, first, second [N], counts [B, N].
     """
@@ -144,11 +157,12 @@ def paired_difference(
 
 
 def two_sided_p(differences: ArrayLike) -> float:
-    """Two-sided p value of no difference, from the resampled differences [B] of two models.
+    """Compute the two-sided p value of no difference, from the resampled differences [B] of two models.
 
-    Twice the smaller share of resamples at or beyond zero, with one resample added to each side, so that it is never 0
-    and at most 1; it is below alpha about when the 1 - alpha percentile interval leaves zero out. Undefined (NaN)
-    resamples are left out; NaN where none is defined.
+    Twice the smaller share of resamples at or beyond zero, with one resample added to each side so that p is never 0.
+    It agrees with the percentile interval: p < alpha where the 1 - alpha interval excludes zero. Undefined (NaN)
+    resamples are excluded; NaN where no resample is defined.
+
     Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 4.2.
 
     >>> two_sided_p([0.1] * 19), two_sided_p([-0.1, 0.1, 0.0])
@@ -163,9 +177,10 @@ def two_sided_p(differences: ArrayLike) -> float:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p values of one family, adjusted so that the chance of any false finding among them stays below alpha.
+    """Adjust the p values of one family so that the probability of any false positive stays below alpha.
 
-    An undefined (NaN) value stays undefined and is no member of the family.
+    Undefined (NaN) values stay undefined and do not count in the family.
+
     Source: Holm, A simple sequentially rejective multiple test procedure (1979).
 
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
@@ -173,14 +188,14 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """
     family = sorted((value, name) for name, value in p_values.items() if not math.isnan(value))
     adjusted, largest = dict.fromkeys(p_values, math.nan), 0.0
-    for place, (value, name) in enumerate(family):
-        largest = max(largest, min(1.0, (len(family) - place) * value))
+    for rank, (value, name) in enumerate(family):
+        largest = max(largest, min(1.0, (len(family) - rank) * value))
         adjusted[name] = largest
     return adjusted
 
 
 def wilson(share: float, draws: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share seen in independent draws: it is never empty, not even at 0 or 1.
+    """Compute Wilson's score interval of a proportion in independent draws; it has a width even at 0 and 1.
 
     Source: Wilson, Probable inference, the law of succession, and statistical inference (1927).
 
@@ -193,3 +208,125 @@ def wilson(share: float, draws: int, confidence: float = 0.95) -> tuple[float, f
     half = z * math.sqrt(share * (1 - share) / draws + z * z / (4 * draws * draws))
     total = 1 + z * z / draws
     return max(0.0, (centre - half) / total), min(1.0, (centre + half) / total)
+
+
+@dataclass(frozen=True)
+class ResampledValue:
+    """A metric on all clips, and on each resample [B]."""
+
+    value: float
+    values: Array
+
+
+@dataclass(frozen=True)
+class ResampledClips:
+    """The test clips, in one order for every plan, with their cluster-bootstrap resamples.
+
+    A cluster is a singer, or a clip whose singer is unknown. All plans share the resamples, so differences are paired.
+    In the methods, `member` selects clips (default all) and `undefined` is the reason to report without a value.
+
+    Shape: all [N], counts [B, N].
+    """
+
+    keys: list[ClipKey]
+    scores: Array
+    sources: list[str]
+    singers: list[str | None]
+    songs: list[str | None]
+    clusters: NDArray[np.int64]
+    counts: Counts
+    confidence: float
+
+    def resampled(self, metric: Metric, predicted: Array) -> ResampledValue:
+        """Compute a metric on all clips and on each resample."""
+        return ResampledValue(metric(self.scores, predicted), metric(self.scores, predicted, self.counts))
+
+    def estimate(self, metric: Metric, predicted: Array, member: Any = ALL, undefined: str | None = None) -> Estimate:
+        """Compute a metric on the clips of `member`, with its interval."""
+        scores, part, counts = self.scores[member], predicted[member], self.counts[:, member]
+        return self.with_interval(ResampledValue(metric(scores, part), metric(scores, part, counts)), member, undefined)
+
+    def with_interval(self, found: ResampledValue, member: Any = ALL, undefined: str | None = None) -> Estimate:
+        """Return a resampled value as an estimate: with its interval, or the reason why it has none."""
+        too_few = self._too_few(member)
+        estimated = estimate_from(found.value, found.values[:0] if too_few else found.values, self.confidence)
+        if math.isnan(estimated.value):
+            return replace(estimated, no_interval=undefined or estimated.no_interval)
+        return replace(estimated, no_interval=too_few) if too_few else estimated
+
+    def mean(self, values: Array, member: Any = ALL) -> Estimate:
+        """Compute the mean of `values` [N] over the clips of `member`."""
+        counts, part = self.counts[:, member], values[member].astype(np.float64)
+        total = counts.sum(axis=1)
+        means = np.full(len(counts), np.nan)
+        np.divide(counts @ part, total, out=means, where=total > 0)
+        mean = float(part.mean()) if len(part) else math.nan
+        return self.with_interval(ResampledValue(mean, means), member, "no clips")
+
+    def share(self, hits: NDArray[np.bool_], member: Any = ALL) -> Estimate:
+        """Compute the share of the clips of `member` that are hits [N].
+
+        A share of 0 or 1, or of few singers, has Wilson's interval: its resamples are all equal or too few.
+        """
+        found, singers = self.mean(hits.astype(np.float64), member), self.singer_count(member)
+        if singers > 1 and (found.lo == found.hi or math.isnan(found.lo)):
+            return with_wilson(found, singers, self.confidence)
+        return found
+
+    def singer_count(self, member: Any = ALL) -> int:
+        """Count the clusters of these clips."""
+        return len(np.unique(self.clusters[member]))
+
+    def _too_few(self, member: Any) -> str | None:
+        """Return why these clips are too few for an interval, or None. For all clips, two singers are enough."""
+        clips, singers = len(self.scores[member]), self.singer_count(member)
+        if singers > 1:
+            return None if singers == self.singer_count() else few_singers(singers)
+        return "only one clip" if clips == 1 else f"all {clips} clips are of one singer"
+
+
+def few_singers(singers: int) -> str | None:
+    """Return why this number of singers is too small for an interval, or None where it is not.
+
+    >>> few_singers(4), few_singers(5)
+    ('only 4 singers; an interval needs 5', None)
+    """
+    if singers >= SLICE_SINGERS:
+        return None
+    return f"only {singers} singer{'' if singers == 1 else 's'}; an interval needs {SLICE_SINGERS}"
+
+
+def with_wilson(share: Estimate, singers: int, confidence: float) -> Estimate:
+    """Give a share Wilson's interval with one draw for each singer; used where all resamples are equal."""
+    lo, hi = wilson(share.value, singers, confidence)
+    return replace(share, lo=lo, hi=hi, no_interval=None, method=WILSON)
+
+
+def resample_test_split(
+    rows: Sequence[Prediction], resamples: int, confidence: float, seed: int
+) -> tuple[ResampledClips, list[str]]:
+    """Draw the resamples of the test clips `rows`; return them with the warnings a reader needs."""
+    clusters = singer_clusters([row.singer_id for row in rows])
+    singers = len(np.unique(clusters))
+    unknown = sum(row.singer_id is None for row in rows)
+    warnings = []
+    if unknown:
+        warnings.append(f"{unknown} of {len(rows)} test clips have no singer; each counts as a separate singer.")
+    if singers < 2:
+        warnings.append("All test clips are of one singer: there are no intervals.")
+        counts = np.zeros((0, len(rows)), dtype=np.int32)
+    else:
+        counts = cluster_counts(clusters, resamples, seed)
+        if singers < FEW_CLUSTERS:
+            warnings.append(f"Only {singers} test singers: the intervals are rough and probably too narrow.")
+    clips = ResampledClips(
+        keys=[row.clip for row in rows],
+        scores=np.array([row.human for row in rows]),
+        sources=[row.source or NO_SOURCE for row in rows],
+        singers=[row.singer_id for row in rows],
+        songs=[row.song_id for row in rows],
+        clusters=clusters,
+        counts=counts,
+        confidence=confidence,
+    )
+    return clips, warnings

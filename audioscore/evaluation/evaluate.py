@@ -1,4 +1,4 @@
-"""Every figure of an evaluation, computed from the predictions table: what each plan reaches, and which is better."""
+"""Compute all metrics of an evaluation (evaluation.json) from the predictions table, and compare the plans."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 
 from audioscore.errors import UsageError
-from audioscore.evaluation.bootstrap import Estimate, holm, or_none, two_sided_p
-from audioscore.evaluation.controls import control_figures
-from audioscore.evaluation.estimates import NO_SOURCE, HeldOut, Resampled, hold_out
-from audioscore.evaluation.gate.slices import NO_ORDER, at_the_top, by_singer, by_song, per_band, per_source
+from audioscore.evaluation.bootstrap import (
+    Estimate,
+    ResampledClips,
+    ResampledValue,
+    holm,
+    or_none,
+    resample_test_split,
+    two_sided_p,
+)
+from audioscore.evaluation.controls import evaluate_controls
 from audioscore.evaluation.metrics import (
     GAPS,
     Array,
@@ -28,16 +34,85 @@ from audioscore.evaluation.metrics import (
 )
 from audioscore.evaluation.noise_ceiling import Ratings, noise_ceiling
 from audioscore.evaluation.predictions import ClipKey, Prediction, Runs, align_runs
+from audioscore.evaluation.slices import NO_ORDER, at_the_top, by_singer, by_song, per_band, per_source
 
+BASELINE, HYBRID = "baseline", "hybrid"
+METRICS: Mapping[str, Metric] = {
+    "spearman": spearman,
+    "pairwise_accuracy": pairwise_accuracy,
+    "kendall": kendall,
+    "pearson": pearson,
+    "mae": mae,
+    "rmse": rmse,
+    "bias": bias,
+}
+UNDEFINED = {"pairwise_accuracy": "no two clips differ in human score"}  # reasons other than NO_ORDER
+WITHIN = "spearman_within_source"
+RANKS = ("spearman", WITHIN)  # the metrics that plans are compared by
 BINS = 10  # at most; fewer clips get fewer
 CLIPS_PER_BIN = 5
 
+Ranks = Mapping[str, ResampledValue]  # metric of RANKS -> value and resamples
 
-def calibration_curve(predicted: Array, test: HeldOut) -> list[dict[str, Any]]:
-    """Mean predicted and mean human score of equally full bins of predicted score, lowest first.
 
-    As many bins as leave 5 clips in each, 10 at most; the bins stay as they are in every resample. Well calibrated
-    means that the interval of `human` holds `predicted`.
+def evaluate(
+    predictions: Sequence[Prediction],
+    controls: Mapping[str, Mapping[str, float]],
+    representative: Mapping[str, int],
+    *,
+    ratings: Ratings | None = None,
+    reference: str | None = None,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compute the document of evaluation.json; docs/evaluation.md describes its keys. None is an undefined value.
+
+    Args:
+        controls: control -> sha256 -> value.
+        representative: plan -> the seed that represents it.
+        ratings: scores of the single raters for each test clip.
+        reference: the plan that the others are compared with, chosen on validation (default: baseline).
+
+    Raises: DataError where a clip has no score or is listed twice, or the runs differ in test clips or scores.
+    """
+    runs = align_runs(predictions, representative)
+    first = next(iter(representative.items()))
+    rows = [row for _, row in sorted(runs[first]["test"].items())]
+    test, warnings = resample_test_split(rows, resamples, confidence, seed)
+    control_metrics, control_warnings = evaluate_controls(controls, predictions, test)
+    scores = {plan: predicted_scores(runs, plan, chosen, test) for plan, chosen in representative.items()}
+    ranks = {plan: resampled_ranks(predicted, test) for plan, predicted in scores.items()}
+    return {
+        "confidence": confidence,
+        "resamples": resamples,
+        "seed": seed,
+        "clusters": "clip" if all(row.singer_id is None for row in rows) else "singer",
+        "counts": _counts(rows),
+        "plans": {plan: plan_metrics(runs, plan, chosen, ranks[plan], test) for plan, chosen in representative.items()},
+        "controls": control_metrics,
+        "comparison": compare_plans(ranks, test),
+        "variants": compare_variants(ranks, reference or default_reference(ranks), test),
+        "noise_ceiling": noise_ceiling(ratings or {}, test),
+        "warnings": [*warnings, *control_warnings],
+    }
+
+
+def _counts(rows: Sequence[Prediction]) -> dict[str, int]:
+    """Count clips, singers and songs of the test split, and the clips without a singer."""
+    return {
+        "clips": len(rows),
+        "singers": len({row.singer_id for row in rows} - {None}),
+        "songs": len({row.song_id for row in rows} - {None}),
+        "without_singer": sum(row.singer_id is None for row in rows),
+    }
+
+
+def calibration_curve(predicted: Array, test: ResampledClips) -> list[dict[str, Any]]:
+    """Compute the mean predicted and mean human score of bins of equal size, by predicted score, lowest first.
+
+    At most 10 bins of at least 5 clips, the same in every resample. The model is calibrated where the interval of
+    `human` contains `predicted`.
     """
     order = np.argsort(predicted, kind="stable")
     parts = np.array_split(order, max(1, min(BINS, len(order) // CLIPS_PER_BIN)))
@@ -51,12 +126,12 @@ def calibration_curve(predicted: Array, test: HeldOut) -> list[dict[str, Any]]:
     ]
 
 
-def interval_coverage(rows: Sequence[Prediction], test: HeldOut) -> dict[str, Any]:
-    """Share of the clips with a predicted interval whose human score lies in it, and the mean width in points.
+def interval_coverage(rows: Sequence[Prediction], test: ResampledClips) -> dict[str, Any]:
+    """Compute the coverage (share of human scores inside the prediction interval) and the mean width in points.
 
-    `rows` are one run's test clips, in the order of `test`.
+    `rows` are the test clips of one run, in the order of `test`.
     """
-    bounds = np.array([[_or_nan(row.lo), _or_nan(row.hi)] for row in rows])  # (N, 2)
+    bounds = np.array([[row.lo, row.hi] for row in rows], dtype=np.float64)  # (N, 2), NaN for None
     given = np.flatnonzero(np.isfinite(bounds).all(axis=1))
     inside = (bounds[:, 0] <= test.scores) & (test.scores <= bounds[:, 1])
     found = test.share(inside, given).as_dict("share")
@@ -66,47 +141,27 @@ def interval_coverage(rows: Sequence[Prediction], test: HeldOut) -> dict[str, An
     return {**found, "clips": len(given), "mean_width": or_none(width)}
 
 
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-METRICS: Mapping[str, Metric] = {
-    "spearman": spearman,
-    "pairwise_accuracy": pairwise_accuracy,
-    "kendall": kendall,
-    "pearson": pearson,
-    "mae": mae,
-    "rmse": rmse,
-    "bias": bias,
-}
-UNDEFINED = {"pairwise_accuracy": "no two clips differ in human score"}  # when, where it is not for want of an order
-WITHIN = "spearman_within_source"
-RANKS = ("spearman", WITHIN)  # what plans are compared by
-
-Ranks = Mapping[str, Resampled]
-
-
-def predicted_scores(runs: Runs, plan: str, seed: int, test: HeldOut) -> Array:
-    """Calibrated predictions of one run, in the order of `test`. Shape: [N]."""
+def predicted_scores(runs: Runs, plan: str, seed: int, test: ResampledClips) -> Array:
+    """Return the calibrated predictions of one run, in the order of `test`. Shape: [N]."""
     clips = runs[plan, seed]["test"]
     return np.array([clips[key].predicted for key in test.keys])
 
 
-def resampled_ranks(predicted: Array, test: HeldOut) -> dict[str, Resampled]:
-    """Spearman overall and within source, with every resample's value: plans share the resamples, and are compared."""
+def resampled_ranks(predicted: Array, test: ResampledClips) -> dict[str, ResampledValue]:
+    """Compute Spearman overall and within source, on all clips and on each resample."""
     metrics = (spearman, within_sources(test.sources))
     return {name: test.resampled(metric, predicted) for name, metric in zip(RANKS, metrics, strict=True)}
 
 
-def plan_figures(runs: Runs, plan: str, chosen: int, ranks: Ranks, test: HeldOut) -> dict[str, Any]:
-    """Estimates and slices of the run that stands for a plan, and the spread over its seeds; None is undefined."""
+def plan_metrics(runs: Runs, plan: str, chosen: int, ranks: Ranks, test: ResampledClips) -> dict[str, Any]:
+    """Compute the metrics and slices of a plan's representative run, and the spread over its seeds."""
     rows = [runs[plan, chosen]["test"][key] for key in test.keys]
     predicted = np.array([row.predicted for row in rows])
     overall = {name: _overall(name, predicted, ranks, test) for name in METRICS}
     within = {name: _within(name, predicted, ranks, test) for name in METRICS}
     gaps = {
         gap_name(*gap): test.estimate(
-            pairwise_accuracy_in_gap(*gap), predicted, undefined="no two human scores are so far apart"
+            pairwise_accuracy_in_gap(*gap), predicted, undefined="no pairs with this score difference"
         )
         for gap in GAPS
     }
@@ -131,22 +186,22 @@ def plan_figures(runs: Runs, plan: str, chosen: int, ranks: Ranks, test: HeldOut
     }
 
 
-def _overall(name: str, predicted: Array, ranks: Ranks, test: HeldOut) -> Estimate:
+def _overall(name: str, predicted: Array, ranks: Ranks, test: ResampledClips) -> Estimate:
     undefined = UNDEFINED.get(name, NO_ORDER)
     if name == "spearman":
-        return test.judge(ranks[name], undefined=undefined)
+        return test.with_interval(ranks[name], undefined=undefined)
     return test.estimate(METRICS[name], predicted, undefined=undefined)
 
 
-def _within(name: str, predicted: Array, ranks: Ranks, test: HeldOut) -> Estimate:
+def _within(name: str, predicted: Array, ranks: Ranks, test: ResampledClips) -> Estimate:
     undefined = f"in every source: {UNDEFINED.get(name, NO_ORDER)}"
     if name == "spearman":
-        return test.judge(ranks[WITHIN], undefined=undefined)
+        return test.with_interval(ranks[WITHIN], undefined=undefined)
     return test.estimate(within_sources(test.sources, METRICS[name]), predicted, undefined=undefined)
 
 
 def _per_seed(runs: Runs, plan: str) -> list[dict[str, Any]]:
-    """Test and validation Spearman of every seed of a plan, without intervals: the spread of training itself."""
+    """Compute test and validation Spearman of every seed of a plan, without intervals."""
 
     def value(clips: Mapping[ClipKey, Prediction]) -> float | None:
         rows = list(clips.values())
@@ -160,33 +215,29 @@ def _per_seed(runs: Runs, plan: str) -> list[dict[str, Any]]:
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean, standard deviation (of a sample) and range of a figure over training seeds.
+    """Compute mean, sample standard deviation and range over training seeds.
 
-    It says how much luck in training moves a plan; how much luck in test singers does is the intervals' matter.
+    It measures the variation from training; the intervals measure the variation from the choice of test singers.
 
     >>> _spread([0.5, 0.7, None])["mean"], _spread([0.5])["sd"]
     (0.6, None)
     """
-    known = [value for value in values if value is not None]
-    few = f"{len(known)} of {len(values)} seeds have a value" if len(known) < len(values) else f"{len(known)} seed"
+    defined = [value for value in values if value is not None]
     return {
-        "seeds": len(known),
-        "mean": math.fsum(known) / len(known) if known else None,
-        "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
-        "min": min(known, default=None),
-        "max": max(known, default=None),
-        "no_interval": "a spread over training seeds, not over singers"
-        + ("" if len(known) > 1 else f"; none from {few}"),
+        "seeds": len(defined),
+        "mean": math.fsum(defined) / len(defined) if defined else None,
+        "sd": float(np.std(defined, ddof=1)) if len(defined) > 1 else None,
+        "min": min(defined, default=None),
+        "max": max(defined, default=None),
+        "no_interval": "spread over training seeds"
+        + ("" if len(defined) > 1 else f": {len(defined)} of {len(values)} seeds have a value"),
     }
 
 
-BASELINE, HYBRID = "baseline", "hybrid"
+def compare_plans(ranks: Mapping[str, Ranks], test: ResampledClips) -> dict[str, Any] | None:
+    """Compare hybrid with baseline: difference in Spearman overall and, nested, `within_source`.
 
-
-def compare_plans(ranks: Mapping[str, Ranks], test: HeldOut) -> dict[str, Any] | None:
-    """Spearman(hybrid) - Spearman(baseline) on the same clips, overall and, nested, `within_source`.
-
-    Overall, the recording domain hides what the voice adds. None unless both plans were evaluated.
+    None unless both plans were evaluated.
     """
     if BASELINE not in ranks or HYBRID not in ranks:
         return None
@@ -194,15 +245,16 @@ def compare_plans(ranks: Mapping[str, Ranks], test: HeldOut) -> dict[str, Any] |
     return {**overall.as_dict("delta"), "within_source": within.as_dict("delta")}
 
 
-def compare_variants(ranks: Mapping[str, Ranks], reference: str, test: HeldOut) -> dict[str, Any]:
-    """Every other plan minus the reference, with a p value of its own and one for all of them together.
+def compare_variants(ranks: Mapping[str, Ranks], reference: str, test: ResampledClips) -> dict[str, Any]:
+    """Compare every other plan with the reference: difference, p value and Holm-corrected p value.
 
-    The p values of the overall and the within-source Spearman are two families: Holm's correction is made in each, over
-    all the plans compared, controls included. `reference` must not have been chosen by the test clips. Raises
-    UsageError where it was not evaluated.
+    Overall and within-source Spearman are separate families; each family is all compared plans, controls included.
+    `reference` must not have been chosen on the test clips.
+
+    Raises: UsageError where the reference was not evaluated.
     """
     if reference not in ranks:
-        raise UsageError(f"The reference plan {reference} was not evaluated; got {', '.join(ranks)}.")
+        raise UsageError(f"Reference plan {reference}: not evaluated. Choose one of {', '.join(ranks)}.")
     others = [plan for plan in ranks if plan != reference]
     compared: dict[str, dict[str, Any]] = {plan: {} for plan in others}
     for name in RANKS:
@@ -219,68 +271,13 @@ def compare_variants(ranks: Mapping[str, Ranks], reference: str, test: HeldOut) 
 
 
 def default_reference(ranks: Mapping[str, Ranks]) -> str:
-    """What plans are compared with where no winner on validation is named: plan A, or the first plan."""
+    """Return the reference without a winner on validation: the baseline, or the first plan."""
     return BASELINE if BASELINE in ranks else next(iter(ranks))
 
 
-def _difference(first: Resampled, second: Resampled) -> Resampled:
-    return Resampled(first.value - second.value, first.values - second.values)
+def _difference(first: ResampledValue, second: ResampledValue) -> ResampledValue:
+    return ResampledValue(first.value - second.value, first.values - second.values)
 
 
-def _estimate(difference: Resampled, test: HeldOut) -> Estimate:
-    return test.judge(difference, undefined="the Spearman of one of the two plans is undefined")
-
-
-__all__ = ["BASELINE", "HYBRID", "NO_SOURCE", "evaluate"]
-
-
-def evaluate(
-    predictions: Sequence[Prediction],
-    controls: Mapping[str, Mapping[str, float]],
-    representative: Mapping[str, int],
-    *,
-    ratings: Ratings | None = None,
-    reference: str | None = None,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """All figures of an evaluation, as JSON-able values; None is a figure that is undefined. docs/evaluation.md lists
-    them.
-
-    `controls` holds, for each name, a value by sha256; `representative` the seed that stands for each plan; `ratings`
-    what single raters said of the test clips; `reference` the plan that the others are compared with, which validation
-    has chosen (default: baseline). Intervals resample singers whole; a clip without a singer is a cluster of its own.
-    Raises DataError where a clip has no score, is listed twice, or the plans and seeds do not share the same test clips
-    and scores.
-    """
-    runs = align_runs(predictions, representative)
-    first = next(iter(representative.items()))
-    rows = [row for _, row in sorted(runs[first]["test"].items())]
-    test, warnings = hold_out(rows, resamples, confidence, seed)
-    beside, said = control_figures(controls, predictions, test)
-    scores = {plan: predicted_scores(runs, plan, chosen, test) for plan, chosen in representative.items()}
-    ranks = {plan: resampled_ranks(predicted, test) for plan, predicted in scores.items()}
-    return {
-        "confidence": confidence,
-        "resamples": resamples,
-        "seed": seed,
-        "clusters": "clip" if all(row.singer_id is None for row in rows) else "singer",
-        "counts": _counts(rows),
-        "plans": {plan: plan_figures(runs, plan, chosen, ranks[plan], test) for plan, chosen in representative.items()},
-        "controls": beside,
-        "comparison": compare_plans(ranks, test),
-        "variants": compare_variants(ranks, reference or default_reference(ranks), test),
-        "noise_ceiling": noise_ceiling(ratings or {}, test),
-        "warnings": [*warnings, *said],
-    }
-
-
-def _counts(rows: Sequence[Prediction]) -> dict[str, int]:
-    """Clips, singers and songs of the test split, and how many clips have no known singer."""
-    return {
-        "clips": len(rows),
-        "singers": len({row.singer_id for row in rows} - {None}),
-        "songs": len({row.song_id for row in rows} - {None}),
-        "without_singer": sum(row.singer_id is None for row in rows),
-    }
+def _estimate(difference: ResampledValue, test: ResampledClips) -> Estimate:
+    return test.with_interval(difference, undefined="the Spearman of one of the two plans is undefined")

@@ -1,8 +1,7 @@
-"""How much of the recording domain can be read from what a model knows of clips that people scored alike.
+"""Linear probes: how well a ridge classifier recovers the singer or the recording domain from a model's features.
 
-Sources differ in score as well as in sound, so that any good model tells them apart overall. Within a band of scores it
-need not: what is read there is the room, the microphone or the mix. A ridge classifier is asked, in closed form, about
-clips of singers that it was not trained on.
+Sources differ in score as well as in sound, so any good model separates them overall. The domain probe therefore works
+within bands of human score, where only the acoustics, the microphone and the mix differ.
 """
 
 from collections import defaultdict
@@ -13,38 +12,48 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from audioscore.errors import DataError, UsageError, shorten
-from audioscore.evaluation.bootstrap import Estimate, cluster_counts, interval, singer_clusters, undefined_resamples
-from audioscore.evaluation.estimates import with_wilson
+from audioscore.evaluation.bootstrap import (
+    Estimate,
+    cluster_counts,
+    interval,
+    singer_clusters,
+    undefined_resamples,
+    with_wilson,
+)
+from audioscore.evaluation.metrics import Array
 from audioscore.units import band_of
 
 if TYPE_CHECKING:
     from audioscore.config import EvaluationSection
 
-
-Array = NDArray[np.float64]
-
-PENALTIES = 10.0 ** np.arange(-5, 3)  # of the largest singular value squared; leave-one-out chooses one a fold
-MIN_CLIPS_PER_SINGER = 2  # a singer's: one to learn from, one to ask about
+PENALTIES = 10.0 ** np.arange(-5, 3)  # share of the largest squared singular value
+FOLDS = 5  # of the cross-validation of the domain probe, at most; fewer where a source has fewer singers in a band
+MIN_CLIPS, MIN_SINGERS = 4, 2  # of a source in a band, for the domain probe
+MIN_CLIPS_PER_SINGER = 2  # one for training, one for testing
 
 
 def speaker_probe(features: ArrayLike, speakers: Sequence[str], *, folds: int = 5, seed: int = 0) -> float:
-    """Balanced accuracy of who sings: a mean over singers of the share of their clips that are recognised.
+    """Compute the balanced accuracy of a linear singer classifier, by cross-validation.
 
-    Chance is 1 / number of singers, which is also what features give that say nothing of the singer.
+    It measures how much the features reveal about the singer. Chance is 1 / number of singers.
 
-    Shape: features [N, D], N names. Raises as `recognised` does.
+    Shape: features [N, D], N names.
+    Raises: as `correct_predictions`.
     """
-    hits, names = recognised(features, speakers, folds=folds, seed=seed), np.asarray(speakers, dtype=str)
+    hits, names = correct_predictions(features, speakers, folds=folds, seed=seed), np.asarray(speakers, dtype=str)
     return float(np.mean([hits[names == name].mean() for name in np.unique(names)]))
 
 
-def recognised(features: ArrayLike, speakers: Sequence[str], *, folds: int = 5, seed: int = 0) -> NDArray[np.bool_]:
-    """Whether each clip's singer was named by a probe that was trained without the clip, but with others of the singer.
+def correct_predictions(
+    features: ArrayLike, speakers: Sequence[str], *, folds: int = 5, seed: int = 0
+) -> NDArray[np.bool_]:
+    """Predict the singer of each clip by cross-validation; return which predictions are correct.
 
-    Every singer counts the same in training, however many clips there are. The same seed deals the same folds.
+    Folds are stratified by singer, and all singers have equal weight in training.
 
-    Shape: features [N, D], N names -> [N]. Raises DataError for features that are not finite or not one row a name,
-    below two singers, or a singer with one clip; UsageError for fewer than two folds.
+    Shape: features [N, D], N names -> [N].
+    Raises: DataError for features that are not finite or not one row for each name, fewer than two singers, or a singer
+        with one clip; UsageError for fewer than two folds.
     """
     values, names = np.asarray(features, dtype=np.float64), np.asarray(speakers, dtype=str)
     _check(values, names, folds)
@@ -60,7 +69,7 @@ def recognised(features: ArrayLike, speakers: Sequence[str], *, folds: int = 5, 
 
 
 def _assign_folds(label: NDArray[np.intp], folds: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """A fold for each clip: those of one singer are spread as evenly as they go, from a random fold on."""
+    """Assign cross-validation folds, each singer's clips spread evenly from a random fold on."""
     fold_of = np.zeros(len(label), dtype=np.intp)
     for singer in range(label.max() + 1):
         own = rng.permutation(np.flatnonzero(label == singer))
@@ -68,33 +77,34 @@ def _assign_folds(label: NDArray[np.intp], folds: int, rng: np.random.Generator)
     return fold_of
 
 
-def ridge_classes(known: Array, label: NDArray[np.intp], asked: Array, singers: int) -> NDArray[np.intp]:
-    """Weighted ridge regression on one column a singer; the largest output names the singer.
+def ridge_classes(train: Array, label: NDArray[np.intp], test: Array, classes: int) -> NDArray[np.intp]:
+    """Classify by weighted ridge regression in closed form: one output for each class, all classes of equal weight.
 
-    Shape: known [N, D], label [N], asked [M, D] -> [M].
+    Shape: train [N, D], label [N], test [M, D] -> [M].
     """
-    weight = 1.0 / (singers * np.bincount(label, minlength=singers)[label])  # (N,), sums to 1
-    centre = weight @ known
-    spread = np.sqrt(weight @ (known - centre) ** 2)
-    # Rounding leaves a constant channel a spread of about 1e-16 of its values, which must not become a signal.
+    weight = 1.0 / (classes * np.bincount(label, minlength=classes)[label])  # (N,), sums to 1
+    centre = weight @ train
+    spread = np.sqrt(weight @ (train - centre) ** 2)
+    # Rounding gives a constant channel a spread of about 1e-16 of its values, which must not be scaled up.
     scale = np.where(spread > 1e-9 * (1.0 + np.abs(centre)), spread, np.inf)
     root = np.sqrt(weight)[:, None]
-    wanted = root * (np.eye(singers)[label] - 1.0 / singers)
-    left, size, right = np.linalg.svd(root * (known - centre) / scale, full_matrices=False)
-    along = left.T @ wanted  # (R, singers)
-    if size[0] == 0.0:  # features that never change
-        return np.zeros(len(asked), dtype=np.intp)
+    wanted = root * (np.eye(classes)[label] - 1.0 / classes)
+    left, size, right = np.linalg.svd(root * (train - centre) / scale, full_matrices=False)
+    along = left.T @ wanted  # (R, classes)
+    if size[0] == 0.0:  # constant features
+        return np.zeros(len(test), dtype=np.intp)
     penalty = min(
-        PENALTIES * size[0] ** 2, key=lambda one: _left_out(left, size**2 / (size**2 + one), along, wanted, root)
+        PENALTIES * size[0] ** 2,
+        key=lambda one: _press(left, size**2 / (size**2 + one), along, wanted, root),
     )
-    outputs = ((asked - centre) / scale) @ right.T @ (along * (size / (size**2 + penalty))[:, None])
+    outputs = ((test - centre) / scale) @ right.T @ (along * (size / (size**2 + penalty))[:, None])
     return np.asarray(outputs.argmax(axis=1), dtype=np.intp)
 
 
-def _left_out(left: Array, shrink: Array, along: Array, wanted: Array, root: Array) -> float:
-    """Squared error of leaving one clip out at a time, without fitting anew; the mean counts as fitted too.
+def _press(left: Array, shrink: Array, along: Array, wanted: Array, root: Array) -> float:
+    """Compute the leave-one-out squared error (PRESS) in closed form, with the mean as a fitted parameter.
 
-    Source: Allen 1974, the PRESS statistic.
+    Source: Allen (1974).
     """
     leverage = (left**2) @ shrink + root[:, 0] ** 2
     residual = (wanted - left @ (shrink[:, None] * along)) / np.maximum(1.0 - leverage, 1e-9)[:, None]
@@ -103,58 +113,55 @@ def _left_out(left: Array, shrink: Array, along: Array, wanted: Array, root: Arr
 
 def _check(values: Array, names: NDArray[np.str_], folds: int) -> None:
     if folds < 2:
-        raise UsageError(f"A speaker probe needs 2 folds or more; got {folds}.")
+        raise UsageError(f"Singer probe: 2 folds or more are needed, got {folds}. Raise folds.")
     if values.ndim != 2 or values.shape[0] != len(names) or values.shape[1] == 0:
-        raise DataError(f"A speaker probe needs features [N, D] of {len(names)} clips; got {list(values.shape)}.")
+        raise DataError(f"Singer probe: expected features [N, D] of {len(names)} clips, got {list(values.shape)}.")
     if bad := int((~np.isfinite(values).all(axis=1)).sum()):
-        raise DataError(f"{bad} of {len(values)} clips have features that are not finite. Leave these clips out.")
+        raise DataError(f"Singer probe: {bad} of {len(values)} clips have non-finite features. Remove these clips.")
     singers, counts = np.unique(names, return_counts=True)
     if len(singers) < 2:
-        raise DataError(f"A speaker probe needs 2 singers or more; got {len(singers)}. Add singers.")
+        raise DataError(f"Singer probe: 2 singers or more are needed, got {len(singers)}. Add singers.")
     if len(few := singers[counts < MIN_CLIPS_PER_SINGER]):
         raise DataError(
-            f"{len(few)} of {len(singers)} singers have a single clip ({shorten(few.tolist())}), and could not be "
-            "learned and asked about. Leave these clips out."
+            f"Singer probe: {len(few)} of {len(singers)} singers have a single clip ({shorten(few.tolist())}). Remove "
+            "these clips."
         )
 
 
-FOLDS = 5  # at most; fewer where a source has fewer singers in a band
-MIN_CLIPS, MIN_SINGERS = 4, 2  # of a source in a band
-
-
 def domain_probe(
-    known: ArrayLike,
+    features: ArrayLike,
     scores: Sequence[float],
     sources: Sequence[str | None],
     singers: Sequence[str | None],
     settings: "EvaluationSection",
 ) -> dict[str, Any]:
-    """Balanced accuracy of naming a clip's source within its score band, with its interval, beside chance.
+    """Compute the balanced accuracy of a linear source classifier within score bands, with its interval and chance.
 
-    Each source of each band counts the same. `bands` says which were asked, and how many clips of which source.
-    `balanced_accuracy` and `chance` are None, with a `reason`, where no band holds enough clips of two sources.
+    Folds are by singer. Each source of each band has equal weight; `bands` counts their clips. `balanced_accuracy` and
+    `chance` are None, with a `reason`, where no band has enough clips of two sources.
 
-    Shape: known [N, P], the others N long. Raises DataError for features that are not finite or not one row a clip.
+    Shape: features [N, P], the others [N].
+    Raises: DataError for features that are not finite or not one row for each clip.
     """
-    values = np.asarray(known, dtype=np.float64)
+    values = np.asarray(features, dtype=np.float64)
     if values.ndim != 2 or len(values) != len(scores) or not np.isfinite(values).all():
         raise DataError(
-            f"A domain probe needs finite features [N, P] of {len(scores)} clips; got {list(values.shape)}."
+            f"Domain probe: expected finite features [N, P] of {len(scores)} clips, got {list(values.shape)}."
         )
     clusters = singer_clusters(singers)
-    cells: list[tuple[NDArray[np.intp], NDArray[np.bool_], float]] = []  # places, hits, chance
+    cells: list[tuple[NDArray[np.intp], NDArray[np.bool_], float]] = []  # indices, hits, chance
     bands: dict[str, dict[str, int]] = {}
     for band, by_source in _bands(scores, sources, clusters).items():
-        hits = _ask(values, by_source, clusters, settings.seed)
+        hits = _correct_sources(values, by_source, clusters, settings.seed)
         if hits is not None:
-            bands[band] = {source: len(places) for source, places in by_source.items()}
-            cells += [(places, hits[places], 1 / len(by_source)) for places in by_source.values()]
+            bands[band] = {source: len(indices) for source, indices in by_source.items()}
+            cells += [(indices, hits[indices], 1 / len(by_source)) for indices in by_source.values()]
     if not cells:
         return {"balanced_accuracy": None, "chance": None, "clips": 0, "bands": {}, "reason": _reason(scores, sources)}
     return {
         "balanced_accuracy": _balanced(cells, clusters, settings).as_dict(),
         "chance": float(np.mean([chance for _, _, chance in cells])),
-        "clips": sum(len(places) for places, _, _ in cells),
+        "clips": sum(len(indices) for indices, _, _ in cells),
         "bands": bands,
         "reason": None,
     }
@@ -163,52 +170,53 @@ def domain_probe(
 def _bands(
     scores: Sequence[float], sources: Sequence[str | None], clusters: NDArray[np.int64]
 ) -> dict[str, dict[str, NDArray[np.intp]]]:
-    """Bands in which two sources or more have enough clips and singers: the places of their clips by source."""
+    """Return band -> source -> indices of clips, for bands where two sources have enough clips and singers."""
     found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for place in np.argsort(scores, kind="stable"):
-        source = sources[place]
+    for index in np.argsort(scores, kind="stable"):
+        source = sources[index]
         if source is not None:
-            found[band_of(float(scores[place]))][source].append(int(place))
+            found[band_of(float(scores[index]))][source].append(int(index))
     enough = {
         band: {
-            source: np.array(places)
-            for source, places in sorted(by_source.items())
-            if len(places) >= MIN_CLIPS and len(np.unique(clusters[places])) >= MIN_SINGERS
+            source: np.array(indices)
+            for source, indices in sorted(by_source.items())
+            if len(indices) >= MIN_CLIPS and len(np.unique(clusters[indices])) >= MIN_SINGERS
         }
         for band, by_source in found.items()
     }
     return {band: by_source for band, by_source in enough.items() if len(by_source) > 1}
 
 
-def _ask(
+def _correct_sources(
     values: Array, by_source: dict[str, NDArray[np.intp]], clusters: NDArray[np.int64], seed: int
 ) -> NDArray[np.bool_] | None:
-    """Whether each clip's source was named by a classifier that heard no clip of its singer.
+    """Predict the source of the clips in one band by cross-validation; return which predictions are correct.
 
-    None where singers that are in several sources leave a fold without one of these to learn from. Shape: -> [N], of
-    which only the places asked about say something.
+    None where singers with several sources leave the training part of a cross-validation fold without a source.
+
+    Shape: values [N, P] -> [N], False outside the band.
     """
-    places = np.concatenate(list(by_source.values()))
+    indices = np.concatenate(list(by_source.values()))
     label = np.repeat(np.arange(len(by_source)), [len(own) for own in by_source.values()])
-    fold_of = _deal([clusters[own] for own in by_source.values()], np.random.default_rng(seed))
-    folds = np.array([fold_of[cluster] for cluster in clusters[places]])
+    fold_of = _fold_of_singer([clusters[own] for own in by_source.values()], np.random.default_rng(seed))
+    folds = np.array([fold_of[cluster] for cluster in clusters[indices]])
     hits = np.zeros(len(values), dtype=np.bool_)
-    for fold in np.unique(folds):
-        held = folds == fold
+    for fold_of_test in np.unique(folds):
+        held = folds == fold_of_test
         if len(np.unique(label[~held])) < len(by_source):
             return None
-        guessed = ridge_classes(values[places[~held]], label[~held], values[places[held]], len(by_source))
-        hits[places[held]] = guessed == label[held]
+        guessed = ridge_classes(values[indices[~held]], label[~held], values[indices[held]], len(by_source))
+        hits[indices[held]] = guessed == label[held]
     return hits
 
 
-def _deal(singers: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> dict[int, int]:
-    """A fold for each singer, those of each source spread as evenly as they go."""
+def _fold_of_singer(singers: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> dict[int, int]:
+    """Assign each singer a cross-validation fold, the singers of each source spread evenly."""
     own = [np.unique(clusters) for clusters in singers]
     folds, fold_of = min(FOLDS, *(len(clusters) for clusters in own)), dict[int, int]()
     for clusters in own:
         new = [int(cluster) for cluster in rng.permutation(clusters) if int(cluster) not in fold_of]
-        fold_of |= {cluster: place % folds for place, cluster in enumerate(new)}
+        fold_of |= {cluster: position % folds for position, cluster in enumerate(new)}
     return fold_of
 
 
@@ -217,33 +225,31 @@ def _balanced(
     clusters: NDArray[np.int64],
     settings: "EvaluationSection",
 ) -> Estimate:
-    """The mean over cells of the share named rightly; singers are resampled whole, and a cell that a resample lacks is
-    left out of its mean.
-    """
-    asked = np.concatenate([places for places, _, _ in cells])
-    drawn = cluster_counts(clusters[asked], settings.resamples, settings.seed).astype(np.float64)
+    """Average the accuracy over cells; a cell without clips in a resample is excluded from that resample."""
+    indices = np.concatenate([cell for cell, _, _ in cells])
+    drawn = cluster_counts(clusters[indices], settings.resamples, settings.seed).astype(np.float64)
     total, present, start = np.zeros(len(drawn)), np.zeros(len(drawn)), 0
-    for places, hits, _ in cells:
-        weights = drawn[:, start : start + len(places)]
-        start += len(places)
+    for cell, hits, _ in cells:
+        weights = drawn[:, start : start + len(cell)]
+        start += len(cell)
         size = weights.sum(axis=1)
         total += weights @ hits / np.maximum(size, 1.0)
         present += size > 0
     values = np.where(present > 0, total / np.maximum(present, 1.0), np.nan)
     value = float(np.mean([hits.mean() for _, hits, _ in cells]))
     found = Estimate(value, *interval(values, settings.confidence), undefined_resamples(values))
-    if found.lo == found.hi and value in (0.0, 1.0):  # every resample is alike, however few singers there are
-        return with_wilson(found, len(np.unique(clusters[asked])), settings.confidence)
+    if found.lo == found.hi and value in (0.0, 1.0):  # all resamples are equal
+        return with_wilson(found, len(np.unique(clusters[indices])), settings.confidence)
     return found
 
 
 def _reason(scores: Sequence[float], sources: Sequence[str | None]) -> str:
-    """Why nothing could be asked, with where each source's scores lie."""
+    """Explain why no band qualifies, with the score range of each source."""
     by_source: dict[str, list[float]] = defaultdict(list)
     for score, source in zip(scores, sources, strict=True):
         by_source[source or "unknown"].append(score)
     ranges = [f"{name} {min(own):g} to {max(own):g}" for name, own in sorted(by_source.items())]
     return (
-        f"no score band holds {MIN_CLIPS} clips by {MIN_SINGERS} singers of each of two sources, by whom a fold can be "
-        f"learned from (scores: {', '.join(ranges) or 'no clips'})"
+        f"no score band has {MIN_CLIPS} clips of {MIN_SINGERS} singers from each of two sources "
+        f"(scores: {', '.join(ranges) or 'no clips'})"
     )

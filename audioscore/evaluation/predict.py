@@ -1,4 +1,4 @@
-"""From trained plans to the predictions table and every figure computed from it."""
+"""Predict all clips with the trained plans, and compute and write the evaluation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,8 @@ import numpy as np
 
 from audioscore.data.clips import Clip
 from audioscore.data.split.sort import read_split
-from audioscore.encoders.extract import Extraction, choose_device, read_extraction
+from audioscore.encoders.compute import choose_device
+from audioscore.encoders.extract import Extraction, read_extraction
 from audioscore.encoders.features import Features
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored_features import StoredFeatures
@@ -34,7 +35,7 @@ PREDICTIONS, EVALUATION = "predictions.csv", "evaluation.json"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation left behind: every prediction, and the figures computed from them."""
+    """All predictions of an evaluation, and the metrics computed from them."""
 
     predictions: list[Prediction]
     figures: dict[str, Any]
@@ -49,16 +50,16 @@ def evaluate_plans(
 ) -> Evaluation:
     """Predict every clip with every seed of every plan, and write predictions.csv and evaluation.json.
 
-    Raises DataError where a plan is given twice or the test split has nothing to judge by.
+    Raises: DataError where a plan is given twice or the test split has no scored clip.
     """
     plans = [read_trained(folder) for folder in plan_folders]
     if len({trained.plan for trained in plans}) != len(plans):
-        raise DataError(f"plans must be different to be compared; got {[trained.plan for trained in plans]}.")
+        raise DataError(f"Plans: some are given twice: {[trained.plan for trained in plans]}. Give each plan once.")
     extraction = read_extraction(features_folder)
     store = FeatureStore(extraction.store)
     splits = {split: read_split(index_folder, split) for split in SPLITS}
     if not splits["test"]:
-        raise DataError("the test split holds no scored clip. Add singers or enlarge split.test.")
+        raise DataError("test split: no scored clips. Add singers, or enlarge split.test.")
     predictions = [row for trained in plans for row in _predict_plan(trained, splits, extraction, store)]
     figures = evaluate(
         predictions,
@@ -71,21 +72,21 @@ def evaluate_plans(
         seed=settings.seed,
     )
     for trained in plans:
-        figures["plans"][trained.plan]["speaker_probe"] = speaker_figures(trained.chosen)
+        figures["plans"][trained.plan]["speaker_probe"] = singer_probe_result(trained.chosen)
     write_predictions(target / PREDICTIONS, predictions)
     write_json(target / EVALUATION, figures)
     return Evaluation(predictions, figures)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """What `evaluate_plans` wrote."""
+    """Read what `evaluate_plans` wrote."""
     return Evaluation(read_predictions(folder / PREDICTIONS), read_json(folder / EVALUATION))
 
 
 def _predict_plan(
     trained: TrainedPlan, splits: Mapping[str, Sequence[Clip]], extraction: Extraction, store: FeatureStore
 ) -> list[Prediction]:
-    """One row a clip of every split and seed."""
+    """Predict all clips with every seed of a plan."""
     layer, kinds = read_description(trained.scorer_folder()).prefix_layer, BRANCHES[trained.plan]
     features = {
         split: StoredFeatures(clips, extraction.encoders, kinds, store, prefix_layer=layer)
@@ -100,7 +101,7 @@ def predict_clips(
     splits: Mapping[str, Sequence[Clip]],
     features: Mapping[str, Sequence[Features]],
 ) -> list[Prediction]:
-    """One row a clip of every split, by the scorer of one seed."""
+    """Predict all clips of all splits with the scorer of one seed."""
     folder = trained.scorer_folder(seed)
     description = read_description(folder)
     device = choose_device("auto")
@@ -117,7 +118,7 @@ def predict_clips(
 def prediction_rows(
     plan: str, description: Description, splits: Sequence[str], clips: Sequence[Clip], raw: np.ndarray[Any, Any]
 ) -> list[Prediction]:
-    """What a scorer's raw outputs mean, calibrated: one row a clip. Shape: splits, clips and raw [N]."""
+    """Calibrate a scorer's raw outputs; return one row for each clip. Shape: splits, clips and raw [N]."""
     predicted = description.calibration.apply(raw)
     low, high = description.calibration.interval(predicted)
     return [
@@ -131,22 +132,22 @@ def prediction_rows(
             score=clip.score,
             plan=plan,
             seed=description.seed,
-            raw=float(raw[place]),
-            predicted=float(predicted[place]),
-            lo=float(low[place]),
-            hi=float(high[place]),
+            raw=float(raw[index]),
+            predicted=float(predicted[index]),
+            lo=float(low[index]),
+            hi=float(high[index]),
         )
-        for place, (clip, split) in enumerate(zip(clips, splits, strict=True))
+        for index, (clip, split) in enumerate(zip(clips, splits, strict=True))
     ]
 
 
-def speaker_figures(outcome: Outcome) -> dict[str, float] | None:
-    """What the speaker probe found before and after training, beside chance; None where too few singers are known."""
+def singer_probe_result(outcome: Outcome) -> dict[str, float] | None:
+    """Return the singer probe's accuracy before and after training, with chance; None with too few known singers."""
     return None if outcome.speakers is None else {**asdict(outcome.speakers), "chance": 1 / outcome.speakers.singers}
 
 
 def reference_plan(plans: Sequence[TrainedPlan]) -> str | None:
-    """The plan that the others are compared with: the winner on validation; None where validation can name none."""
+    """Return the plan that the others are compared with: the winner on validation, or None without defined values."""
     validation = validation_by_plan(plans, CANDIDATES)
     if not any(not math.isnan(value) for values in validation.values() for value in values):
         return None
@@ -154,5 +155,5 @@ def reference_plan(plans: Sequence[TrainedPlan]) -> str | None:
 
 
 def validation_by_plan(plans: Sequence[TrainedPlan], candidates: Sequence[str]) -> Mapping[str, list[float]]:
-    """Validation Spearman of every seed of the plans that may win, for `gate.choose_winner`."""
+    """Return the validation Spearman of every seed of the plans that may win, for `choose_winner`."""
     return {trained.plan: list(trained.validation.values()) for trained in plans if trained.plan in candidates}

@@ -1,4 +1,4 @@
-"""The table `predictions.csv`: one row for each clip, plan and seed, from which every figure can be recomputed."""
+"""predictions.csv: one row for each clip, plan and seed, from which all metrics of a report can be recomputed."""
 
 import csv
 import math
@@ -14,10 +14,10 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one trained model says of one recording, beside what people said.
+    """The score that one trained model predicts for one clip, with the human score.
 
-    `raw` is the head's output, `predicted` its calibrated score in label points, and [`lo`, `hi`] the interval around
-    it; lo and hi are None where the model gives none. `score` is None only for a recording without one.
+    `raw` is the output of the head, `predicted` the calibrated score in label points, and [`lo`, `hi`] its prediction
+    interval (None without one). `score` is None only for a clip without a human score.
     """
 
     sha256: str
@@ -36,14 +36,14 @@ class Prediction:
 
     @property
     def human(self) -> float:
-        """The score people gave; DataError for a recording without one, which no metric can use."""
+        """The human score. Raises DataError for a clip without one, which no metric can use."""
         if self.score is None:
-            raise DataError(f"{self.audio_file} has no score. Leave it out of the evaluation.")
+            raise DataError(f"{self.audio_file}: no human score. Remove it from the evaluation.")
         return self.score
 
     @property
     def clip(self) -> tuple[str, str]:
-        """Which recording this is: its content and its name, since one content may be listed under two names."""
+        """Identity of the clip: content and name, because one content may be listed under two names."""
         return self.sha256, self.audio_file
 
 
@@ -51,11 +51,11 @@ COLUMNS = tuple(field.name for field in fields(Prediction))
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write the table atomically, in the order given; floats come back bit for bit.
+    """Write the table atomically, in the given order; floats are restored exactly when read.
 
-    A missing value, or an empty id, is an empty cell.
+    A missing value or an empty id becomes an empty cell.
     """
-    # File names are bytes to the operating system: surrogateescape carries those that are not UTF-8.
+    # surrogateescape keeps file names that are not valid UTF-8.
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle,
@@ -68,14 +68,14 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
 
 def _cell(value: str | float | None) -> str:
     if isinstance(value, float):
-        return repr(float(value))  # numpy's own repr names its type
+        return repr(float(value))  # the repr of numpy floats contains the type name
     return "" if value is None else str(value)
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Read the table back.
+    """Read the table.
 
-    Raises DataError naming the file, and the row and column where a cell cannot be what its column holds.
+    Raises: DataError with the file, row and column of a cell that does not fit its column.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such predictions table. Run the evaluation first.")
@@ -88,9 +88,11 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def _prediction(path: Path, number: int, cells: Sequence[str]) -> Prediction:
-    """One row of the table, numbered from 1 below its header."""
+    """Parse one row; `number` counts from 1 below the header."""
     if len(cells) != len(COLUMNS):
-        raise DataError(f"{path}: row {number} has {len(cells)} cells instead of {len(COLUMNS)}. Write it again.")
+        raise DataError(
+            f"{path}: row {number} has {len(cells)} cells instead of {len(COLUMNS)}. Write the table again."
+        )
     row = dict(zip(COLUMNS, cells, strict=True))
 
     def number_in(column: str) -> float:
@@ -128,20 +130,22 @@ def _number(path: Path, number: int, column: str, text: str) -> float:
     return value
 
 
-ClipKey = tuple[str, str]  # sha256 and audio_file: one recording may be listed under two names
-Runs = dict[tuple[str, int], dict[str, dict[ClipKey, Prediction]]]  # (plan, seed) -> split -> clip -> its row
+ClipKey = tuple[str, str]  # sha256 and audio_file
+Runs = dict[tuple[str, int], dict[str, dict[ClipKey, Prediction]]]  # (plan, seed) -> split -> clip -> row
 
 
 def align_runs(predictions: Sequence[Prediction], representative: Mapping[str, int]) -> Runs:
-    """Predictions by run, split and clip, after checking that they can be compared.
+    """Group predictions by run, split and clip, after checking that the runs are comparable.
 
-    `representative` names the seed that stands for each plan. Raises DataError where a clip has no score or is listed
-    twice, a plan has no representative, or the runs do not share the same test clips and scores.
+    `representative` is the seed that represents each plan.
+
+    Raises: DataError where a clip has no score or is listed twice, a plan has no representative seed, or the runs
+        differ in test clips or scores.
     """
     unscored = sorted({row.audio_file for row in predictions if row.score is None})
     if unscored:
         raise DataError(
-            f"{len(unscored)} evaluated clips have no score ({shorten(unscored)}). Leave them out of the evaluation."
+            f"{len(unscored)} evaluated clips have no score ({shorten(unscored)}). Remove them from the evaluation."
         )
     runs: Runs = {}
     for row in predictions:
@@ -150,24 +154,23 @@ def align_runs(predictions: Sequence[Prediction], representative: Mapping[str, i
             raise DataError(f"{row.audio_file}: split is {row.split!r}; expected one of {', '.join(SPLITS)}.")
         key = row.clip
         if any(key in clips for clips in splits.values()):
-            raise DataError(f"{row.audio_file} is listed twice for plan {row.plan}, seed {row.seed}. Keep one row.")
+            raise DataError(f"{row.audio_file}: listed twice for plan {row.plan}, seed {row.seed}. Keep one row.")
         splits[row.split][key] = row
-    strangers = sorted({plan for plan, _ in runs} - set(representative))
-    if strangers:
-        raise DataError(f"No representative seed is named for {len(strangers)} plans ({shorten(strangers)}). Name one.")
+    if unnamed := sorted({plan for plan, _ in runs} - set(representative)):
+        raise DataError(f"Representative seeds: missing for {len(unnamed)} plans ({shorten(unnamed)}). Add them.")
     missing = [f"{plan} seed {chosen}" for plan, chosen in representative.items() if (plan, chosen) not in runs]
     if missing or not representative:
-        raise DataError(f"No predictions of the representative runs ({shorten(missing) or 'none named'}). Add them.")
+        raise DataError(f"Representative runs: no predictions ({shorten(missing) or 'none named'}). Add them.")
     _check_same_test(runs)
     return runs
 
 
 def _check_same_test(runs: Runs) -> None:
-    """Every plan and seed must have predicted the same test clips, and know the same of them."""
+    """Check that all runs have the same test clips with the same scores, singers, songs and sources."""
     (reference, splits), *others = runs.items()
     expected = {key: _identity(row) for key, row in splits["test"].items()}
     if not expected:
-        raise DataError(f"Plan {reference[0]}, seed {reference[1]} has no test clips. Predict the test split.")
+        raise DataError(f"Plan {reference[0]}, seed {reference[1]}: no test clips. Predict the test split.")
     for (plan, seed), other in others:
         got = {key: _identity(row) for key, row in other["test"].items()}
         differing = sorted(key[1] for key in expected.keys() | got.keys() if expected.get(key) != got.get(key))

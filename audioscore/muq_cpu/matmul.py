@@ -1,7 +1,8 @@
-"""Products of 16-bit integers on a CPU, for the declared fast mode; what comes in and goes out is float32.
+"""Faster linear layers for inference on a CPU: float32 by the faster of torch's libraries, or 16-bit integers.
 
-Each row and each column is rounded by a scale of its own, in all a tenth as much as bfloat16 rounds. With AVX2 such
-products come about 1.6 times as quickly as float32's, with AVX-512 VNNI 2.1 times (docs/LOG.md).
+Integers are for the fast mode; inputs and outputs are float32. Each row and each column is rounded with a scale of its
+own, with a tenth of bfloat16's rounding error. Such products are about 1.6 times as fast as float32's with AVX2, and
+2.1 times with AVX-512 VNNI (docs/LOG.md).
 """
 
 import copy
@@ -14,22 +15,155 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audioscore.encoders.adapters import merge_layers
+FastDtype = Literal["float32", "int16"]
 
-SHARED = 1 << 26  # products, a thousandth of a second, for which a thread that helps is worth its beginning
+SHARED = 1 << 26  # multiplications, about 1 ms, for which starting another thread pays
+MIN_WIDTH = 256  # input and output channels; below, rounding takes longer than it saves
+
+
+def fast_dtype(device: str) -> FastDtype:
+    """The dtype that this CPU multiplies fastest; float32 on a GPU.
+
+    int16 with AVX-512 VNNI, which accumulates products in the same instruction, and with AVX2 without wider vectors.
+    With AVX-512 but no VNNI, integers are no faster than float32. Old processors with AVX2 gain nothing either, but
+    torch does not report them as such.
+    """
+    if torch.device(device).type != "cpu":
+        return "float32"
+    can = torch.cpu.get_capabilities()
+    faster = can.get("avx512_vnni") or (can.get("avx2") and not can.get("avx512_f"))
+    return "int16" if faster else "float32"
 
 
 @cache
-def _kernels() -> Any:
-    from audioscore.muq_cpu import int16_kernels
+def has_faster_library() -> bool:
+    """Whether torch has a faster library for float32 products than the one it uses.
 
-    return int16_kernels
+    On AMD's processors MKL does not use AVX-512, and oneDNN does: 2.3 times as fast on an EPYC of the fifth generation
+    (docs/LOG.md).
+    """
+    can = torch.cpu.get_capabilities()
+    wide_amd = can.get("avx512_f") and str(can.get("cpu_name")).startswith("AMD")
+    return bool(wide_amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+
+
+def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute values @ weight.T + bias in float32 on a CPU, with the faster library.
+
+    Shape: values [..., C], weight [O, C], bias [O] -> [..., O].
+    Raises: ValueError where gradients are needed.
+    """
+    if torch.is_grad_enabled() and values.requires_grad:
+        raise ValueError("product() has no gradients. Call it under torch.inference_mode(), or use F.linear.")
+    if not has_faster_library():
+        return F.linear(values, weight, bias)
+    # torch.compile calls this operator for oneDNN; no public function does so for a matrix in torch's own layout.
+    output: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
+    return output
+
+
+def linear(weight: Tensor, bias: Tensor | None, dtype: FastDtype) -> nn.Module:
+    """Build a linear layer [..., C] -> [..., O]; odd C stays in float32. Shape: weight [O, C], bias [O] or None."""
+    even = weight.shape[1] % 2 == 0  # integers are multiplied in pairs of channels
+    return Int16Linear(weight, bias) if dtype == "int16" and even else Float32Linear(weight, bias)
+
+
+def optimize_module(module: Any, dtype: FastDtype) -> Any:
+    """Copy a module with faster wide linear layers and 1 x 1 convolutions, for inference on a CPU.
+
+    Returns the module itself where nothing would be faster. With int16, adapters, which are narrow, are merged into
+    the layers beside them.
+    """
+    if dtype == "float32" and not has_faster_library():
+        return module
+    replacement = _replacement(module, dtype)
+    if replacement is not None:
+        return replacement
+    # float32 changes no weight, so copies may share them.
+    shared = {id(weight): weight for weight in module.parameters()} if dtype == "float32" else {}
+    output = copy.deepcopy(module, shared)
+    if dtype == "int16" and any(hasattr(part, "lora_A") for part in output.modules()):
+        from audioscore.encoders.adapters import merge_layers  # imports peft, which takes a second
+
+        merge_layers(output)
+    for name, part in list(output.named_modules()):
+        replacement = _replacement(part, dtype)
+        if replacement is not None:
+            parent, _, own = name.rpartition(".")
+            setattr(output.get_submodule(parent), own, replacement)
+    return output
+
+
+def _replacement(part: nn.Module, dtype: FastDtype) -> nn.Module | None:
+    """A faster layer for a wide linear layer or 1 x 1 convolution; None for other modules."""
+    if type(part) is nn.Linear and min(part.weight.shape) >= MIN_WIDTH:
+        return linear(part.weight, part.bias, dtype)
+    if isinstance(part, nn.Conv1d) and part.kernel_size == (1,) and part.groups == 1:
+        weight = part.weight[..., 0]
+        return ChannelsFirst(linear(weight, part.bias, dtype)) if min(weight.shape) >= MIN_WIDTH else None
+    return None
+
+
+class ChannelsFirst(nn.Module):
+    """A linear layer for channels before frames. Shape: [B, C, F] -> [B, O, F]."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, values: Tensor) -> Tensor:
+        output: Tensor = self.layer(values.transpose(1, 2)).transpose(1, 2)
+        return output
+
+
+class Float32Linear(nn.Module):
+    """A linear layer in float32. Shape: weight [O, C], bias [O] or None; [..., C] -> [..., O]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
+
+    def part(self, rows: Tensor) -> "Float32Linear":
+        """A layer with some of the output channels. Shape: rows [N], 0 to O - 1."""
+        return Float32Linear(self.weight[rows], None if self.bias is None else self.bias[rows])
+
+    def forward(self, values: Tensor) -> Tensor:
+        return product(values, self.weight, self.bias)
+
+
+class Int16Linear(nn.Module):
+    """A linear layer with 16-bit integer products.
+
+    Shape: weight [O, C], C even, bias [O] or None; [..., C] -> [..., O].
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.outputs = len(weight)
+        self.columns = Columns.of([weight.T])
+        self.bias = _filled(torch.zeros(len(weight)) if bias is None else bias.detach().float(), 0)
+
+    def part(self, rows: Tensor) -> "Int16Linear":
+        """A layer with some of the output channels. Shape: rows [N], 0 to O - 1."""
+        part = copy.copy(self)
+        part.outputs, part.columns, part.bias = len(rows), self.columns.part(rows), _filled(self.bias[rows], 0)
+        return part
+
+    def forward(self, values: Tensor) -> Tensor:
+        flat = values.float().reshape(-1, values.shape[-1]).contiguous()
+        rows = self.columns.rows(len(flat))
+        ints, scales = torch.empty(1, rows, flat.shape[1], dtype=torch.int16), torch.empty(1, rows)
+        self.columns.to_ints(flat, ints[0], scales[0])
+        out = torch.empty(1, rows, self.columns.width)
+        self.columns.multiply(ints, scales, len(flat), self.bias, out)
+        output: Tensor = out[0, : len(flat), : self.outputs].reshape(*values.shape[:-1], self.outputs)
+        return output
 
 
 class Columns:
-    """P matrices that rows are multiplied with: integers in blocks, as they are read, and a scale for each column.
+    """P matrices to multiply rows with: integers in the blocks that the kernels read, and a scale for each column.
 
-    B blocks of N columns hold the O columns of a matrix; the processor decides how many these are.
+    B blocks of N columns hold the O columns of a matrix; N depends on the processor.
     """
 
     def __init__(self, blocks: Tensor, scales: Tensor) -> None:
@@ -39,34 +173,37 @@ class Columns:
 
     @classmethod
     def of(cls, matrices: Iterable[Tensor]) -> Self:
-        """Columns of zeros fill up the last block. Shape: P matrices [C, O], C even."""
+        """Round matrices; zero columns fill the last block. Shape: P matrices [C, O], C even."""
         blocks, scales = zip(*map(_rounded, matrices), strict=True)
         return cls(torch.stack(blocks), torch.stack(scales))
 
     def part(self, columns: Tensor) -> "Columns":
-        """Some of the columns. Shape: columns [K], of 0 to B N - 1."""
+        """Some of the columns. Shape: columns [K], 0 to B N - 1."""
         ints = self.blocks.transpose(2, 3).flatten(1, 2)[:, columns]  # (P, K, C / 2, 2)
         return Columns(_in_blocks(ints), _filled(self.scales[:, columns], 1))
 
     def rows(self, count: int) -> int:
-        """For how many rows there must be room: they are multiplied a few at a time."""
+        """Number of rows to allocate for `count` rows, since several are multiplied at a time."""
         at_once = int(_kernels().ROWS)
         return -(-count // at_once) * at_once
 
     @staticmethod
     def to_ints(values: Tensor, ints: Tensor, scales: Tensor) -> None:
-        """Round rows to be multiplied. Shape: values [R, C], ints [>= R, C], scales [>= R]."""
+        """Round rows before they are multiplied. Shape: values [R, C], ints [>= R, C], scales [>= R]."""
         _kernels().to_ints(values.numpy(), ints.numpy(), scales.numpy())
 
     def multiply(self, ints: Tensor, scales: Tensor, used: int, start: Tensor, out: Tensor) -> None:
-        """out = rows times columns plus `start`, for the first rows that are `used`, and what fills up the last few.
+        """out = rows @ columns + `start`, for the first `used` rows and those that fill the last group of rows.
 
-        Shape: ints [P, R, C], scales [P, R], start [B N], out [P, R, B N], R being `rows(used)` at least.
-        Raises ValueError for columns that were made where a processor has wider or narrower vectors.
+        Shape: ints [P, R, C], scales [P, R], start [B N], out [P, R, B N], where R >= `rows(used)`.
+        Raises: ValueError for columns from a processor with vectors of another width.
         """
         wide = self.blocks.shape[3]
         if wide != _kernels().BLOCK:
-            raise ValueError(f"columns in blocks of {wide}: here they are of {_kernels().BLOCK}. Make them anew here.")
+            raise ValueError(
+                f"columns in blocks of {wide}: this processor uses {_kernels().BLOCK}. Round the weights on this "
+                "machine."
+            )
         multiply = partial(
             _kernels().multiply, ints.numpy(), scales.numpy(), self.blocks.numpy(), self.scales.numpy(), start.numpy(),
             out.numpy(), used,
@@ -81,41 +218,8 @@ class Columns:
             list(pool.map(multiply, bounds, bounds[1:]))
 
 
-class Int16Linear(nn.Module):
-    """A linear layer whose products are of integers. Shape: weight [O, C], C even, bias [O] or None;
-    [..., C] -> [..., O].
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.made = len(weight)
-        self.columns = Columns.of([weight.T])
-        self.bias = _filled(torch.zeros(len(weight)) if bias is None else bias.detach().float(), 0)
-
-    @staticmethod
-    def suits(weight: Tensor) -> bool:
-        """Whether the channels that come in are even: they are multiplied in pairs."""
-        return weight.shape[1] % 2 == 0
-
-    def part(self, rows: Tensor) -> "Int16Linear":
-        """The layer of some of the channels that it makes. Shape: rows [N], of 0 to O - 1."""
-        part = copy.copy(self)
-        part.made, part.columns, part.bias = len(rows), self.columns.part(rows), _filled(self.bias[rows], 0)
-        return part
-
-    def forward(self, values: Tensor) -> Tensor:
-        flat = values.float().reshape(-1, values.shape[-1]).contiguous()
-        rows = self.columns.rows(len(flat))
-        ints, scales = torch.empty(1, rows, flat.shape[1], dtype=torch.int16), torch.empty(1, rows)
-        self.columns.to_ints(flat, ints[0], scales[0])
-        out = torch.empty(1, rows, self.columns.width)
-        self.columns.multiply(ints, scales, len(flat), self.bias, out)
-        made: Tensor = out[0, : len(flat), : self.made].reshape(*values.shape[:-1], self.made)
-        return made
-
-
 def _rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers in blocks, and their scales; of what is not finite, or whose square is not, a scale of NaN.
+    """Integers in blocks, and their scales; NaN for a column that, or whose square, is not finite.
 
     Shape: [C, O] -> [B, C / 2, N, 2], [B N].
     """
@@ -134,124 +238,13 @@ def _in_blocks(ints: Tensor) -> Tensor:
 
 
 def _filled(values: Tensor, dim: int) -> Tensor:
-    """The values, with zeros up to whole blocks along `dim`."""
+    """The values, filled with zeros to whole blocks along `dim`."""
     missing = -values.shape[dim] % _kernels().BLOCK
     return torch.cat([values, values.new_zeros(*values.shape[:dim], missing, *values.shape[dim + 1 :])], dim)
 
 
-Numbers = Literal["float32", "int16"]
-
-MIN_WIDTH = 256  # channels in and out; below, rounding takes longer than it saves
-
-
-def quick_numbers(device: str) -> Numbers:
-    """What a CPU multiplies quicker than float32, or else float32, as on a GPU.
-
-    16-bit integers where it has AVX-512 VNNI, which adds up their products itself, or AVX2 and no wider vectors: of
-    those without VNNI, sums of integers' products come no sooner than of float32's. Old ones with AVX2 gain nothing,
-    and cannot be told.
-    """
-    if torch.device(device).type != "cpu":
-        return "float32"
-    can = torch.cpu.get_capabilities()
-    quick = can.get("avx512_vnni") or (can.get("avx2") and not can.get("avx512_f"))
-    return "int16" if quick else "float32"
-
-
 @cache
-def has_quicker_library() -> bool:
-    """Whether torch has a library that multiplies float32 quicker than the one it takes.
+def _kernels() -> Any:
+    from audioscore.muq_cpu import int16_kernels
 
-    On AMD's processors MKL leaves the vectors of AVX-512 alone, and oneDNN does not: 2.3 times on an EPYC of the fifth
-    generation (docs/LOG.md).
-    """
-    can = torch.cpu.get_capabilities()
-    wide_of_amd = can.get("avx512_f") and str(can.get("cpu_name")).startswith("AMD")
-    return bool(wide_of_amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
-
-
-def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """values @ weight.T + bias in float32, on a CPU, by the quicker library.
-
-    Shape: values [..., C], weight [O, C], bias [O] -> [..., O]. Raises ValueError where gradients are wanted.
-    """
-    if torch.is_grad_enabled() and values.requires_grad:
-        raise ValueError("a quick product has no gradients. Call it under torch.inference_mode(), or take F.linear.")
-    if not has_quicker_library():
-        return F.linear(values, weight, bias)
-    # Torch's compiler calls it where it takes oneDNN; no public function does so for a matrix that is not oneDNN's own.
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
-    return made
-
-
-def linear(weight: Tensor, bias: Tensor | None, numbers: Numbers) -> nn.Module:
-    """A linear layer of [..., C] -> [..., O]. Shape: weight [O, C], bias [O] or None."""
-    rounded = numbers == "int16" and Int16Linear.suits(weight)
-    return Int16Linear(weight, bias) if rounded else Float32Linear(weight, bias)
-
-
-def multiplying(module: Any, numbers: Numbers) -> Any:
-    """A copy of a module whose wide linear layers and convolutions over single frames multiply such numbers; the module
-    itself, where nothing would be quicker.
-
-    For inference on a CPU. Where numbers are rounded, adapters, which are narrow, are merged into the layers that they
-    stand beside.
-    """
-    if numbers == "float32" and not has_quicker_library():
-        return module
-    whole = _quick(module, numbers)
-    if whole is not None:
-        return whole
-    # float32 changes no weight, so that copies may share them. Whether there are adapters is asked so because importing
-    # peft takes a second.
-    shared = {id(weight): weight for weight in module.parameters()} if numbers == "float32" else {}
-    made = copy.deepcopy(module, shared)
-    if numbers == "int16" and any(hasattr(part, "lora_A") for part in made.modules()):
-        merge_layers(made)
-    for name, part in list(made.named_modules()):
-        quick = _quick(part, numbers)
-        if quick is not None:
-            parent, _, own = name.rpartition(".")
-            setattr(made.get_submodule(parent), own, quick)
-    return made
-
-
-class Float32Linear(nn.Module):
-    """A linear layer of float32. Shape: weight [O, C], bias [O] or None; [..., C] -> [..., O]."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
-
-    def part(self, rows: Tensor) -> "Float32Linear":
-        """The layer of some of the channels that it makes. Shape: rows [N], of 0 to O - 1."""
-        return Float32Linear(self.weight[rows], None if self.bias is None else self.bias[rows])
-
-    def forward(self, values: Tensor) -> Tensor:
-        return product(values, self.weight, self.bias)
-
-
-class _OverFrames(nn.Module):
-    """A linear layer where channels come before frames. Shape: [B, C, F] -> [B, O, F]."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, values: Tensor) -> Tensor:
-        made: Tensor = self.layer(values.transpose(1, 2)).transpose(1, 2)
-        return made
-
-
-def _quick(part: nn.Module, numbers: Numbers) -> nn.Module | None:
-    """What takes the place of a layer, if anything does."""
-    if type(part) is nn.Linear:
-        return _quick_linear(part.weight, part.bias, numbers)
-    if isinstance(part, nn.Conv1d) and part.kernel_size == (1,) and part.groups == 1:
-        layer = _quick_linear(part.weight[..., 0], part.bias, numbers)
-        return None if layer is None else _OverFrames(layer)
-    return None
-
-
-def _quick_linear(weight: Tensor, bias: Tensor | None, numbers: Numbers) -> nn.Module | None:
-    return None if min(weight.shape) < MIN_WIDTH else linear(weight, bias, numbers)
+    return int16_kernels

@@ -1,1 +1,1 @@
-"""From features to a score: pooling, fusion, head, calibration, and the folder a scorer is saved as."""
+"""Scoring: pooling, fusion, head, calibration, the scorer, and the folder that stores a scorer."""

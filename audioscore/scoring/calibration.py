@@ -1,6 +1,6 @@
-"""From a raw ranking output to the 0-100 scale of the labels, and how far off it may be.
+"""Calibration: map raw outputs to the 0-100 scale of the labels, with a conformal interval.
 
-Monotone: calibration never changes an order. Fitted on validation clips only.
+The map is monotone, so calibration never changes a ranking. It is fitted on validation clips only.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from audioscore.units import SCORE_MAX, SCORE_MIN
 
 Array = NDArray[np.float64]
 
-KNOTS = 12  # at most; fewer clips get fewer, so that a knot always rests on several clips
+KNOTS = 12  # at most; fewer for few clips, so that each knot is the mean of several clips
 CLIPS_PER_KNOT = 5
 MIN_CLIPS = 8
 FOLDS = 5
@@ -24,7 +24,10 @@ COVERAGE = 0.9
 
 @dataclass(frozen=True)
 class Calibration:
-    """Piecewise-linear, strictly increasing map through (raw, score) knots, with the half-width of its interval."""
+    """Piecewise-linear, strictly increasing map through (raw, score) knots, with the half-width of its interval.
+
+    It is stored in `scorer.json`, so that a scorer's scores stay on the scale of the labels it was calibrated on.
+    """
 
     raw: tuple[float, ...]
     score: tuple[float, ...]
@@ -32,7 +35,7 @@ class Calibration:
     coverage: float = COVERAGE
 
     def apply(self, raw: ArrayLike) -> Array:
-        """Scores for raw outputs; beyond the outer knots the map goes on at the mean slope, within 0-100.
+        """Map raw outputs to scores. Beyond the outer knots the map continues with the mean slope, within 0-100.
 
         Shape: [N] -> [N], float64.
         """
@@ -44,7 +47,10 @@ class Calibration:
         return scores
 
     def interval(self, scores: ArrayLike) -> tuple[Array, Array]:
-        """Lower and upper end of the split-conformal interval around scores. Shape: [N] -> [N], [N]."""
+        """Lower and upper end of the split-conformal interval around scores.
+
+        Shape: [N] -> [N], [N].
+        """
         centre = np.asarray(scores, dtype=np.float64)
         return (
             np.clip(centre - self.half_width, SCORE_MIN, SCORE_MAX),
@@ -69,27 +75,28 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the map and its interval on validation clips.
 
-    The interval's half-width is the conformal quantile of residuals of clips whose whole cluster (singer) was left
-    out of the map that predicted them: residuals of the map's own clips would be too small.
+    The half-width of the interval is the conformal quantile of cross-validated residuals: each clip is predicted by a
+    map that was fitted without the clip's cluster (singer). In-sample residuals would be too small.
 
     Shape: raw [N], scores [N], clusters N names.
+    Raises: DataError for fewer than MIN_CLIPS clips or for equal scores.
     """
     x, y = np.asarray(raw, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if len(x) < MIN_CLIPS or np.ptp(y) == 0:
         raise DataError(
-            f"calibration needs at least {MIN_CLIPS} validation clips with different scores; got {len(x)} clips, "
-            f"{len(np.unique(y))} different scores. Add clips or enlarge split.val."
+            f"calibration: needs at least {MIN_CLIPS} validation clips with different scores; got {len(x)} clips, "
+            f"{len(np.unique(y))} different scores. Add clips or increase split.val."
         )
     knots, values = _fit_map(x, y)
     names, fold_of = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    folds = min(FOLDS, len(names))
+    n_folds = min(FOLDS, len(names))
     residuals = np.abs(y - Calibration(tuple(knots), tuple(values), 0.0).apply(x))
-    for fold in range(folds) if folds > 1 else ():
-        held = fold_of % folds == fold
-        if len(np.unique(y[~held])) > 1 and (~held).sum() >= MIN_CLIPS // 2:
-            out_knots, out_values = _fit_map(x[~held], y[~held])
-            out = Calibration(tuple(out_knots), tuple(out_values), 0.0)
-            residuals[held] = np.abs(y[held] - out.apply(x[held]))
+    for number in range(n_folds) if n_folds > 1 else ():
+        held_out = fold_of % n_folds == number
+        if len(np.unique(y[~held_out])) > 1 and (~held_out).sum() >= MIN_CLIPS // 2:
+            own_knots, own_values = _fit_map(x[~held_out], y[~held_out])
+            fitted = Calibration(tuple(own_knots), tuple(own_values), 0.0)
+            residuals[held_out] = np.abs(y[held_out] - fitted.apply(x[held_out]))
     rank = min(int(np.ceil((len(x) + 1) * coverage)), len(x))
     return Calibration(
         tuple(map(float, knots)), tuple(map(float, values)), float(np.sort(residuals)[rank - 1]), coverage
@@ -97,7 +104,7 @@ def fit_calibration(
 
 
 def _fit_map(x: Array, y: Array) -> tuple[Array, Array]:
-    """Knots at quantiles of the raw outputs, isotonic values there, and a small slope so that no two tie."""
+    """Knots at quantiles of the raw outputs, with isotonic values and a small slope that prevents ties."""
     order = np.argsort(x, kind="stable")
     count = int(np.clip(len(x) // CLIPS_PER_KNOT, 2, KNOTS))
     groups = [part for part in np.array_split(order, count) if len(part)]
@@ -105,7 +112,7 @@ def _fit_map(x: Array, y: Array) -> tuple[Array, Array]:
     values = isotonic(np.array([y[part].mean() for part in groups]), np.array([len(part) for part in groups]))
     keep = np.concatenate([[True], np.diff(knots) > 1e-9])
     knots, values = knots[keep], values[keep]
-    if len(knots) < 2:  # a constant model: nothing to map, every score is the mean
+    if len(knots) < 2:  # the outputs are constant: every score is the mean
         return np.array([x.mean() - 0.5, x.mean() + 0.5]), np.array([y.mean() - 1e-6, y.mean() + 1e-6])
     ramp = (knots - knots[0]) / (knots[-1] - knots[0])
     spread = max(float(values[-1] - values[0]), 1e-3)
@@ -113,7 +120,7 @@ def _fit_map(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def isotonic(values: ArrayLike, weights: ArrayLike) -> Array:
-    """Closest non-decreasing sequence in weighted least squares (pool adjacent violators).
+    """Closest non-decreasing sequence in weighted least squares (pool-adjacent-violators).
 
     Shape: values [N], weights [N] -> [N].
 

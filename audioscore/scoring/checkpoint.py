@@ -1,24 +1,20 @@
-"""A scorer as a folder: head.safetensors, muq.safetensors where MuQ was tuned, scorer.json, and embedded encoders.
+"""Save and load a scorer as a folder: head.safetensors, muq.safetensors (if MuQ was tuned), scorer.json, encoders.
 
-Encoders that no hub holds are always embedded, the others where the whole weights were asked for.
-
-Nothing in it is a path or a pickle, loading is strict, and what comes back scores the same.
+Encoders that are not on a hub are always embedded, others only for a self-contained folder. A folder contains no
+absolute path, loading is strict, and a loaded scorer gives the same scores.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from audioscore.encoders.adapters import (
-    adapter_state,
-    add_lora,
-    freeze,
-    load_adapter_state,
-    tune_layers,
-)
+from audioscore.encoders.adapters import adapter_state, add_lora, freeze, load_adapter_state, tune_layers
 from audioscore.encoders.campplus import CampplusEncoder, load_campplus
 from audioscore.encoders.campplus import encoder_files as campplus_files
 from audioscore.encoders.features import EncoderReference, Kind
@@ -26,16 +22,19 @@ from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.muq import encoder_files as muq_files
 from audioscore.encoders.muq_layers import LayerMix, MuQSuffix
 from audioscore.errors import ModelError, shorten
-from audioscore.files import atomic_folder, place, read_json, sha256_of, write_json
+from audioscore.files import atomic_folder, link_or_copy, read_json, sha256_of, write_json
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.head import build_head
 from audioscore.scoring.network import ScoreNetwork
 from audioscore.scoring.scorer import Description, Scorer, Tuning
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE, SCORE_MAX, SCORE_MIN
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+FORMAT = 2
+READ = (1, 2)  # format 1 has only light heads
+DESCRIPTION, HEAD, MUQ, ENCODERS = "scorer.json", "head.safetensors", "muq.safetensors", "encoders"
+MIX = "mix.logits"  # in the file of the head, if layers are mixed
+# Prefixes of the weights in format 1, and their current names.
+RENAMED = {"norms.": "fusion.norms.", "projections.": "fusion.projections.", "mlp.": "regressor."}
 
 
 def build_network(
@@ -46,21 +45,19 @@ def build_network(
     lora_dropout: float = 0.0,
     checkpointing: bool = False,
 ) -> ScoreNetwork:
-    """A network with a new head; only what is to be trained has gradients.
+    """Build a network with a new head; only the parameters that will be trained require gradients.
 
-    With `tuning`, `muq` is changed in place: its upper layers are the network's from here on. Random weights are drawn
-    from torch's random state. Raises ModelError where the head or the layers are not to be had.
+    With `tuning`, `muq` is modified: its upper layers become part of the network. Random weights use torch's global
+    random state. Raises ModelError for an invalid head or layer.
     """
     if tuning is None:
         return ScoreNetwork(build_head(head))
     if muq is None:
-        raise ModelError("this network goes through MuQ's layers, and no MuQ was given. Load the encoder first.")
+        raise ModelError("network: needs the layers of MuQ, but no MuQ was given. Load the encoder first.")
     if tuning.mode == "lora":
         if tuning.rank is None or tuning.alpha is None:
-            raise ModelError("the description says neither rank nor alpha of its adapters. Train the scorer again.")
-        add_lora(
-            muq.module, rank=tuning.rank, alpha=tuning.alpha, dropout=lora_dropout, from_layer=tuning.from_layer
-        )  # fmt: skip
+            raise ModelError("tuning of the description: rank or alpha of the adapters is missing. Train again.")
+        add_lora(muq.module, rank=tuning.rank, alpha=tuning.alpha, dropout=lora_dropout, from_layer=tuning.from_layer)
     elif tuning.mode == "full":
         tune_layers(muq.module, from_layer=tuning.from_layer)
     else:
@@ -71,45 +68,37 @@ def build_network(
 
 
 def tuned_state(tuning: Tuning | None, muq: MuQEncoder | None) -> dict[str, Tensor]:
-    """A copy, on the CPU, of what was trained of MuQ: its adapters, or its layers; empty where nothing was."""
+    """Copy the trained weights of MuQ to the CPU: its adapters or its layers; empty if nothing was trained."""
     if tuning is None or muq is None or tuning.mode == "frozen":
         return {}
     if tuning.mode == "lora":
         return adapter_state(muq.module)
-    # By name, not by gradient: a scorer that was loaded has none. The norm exists where the last layer is read.
+    # By name, because a loaded scorer has no gradients. The norm exists only if the last layer is read.
     layers = (f"model.conformer.layers.{layer}." for layer in range(tuning.from_layer, muq.layer))
-    begins = (*layers, "model.conformer.layer_norm.")
+    prefixes = (*layers, "model.conformer.layer_norm.")
     parameters = muq.module.named_parameters()
-    return {name: value.detach().cpu().clone() for name, value in parameters if name.startswith(begins)}
+    return {name: value.detach().cpu().clone() for name, value in parameters if name.startswith(prefixes)}
 
 
 def load_tuned_state(tuning: Tuning | None, muq: MuQEncoder | None, state: Mapping[str, Tensor]) -> None:
-    """Put back what `tuned_state` gave, into a MuQ that `build_network` prepared alike: all of it, or nothing.
+    """Load the result of `tuned_state` into a MuQ that `build_network` prepared in the same way: all of it, or nothing.
 
-    Raises ModelError naming what is missing, left over or of another shape.
+    Raises ModelError with the tensors that are missing, unexpected, of another shape or not finite.
     """
     if tuning is not None and tuning.mode == "lora" and muq is not None:
         load_adapter_state(muq.module, state)
         return
     wanted = {name: tuple(value.shape) for name, value in tuned_state(tuning, muq).items()}
-    faults = sorted(wanted.keys() ^ state.keys()) or [
+    problems = sorted(wanted.keys() ^ state.keys()) or [
         name for name in wanted if tuple(state[name].shape) != wanted[name] or not state[name].isfinite().all()
     ]
-    if faults:
+    if problems:
         raise ModelError(
-            f"what was trained of MuQ does not fit: {len(faults)} tensors missing, left over, of another shape or not "
-            f"finite ({shorten(faults)}). Use the encoder and layers they were trained with."
+            f"trained weights of MuQ: {len(problems)} tensors are missing, unexpected, of another shape or not finite "
+            f"({shorten(problems)}). Use the encoder and the layers that they were trained with."
         )
     if muq is not None and state:
         muq.module.load_state_dict(dict(state), strict=False)  # the names were compared above
-
-
-FORMAT = 2
-READ = (1, 2)  # 1 knew light heads alone
-DESCRIPTION, HEAD, MUQ, ENCODERS = "scorer.json", "head.safetensors", "muq.safetensors", "encoders"
-MIX = "mix.logits"  # beside the head's weights, where layers are mixed
-# Names of format 1's weights, by their beginnings.
-RENAMED = {"norms.": "fusion.norms.", "projections.": "fusion.projections.", "mlp.": "regressor."}
 
 
 def save_scorer(
@@ -117,18 +106,20 @@ def save_scorer(
     description: Description,
     encoder_folders: Mapping[Kind, Path],
     folder: Path,
-    tuned: "Mapping[str, Tensor] | None" = None,
+    tuned: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a scorer as a folder, whole or not at all.
+    """Write a scorer as a folder, completely or not at all.
 
-    `encoder_folders` holds the folders of the encoders that are embedded: all without a hub id, at least. `tuned` is
-    what was trained of MuQ (`build.tuned_state`). Raises ModelError where an encoder without a hub id has no folder.
+    Args:
+        encoder_folders: Folders of the encoders to embed: at least of those without a hub id.
+        tuned: Trained weights of MuQ (`tuned_state`).
+    Raises: ModelError if an encoder without a hub id has no folder.
     """
-    from safetensors.torch import save_file
-
-    lost = [kind for kind, reference in description.encoders.items() if reference.id is None]
-    if lost := [kind for kind in lost if kind not in encoder_folders]:
-        raise ModelError(f"{' and '.join(lost)}: no hub holds these weights, and no folder to embed was given.")
+    missing = [
+        kind for kind, reference in description.encoders.items() if reference.id is None and kind not in encoder_folders
+    ]
+    if missing:
+        raise ModelError(f"{' and '.join(missing)}: has no hub id, and no folder to embed was given. Give its folder.")
     for kind in description.encoders.keys() & encoder_folders.keys():
         _check_embedded(kind, description.encoders[kind], encoder_folders[kind])
     with atomic_folder(folder) as target:
@@ -137,7 +128,7 @@ def save_scorer(
             save_file(_on_cpu(tuned), target / MUQ)
         for kind in description.encoders.keys() & encoder_folders.keys():
             for source in _files(kind, encoder_folders[kind]):
-                place(source.resolve(), target / ENCODERS / kind / source.name)  # a hub's cache holds links
+                link_or_copy(source.resolve(), target / ENCODERS / kind / source.name)  # the hub's cache contains links
         write_json(target / DESCRIPTION, _to_json(description))
 
 
@@ -146,18 +137,17 @@ def _files(kind: Kind, folder: Path) -> list[Path]:
 
 
 def _check_embedded(kind: Kind, reference: EncoderReference, folder: Path) -> None:
-    """Refuse to embed an encoder that is not the one a scorer names: it could never be loaded again."""
-    hashed = _files(kind, folder)[0 if kind == "muq" else 1 :]  # of CAM++, the weights alone
+    """Refuse to embed an encoder other than the referenced one: the scorer could not be loaded."""
+    hashed = _files(kind, folder)[0 if kind == "muq" else 1 :]  # of CAM++ only the weights
     if sha256_of(*hashed) != reference.sha256:
-        raise ModelError(f"{folder}: holds another {kind} than the features are of. Extract them again, and train.")
+        raise ModelError(f"{folder}: is not the {kind} that the features were extracted with. Extract and train again.")
 
 
 def load_scorer(folder: Path, *, device: str = "cpu", fast: bool = False, needs_voice: bool = False) -> Scorer:
-    """Read a scorer folder; encoders that are not embedded come from the hub's cache or the hub.
+    """Load a scorer folder; encoders that are not embedded come from the hub's cache or the hub.
 
-    `fast` and `needs_voice`: see `Scorer`.
-
-    Raises ModelError where something is missing, does not fit, or is not the encoder the scorer was trained with.
+    `fast` and `needs_voice`: see `Scorer`. Raises ModelError if something is missing or does not match, or if an
+    encoder is not the one that the scorer was trained with.
     """
     description, encoders = read_description(folder), load_encoders_of(folder, device=device)
     network = _load_network(folder, description, encoders.get("muq"))
@@ -165,7 +155,7 @@ def load_scorer(folder: Path, *, device: str = "cpu", fast: bool = False, needs_
 
 
 def load_encoders_of(folder: Path, *, device: str = "cpu") -> dict[Kind, MuQEncoder | CampplusEncoder]:
-    """A scorer's encoders as they were before anything was tuned, as its features were extracted."""
+    """Load the encoders of a scorer without tuned weights, as its features were extracted."""
     return {
         kind: load_reference(kind, reference, folder / ENCODERS / kind, device)
         for kind, reference in read_description(folder).encoders.items()
@@ -173,11 +163,11 @@ def load_encoders_of(folder: Path, *, device: str = "cpu") -> dict[Kind, MuQEnco
 
 
 def read_description(folder: Path) -> Description:
-    """Only what a scorer says of itself: no weights are read."""
+    """Read the description of a scorer, without weights."""
     source = folder / DESCRIPTION
     if not source.is_file():
         raise ModelError(
-            f"{folder}: not a scorer folder, {DESCRIPTION} missing. Give the folder that a run registered."
+            f"{folder}: is not a scorer folder, {DESCRIPTION} missing. Pass the folder that a run registered."
         )
     try:
         value = read_json(source)
@@ -195,12 +185,14 @@ def read_description(folder: Path) -> Description:
             training=value["training"],
             tuning=None if value.get("tuning") is None else Tuning(**value["tuning"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise ModelError(f"{source}: damaged or incomplete ({type(fault).__name__}: {fault}).") from fault
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{source}: is damaged or incomplete ({type(error).__name__}: {error}). Copy the folder again."
+        ) from error
 
 
-def load_network(folder: Path, description: Description, device: "str | torch.device" = "cpu") -> ScoreNetwork:
-    """The network alone, for clips whose features are already known; MuQ is loaded only where its layers are tuned.
+def load_network(folder: Path, description: Description, device: str | torch.device = "cpu") -> ScoreNetwork:
+    """Load only the network, for extracted features; MuQ is loaded only if its layers are tuned.
 
     Raises ModelError as `load_scorer` does.
     """
@@ -214,16 +206,16 @@ def load_network(folder: Path, description: Description, device: "str | torch.de
 def load_reference(
     kind: Kind, reference: EncoderReference, embedded: Path | None = None, device: str = "cpu"
 ) -> MuQEncoder | CampplusEncoder:
-    """The encoder that a reference names, from the folder where it is embedded or else by its hub id.
+    """Load the referenced encoder, from the folder where it is embedded or else by its hub id.
 
-    Raises ModelError where it cannot be had, or is not the one.
+    Raises ModelError if it is not available or its weights are not the referenced ones.
     """
     if embedded is not None and (embedded.is_dir() or reference.id is None):
         source = str(embedded.resolve())
     elif reference.id is not None:
         source = reference.id
     else:
-        raise ModelError(f"{kind}: no hub holds these weights, and no folder with them was given. Train again.")
+        raise ModelError(f"{kind}: has no hub id, and is not embedded in the scorer folder. Train the scorer again.")
     encoder: MuQEncoder | CampplusEncoder
     if kind == "muq":
         encoder = load_muq(
@@ -234,27 +226,25 @@ def load_reference(
         encoder = load_campplus(source, revision=reference.revision, device=device, precision=reference.precision)
     if encoder.reference.sha256 != reference.sha256:
         raise ModelError(
-            f"{kind}: weights {encoder.reference.sha256[:12]} are not the {reference.sha256[:12]} this scorer was "
-            f"trained with. Fetch {reference.id or 'the scorer folder'} again."
+            f"{kind}: the weights {encoder.reference.sha256[:12]} are not the weights {reference.sha256[:12]} that the "
+            f"scorer was trained with. Fetch {reference.id or 'the scorer folder'} again."
         )
     return encoder
 
 
 def _load_network(folder: Path, description: Description, muq: Any) -> ScoreNetwork:
-    """The network with its weights; a tuned MuQ's upper layers become its own."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):  # the first weights are random, and replaced
+    """Build the network and load its weights; the upper layers of a tuned MuQ become part of it."""
+    with torch.random.fork_rng(devices=[]):  # the random initial weights are replaced
         network = build_network(description.head, description.tuning, muq)
-    state = {renamed(name): value for name, value in _tensors(folder / HEAD).items()}
+    state = {current_name(name): value for name, value in _tensors(folder / HEAD).items()}
     wanted = _head_state(network)
-    faults = sorted(state.keys() ^ wanted.keys()) or [
+    problems = sorted(state.keys() ^ wanted.keys()) or [
         name for name in wanted if state[name].shape != wanted[name].shape or not state[name].isfinite().all()
     ]
-    if faults:
+    if problems:
         raise ModelError(
-            f"{folder / HEAD}: not the weights that {DESCRIPTION} describes; {len(faults)} tensors missing, left over, "
-            f"of another shape or not finite ({shorten(faults)})."
+            f"{folder / HEAD}: does not match {DESCRIPTION}; {len(problems)} tensors are missing, unexpected, of "
+            f"another shape or not finite ({shorten(problems)}). Copy the folder again."
         )
     network.head.load_state_dict({name: state[name] for name in network.head.state_dict()}, strict=True)
     if network.mix is not None:
@@ -263,31 +253,28 @@ def _load_network(folder: Path, description: Description, muq: Any) -> ScoreNetw
     return network
 
 
-def _tensors(source: Path) -> "dict[str, Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def _tensors(source: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(source))
-    except (OSError, SafetensorError) as fault:
-        raise ModelError(f"{source}: missing, damaged, or not the weights that {DESCRIPTION} describes.") from fault
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{source}: is missing or damaged. Copy the scorer folder again.") from error
 
 
-def _head_state(network: ScoreNetwork) -> "dict[str, Tensor]":
-    """The weights beside MuQ's: of the head, and of the mix of layers."""
+def _head_state(network: ScoreNetwork) -> dict[str, Tensor]:
+    """The weights of the head, and of the mix of layers."""
     state: dict[str, Tensor] = dict(network.head.state_dict())
     return state if network.mix is None else {**state, MIX: network.mix.logits}
 
 
-def renamed(name: str) -> str:
-    """A weight's name today, from its name in format 1."""
+def current_name(name: str) -> str:
+    """The current name of a weight, from its name in format 1."""
     for old, new in RENAMED.items():
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
 
 
-def _on_cpu(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""What the plans hear, brought together: each branch standardised, projected, and the voice laid beside the frames."""
+"""Pooling and fusion: standardise and project the features of each encoder, and combine them for the head."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,9 +11,9 @@ VARIANCE_FLOOR = 1e-6  # keeps the gradient of a deviation finite for constant c
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
-    """True where a frame is real.
+    """Mask of the frames that are not padding.
 
-    Shape: lengths [B] -> [B, frames].
+    Shape: lengths [B] -> [B, frames], True for real frames.
 
     >>> frame_mask(torch.tensor([1, 3]), 3).tolist()
     [[True, False, False], [True, True, True]]
@@ -22,24 +22,31 @@ def frame_mask(lengths: Tensor, frames: int) -> Tensor:
 
 
 def without_padding(values: Tensor, mask: Tensor) -> Tensor:
-    """Zero where a frame is not real: weights of 0 would not undo a NaN or an infinity there.
+    """Set padding to zero; weights of 0 would not remove a NaN or an infinity.
 
-    Shape: values [B, F, D], mask [B, F] -> [B, F, D]; without gradients, the same tensor where all frames are real.
+    Shape: values [B, F, D], mask [B, F] -> [B, F, D]; the same tensor, if no gradients are recorded and no frame is
+        padding.
     """
-    # A GPU would have to be waited for in every step of a training, to save a copy that is small there.
+    # Not during training: `mask.all()` would synchronise the GPU in each step, to save a copy that is cheap there.
     if not torch.is_grad_enabled() and bool(mask.all()):
         return values
     return values.masked_fill(~mask[..., None], 0.0)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real frames. Shape: values [B, F, D], mask [B, F] -> [B, D]."""
+    """Mean over real frames.
+
+    Shape: values [B, F, D], mask [B, F] -> [B, D].
+    """
     weights = mask.to(values.dtype)[..., None]
     return (values * weights).sum(1) / weights.sum(1)
 
 
 def masked_std(values: Tensor, mask: Tensor) -> Tensor:
-    """Population standard deviation over real frames. Shape: values [B, F, D], mask [B, F] -> [B, D]."""
+    """Population standard deviation over real frames.
+
+    Shape: values [B, F, D], mask [B, F] -> [B, D].
+    """
     weights = mask.to(values.dtype)[..., None]
     centred = (values - masked_mean(values, mask)[:, None]) * weights
     variance = centred.square().sum(1) / weights.sum(1)
@@ -47,12 +54,15 @@ def masked_std(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_max(values: Tensor, mask: Tensor) -> Tensor:
-    """Largest value of each channel over real frames. Shape: values [B, F, D], mask [B, F] -> [B, D]."""
+    """Maximum of each channel over real frames.
+
+    Shape: values [B, F, D], mask [B, F] -> [B, D].
+    """
     return values.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
 
 
 class AttentionPool(nn.Module):
-    """Mean over real frames, weighted by a learned score of each frame."""
+    """Attention pooling: the mean over real frames, weighted by the softmax of a learned score of each frame."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -65,7 +75,10 @@ class AttentionPool(nn.Module):
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std with statistics of the training clips, kept as buffers so that they travel with the weights."""
+    """Standardise features with the mean and standard deviation of the training clips.
+
+    The statistics are buffers, so that they are saved with the weights.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -75,11 +88,11 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.ones(dim))
 
     def fit(self, values: Tensor) -> None:
-        """Shape: values [N, D]. Channels that never change are left unscaled."""
+        """Compute the statistics; constant channels are not scaled. Shape: values [N, D]."""
         self.set(values.mean(dim=0), values.std(dim=0, unbiased=False))
 
     def set(self, mean: Tensor, deviation: Tensor) -> None:
-        """Shape: mean [D], deviation [D]. Channels that never change are left unscaled."""
+        """Set the statistics; constant channels are not scaled. Shape: mean [D], deviation [D]."""
         self.mean.copy_(mean)
         self.std.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
 
@@ -89,10 +102,12 @@ class Standardize(nn.Module):
 
 
 class Fusion(nn.Module):
-    """MuQ frames and/or a CAM++ embedding, `width` channels each.
+    """Combine MuQ frames and a CAM++ embedding, or use one of them; each is projected to `width` channels.
 
-    `dims` names the branches and their sizes: {"muq": 1024, "campplus": 192}. With `pooled`, the embedding is not
-    repeated over time but waits for the frames to be pooled; it needs both branches then.
+    Args:
+        dims: Branches and their sizes, as {"muq": 1024, "campplus": 192}.
+        pooled: Return the embedding separately, to be concatenated after the frames are pooled, instead of repeating
+            it for each frame. Has no effect with a single branch.
     """
 
     def __init__(self, dims: Mapping[str, int], *, width: int, pooled: bool = False) -> None:
@@ -104,10 +119,10 @@ class Fusion(nn.Module):
         self.norms = nn.ModuleDict({name: Standardize(dim) for name, dim in dims.items()})
         self.projections = nn.ModuleDict({name: nn.Linear(dim, width) for name, dim in dims.items()})
         self.frame_dim = width * (1 if self.pooled else len(dims))  # channels of each frame
-        self.voice_dim = width if self.pooled else 0  # channels that wait
+        self.voice_dim = width if self.pooled else 0  # channels of the embedding that is returned separately
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Frames [B, F, frame_dim], True where one is real [B, F], and the voice [B, voice_dim] where it waits."""
+        """Shape: frames [B, F, frame_dim], mask [B, F], embedding [B, voice_dim] if `pooled`, else None."""
         parts, voice = [], None
         frames = 1 if batch.frames is None else batch.frames.shape[1]
         if "muq" in self.dims:
@@ -120,14 +135,18 @@ class Fusion(nn.Module):
         return joint, frame_mask(batch.lengths.to(joint.device), frames), voice if self.pooled else None
 
 
-PIECE_FRAMES = 2_048  # at once: enough rows for a matrix product, and at 4,096 channels 34 MB
+PIECE_FRAMES = 2_048  # enough rows for an efficient matrix product; 34 MB at 4,096 channels
 
 
 def framewise(layer: Callable[[Tensor], Tensor], values: Tensor, *, in_place: bool = False) -> Tensor:
-    """layer(values), without gradients in pieces, so that what is wider inside the layer is never there for all frames.
+    """Apply `layer` to each frame, in pieces of PIECE_FRAMES frames if no gradients are recorded.
 
-    With `in_place`, where there are pieces, the values are overwritten. Raises ValueError where D is then not C.
-    Shape: values [B, F, C] -> [B, F, D], as `layer` makes D channels of C, of each frame by itself.
+    Pieces bound the memory of layers that are wide inside, which would otherwise hold all frames at once.
+
+    Args:
+        in_place: Overwrite `values`, if there is more than one piece.
+    Shape: values [B, F, C] -> [B, F, D]; `layer` maps C channels to D channels, frame by frame.
+    Raises: ValueError if D is not C with `in_place`.
     """
     if torch.is_grad_enabled() or values.shape[0] * values.shape[1] <= PIECE_FRAMES:
         return layer(values)
@@ -135,9 +154,9 @@ def framewise(layer: Callable[[Tensor], Tensor], values: Tensor, *, in_place: bo
     first = layer(pieces[0])
     if in_place and first.shape[1:] != values.shape[2:]:
         raise ValueError(f"{tuple(values.shape[2:])} channels cannot become {tuple(first.shape[1:])} in place")
-    made = values if in_place else first.new_empty(*values.shape[:2], *first.shape[1:])
-    rows = made.view(-1, *first.shape[1:])
+    out = values if in_place else first.new_empty(*values.shape[:2], *first.shape[1:])
+    rows = out.view(-1, *first.shape[1:])
     rows[:PIECE_FRAMES] = first
-    for place, piece in enumerate(pieces[1:], 1):
-        rows[place * PIECE_FRAMES : (place + 1) * PIECE_FRAMES] = layer(piece)
-    return made
+    for index, piece in enumerate(pieces[1:], 1):
+        rows[index * PIECE_FRAMES : (index + 1) * PIECE_FRAMES] = layer(piece)
+    return out

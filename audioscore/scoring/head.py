@@ -1,6 +1,6 @@
-"""Heads: what each plan's features become, one raw output a clip.
+"""Heads: map the features of each clip to one raw output.
 
-A raw output has no unit; higher is better. Calibration turns it into a score.
+A raw output has no unit; higher is better. Calibration maps it to a score.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,22 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioscore.errors import ModelError, UsageError
-from audioscore.scoring.fusion import (
-    AttentionPool,
-    Fusion,
-    framewise,
-    masked_max,
-    masked_mean,
-    masked_std,
-    without_padding,
-)
+from audioscore.scoring import fusion
 from audioscore.scoring.network import Batch
 
-HELD_BYTES = 64 << 20  # of queries, keys and values at once, on a CPU without gradients
+LEGACY_KIND = "predecessor"  # value in scorer.json and in the configuration; the name must not change
+HELD_BYTES = 64 << 20  # limit of queries, keys and values that are in memory at once, on a CPU without gradients
 
 
 class SelfAttention(nn.Module):
-    """Multi-head scaled dot-product attention of each frame to all real frames of its clip."""
+    """Multi-head scaled dot-product attention of each frame to all real frames of its clip.
+
+    On a CPU without gradients, the attention heads are processed in groups, to bound the memory of long recordings.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -38,26 +34,26 @@ class SelfAttention(nn.Module):
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         """Shape: values [B, F, D], mask [B, F] -> [B, F, D]."""
         if torch.is_grad_enabled() or (groups := self._groups(values)) == 1:
-            out = self._attend(framewise(self.inputs, values), mask, self.heads)
-            return framewise(self.output, out)
+            out = self._attend(fusion.framewise(self.inputs, values), mask, self.heads)
+            return fusion.framewise(self.output, out)
         out = torch.empty_like(values)
-        for group, made in enumerate(out.chunk(groups, dim=-1)):
-            inputs = framewise(self._inputs_of(group, groups), values)
-            made.copy_(self._attend(inputs, mask, self.heads // groups))
-            del inputs  # before the next group's are made
-        return framewise(self.output, out, in_place=True)
+        for group, target in enumerate(out.chunk(groups, dim=-1)):
+            inputs = fusion.framewise(self._inputs_of(group, groups), values)
+            target.copy_(self._attend(inputs, mask, self.heads // groups))
+            del inputs  # free the memory before the next group
+        return fusion.framewise(self.output, out, in_place=True)
 
     def _groups(self, values: Tensor) -> int:
-        """Into how many groups the heads must part for what one group is given to be held at once."""
+        """Number of groups of heads, so that the inputs of one group fit into HELD_BYTES."""
         least = 3 * values.numel() * values.element_size() / HELD_BYTES
-        if values.device.type != "cpu":  # which has room for the batch, and loses by more calls
+        if values.device.type != "cpu":  # a GPU has memory for the batch, and more calls are slower
             return 1
         return next((count for count in range(1, self.heads) if self.heads % count == 0 and count >= least), self.heads)
 
     def _inputs_of(self, group: int, groups: int) -> Callable[[Tensor], Tensor]:
-        """The part of `inputs` that the heads of one group are given. Shape: [N, D] -> [N, 3 D / groups]."""
+        """The input projection of one group of heads. Shape: [N, D] -> [N, 3 D / groups]."""
         rows = torch.arange(3 * self.dim).unflatten(0, (3, groups, -1))[:, group].flatten()
-        if not isinstance(self.inputs, nn.Linear):  # one that is quicker: encoders.products
+        if not isinstance(self.inputs, nn.Linear):  # an optimized layer of audioscore.muq_cpu
             return self.inputs.part(rows)
         return partial(F.linear, weight=self.inputs.weight[rows], bias=self.inputs.bias[rows])
 
@@ -65,22 +61,22 @@ class SelfAttention(nn.Module):
         """Shape: inputs [B, F, 3 C] -> [B, F, C]."""
         query, key, value = inputs.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if torch.is_grad_enabled() or inputs.device.type != "cpu":
-            heard = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
-        else:  # each clip as if it were alone: what a mask changes is little, but layers that round would make it more
-            heard = torch.zeros_like(query)
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+        else:  # clip by clip without a mask: its rounding errors are small, but int16 layers would enlarge them
+            attended = torch.zeros_like(query)
             for clip, real in enumerate(mask.sum(1).tolist()):
                 own = slice(clip, clip + 1), slice(None), slice(real)
-                heard[own] = F.scaled_dot_product_attention(query[own], key[own], value[own])
-        return heard.transpose(1, 2).flatten(-2)
+                attended[own] = F.scaled_dot_product_attention(query[own], key[own], value[own])
+        return attended.transpose(1, 2).flatten(-2)
 
 
 class SongEvalHead(nn.Module):
-    """Frames to one vector a clip; what a clip is padded with, or beside, never changes it.
+    """Map frames to one vector per clip, independent of padding and of the other clips of the batch.
 
-    After SongEval's scorer: Linear-ReLU-Linear, chained multi-head self-attention, time-mean beside time-max; the
-    linear output is the caller's. Unlike there, padding is left out everywhere, attention is residual with normalised
-    inputs (Xiong et al. 2020, On Layer Normalization in the Transformer Architecture), which learns sooner at small
-    learning rates, and mean and max are both of the last layer.
+    Based on the scorer of SongEval: Linear-ReLU-Linear, chained multi-head self-attention, time-mean and time-max. The
+    caller adds the linear output. Unlike the original, padding is masked everywhere, attention is residual with
+    pre-layer normalisation (Xiong et al. 2020, On Layer Normalization in the Transformer Architecture), which converges
+    earlier at small learning rates, and mean and max are both computed from the last layer.
 
     Source: Yao et al. 2025, SongEval: A Benchmark Dataset for Song Aesthetics Evaluation.
     """
@@ -89,30 +85,33 @@ class SongEvalHead(nn.Module):
         super().__init__()
         if layers < 1 or heads < 1 or dim % heads:
             raise UsageError(
-                f"head of {dim} channels, {heads} heads, {layers} layers: heads must divide the channels, and there "
-                f"must be one layer at least. Change the width or the number of heads."
+                f"head with {dim} channels, {heads} heads, {layers} layers: the channels must be a multiple of the "
+                f"heads, with at least one layer. Change the width or the number of heads."
             )
         self.feed_forward = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(layers))
         self.attentions = nn.ModuleList(SelfAttention(dim, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)  # not of attention weights: drawing F * F of them is half of a step
+        self.dropout = nn.Dropout(dropout)  # not on attention weights: drawing F * F values is half of a step's time
         self.representation_dim = 2 * dim
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Shape: frames [B, F, D], mask [B, F] of one real frame at least a clip -> [B, 2 D]."""
-        values = self.dropout(framewise(self.feed_forward, without_padding(frames, mask)))
+        """Shape: frames [B, F, D], mask [B, F] with at least one real frame per clip -> [B, 2 D]."""
+        values = self.dropout(fusion.framewise(self.feed_forward, fusion.without_padding(frames, mask)))
         for norm, attention in zip(self.norms, self.attentions, strict=True):
             values = values + self.dropout(attention(norm(values), mask))
         values = self.norm(values)
-        return torch.cat([masked_mean(values, mask), masked_max(values, mask)], dim=-1)
+        return torch.cat([fusion.masked_mean(values, mask), fusion.masked_max(values, mask)], dim=-1)
 
 
 class ScoreHead(nn.Module):
-    """Fuses the branches, pools them over real frames, and regresses one raw output.
+    """Fuse the branches, pool them over real frames, and predict one raw output per clip.
 
-    `kind` is what pools: "light" takes mean, deviation and attention-weighted mean, "attention" the last of these
-    alone, "songeval" the SongEval-style head. What a clip is padded with, or beside, never changes its output.
+    The output of a clip does not depend on padding or on the other clips of the batch.
+
+    Args:
+        kind: Pooling. "light": mean, standard deviation and attention-weighted mean; "attention": only the
+            attention-weighted mean; "songeval": `SongEvalHead`.
     """
 
     def __init__(
@@ -129,7 +128,7 @@ class ScoreHead(nn.Module):
     ) -> None:
         super().__init__()
         self.kind = kind
-        self.fusion = Fusion(dims, width=width, pooled=pooled)
+        self.fusion = fusion.Fusion(dims, width=width, pooled=pooled)
         frame_dim, voice_dim = self.fusion.frame_dim, self.fusion.voice_dim
         if kind == "songeval":
             self.songeval = SongEvalHead(frame_dim, hidden, heads=heads, layers=layers, dropout=dropout)
@@ -138,7 +137,7 @@ class ScoreHead(nn.Module):
             return
         if kind not in ("light", "attention"):
             raise ValueError(f"a head is light, attention or songeval; got {kind!r}")
-        self.attention = AttentionPool(frame_dim)
+        self.attention = fusion.AttentionPool(frame_dim)
         self.representation_dim = frame_dim * (3 if kind == "light" else 1) + voice_dim
         self.regressor = nn.Sequential(
             nn.LayerNorm(self.representation_dim), nn.Dropout(dropout), nn.Linear(self.representation_dim, hidden),
@@ -146,33 +145,36 @@ class ScoreHead(nn.Module):
         )  # fmt: skip
 
     def represent(self, batch: Batch) -> Tensor:
-        """What the head knows of each clip before it judges. Shape: B clips -> [B, representation_dim]."""
+        """Pooled representation of each clip, the input of `predict`. Shape: B clips -> [B, representation_dim]."""
         joint, mask, voice = self.fusion(batch)
         if self.kind == "songeval":
             parts = [self.songeval(joint, mask)]
         elif self.kind == "light":
-            parts = [masked_mean(joint, mask), masked_std(joint, mask), self.attention(joint, mask)]
+            parts = [fusion.masked_mean(joint, mask), fusion.masked_std(joint, mask), self.attention(joint, mask)]
         else:
             parts = [self.attention(joint, mask)]
         return torch.cat(parts if voice is None else [*parts, voice], dim=-1)
 
-    def judge(self, representation: Tensor) -> Tensor:
+    def predict(self, representation: Tensor) -> Tensor:
         """Shape: [B, representation_dim] -> raw outputs [B]."""
         raw: Tensor = self.regressor(representation)[:, 0]
         return raw
 
     def forward(self, batch: Batch) -> Tensor:
         """Shape: B clips -> raw outputs [B]."""
-        return self.judge(self.represent(batch))
+        return self.predict(self.represent(batch))
 
 
 def build_head(arguments: Mapping[str, Any]) -> Any:
-    """A head from what a description says of it, with random weights. Raises ModelError where that cannot be."""
-    try:
-        if arguments.get("kind") == "predecessor":
-            from audioscore.scoring.legacy.model import PredecessorScoreHead
+    """Build the head of a scorer's description, with random weights.
 
-            return PredecessorScoreHead(**{name: value for name, value in arguments.items() if name != "kind"})
+    Raises: ModelError for unknown or invalid arguments.
+    """
+    try:
+        if arguments.get("kind") == LEGACY_KIND:
+            from audioscore.scoring.legacy.model import LegacyScoreHead
+
+            return LegacyScoreHead(**{name: value for name, value in arguments.items() if name != "kind"})
         return ScoreHead(**arguments)
-    except (TypeError, ValueError, RuntimeError) as fault:
-        raise ModelError(f"the description's head cannot be built ({fault}). Train the scorer again.") from fault
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"head of the description: cannot be built ({error}). Train the scorer again.") from error

@@ -1,6 +1,6 @@
-"""A recording taken in for scoring: within limits, decoded, judged fit to be scored, resampled to what encoders hear.
+"""Prepare a recording for scoring: read it within limits, decode it, check it, and resample it for each encoder.
 
-Every door goes through here, so that training, command line, service and registry refuse the same recordings.
+Training, command line, service and registry model all use this path, so that they refuse the same recordings.
 """
 
 from collections.abc import Callable
@@ -10,30 +10,29 @@ from pathlib import Path
 import numpy as np
 
 from audioscore.data.audio import MAX_SECONDS, Recording, Wave, check_file, decode
-from audioscore.data.audio_checks import ProbeLimits, findings, probe
-from audioscore.data.rules import RULES
+from audioscore.data.audio_checks import RULES, AudioLimits, findings, measure_recording
 from audioscore.errors import AudioError
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
 
-NO_VOICE = "no_voice"  # in training data a warning
+NO_VOICE = "no_voice"  # only a warning in training data
 
-# A path, a file's bytes, samples [T] with their rate in Hz, or a function that fetches a file's bytes.
+# A path, the bytes of a file, samples [T] with their rate in Hz, or a function that returns the bytes of a file.
 Source = str | Path | bytes | tuple[Wave, int | None] | Callable[[], bytes]
 
 
 @dataclass(frozen=True)
-class Take:
-    """A recording to be scored, and the name that its result carries."""
+class InputRecording:
+    """A recording to be scored: the name that its result has in `file`, and where the audio comes from."""
 
     file: str
     source: Source
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What is taken in: the size of a file (None: any), a recording's length, and whether somebody must sing in it.
+class InputLimits:
+    """Which recordings are accepted: bytes of the file (None: any number), length, and whether a voice is required.
 
-    Training needs no voice to be found: a person has heard the recording, and scored it. At the doors, nobody has.
+    Training data needs no voice check, because a rater has listened to each clip. Everywhere else it is required.
     """
 
     max_bytes: int | None = None
@@ -42,8 +41,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Ears:
-    """What a scorer's encoders want to be given: MuQ, in windows or `whole`, and CAM++ (`voice`)."""
+class EncoderNeeds:
+    """Which inputs a scorer's encoders need: MuQ, in windows or the `whole` recording at once, and CAM++ (`voice`)."""
 
     muq: bool
     voice: bool
@@ -52,9 +51,9 @@ class Ears:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A recording that may be scored: what each encoder hears, and its length in seconds.
+    """A recording that passed the checks: the input of each encoder, and the length in seconds.
 
-    Shape: muq [T] at 24 kHz, voice [T] at 16 kHz, float32; None where the scorer has no such encoder.
+    Shape: muq [T] at 24 kHz, voice [T] at 16 kHz, float32; None where the scorer does not have the encoder.
     """
 
     file: str
@@ -63,47 +62,47 @@ class DecodedClip:
     voice: Wave | None
 
 
-def named(source: Source | Take, place: int) -> Take:
-    """A take of a source: a path is its own name, anything else is known by its place, from 0.
+def as_recording(source: Source | InputRecording, index: int) -> InputRecording:
+    """Give a source a name: a path is its own name, other sources are numbered. `index` counts from 0.
 
-    >>> named("a.wav", 3).file, named(b"...", 3).file
+    >>> as_recording("a.wav", 3).file, as_recording(b"...", 3).file
     ('a.wav', 'recording 4')
     """
-    if isinstance(source, Take):
+    if isinstance(source, InputRecording):
         return source
-    return Take(str(source) if isinstance(source, str | Path) else f"recording {place + 1}", source)
+    return InputRecording(str(source) if isinstance(source, str | Path) else f"recording {index + 1}", source)
 
 
-def take_in(take: Take, ears: Ears, limits: Limits) -> DecodedClip:
-    """Fetch, decode, probe and resample one recording.
+def prepare_recording(recording: InputRecording, needs: EncoderNeeds, limits: InputLimits) -> DecodedClip:
+    """Read, decode, check and resample one recording.
 
-    Raises AudioError, one sentence, where it is too large, cannot be decoded, or must not be scored: too short or long,
-    silent, clipped, phase-cancelled, or without a voice where one is needed.
+    Raises AudioError if the recording is too large or too long, cannot be decoded, or must not be scored: too short,
+    silent, clipped, phase-cancelled, or without a voice where `limits` require one.
     """
-    recording = _recording_of(take, limits)
-    for found in findings(probe(recording), ProbeLimits(max_seconds=limits.max_seconds)):
+    decoded = _decode(recording, limits)
+    for found in findings(measure_recording(decoded), AudioLimits(max_seconds=limits.max_seconds)):
         if RULES[found.rule] == "error" or (limits.needs_voice and found.rule == NO_VOICE):
-            raise AudioError(f"{_said_of(take)}: {found.reason}")
-    heard = None
-    if ears.muq:  # whole recordings are heard for models that came before, which took librosa's word for their length
-        heard = recording.rounded_up(MUQ_RATE) if ears.whole else recording.at(MUQ_RATE)
-    return DecodedClip(take.file, recording.seconds, heard, recording.at(CAMPPLUS_RATE) if ears.voice else None)
+            raise AudioError(f"{_shown_source(recording)}: {found.reason}")
+    muq = None
+    if needs.muq:  # legacy models encode whole recordings, whose length librosa rounded up
+        muq = decoded.resample_rounded_up(MUQ_RATE) if needs.whole else decoded.at(MUQ_RATE)
+    return DecodedClip(recording.file, decoded.seconds, muq, decoded.at(CAMPPLUS_RATE) if needs.voice else None)
 
 
-def _said_of(take: Take) -> str:
-    return str(take.source) if isinstance(take.source, str | Path) else "the recording"
+def _shown_source(recording: InputRecording) -> str:
+    return str(recording.source) if isinstance(recording.source, str | Path) else "the recording"
 
 
-def _recording_of(take: Take, limits: Limits) -> Recording:
-    source = take.source
+def _decode(recording: InputRecording, limits: InputLimits) -> Recording:
+    source = recording.source
     if isinstance(source, tuple):
-        return _recording_of_samples(*source)
+        return _check_samples(*source)
     if callable(source):
         source = source()
     size = _size_of(source)
     if limits.max_bytes is not None and size > limits.max_bytes:
         raise AudioError(
-            f"{_said_of(take)}: is {size} bytes; at most {limits.max_bytes} are taken. Send a shorter one."
+            f"{_shown_source(recording)}: has {size} bytes; at most {limits.max_bytes} are allowed. Send a shorter one."
         )
     return decode(source, max_seconds=limits.max_seconds)
 
@@ -115,11 +114,11 @@ def _size_of(source: str | Path | bytes) -> int:
     return Path(source).stat().st_size
 
 
-def _recording_of_samples(samples: Wave, rate: int | None) -> Recording:
+def _check_samples(samples: Wave, rate: int | None) -> Recording:
     if rate is None or rate <= 0:
-        raise AudioError(f"samples need their rate in Hz; got {rate}. Pass score(samples, rate).")
+        raise AudioError(f"samples: need their rate in Hz; got {rate}. Pass score(samples, rate).")
     if samples.ndim != 1:
-        raise AudioError(f"samples must be mono [T]; got shape {list(samples.shape)}. Average the channels.")
+        raise AudioError(f"samples: must be mono [T]; got shape {list(samples.shape)}. Average the channels.")
     if not np.issubdtype(samples.dtype, np.floating) or not np.isfinite(samples).all():
-        raise AudioError(f"samples must be finite floats in [-1, 1]; got {samples.dtype} or NaN. Convert them first.")
+        raise AudioError(f"samples: must be finite floats in [-1, 1]; got {samples.dtype} or NaN. Convert them first.")
     return Recording(np.ascontiguousarray(samples, dtype=np.float32), rate)

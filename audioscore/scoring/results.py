@@ -1,14 +1,12 @@
-"""What scoring answers."""
+"""Results of scoring."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from audioscore.errors import AudioscoreError
-
 
 @dataclass(frozen=True)
-class Moment:
-    """One entry of a timeline: the score of what is heard from `start` to `end`, in seconds."""
+class TimelineSegment:
+    """One segment of a timeline: the score of the recording from `start` to `end`, in seconds."""
 
     start: float
     end: float
@@ -16,25 +14,11 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class ScoredClip:
-    """One answer. `score` and `interval` are on the 0-100 scale; `raw` is what ranks."""
-
-    score: float
-    interval: tuple[float, float]
-    raw: float
-    seconds: float
-    timeline: tuple[Moment, ...] | None = None
-
-
-Answer = ScoredClip | AudioscoreError  # of one recording of a batch
-
-
-@dataclass(frozen=True)
 class ClipScore:
-    """One row of many: a recording's answer, or, in `error`, one sentence saying why it has none.
+    """The result of one recording: a score, or the message in `error` why there is no score; the rest is then None.
 
-    `score` and `interval` (90 % split-conformal) are on the 0-100 scale of the labels, `raw` is what ranks, `seconds`
-    is the recording's length. `timeline` is there where it was asked for.
+    `score` and `interval` (90 % split-conformal) are on the 0-100 scale of the labels. `raw` is the model output that
+    decides the ranking, `seconds` the length of the recording. `timeline` is present if it was requested.
     """
 
     file: str
@@ -43,15 +27,10 @@ class ClipScore:
     raw: float | None = None
     seconds: float | None = None
     error: str | None = None
-    timeline: tuple[Moment, ...] | None = None
-
-    @staticmethod
-    def of(file: str, scored: ScoredClip) -> "ClipScore":
-        """A row with an answer."""
-        return ClipScore(file, scored.score, scored.interval, scored.raw, scored.seconds, None, scored.timeline)
+    timeline: tuple[TimelineSegment, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As every door tells it: score, interval and times rounded to what they mean, `raw` as it is."""
+        """As every interface reports it: score, interval and times are rounded to their precision, `raw` is not."""
         return {
             "file": self.file,
             "score": None if self.score is None else round(self.score, 4),

@@ -1,4 +1,4 @@
-"""Many recordings as a stream: decoded ahead in parallel, scored together, told in order."""
+"""Score many recordings as a stream: decode ahead in parallel, score in batches, and return results in order."""
 
 import multiprocessing
 import queue
@@ -13,38 +13,47 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from audioscore.encoders.compute import cores
-from audioscore.errors import AudioError, AudioscoreError, describe_os_error
-from audioscore.scoring.input import DecodedClip, Ears, Limits, Source, Take, named, take_in
-from audioscore.scoring.results import Answer, ClipScore
+from audioscore.errors import AudioError, describe_os_error
+from audioscore.scoring.input import (
+    DecodedClip,
+    EncoderNeeds,
+    InputLimits,
+    InputRecording,
+    Source,
+    as_recording,
+    prepare_recording,
+)
+from audioscore.scoring.results import ClipScore
 
-# What waits, decoded, for its turn: a bound on memory (about 160 kB a second), and enough to find equal lengths in.
+# Limits of the decoded recordings that wait: they bound the memory (about 160 kB per second of audio), and are large
+# enough to find recordings of equal length.
 AHEAD_CLIPS, AHEAD_SECONDS = 32, 600.0
-BATCH_SECONDS = 240.0  # scored together at most, but for one recording that is longer
+BATCH_SECONDS = 240.0  # of one batch, unless a single recording is longer
 
-Decode = Callable[[Take], DecodedClip]
-Score = Callable[[Sequence[DecodedClip]], Sequence[Answer]]
-Waiting = deque[tuple[Take, "Future[DecodedClip]"]]
+Decode = Callable[[InputRecording], DecodedClip]
+Score = Callable[[Sequence[DecodedClip]], Sequence[ClipScore]]
+Waiting = deque[tuple[InputRecording, "Future[DecodedClip]"]]
 
 
-def score_stream(decode: Decode, score: Score, sources: Iterable[Source | Take]) -> Iterator[ClipScore]:
-    """A row for each source, in their order, as soon as it is known; sources are read as their turn comes."""
-    takes = (named(source, place) for place, source in zip(count(), sources, strict=False))
+def score_stream(decode: Decode, score: Score, sources: Iterable[Source | InputRecording]) -> Iterator[ClipScore]:
+    """Yield a result for each source, in order, as soon as it is available; sources are read lazily."""
+    recordings = (as_recording(source, index) for index, source in zip(count(), sources, strict=False))
     waiting: Waiting = deque()
     pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
     try:
-        while _fill(waiting, takes, decode, pool):
+        while _fill(waiting, recordings, decode, pool):
             yield from _score_first(waiting, score)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _fill(waiting: Waiting, takes: Iterator[Take], decode: Decode, pool: ThreadPoolExecutor) -> bool:
-    """Start as much decoding as may wait; False once nothing is left."""
+def _fill(waiting: Waiting, recordings: Iterator[InputRecording], decode: Decode, pool: ThreadPoolExecutor) -> bool:
+    """Start decoding up to the limits; False if nothing is left."""
     while len(waiting) < AHEAD_CLIPS and _seconds(waiting) < AHEAD_SECONDS:
-        take = next(takes, None)
-        if take is None:
+        recording = next(recordings, None)
+        if recording is None:
             break
-        waiting.append((take, pool.submit(decode, take)))
+        waiting.append((recording, pool.submit(decode, recording)))
     return bool(waiting)
 
 
@@ -54,68 +63,65 @@ def _seconds(waiting: Waiting) -> float:
 
 
 def _score_first(waiting: Waiting, score: Score) -> list[ClipScore]:
-    """Rows of the first recordings, one a core waited for, and of those after them that are decoded and fit beside."""
+    """Score the first recordings: wait for one per core, and add the following ones that are decoded and fit."""
     rows: list[ClipScore] = []
     clips: list[DecodedClip] = []
-    places: list[int] = []
+    positions: list[int] = []
     seconds = 0.0
     while waiting and (len(clips) < cores() or waiting[0][1].done()):
-        take, future = waiting[0]
+        recording, future = waiting[0]
         try:
             clip = future.result()
-        except AudioError as fault:
-            rows.append(ClipScore(take.file, error=str(fault)))
-        except OSError as fault:  # it vanished between two looks at it, or the disk is full
-            rows.append(ClipScore(take.file, error=describe_os_error(fault)))
+        except AudioError as error:
+            rows.append(ClipScore(recording.file, error=str(error)))
+        except OSError as error:  # the file was deleted meanwhile, or the disk is full
+            rows.append(ClipScore(recording.file, error=describe_os_error(error)))
         else:
             if clips and seconds + clip.seconds > BATCH_SECONDS:
                 break
-            places.append(len(rows))
-            rows.append(ClipScore(take.file))
+            positions.append(len(rows))
+            rows.append(ClipScore(recording.file))
             clips.append(clip)
             seconds += clip.seconds
         waiting.popleft()
-    for place, answer in zip(places, score(clips), strict=True):
-        rows[place] = _row(rows[place].file, answer)
+    for position, result in zip(positions, score(clips), strict=True):
+        rows[position] = result
     return rows
-
-
-def _row(file: str, answer: Answer) -> ClipScore:
-    return ClipScore(file, error=str(answer)) if isinstance(answer, AudioscoreError) else ClipScore.of(file, answer)
 
 
 @dataclass
 class _Worker:
     process: Any
-    line: Connection
+    connection: Connection
 
 
 class GuardedDecoder:
-    """Takes recordings in, as many at once as it has processes, each for `seconds` at most. Threads may share it.
+    """Prepare recordings in separate processes, so that a file that hangs or crashes a decoder is only an AudioError.
 
-    Close it, or use it as a context manager. Takes must be of paths, bytes or samples.
+    Each recording may take `seconds`; `processes` recordings are decoded in parallel. Thread-safe. Close it, or use it
+    as a context manager. The source of a recording must be picklable.
     """
 
-    def __init__(self, ears: Ears, limits: Limits, *, seconds: float = 30.0, processes: int = 1) -> None:
-        self._ears, self._limits, self._seconds = ears, limits, seconds
+    def __init__(self, needs: EncoderNeeds, limits: InputLimits, *, seconds: float = 30.0, processes: int = 1) -> None:
+        self._needs, self._limits, self._seconds = needs, limits, seconds
         self._context = multiprocessing.get_context("spawn")
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._count = processes
         for _ in range(processes):
             self._idle.put(self._start())
 
-    def __call__(self, take: Take) -> DecodedClip:
-        """Take one recording in, as `take_in` does; also AudioError where it takes too long, or ends its process."""
+    def __call__(self, recording: InputRecording) -> DecodedClip:
+        """Run `prepare_recording`; also raises AudioError if it takes too long or its process ends."""
         worker = self._idle.get()
         try:
-            worker.line.send(take)
-            if not worker.line.poll(self._seconds):
+            worker.connection.send(recording)
+            if not worker.connection.poll(self._seconds):
                 worker = self._replace(worker)
-                raise AudioError(f"{take.file}: is not decoded after {self._seconds:g} s. Export it again.")
-            answer = worker.line.recv()
-        except (EOFError, OSError) as fault:
+                raise AudioError(f"{recording.file}: decoding takes longer than {self._seconds:g} s. Export it again.")
+            answer = worker.connection.recv()
+        except (EOFError, OSError) as error:
             worker = self._replace(worker)
-            raise AudioError(f"{take.file}: ends the process that decodes it. Export it again.") from fault
+            raise AudioError(f"{recording.file}: the decoding process ended unexpectedly. Export it again.") from error
         finally:
             self._idle.put(worker)
         if isinstance(answer, str):
@@ -124,7 +130,7 @@ class GuardedDecoder:
         return clip
 
     def close(self) -> None:
-        """End the processes, once those that are busy are done."""
+        """Wait for the processes that are busy, and end all of them."""
         for _ in range(self._count):
             self._end(self._idle.get())
         self._count = 0
@@ -137,9 +143,9 @@ class GuardedDecoder:
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._ears, self._limits), daemon=True)
-        # Ctrl-C reaches every process of a terminal's group: when these end is for the one that uses them to say. The
-        # tracker, which start() would begin, lets the signal through again.
+        process = self._context.Process(target=_serve, args=(theirs, self._needs, self._limits), daemon=True)
+        # Ctrl-C is sent to all processes of a terminal, but the owner of the decoder ends its processes. The resource
+        # tracker must run before, because start() would start it and unblock the signal.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -147,7 +153,7 @@ class GuardedDecoder:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        ours.recv()  # its imports shall not count as decoding
+        ours.recv()  # imports do not count as decoding time
         return _Worker(process, ours)
 
     def _replace(self, worker: _Worker) -> _Worker:
@@ -157,18 +163,18 @@ class GuardedDecoder:
     def _end(self, worker: _Worker) -> None:
         worker.process.kill()
         worker.process.join()
-        worker.line.close()
+        worker.connection.close()
 
 
-def _serve(line: Connection, ears: Ears, limits: Limits) -> None:
-    """What a process does: answers each take with its clip, or the sentence saying why there is none."""
-    line.send(None)
+def _serve(connection: Connection, needs: EncoderNeeds, limits: InputLimits) -> None:
+    """Main loop of a process: answer each recording with its clip, or with the message of the AudioError."""
+    connection.send(None)
     while True:
         try:
-            take = line.recv()
+            recording = connection.recv()
         except EOFError:
             return
         try:
-            line.send(take_in(take, ears, limits))
-        except AudioError as fault:
-            line.send(str(fault))
+            connection.send(prepare_recording(recording, needs, limits))
+        except AudioError as error:
+            connection.send(str(error))

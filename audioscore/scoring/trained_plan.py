@@ -1,4 +1,4 @@
-"""What training a plan leaves behind: a scorer folder a seed, and plan.json that says how they came about."""
+"""Files of a trained plan: a scorer folder for each seed, and plan.json with the results of the training."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ PLAN_FILE = "plan.json"
 
 @dataclass(frozen=True)
 class SpeakerFigures:
-    """How well a probe names the singers of the validation clips from what the network knows of them.
+    """Balanced accuracy of a singer probe on the network's representations of the validation clips.
 
-    Balanced accuracy before the first step and after training; chance is 1 / singers.
+    Measured before the first step and after training; chance is 1 / singers.
     """
 
     before: float
@@ -25,9 +25,9 @@ class SpeakerFigures:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one seed: validation Spearman, the figure that chose the epoch, one entry of the curve an epoch.
+    """Result of training one seed: validation Spearman, the value that selected the epoch, and the curve by epoch.
 
-    `parameters` counts what training moved, `trainable` names it.
+    `parameters` is the number of trained parameters, `trainable` their names.
     """
 
     validation_spearman: float
@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TrainedPlan:
-    """A plan's scorers, one a seed. The representative is the seed that did best on validation."""
+    """The scorers of a plan, one for each seed. The representative is the seed with the best validation result."""
 
     plan: Plan
     folder: Path
@@ -59,16 +59,16 @@ class TrainedPlan:
 
     @property
     def chosen(self) -> Outcome:
-        """What came of the representative."""
+        """Result of the representative seed."""
         return self.outcomes[self.representative]
 
     def scorer_folder(self, seed: int | None = None) -> Path:
-        """Folder of one seed's scorer; of the representative's by default."""
+        """Folder of the scorer of a seed; by default of the representative."""
         return self.folder / f"seed-{self.representative if seed is None else seed}"
 
 
 def write_trained(trained: TrainedPlan) -> None:
-    """Write plan.json, last of all: a folder that has it holds every scorer it names."""
+    """Write plan.json. Call it last: a folder with a plan.json holds all scorers that the file names."""
     value = {
         "plan": trained.plan,
         "representative": trained.representative,
@@ -78,24 +78,24 @@ def write_trained(trained: TrainedPlan) -> None:
 
 
 def read_trained(folder: Path) -> TrainedPlan:
-    """What `write_trained` wrote. Raises ModelError where training did not finish."""
+    """Read what `write_trained` wrote. Raises ModelError if training did not finish."""
     source = folder / PLAN_FILE
     if not source.is_file():
-        raise ModelError(f"{folder}: holds no {PLAN_FILE}; its training did not finish. Run it again.")
+        raise ModelError(f"{folder}: {PLAN_FILE} is missing, because training did not finish. Run the training again.")
     value = read_json(source)
     outcomes = {int(seed): _outcome(outcome) for seed, outcome in value["seeds"].items()}
     return TrainedPlan(value["plan"], folder, value["representative"], outcomes)
 
 
 def write_outcome(path: Path, identity: str, outcome: Outcome) -> None:
-    """Note that a seed is finished, for a training that is resumed; `identity` says which training it was."""
+    """Record that a seed is finished, for a resumed training; `identity` identifies the training."""
     write_json(path, {"identity": identity, **asdict(outcome)})
 
 
 def read_outcome(path: Path, identity: str) -> Outcome | None:
-    """What `write_outcome` noted of the same training; None where it noted nothing.
+    """Read what `write_outcome` recorded for the same training; None if the file does not exist.
 
-    Raises ModelError where it is of another training, or damaged.
+    Raises ModelError if the file is damaged or belongs to another training.
     """
     if not path.is_file():
         return None
@@ -103,10 +103,10 @@ def read_outcome(path: Path, identity: str) -> Outcome | None:
         value = read_json(path)
         if value.pop("identity") == identity:
             return _outcome(value)
-    except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise ModelError(f"{path}: damaged. Delete it, or train without --resume.") from fault
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: damaged. Delete it, or train without --resume.") from error
     raise ModelError(
-        f"{path}: is of a training with other data, settings or encoders. Use those, or train without --resume."
+        f"{path}: belongs to a training with other data, settings or encoders. Use those, or train without --resume."
     )
 
 

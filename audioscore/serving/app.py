@@ -1,4 +1,4 @@
-"""The HTTP side: routes, who may ask, and every refusal as `{"error": "one sentence"}`."""
+"""HTTP routes: authentication, scoring, state, and errors as `{"error": "message"}`."""
 
 import asyncio
 import logging
@@ -19,7 +19,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import audioscore
 from audioscore.serving.model import ServedModel
-from audioscore.serving.responses import Fault, Health, Limits, ModelCard, ScoreAnswer, name_of, result_of
+from audioscore.serving.responses import (
+    ErrorResponse,
+    Health,
+    ModelCard,
+    ScoreResponse,
+    ServiceLimits,
+    name_of,
+    result_of,
+)
 from audioscore.serving.service import Service
 from audioscore.serving.uploads import FIELD, receive_uploads, refuse_large
 from audioscore.units import SCORE_BANDS
@@ -27,7 +35,7 @@ from audioscore.units import SCORE_BANDS
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
-IN_USE = (50.0, 99.0)  # of the labels' scale of 0 to 100
+SCALE = (50.0, 99.0)  # range of the 0-100 scale that raters use
 POLICY = (
     b"default-src 'self'; media-src 'self' blob:; img-src 'self' data:; worker-src 'self' blob:; "
     b"connect-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -59,26 +67,26 @@ BODY = {
     },
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Fault, "description": said}
-    for status, said in (
-        (400, "Malformed, or without a recording."),
-        (408, "The body came too slowly."),
-        (413, "Too many bytes, or recordings."),
-        (415, "Not multipart/form-data."),
-        (429, "The queue is full; Retry-After says when to come back."),
-        (500, "A fault of the service."),
-        (503, "No model yet, or the service is stopping."),
+    status: {"model": ErrorResponse, "description": description}
+    for status, description in (
+        (400, "The request is malformed or has no recording."),
+        (408, "The body arrived too slowly."),
+        (413, "Too many bytes or recordings."),
+        (415, "The body is not multipart/form-data."),
+        (429, "The queue is full; Retry-After gives the seconds to wait."),
+        (500, "Internal error."),
+        (503, "No model is loaded yet, or the service is stopping."),
     )
 }
 
 
 def build_app(service: Service) -> FastAPI:
-    """The service's routes."""
+    """Build the application with all routes of the service."""
     app = FastAPI(
         title="audioscore",
         version=audioscore.__version__,
         description="Scores recordings of singing on the 50-99 scale.",
-        docs_url=None,  # they would load scripts from elsewhere
+        docs_url=None,  # FastAPI's pages load scripts from other servers
         redoc_url=None,
     )
     _add_scoring(app, service)
@@ -86,74 +94,74 @@ def build_app(service: Service) -> FastAPI:
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False), name="page")
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_query)
-    app.add_middleware(_Outermost, service=service)
-    _document(app)
+    app.add_middleware(_Middleware, service=service)
+    _remove_422(app)
     return app
 
 
 def _add_scoring(app: FastAPI, service: Service) -> None:
     guards = [Security(HTTPBearer(auto_error=False))] if service.settings.token else []
-    responses = {**REFUSALS, 401: {"model": Fault, "description": "The token is missing or wrong."}} if guards else {
-        **REFUSALS
-    }  # fmt: skip
+    responses = dict(REFUSALS)
+    if guards:
+        responses[401] = {"model": ErrorResponse, "description": "The token is missing or wrong."}
 
     @app.post(
-        "/score", response_model=ScoreAnswer, dependencies=guards, responses=responses,
+        "/score", response_model=ScoreResponse, dependencies=guards, responses=responses,
         openapi_extra={"requestBody": BODY}, summary="Score recordings",
     )  # fmt: skip
     async def score(
-        request: Request, timeline: Annotated[bool, Query(description="Also a score each 2.5 s.")] = False
+        request: Request, timeline: Annotated[bool, Query(description="Also return a score every 2.5 s.")] = False
     ) -> Any:
-        """A result for each part named `file`, in their order; what cannot be scored says why in `error`."""
-        _let_in(request, service)
+        """Score each part named `file`, in order; a recording that cannot be scored has a message in `error`."""
+        _check_request(request, service)
         started = time.perf_counter()
         with service.admitted(), tempfile.TemporaryDirectory(prefix="audioscore-upload-") as folder:
             uploads = await receive_uploads(request, Path(folder), service.settings)
             work = asyncio.create_task(service.score(uploads, timeline=timeline))
-            gone = asyncio.create_task(_hung_up(request))
+            disconnected = asyncio.create_task(_wait_for_disconnect(request))
             try:
-                await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({work, disconnected}, return_when=asyncio.FIRST_COMPLETED)
                 if not work.done():
                     raise ClientDisconnect
                 model, rows = work.result()
             finally:
-                gone.cancel()
+                disconnected.cancel()
                 work.cancel()
         service.metrics.latency.observe(time.perf_counter() - started)
-        return ScoreAnswer(model=name_of(model), results=[result_of(row) for row in rows])
+        return ScoreResponse(model=name_of(model), results=[result_of(row) for row in rows])
 
 
-def _let_in(request: Request, service: Service) -> None:
-    """Refuse, before anything of the body is read, what will not be scored."""
+def _check_request(request: Request, service: Service) -> None:
+    """Refuse a request before its body is read, where the headers or the state of the service suffice."""
     token = service.settings.token
     if token is not None:
         given = request.headers.get("authorization", "").encode()
         if not secrets.compare_digest(given, f"Bearer {token}".encode()):
             raise HTTPException(
-                401, "POST /score: needs the header Authorization: Bearer TOKEN. Ask whoever runs the service.",
+                401, "POST /score: needs the header Authorization: Bearer TOKEN. Ask the operator for the token.",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
     for name in request.query_params:
         if name != "timeline":
-            raise HTTPException(400, f"POST /score: does not know the parameter {name[:50]!r}. It knows timeline.")
+            raise HTTPException(400, f"POST /score: unknown parameter {name[:50]!r}. The only one is timeline.")
     _ready_model(service)
     refuse_large(request, service.settings)
     if service.full:
         raise HTTPException(
-            429, f"{service.in_flight} requests are being scored, and no more fit. Try again later.",
+            429, f"{service.in_flight} requests are being processed, and the queue is full. Try again later.",
             headers={"Retry-After": str(service.retry_seconds)},
         )  # fmt: skip
 
 
 def _ready_model(service: Service) -> ServedModel:
     if service.stopping:
-        raise HTTPException(503, "the service is stopping. Try again.", headers={"Retry-After": "1"})
+        raise HTTPException(503, "service: is stopping. Try again.", headers={"Retry-After": "1"})
     if service.model is None:
-        raise HTTPException(503, "the service is starting: no model is loaded yet.", headers={"Retry-After": "5"})
+        raise HTTPException(503, "service: no model is loaded yet. Try again later.", headers={"Retry-After": "5"})
     return service.model
 
 
-async def _hung_up(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -161,43 +169,43 @@ async def _hung_up(request: Request) -> None:
 def _add_state(app: FastAPI, service: Service) -> None:
     not_ready: dict[int | str, dict[str, Any]] = {503: REFUSALS[503]}
 
-    @app.get("/healthz", response_model=Health, summary="Whether the process lives")
+    @app.get("/healthz", response_model=Health, summary="Liveness: whether the process runs")
     async def healthz() -> Health:
         return Health(status="ok")
 
-    @app.get("/readyz", response_model=Health, responses=not_ready, summary="Whether it scores")
+    @app.get("/readyz", response_model=Health, responses=not_ready, summary="Readiness: whether a model is loaded")
     async def readyz() -> Health:
         _ready_model(service)
         return Health(status="ok")
 
-    @app.get("/model", response_model=ModelCard, responses=not_ready, summary="What it scores with")
+    @app.get("/model", response_model=ModelCard, responses=not_ready, summary="The model, the scale and the limits")
     async def model() -> ModelCard:
         served, settings = _ready_model(service), service.settings
         minutes = min(settings.max_seconds, served.scorer.limits.max_seconds) / 60
         return ModelCard(
             **name_of(served).model_dump(),
             plan=served.scorer.description.plan,
-            scale=IN_USE,
+            scale=SCALE,
             bands=list(SCORE_BANDS),
-            limits=Limits(megabytes=settings.max_bytes / 2**20, files=settings.max_files, minutes=minutes),
+            limits=ServiceLimits(megabytes=settings.max_bytes / 2**20, files=settings.max_files, minutes=minutes),
             token_required=settings.token is not None,
         )
 
     plain: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-    @app.get("/metrics", response_class=Response, responses=plain, summary="Figures for Prometheus")
+    @app.get("/metrics", response_class=Response, responses=plain, summary="Metrics for Prometheus")
     async def metrics() -> Response:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         if not (PAGE / "index.html").is_file():
-            raise HTTPException(404, "/: this installation has no page. POST recordings to /score.")
+            raise HTTPException(404, "/: the page is not installed. POST recordings to /score.")
         return FileResponse(PAGE / "index.html")
 
 
-def _document(app: FastAPI) -> None:
-    """FastAPI writes 422 beside every parameter; here what is malformed is 400."""
+def _remove_422(app: FastAPI) -> None:
+    """Remove the 422 responses that FastAPI documents for parameters: this service returns 400."""
     document = app.openapi()
     for path in document["paths"].values():
         for operation in path.values():
@@ -207,24 +215,24 @@ def _document(app: FastAPI) -> None:
         schemas.pop(name, None)
 
 
-async def _refuse(request: Request, fault: Exception) -> Response:
-    assert isinstance(fault, HTTPException)
-    sentence = fault.detail
-    if fault.status_code == 404 and sentence == "Not Found":
-        sentence = f"{request.url.path[:200]}: there is nothing here. /openapi.json says what there is."
-    elif fault.status_code == 405:
-        sentence = f"{request.url.path[:200]}: does not take {request.method[:20]}. /openapi.json says what it takes."
-    return JSONResponse({"error": sentence}, fault.status_code, headers=fault.headers)
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = error.detail
+    if error.status_code == 404 and message == "Not Found":
+        message = f"{request.url.path[:200]}: not found. /openapi.json lists the paths."
+    elif error.status_code == 405:
+        message = f"{request.url.path[:200]}: does not allow {request.method[:20]}. /openapi.json lists the methods."
+    return JSONResponse({"error": message}, error.status_code, headers=error.headers)
 
 
-async def _refuse_query(request: Request, fault: Exception) -> Response:
-    assert isinstance(fault, RequestValidationError)
-    first = fault.errors()[0]
-    return JSONResponse({"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}. Mend the request."}, 400)
+async def _refuse_query(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}. Correct the request."}, 400)
 
 
-class _Outermost:
-    """Around every answer: counts it, adds the headers that keep browsers careful, and turns a fault into 500."""
+class _Middleware:
+    """Outermost middleware: counts responses, adds security headers, and turns an unexpected exception into 500."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
@@ -235,7 +243,7 @@ class _Outermost:
             return
         status = 0
 
-        async def careful(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -243,14 +251,14 @@ class _Outermost:
             await send(message)
 
         try:
-            await self._app(scope, receive, careful)
+            await self._app(scope, receive, send_with_headers)
         except ClientDisconnect:
-            status = 499  # nobody reads the answer; the number is nginx's
+            status = 499  # only for the metrics: nginx's status for a closed connection
             await Response(status_code=400)(scope, receive, send)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if status == 0:
-                said = {"error": "the service has a fault of its own here; its log says which. Try again later."}
-                await JSONResponse(said, 500)(scope, receive, careful)
+                document = {"error": "service: internal error, see its log. Try again later."}
+                await JSONResponse(document, 500)(scope, receive, send_with_headers)
         finally:
-            self._service.metrics.answered(scope["method"], scope["path"], status)
+            self._service.metrics.count_request(scope["method"], scope["path"], status)

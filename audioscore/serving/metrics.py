@@ -1,4 +1,4 @@
-"""What the service tells Prometheus."""
+"""Settings of the service, and its metrics for Prometheus."""
 
 from dataclasses import dataclass, field
 
@@ -10,10 +10,11 @@ from audioscore.scoring.results import ClipScore
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits of the service; what is beyond them is refused, and never costs memory.
+    """Limits of the service. Requests beyond them are refused early, so that they do not use memory.
 
-    `max_bytes` bounds a request with all its recordings, `queue` how many requests are in the house: being uploaded,
-    decoded, waiting or scored. A body must be through in `body_seconds` and what its bytes take at `slowest` bytes/s.
+    `max_bytes` limits a request with all its recordings, `queue` the number of requests in progress: uploading,
+    decoding, waiting or scoring. A body must arrive within `body_seconds` plus the time of its bytes at `slowest`
+    bytes/s.
     """
 
     max_bytes: int = 100 << 20
@@ -23,9 +24,9 @@ class Settings:
     decode_seconds: float = 30.0
     body_seconds: float = 20.0
     slowest: int = 16 << 10
-    stop_seconds: float = 30.0  # to finish what was accepted
-    watch_seconds: float = 30.0  # from one look at the champion's alias to the next; 0: never
-    processes: int = field(default_factory=cores)  # that decode
+    stop_seconds: float = 30.0  # to finish accepted requests after a signal
+    watch_seconds: float = 30.0  # between two polls of the champion alias; 0: never
+    processes: int = field(default_factory=cores)  # for decoding
     token: str | None = field(default=None, repr=False)
 
 
@@ -34,7 +35,7 @@ LATENCIES = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # s
 
 
 class Metrics:
-    """Counters of one service, in a registry of its own."""
+    """Metrics of one service, in a registry of its own, so that tests and services do not share counters."""
 
     def __init__(self, settings: Settings) -> None:
         self.registry = registry = CollectorRegistry()
@@ -43,51 +44,55 @@ class Metrics:
             "audioscore_requests", "Requests answered.", ("method", "path", "status"), registry=registry
         )
         self._recordings = Counter(
-            "audioscore_recordings", "Recordings answered: scored, or refused.", ("outcome",), registry=registry
+            "audioscore_recordings", "Recordings that were scored or refused.", ("outcome",), registry=registry
         )
         self.latency = Histogram(
-            "audioscore_score_seconds", "From a request's headers to its scores.", buckets=LATENCIES, registry=registry
+            "audioscore_score_seconds", "Time from request headers to scores.", buckets=LATENCIES, registry=registry
         )
-        self.in_flight = Gauge("audioscore_in_flight_requests", "Requests that were accepted.", registry=registry)
-        Gauge("audioscore_queue_limit", "In-flight requests beyond which 429 is said.", registry=registry).set(
+        self.in_flight = Gauge("audioscore_in_flight_requests", "Requests in progress.", registry=registry)
+        Gauge("audioscore_queue_limit", "Requests in progress from which on 429 is returned.", registry=registry).set(
             settings.queue
         )
-        self.waiting_clips = Gauge("audioscore_waiting_recordings", "Decoded, not yet scored.", registry=registry)
-        self.waiting_seconds = Gauge("audioscore_waiting_audio_seconds", "The same, in seconds.", registry=registry)
+        self.waiting_clips = Gauge(
+            "audioscore_waiting_recordings", "Decoded recordings that wait to be scored.", registry=registry
+        )
+        self.waiting_seconds = Gauge(
+            "audioscore_waiting_audio_seconds", "Seconds of audio that wait to be scored.", registry=registry
+        )
         self._batch_clips = Histogram(
-            "audioscore_batch_recordings", "Recordings a batch.", buckets=(1, 2, 4, 8, 16, 32), registry=registry
+            "audioscore_batch_recordings", "Recordings per batch.", buckets=(1, 2, 4, 8, 16, 32), registry=registry
         )
         self._scoring = Counter("audioscore_scoring_seconds", "Time spent scoring.", registry=registry)
         self._audio = Counter("audioscore_scored_audio_seconds", "Audio scored.", registry=registry)
         self._model = Gauge("audioscore_model_info", "The model in use.", ("name", "version", "uri"), registry=registry)
         self._switches = Counter(
-            "audioscore_model_switches", "Models loaded in place of another.", ("outcome",), registry=registry
+            "audioscore_model_switches", "Attempts to switch to another model.", ("outcome",), registry=registry
         )
 
-    def answered(self, method: str, path: str, status: int) -> None:
-        """Count a request; what strangers ask for must not become a label each."""
-        known = path if path in PATHS else "/page" if path.startswith("/page/") else "other"
-        self._requests.labels(method if method in ("GET", "POST") else "other", known, str(status)).inc()
+    def count_request(self, method: str, path: str, status: int) -> None:
+        """Count a request; unknown paths share one label, so that requests cannot create labels."""
+        label = path if path in PATHS else "/page" if path.startswith("/page/") else "other"
+        self._requests.labels(method if method in ("GET", "POST") else "other", label, str(status)).inc()
 
-    def result(self, row: ClipScore) -> None:
+    def count_result(self, row: ClipScore) -> None:
         """Count a recording."""
         self._recordings.labels("refused" if row.error else "scored").inc()
 
-    def batch(self, clips: int, seconds: float, took: float) -> None:
-        """Count a batch of `clips` recordings, `seconds` long together, that took `took` seconds."""
+    def count_batch(self, clips: int, audio_seconds: float, scoring_seconds: float) -> None:
+        """Count a batch of recordings with their total length, and the time that scoring took."""
         self._batch_clips.observe(clips)
-        self._audio.inc(seconds)
-        self._scoring.inc(took)
+        self._audio.inc(audio_seconds)
+        self._scoring.inc(scoring_seconds)
 
-    def model(self, name: str, version: int | None, uri: str) -> None:
-        """Say which model is in use."""
+    def set_model(self, name: str, version: int | None, uri: str) -> None:
+        """Set the model in use."""
         self._model.clear()
         self._model.labels(name, "" if version is None else str(version), uri).set(1)
 
-    def switch(self, outcome: str) -> None:
-        """Count a try to use another model: done, or failed."""
+    def count_switch(self, outcome: str) -> None:
+        """Count an attempt to switch to another model: done or failed."""
         self._switches.labels(outcome).inc()
 
     def page(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

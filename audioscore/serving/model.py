@@ -1,6 +1,6 @@
-"""A model that the service scores with: which one it is, and the processes that decode for it."""
+"""The model of the service: its reference, loading it, and the processes that decode recordings for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +8,16 @@ import numpy as np
 from audioscore.data.audio import Wave
 from audioscore.errors import AudioError, ModelError
 from audioscore.home import DEMO_MODEL, MODEL, home_of_model
-from audioscore.scoring.input import DecodedClip, Limits, Take
+from audioscore.scoring.input import DecodedClip, InputLimits, InputRecording
 from audioscore.scoring.scorer import Scorer
 from audioscore.scoring.stream import GuardedDecoder
 from audioscore.serving.metrics import Settings
-from audioscore.serving.uploads import Upload
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
 
 
 @dataclass(frozen=True)
-class Which:
-    """A model's name, its version (None for a folder), what answers call it, and what loads it."""
+class ModelReference:
+    """Which model to load: its name and version (None for a folder), `uri` for responses, `source` for loading."""
 
     name: str
     version: int | None
@@ -28,9 +27,9 @@ class Which:
 
 @dataclass
 class ServedModel:
-    """A loaded model. `users`: requests that are being scored with it; it is closed once none is left."""
+    """A loaded model. `users` counts the requests that use it; a retired model is closed when no request uses it."""
 
-    which: Which
+    reference: ModelReference
     scorer: Scorer
     decoder: GuardedDecoder
     users: int = 0
@@ -38,28 +37,28 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        return self.which.name
+        return self.reference.name
 
     @property
     def version(self) -> int | None:
-        return self.which.version
+        return self.reference.version
 
     @property
     def uri(self) -> str:
-        return self.which.uri
+        return self.reference.uri
 
-    def decode(self, upload: Upload) -> DecodedClip:
-        """Take one upload in. Raises AudioError, which names no path of this machine."""
+    def decode(self, upload: InputRecording) -> DecodedClip:
+        """Decode an uploaded recording. The message of an AudioError does not contain the path of the upload."""
         try:
-            return self.decoder(Take("the recording", upload.path))
-        except AudioError as fault:
-            raise AudioError(str(fault).replace(str(upload.path), "the recording")) from fault
+            return self.decoder(replace(upload, file="the recording"))
+        except AudioError as error:
+            raise AudioError(str(error).replace(str(upload.source), "the recording")) from error
 
 
-def which_model(model: str | None) -> Which:
-    """What `model` names now: a folder, `models:/NAME/VERSION`, the version that an alias points at, or the champion.
+def resolve_model(model: str | None) -> ModelReference:
+    """Resolve `model`: a folder, `models:/NAME/VERSION`, `models:/NAME@ALIAS`, or None for the champion.
 
-    Raises ModelError where an alias points at nothing, or the registry cannot be read; UsageError for no model's name.
+    Raises ModelError if the alias does not exist or the registry cannot be read, UsageError for an invalid name.
     """
     from audioscore.tracking.connection import connect, require_database
     from audioscore.tracking.find_scorer import find_scorer
@@ -67,42 +66,42 @@ def which_model(model: str | None) -> Which:
 
     if model is None:
         found = [name for name in (MODEL, DEMO_MODEL) if has_champion(home_of_model(name).tracking_uri, name)]
-        model = f"models:/{found[0]}@champion" if found else find_scorer(None)[0]  # which says what to do
+        model = f"models:/{found[0]}@champion" if found else find_scorer(None)[0]  # raises an error with instructions
     if not model.startswith("models:/"):
         folder = Path(model).resolve()
-        return Which(folder.name, None, folder.name, model)
+        return ModelReference(folder.name, None, folder.name, model)
     name, at, alias = model.removeprefix("models:/").partition("@")
     if not at:
         name, _, version = name.partition("/")
-        return Which(name, int(version) if version.isdecimal() else None, model, model)
+        return ModelReference(name, int(version) if version.isdecimal() else None, model, model)
     tracking_uri = home_of_model(name).tracking_uri
     require_database(tracking_uri)
     version_found = version_by_alias(connect(tracking_uri), name, alias)
     if version_found is None:
-        raise ModelError(f"{model}: there is no such model or alias. `audioscore models` lists them.")
-    return Which(name, version_found.version, model, version_found.uri)
+        raise ModelError(f"{model}: the model or alias does not exist. List them with `audioscore models`.")
+    return ModelReference(name, version_found.version, model, version_found.uri)
 
 
-def load_served(which: Which, settings: Settings, *, device: str, fast: bool) -> ServedModel:
-    """Load a model, and start the processes that decode for it. Raises ModelError where it cannot be."""
+def load_served(reference: ModelReference, settings: Settings, *, device: str, fast: bool) -> ServedModel:
+    """Load a model and start its decoding processes. Raises ModelError if it cannot be loaded."""
     from audioscore import load_scorer
 
-    scorer = load_scorer(which.source, device=device, fast=fast)
-    limits = Limits(settings.max_bytes, min(settings.max_seconds, scorer.limits.max_seconds), needs_voice=True)
-    decoder = GuardedDecoder(scorer.ears, limits, seconds=settings.decode_seconds, processes=settings.processes)
-    return ServedModel(which, scorer, decoder)
+    scorer = load_scorer(reference.source, device=device, fast=fast)
+    limits = InputLimits(settings.max_bytes, min(settings.max_seconds, scorer.limits.max_seconds), needs_voice=True)
+    decoder = GuardedDecoder(scorer.needs, limits, seconds=settings.decode_seconds, processes=settings.processes)
+    return ServedModel(reference, scorer, decoder)
 
 
 def trial_clip(scorer: Scorer) -> DecodedClip:
-    """Two seconds of a buzz: a model that cannot score this can score nothing."""
+    """A tone with harmonics, 2 s long, to test that a model can score before it is used."""
 
-    def buzz(rate: int) -> Wave:
+    def tone(rate: int) -> Wave:
         time = np.arange(2 * rate) / rate
         return np.asarray(sum(0.1 * np.sin(2 * np.pi * 220 * k * time) / k for k in range(1, 9)), dtype=np.float32)
 
     return DecodedClip(
         "a trial",
         2.0,
-        buzz(MUQ_RATE) if scorer.ears.muq else None,
-        buzz(CAMPPLUS_RATE) if scorer.ears.voice else None,
+        tone(MUQ_RATE) if scorer.needs.muq else None,
+        tone(CAMPPLUS_RATE) if scorer.needs.voice else None,
     )

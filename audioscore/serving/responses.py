@@ -1,4 +1,4 @@
-"""What the service says, as JSON; these shapes are also its OpenAPI document."""
+"""JSON responses of the service; these models are also its OpenAPI schema."""
 
 from typing import TYPE_CHECKING
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 class ModelName(BaseModel):
-    """Which model answered; a scorer folder has no version."""
+    """The model that computed the scores; a scorer folder has no version."""
 
     name: str
     version: int | None
     uri: str
 
 
-class Limits(BaseModel):
-    """What one request may hold: bytes in all, recordings, and minutes of each."""
+class ServiceLimits(BaseModel):
+    """Limits of one request: total size, number of recordings, and length of each recording."""
 
     megabytes: float
     files: int
@@ -27,17 +27,17 @@ class Limits(BaseModel):
 
 
 class ModelCard(ModelName):
-    """The model in use, and what a page needs to show its scores."""
+    """The model in use, with the scale, the bands and the limits that a client needs to show scores."""
 
     plan: str
     scale: tuple[float, float]
     bands: list[tuple[float, float]]
-    limits: Limits
+    limits: ServiceLimits
     token_required: bool
 
 
-class Moment(BaseModel):
-    """The score of what is heard from `start` to `end`, in seconds."""
+class SegmentResponse(BaseModel):
+    """The score of the recording from `start` to `end`, in seconds."""
 
     start: float
     end: float
@@ -45,7 +45,7 @@ class Moment(BaseModel):
 
 
 class Result(BaseModel):
-    """One recording's answer; where `error` says why there is none, the rest is null."""
+    """The result of one recording; if `error` is not null, the recording was not scored and the rest is null."""
 
     file: str
     score: float | None
@@ -53,33 +53,33 @@ class Result(BaseModel):
     raw: float | None
     seconds: float | None
     error: str | None
-    timeline: list[Moment] | None
+    timeline: list[SegmentResponse] | None
 
 
-class ScoreAnswer(BaseModel):
-    """The model, and a result for each recording in the order of the upload."""
+class ScoreResponse(BaseModel):
+    """The model, and a result for each recording, in the order of the upload."""
 
     model: ModelName
     results: list[Result]
 
 
 class Health(BaseModel):
-    """`ok`."""
+    """`status` is always `ok`; other states are error responses."""
 
     status: str
 
 
-class Fault(BaseModel):
-    """One sentence: what was wrong with the request."""
+class ErrorResponse(BaseModel):
+    """Message with the reason why a request was refused."""
 
     error: str
 
 
 def name_of(served: "ServedModel") -> ModelName:
-    """What a model is called in an answer."""
+    """The name of a model in a response."""
     return ModelName(name=served.name, version=served.version, uri=served.uri)
 
 
 def result_of(row: ClipScore) -> Result:
-    """A row as JSON."""
+    """Convert a result to its JSON model, with rounded values."""
     return Result(**row.to_json())

@@ -1,10 +1,9 @@
-"""A multipart body, written to disk as it arrives: recordings as files, whatever else it holds refused.
+"""Receive a multipart body: write its recordings to disk as they arrive, and refuse other parts.
 
-No more than a chunk of it is ever in memory. Refusals are HTTPExceptions of one sentence.
+Only one chunk of the body is in memory at a time. A refused request is an HTTPException.
 """
 
 import asyncio
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,25 +12,18 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from audioscore.scoring.input import InputRecording
 from audioscore.serving.metrics import Settings
 
 FIELD = "file"
-NAME_CHARACTERS = 200  # of a file's name, that an answer repeats
+NAME_CHARACTERS = 200  # of a file name in responses and messages
 
 
-@dataclass(frozen=True)
-class Upload:
-    """One recording on disk, and what its sender calls it."""
+async def receive_uploads(request: Request, folder: Path, settings: Settings) -> list[InputRecording]:
+    """Write the recordings of a request into `folder`; returns them with the sender's names, in the order of the parts.
 
-    file: str
-    path: Path
-
-
-async def receive_uploads(request: Request, folder: Path, settings: Settings) -> list[Upload]:
-    """Write a request's recordings into `folder`, in the order of its parts.
-
-    Raises HTTPException: 415 not multipart, 413 too large or too many, 408 too slow, 400 malformed, or no recording;
-    starlette's ClientDisconnect where the sender hangs up.
+    Raises: HTTPException 415 (not multipart), 413 (too large, too many), 408 (too slow), 400 (malformed, no recording);
+        starlette's ClientDisconnect if the client closes the connection.
     """
     boundary = _boundary(request)
     refuse_large(request, settings)
@@ -44,33 +36,31 @@ async def receive_uploads(request: Request, folder: Path, settings: Settings) ->
         })  # fmt: skip
         await _feed(request, parser, settings)
         parser.finalize()
-    except FormParserError as fault:
-        raise HTTPException(400, f"POST /score: the multipart body is malformed ({fault}).") from fault
-    except OSError as fault:  # the disk is full
-        raise HTTPException(503, f"the upload cannot be kept ({fault.strerror}). Try again later.") from fault
+    except FormParserError as error:
+        raise HTTPException(400, f"POST /score: the multipart body is malformed ({error}).") from error
+    except OSError as error:  # the disk is full
+        raise HTTPException(503, f"upload: cannot be stored ({error.strerror}). Try again later.") from error
     finally:
         parts.close()
     if not parts.finished:
         raise HTTPException(400, "POST /score: the multipart body ends before its last boundary. Send it again.")
     if not parts.uploads:
-        raise HTTPException(400, f"POST /score: holds no recording. Send each as a part named {FIELD!r}.")
+        raise HTTPException(400, f"POST /score: has no recording. Send each recording as a part named {FIELD!r}.")
     return parts.uploads
 
 
 def _boundary(request: Request) -> bytes:
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
-        said = kind.decode("utf-8", "replace")[:NAME_CHARACTERS]
-        raise HTTPException(
-            415, f"POST /score: needs multipart/form-data; got {said or 'no content type'}. Send parts named {FIELD!r}."
-        )
+        given = kind.decode("utf-8", "replace")[:NAME_CHARACTERS] or "no content type"
+        raise HTTPException(415, f"POST /score: needs multipart/form-data; got {given}. Send parts named {FIELD!r}.")
     if not options.get(b"boundary"):
-        raise HTTPException(400, "POST /score: the content type names no boundary. Let the HTTP library write it.")
+        raise HTTPException(400, "POST /score: the content type has no boundary. Let the HTTP library set it.")
     return options[b"boundary"]
 
 
 def refuse_large(request: Request, settings: Settings) -> None:
-    """Raise 413 where the request says itself that it is larger than is taken."""
+    """Raise 413 if the Content-Length is larger than the limit."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > settings.max_bytes:
         raise _too_large(settings)
@@ -78,23 +68,23 @@ def refuse_large(request: Request, settings: Settings) -> None:
 
 def _too_large(settings: Settings) -> HTTPException:
     return HTTPException(
-        413, f"POST /score: the request is larger than {settings.max_bytes / 2**20:g} MiB, the most that is taken."
+        413, f"POST /score: the request is larger than {settings.max_bytes / 2**20:g} MiB. Send fewer recordings."
     )
 
 
 async def _feed(request: Request, parser: MultipartParser, settings: Settings) -> None:
-    """Read the body, within its size and its time."""
+    """Read the body, within the limits of size and time."""
     now, stream, received = asyncio.get_running_loop().time, request.stream(), 0
     started = now()
     while True:
-        patience = started + settings.body_seconds + received / settings.slowest - now()
+        timeout = started + settings.body_seconds + received / settings.slowest - now()
         try:
-            chunk = await asyncio.wait_for(anext(stream), max(patience, 0.001))
+            chunk = await asyncio.wait_for(anext(stream), max(timeout, 0.001))
         except StopAsyncIteration:
             return
         except TimeoutError:
             raise HTTPException(
-                408, f"POST /score: only {received} bytes came in {now() - started:.0f} s. Send it faster, or less.",
+                408, f"POST /score: only {received} bytes arrived in {now() - started:.0f} s. Use a faster connection.",
                 headers={"Connection": "close"},
             ) from None  # fmt: skip
         received += len(chunk)
@@ -103,27 +93,27 @@ async def _feed(request: Request, parser: MultipartParser, settings: Settings) -
         parser.write(chunk)
 
 
-def shown_name(given: bytes | None, place: int) -> str:
-    """What an answer calls a recording: the last part of its file's name; its place, from 1, where it has none.
+def display_name(given: bytes | None, number: int) -> str:
+    """Name of an upload in responses: the last part of its file name, or its number, from 1, if there is no name.
 
-    >>> shown_name(b"../../etc/passwd", 1), shown_name(b"C:\\\\takes\\\\one.wav", 1), shown_name(b"", 2)
+    >>> display_name(b"../../etc/passwd", 1), display_name(b"C:\\\\songs\\\\one.wav", 1), display_name(b"", 2)
     ('passwd', 'one.wav', 'recording 2')
     """
     last = (given or b"").decode("utf-8", "replace").replace("\\", "/").rsplit("/", 1)[-1]
     kept = "".join(letter for letter in last if letter.isprintable()).strip()[:NAME_CHARACTERS]
-    return kept or f"recording {place}"
+    return kept or f"recording {number}"
 
 
 class _Parts:
-    """The parser's callbacks: what of the body has been understood so far."""
+    """Callbacks of the multipart parser, which write the parts to files."""
 
     def __init__(self, folder: Path, most: int) -> None:
-        self.uploads: list[Upload] = []
+        self.uploads: list[InputRecording] = []
         self.finished = False
         self._folder, self._most = folder, most
         self._open: BinaryIO | None = None
         self._field = self._value = self._disposition = b""
-        self._unnamed = False
+        self._unnamed, self._size = False, 0
 
     def begin(self) -> None:
         self._field = self._value = self._disposition = b""
@@ -143,30 +133,29 @@ class _Parts:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
         if name != FIELD:
-            said = repr(name[:NAME_CHARACTERS]) if name else "without a name"
-            raise HTTPException(400, f"POST /score: a part is called {said}. Recordings are parts named {FIELD!r}.")
+            shown = repr(name[:NAME_CHARACTERS]) if name else "without a name"
+            raise HTTPException(400, f"POST /score: unexpected part {shown}. Send recordings as parts named {FIELD!r}.")
         if b"filename" not in options:
-            raise HTTPException(
-                400, f"POST /score: a part {FIELD!r} has no filename, so it is no file. Send it as one."
-            )
+            raise HTTPException(400, f"POST /score: a part {FIELD!r} has no filename. Send it as a file.")
         if len(self.uploads) == self._most:
-            raise HTTPException(413, f"POST /score: holds more than {self._most} recordings. Send fewer at a time.")
-        place = len(self.uploads) + 1
-        # No suffix: FFmpeg would let a name like x.m3u8 choose how the bytes are read.
-        upload = Upload(shown_name(options.get(b"filename"), place), self._folder / str(place))
-        self.uploads.append(upload)
+            raise HTTPException(413, f"POST /score: has more than {self._most} recordings. Send fewer at a time.")
+        number = len(self.uploads) + 1
+        # Without a suffix, because FFmpeg would select the format of a name like x.m3u8 by its suffix.
+        path = self._folder / str(number)
+        self.uploads.append(InputRecording(display_name(options.get(b"filename"), number), path))
         self._unnamed = not options.get(b"filename")
-        self._open = upload.path.open("wb")
+        self._open, self._size = path.open("wb"), 0
 
     def data(self, data: bytes, start: int, end: int) -> None:
         assert self._open is not None
         self._open.write(memoryview(data)[start:end])
+        self._size += end - start
 
     def end(self) -> None:
         assert self._open is not None
-        nothing = self._open.tell() == 0
+        empty = self._size == 0
         self.close()
-        if self._unnamed and nothing:  # what a form sends where no file was chosen
+        if self._unnamed and empty:  # an HTML form without a chosen file sends this
             self.uploads.pop()
 
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""Any scorers on the same clips: their predictions as one table, and the difference between two of them."""
+"""Score saved scorers again on the same clips: for the gate, `compare`, `evaluate` and `promote`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audioscore.data.clips import Clip
-from audioscore.data.split.assign import SPLITS
+from audioscore.data.split.groups import SPLITS
 from audioscore.data.split.sort import INDEX, read_split
 from audioscore.data.versions.revision import folder_digest
-from audioscore.encoders.extract import choose_device, extract_features
+from audioscore.encoders.compute import choose_device
+from audioscore.encoders.extract import extract_features
 from audioscore.encoders.muq_layers import prefix_reference
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored_features import StoredFeatures
@@ -32,18 +33,18 @@ if TYPE_CHECKING:
 
 
 def report_order(clip: Clip) -> tuple[str, str]:
-    """The order in which the evaluation lists clips: the same resamples then give the same intervals."""
+    """Sort key of clips in an evaluation; with the same order, the same resamples give the same intervals."""
     return str(clip.sha256), clip.audio_file
 
 
 def unseen(clips: Sequence[Clip], scorers: Iterable[Path]) -> list[Clip]:
-    """The clips that no scorer was fitted, selected or calibrated on, in `report_order`."""
+    """Return the clips that no scorer was fitted, selected or calibrated on, in `report_order`."""
     seen = {sha256 for scorer in scorers for sha256 in read_description(scorer).seen_clips}
     return sorted((clip for clip in clips if clip.sha256 not in seen), key=report_order)
 
 
 def rescore(scorer: Path, clips: Sequence[Clip], data: Path, store: FeatureStore) -> NDArray[np.float64]:
-    """Raw outputs of a saved scorer now; its own encoders run where the store lacks features.
+    """Compute raw outputs of a saved scorer; its encoders run for clips whose features the store lacks.
 
     Shape: N clips of the folder `data`, with their sha256 -> [N].
     """
@@ -67,7 +68,7 @@ def rescore(scorer: Path, clips: Sequence[Clip], data: Path, store: FeatureStore
     return raw_outputs(load_network(scorer, description, device), features, device)
 
 
-def judge(
+def decide_on_unseen(
     challenger: Path,
     champion: Path | None,
     clips: Sequence[Clip],
@@ -75,9 +76,13 @@ def judge(
     store: FeatureStore,
     registry: "RegistrySection",
     evaluation: "EvaluationSection",
-    failed_probes: Sequence[str] = (),
+    failed_tests: Sequence[str] = (),
 ) -> Decision:
-    """The gate on those of the scored clips that neither scorer has seen; the rest is counted."""
+    """Apply the gate to the scored clips that neither scorer was trained on; the other clips are only counted.
+
+    Args:
+        failed_tests: names of robustness tests that refuse the challenger.
+    """
     fresh = unseen(clips, [challenger] if champion is None else [challenger, champion])
     return decide(
         rescore(challenger, fresh, data, store),
@@ -86,7 +91,7 @@ def judge(
         singers=[clip.singer_id for clip in fresh],
         sources=[clip.source for clip in fresh],
         dropped=len(clips) - len(fresh),
-        failed_probes=failed_probes,
+        failed_tests=failed_tests,
         margin=registry.margin,
         slices=SliceRule(registry.slice_margin, registry.slice_clips, registry.slice_singers),
         min_spearman=registry.min_spearman,
@@ -101,17 +106,18 @@ RUN_DATA, RUN_INDEX, RUN_CONFIG = "steps/*/fetch-data/data", "steps/*/sort-data/
 
 
 @dataclass(frozen=True)
-class JudgingData:
-    """Recordings, the folder whose index/ says which split each is in, and the data's digest."""
+class EvaluationData:
+    """Clips to evaluate on: the data folder, the folder that holds `index/`, and the data's digest."""
 
     data: Path
     index: Path
     digest: str
 
     def clips(self, split: str = "test") -> list[tuple[str, Clip]]:
-        """The scored clips of a split, or of all, each with its split; a clip without sha256 is given it.
+        """Return the scored clips of a split, or of all splits, each with its split's name and its sha256.
 
-        Raises DataError where there is none, or a recording is missing.
+        Raises:
+            DataError: there is no scored clip, or a recording is missing.
         """
         splits = SPLITS if split == ALL else (split,)
         found = [(name, self._hashed(clip)) for name in splits for clip in read_split(self.index, name)]
@@ -124,48 +130,51 @@ class JudgingData:
             return clip
         path = self.data / clip.audio_file
         if not path.is_file():
-            raise DataError(f"{path}: no such file, though the index names it. Sort the data again.")
+            raise DataError(f"{path}: listed in the index, but the file is missing. Run `audioscore data sort` again.")
         return replace(clip, sha256=sha256_of(path))
 
 
 def require_sorted(folder: Path) -> None:
-    """Raise UsageError where it is no sorted data folder."""
+    """Raise UsageError if the folder is not a sorted data folder."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder. Give a data folder that `audioscore data sort` has sorted.")
     if not (folder / INDEX).is_dir():
-        raise UsageError(f"{folder}: is not sorted, {INDEX}/ missing. Run `audioscore data sort {folder}` first.")
+        raise UsageError(f"{folder}: not sorted, {INDEX}/ is missing. Run `audioscore data sort {folder}` first.")
 
 
-def sorted_data(folder: Path) -> JudgingData:
-    """A sorted data folder. Raises UsageError where it is none."""
+def sorted_data(folder: Path) -> EvaluationData:
+    """Describe a sorted data folder. Raises UsageError if it is not sorted."""
     require_sorted(folder)
-    return JudgingData(folder, folder, folder_digest(folder))
+    return EvaluationData(folder, folder, folder_digest(folder))
 
 
-def data_of_run(run: Path, digest: str) -> JudgingData:
-    """The data and splits of a run, in its folder. Raises UsageError where they are there no longer."""
+def data_of_run(run: Path, digest: str) -> EvaluationData:
+    """Describe the data and splits in a run's folder. Raises UsageError if they were removed."""
     data, index = sorted(run.glob(RUN_DATA)), sorted(run.glob(RUN_INDEX))
     if len(data) != 1 or len(index) != 1:
-        raise UsageError(f"{run}: the run's data are there no longer. Name a sorted data folder with --data.")
-    return JudgingData(data[0], index[0], digest)
+        raise UsageError(f"{run}: the run's data were removed. Pass a sorted data folder with --data.")
+    return EvaluationData(data[0], index[0], digest)
 
 
 def predict_scorers(
-    scorers: Mapping[str, Path], judged_on: JudgingData, split: str, store: FeatureStore
+    scorers: Mapping[str, Path], data: EvaluationData, split: str, store: FeatureStore
 ) -> tuple[list[Prediction], int]:
-    """A row for each scorer, in the column `plan`, and clip of a split that none of them has seen; how many were left
-    out because one had.
+    """Predict the clips of a split that no scorer was trained on.
 
-    Raises DataError where fewer than 2 clips, or clips of one singer alone, are left.
+    Returns:
+        One row for each scorer (named in the column `plan`) and clip, and the number of clips that were excluded.
+
+    Raises:
+        DataError: fewer than 2 clips, or clips of a single singer, are left.
     """
-    clips = judged_on.clips(split)
+    clips = data.clips(split)
     fresh = unseen([clip for _, clip in clips], scorers.values())
     singers = len(set(singer_clusters([clip.singer_id for clip in fresh])))
     if len(fresh) < 2 or singers < 2:
         raise DataError(
-            f"{judged_on.index}: of {len(clips)} scored clips in split {split}, {len(clips) - len(fresh)} were trained "
-            f"on by a model, which leaves {len(fresh)} of {singers} singers, too few to judge by. Give other data, "
-            "with singer_id, or another --split."
+            f"{data.index}: {len(fresh)} of {len(clips)} scored clips in split {split} were not used to train a model, "
+            f"from {singers} singers; 2 clips of 2 singers are needed. Pass other data, with singer_id, or another "
+            "--split."
         )
     split_of = {(clip.sha256, clip.audio_file): name for name, clip in clips}
     splits = [split_of[clip.sha256, clip.audio_file] for clip in fresh]
@@ -173,7 +182,7 @@ def predict_scorers(
         row
         for name, folder in scorers.items()
         for row in prediction_rows(
-            name, read_description(folder), splits, fresh, rescore(folder, fresh, judged_on.data, store)
+            name, read_description(folder), splits, fresh, rescore(folder, fresh, data.data, store)
         )
     ]
     return rows, len(clips) - len(fresh)
@@ -182,9 +191,10 @@ def predict_scorers(
 def compare_predictions(
     rows: Sequence[Prediction], first: str, second: str, settings: "EvaluationSection"
 ) -> dict[str, Any]:
-    """Both models' figures and second minus first, each with its interval over singers, from raw outputs.
+    """Compute both models' metrics and the difference second - first, each with its bootstrap interval by singer.
 
-    Raises DataError where all clips are of one singer, so that nothing has an interval.
+    Raises:
+        DataError: all clips are of one singer, so that no interval can be estimated.
     """
     of_first = [row for row in rows if row.plan == first]
     raw = {name: [row.raw for row in rows if row.plan == name] for name in (first, second)}

@@ -1,4 +1,4 @@
-"""One way to MLflow: quiet, without telemetry, and with its database set up once before anything races for it."""
+"""The connection to MLflow: without telemetry, and with the database initialised once before concurrent use."""
 
 import logging
 import os
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 40.0  # seconds: a server that starts again, with its database, takes as long
+SERVER_TIMEOUT = 40.0  # seconds; a server that restarts with its database takes as long
 
 
 def connect(tracking_uri: str) -> "MlflowClient":
-    """A client, with MLflow's global settings pointed at the same place.
+    """Return a client, and set MLflow's global tracking and registry URIs.
 
-    Raises ModelError where it is a server's address and nothing answers there for PATIENCE seconds.
+    Raises:
+        ModelError: the URI is a server's address and no server responds within SERVER_TIMEOUT.
     """
     if tracking_uri.startswith(("http://", "https://")):
         _await_server(tracking_uri)
@@ -36,32 +37,32 @@ def connect(tracking_uri: str) -> "MlflowClient":
     return mlflow.MlflowClient(tracking_uri, tracking_uri)
 
 
-@cache  # where one answered, MLflow's client rides out what comes later
+@cache  # once a server has responded, MLflow's own retries are sufficient
 def _await_server(address: str) -> None:
-    """MLflow's client tries for minutes, and tells each try in a line of its own."""
+    """Wait for the server. MLflow's own client would retry for minutes, with a log line for each attempt."""
     import requests
 
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + SERVER_TIMEOUT
     while True:
         try:
-            requests.get(address, timeout=PATIENCE / 4).close()
+            requests.get(address, timeout=SERVER_TIMEOUT / 4).close()
         except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
-            return  # something is there; MLflow has settings for these
-        except requests.RequestException as fault:
+            return  # a server exists; MLflow has settings for TLS and proxies
+        except requests.RequestException as error:
             if time.monotonic() > until:
                 raise ModelError(
-                    f"{address}: no MLflow server answers there. Start it, or mend MLFLOW_TRACKING_URI."
-                ) from fault
+                    f"{address}: no MLflow server responds. Start it, or correct MLFLOW_TRACKING_URI."
+                ) from error
             log.warning("waiting for the MLflow server at %s", address)
-            time.sleep(PATIENCE / 4)
+            time.sleep(SERVER_TIMEOUT / 4)
         else:
             return
 
 
 def initialise(tracking_uri: str, experiment: str, artifacts: Path) -> str:
-    """Create MLflow's tables and the experiment where they do not exist yet; return the experiment's id.
+    """Create MLflow's tables and the experiment if they do not exist. Returns the experiment's id.
 
-    Called once before a pipeline starts: parallel first uses of a new database race.
+    Call it once before a pipeline starts: concurrent first uses of a new database conflict.
     """
     database = database_file(tracking_uri)
     if database is not None:
@@ -75,7 +76,7 @@ def initialise(tracking_uri: str, experiment: str, artifacts: Path) -> str:
 
 
 def database_file(tracking_uri: str) -> Path | None:
-    """The file of a SQLite store; None for a server.
+    """Return the file of a SQLite store; None for a server.
 
     >>> database_file("sqlite:////var/lib/audioscore/mlflow.db")
     PosixPath('/var/lib/audioscore/mlflow.db')
@@ -88,10 +89,10 @@ def database_file(tracking_uri: str) -> Path | None:
 
 
 def require_database(tracking_uri: str) -> None:
-    """Raise ModelError where a SQLite store does not exist yet: reading must not create an empty one."""
+    """Raise ModelError if a SQLite store does not exist: reading must not create an empty one."""
     database = database_file(tracking_uri)
     if database is not None and not database.is_file():
         raise ModelError(
-            f"{database.parent}: no model has been registered there yet. Run `audioscore run`, or `audioscore demo`, "
-            "whose model is models:/audioscore-demo@champion."
+            f"{database.parent}: no model is registered yet. Run `audioscore run`, or `audioscore demo` (it registers "
+            "models:/audioscore-demo@champion)."
         )

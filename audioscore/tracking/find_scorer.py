@@ -1,4 +1,4 @@
-"""Which scorer is meant: a folder, a registered version, or the champion."""
+"""Find the scorer that a command names: a folder, a registered version, or the champion."""
 
 import logging
 import re
@@ -10,17 +10,20 @@ from audioscore.home import DEMO_MODEL, MODEL, home, home_of_model
 
 log = logging.getLogger(__name__)
 
-PREDECESSOR_MUQ = "OpenMuQ/MuQ-large-msd-iter"  # what the predecessor was trained with
+LEGACY_MUQ = "OpenMuQ/MuQ-large-msd-iter"  # the MuQ that legacy models were trained with
 URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@[^/@]+|/\d+)$")
 
 Note = Callable[[str], None]
 
 
 def find_scorer(model: str | Path | None = None, note: Note = log.warning) -> tuple[str, Path]:
-    """Name and scorer folder of a model: a folder, a `models:/…` URI, or the champion where None is given.
+    """Return name and scorer folder of a model: a folder, a `models:/…` URI, or the champion for None.
 
-    Without a champion of one's own, the demo's is used, and `note` is told; a predecessor's folder is converted first.
-    Raises ModelError where no scorer is found, or none can be made of what is there, UsageError for no model's name.
+    If only the demo has a champion, that one is used and `note` reports it. A legacy folder is converted first.
+
+    Raises:
+        ModelError: no scorer was found, or the folder cannot be converted.
+        UsageError: `model` is neither a folder nor a model URI.
     """
     from audioscore.tracking.registry import has_champion
 
@@ -28,11 +31,11 @@ def find_scorer(model: str | Path | None = None, note: Note = log.warning) -> tu
         for name in (MODEL, DEMO_MODEL):
             if has_champion(home_of_model(name).tracking_uri, name):
                 if name == DEMO_MODEL:
-                    note(f"no {MODEL}@champion yet; scoring with the demo's champion")
+                    note(f"no {MODEL}@champion is registered; using the demo's champion")
                 return _registered(f"models:/{name}@champion")
         raise ModelError(
-            f"no champion is registered in {home().folder} yet. Run `audioscore run --data FOLDER`, or "
-            "`audioscore demo`, or name a scorer; AUDIOSCORE_HOME names the home of runs made in another folder."
+            f"{home().folder}: no champion is registered. Run `audioscore run --data FOLDER` or `audioscore demo`, "
+            "pass --model, or set AUDIOSCORE_HOME to the home of runs made in another folder."
         )
     if str(model).startswith("models:"):
         return _registered(str(model))
@@ -43,20 +46,20 @@ def find_scorer(model: str | Path | None = None, note: Note = log.warning) -> tu
 
 
 def _converted(old: Path, note: Note) -> Path:
-    """A predecessor's folder as a scorer folder in the home, made at its first use, anew when its weights change."""
+    """Convert a legacy folder to a scorer folder in the home, once for each version of its weights."""
     from audioscore.files import sha256_of
     from audioscore.scoring.legacy.convert import convert
     from audioscore.scoring.legacy.folder import HEAD, MUQ, read_files
 
-    read_files(old)  # says what is missing before anything is hashed
+    read_files(old)  # reports missing files before anything is hashed
     folder = home().converted / sha256_of(old / HEAD, old / MUQ)
     if not folder.is_dir():
-        note(f"{old} is a predecessor's folder; converting it once, to {folder}")
+        note(f"{old}: legacy model; converting it once, to {folder}")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        convert(old, folder, PREDECESSOR_MUQ)
+        convert(old, folder, LEGACY_MUQ)
     note(
-        f"its scores are 25 x generate_tag, not calibrated; for a scale of points, or another MuQ than "
-        f"{PREDECESSOR_MUQ}, run `audioscore convert {old} NEW` and score with NEW"
+        f"its scores are 25 x generate_tag, not calibrated; to calibrate them, or for a MuQ other than {LEGACY_MUQ}, "
+        f"run `audioscore convert {old} NEW` and score with NEW"
     )
     return folder
 

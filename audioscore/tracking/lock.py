@@ -1,8 +1,8 @@
-"""Who may move the champion: one at a time, on a SQLite registry and on a server. See docs/adr/0010-promotion-lock.md.
+"""The promotion lock: one promotion at a time, on a SQLite registry and on a server (docs/adr/0010-promotion-lock.md).
 
-MLflow sets an alias unconditionally, so that two who have read the same champion would both replace it. A SQLite
-registry is locked by a file beside it. A server offers one thing that only one of two callers can do: create a
-registered model of a given name. That name is the lock.
+MLflow sets an alias unconditionally, so that two processes that have read the same champion would both replace it. A
+SQLite registry is locked by a file beside it. On a server, creating a registered model of a given name succeeds for one
+of several callers only; that name is the lock.
 """
 
 import contextlib
@@ -23,28 +23,28 @@ from audioscore.tracking.connection import database_file
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LEASE_SECONDS = 30.0  # moving aliases takes a second; who holds the lock for longer has died
+LEASE_SECONDS = 30.0  # setting aliases takes about a second; a process that holds the lock longer has ended
 WAIT_SECONDS = 120.0  # longer than two leases
 POLL_SECONDS = 0.1
 LOCK = "promotion-lock"
-HOLDER, PLACE = "holder", "place"  # tags: a random token, and where its process runs
+HOLDER, PROCESS = "holder", "place"  # tags: a random token, and the process that holds the lock
 
 
 @dataclass(frozen=True)
 class Hold:
-    """A lock that is held. On a server it may be taken over after a lease."""
+    """A lock that is held. On a server another process may take it over after the lease."""
 
     name: str
     since: float  # on this process's monotonic clock
     lease: float
 
     def check(self) -> None:
-        """Raise ModelError once so much of the lease is over that others may soon take over; called before writing."""
+        """Raise ModelError once half of the lease has passed. Call it before each write."""
         held = time.monotonic() - self.since
         if held > self.lease / 2:
             raise ModelError(
-                f"{self.name}: the registry took {held:.0f} s, and the lock may be another's by now. Nothing was "
-                "changed further; look at `audioscore models --history`, then try again."
+                f"{self.name}: the registry took {held:.0f} s, and the promotion lock may have expired. Check "
+                "`audioscore models --history`, then run the command again."
             )
 
 
@@ -52,9 +52,14 @@ class Hold:
 def promotion_lock(
     client: "MlflowClient", name: str, *, lease: float = LEASE_SECONDS, wait: float = WAIT_SECONDS
 ) -> Iterator[Hold]:
-    """Hold the lock of a registered model's aliases; others wait for it.
+    """Hold the lock of a registered model's aliases; other processes wait for it.
 
-    Raises ModelError where it cannot be had within `wait` seconds.
+    Args:
+        lease: seconds after which others may take the lock over (server only).
+        wait: seconds to wait for the lock.
+
+    Raises:
+        ModelError: the lock was not available within `wait` seconds.
     """
     database = database_file(client.tracking_uri)
     held = _file_lock(database, name, wait) if database is not None else server_lock(client, name, lease, wait)
@@ -64,7 +69,7 @@ def promotion_lock(
 
 @contextlib.contextmanager
 def _file_lock(database: Path, name: str, wait: float) -> Iterator[Hold]:
-    """`flock` on a file beside the database; the system frees it when its holder ends, however it ends."""
+    """Lock a file beside the database by `flock`; the system releases it when the process ends."""
     path = database.with_name(f"{database.name}.{quote(name, safe='')}.{LOCK}")
     deadline = time.monotonic() + wait
     with path.open("a") as handle:
@@ -72,21 +77,22 @@ def _file_lock(database: Path, name: str, wait: float) -> Iterator[Hold]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError as fault:
+            except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     raise ModelError(
                         f"{path}: held by another promotion for {wait:.0f} s. Wait for it to end, or end it."
-                    ) from fault
+                    ) from error
                 time.sleep(POLL_SECONDS)
         yield Hold(name, time.monotonic(), float("inf"))
 
 
 @contextlib.contextmanager
 def server_lock(client: "MlflowClient", name: str, lease: float, wait: float) -> Iterator[Hold]:
-    """The lock as a registered model that only one can create, `NAME.promotion-lock`.
+    """Hold the lock by creating the registered model `NAME.promotion-lock`, which only one process can.
 
-    A holder that died leaves it behind. Whoever sees the same holder for a whole lease, by its own clock, stands in by
-    creating `NAME.promotion-lock.HOLDER`, which again only one can; the last of such a chain holds the lock.
+    A process that was killed leaves that model behind. A process that sees the same holder for a whole lease, by its
+    own clock, takes over by creating `NAME.promotion-lock.HOLDER`, which again only one process can. The last model of
+    such a chain is the lock.
     """
     token = secrets.token_hex(8)
     chain, since = _acquire(client, f"{name}.{LOCK}", token, lease, wait)
@@ -94,16 +100,16 @@ def server_lock(client: "MlflowClient", name: str, lease: float, wait: float) ->
     try:
         yield hold
     finally:
-        # After a lease it may be another's, who then clears it away. The first link goes first: see `_is_intact`.
+        # After a lease another process may hold it and will delete it. The first link is deleted first: see _is_intact.
         if time.monotonic() - hold.since < lease:
             for link in chain:
                 _delete(client, link)
 
 
 def _acquire(client: "MlflowClient", first: str, token: str, lease: float, wait: float) -> tuple[list[str], float]:
-    """The chain of names that ends with one's own, and since when it is held: others count from before the answer.
+    """Create a link; return the chain of names that ends with it, and the time before the request was sent.
 
-    Raises ModelError where there was none within `wait` seconds.
+    Raises ModelError if that was not possible within `wait` seconds.
     """
     chain, holders = [first], list[str]()
     watched, since = "", time.monotonic()
@@ -116,11 +122,11 @@ def _acquire(client: "MlflowClient", first: str, token: str, lease: float, wait:
                     f"{chain[-1]}: held by another promotion for {wait:.0f} s. Wait for it to end, or end it."
                 )
             time.sleep(POLL_SECONDS)
-        first_try, asked = False, time.monotonic()
+        first_try, requested = False, time.monotonic()
         holder = token if _create(client, chain[-1], token) else _holder(client, chain[-1])
-        if holder == token:  # also where the answer was lost on its way and MLflow's client asked again
+        if holder == token:  # also if the response was lost and MLflow's client repeated the request
             if _is_intact(client, chain[:-1], holders):
-                return chain, asked
+                return chain, requested
             _delete(client, chain[-1])
             chain, holders = [first], []
             continue
@@ -129,16 +135,16 @@ def _acquire(client: "MlflowClient", first: str, token: str, lease: float, wait:
             continue
         if holder != watched:
             watched, since = holder, time.monotonic()
-        elif time.monotonic() - since > lease:  # it has died
+        elif time.monotonic() - since > lease:  # its process has ended
             chain, holders = [*chain, f"{first}.{holder}"], [*holders, holder]
             continue
 
 
 def _is_intact(client: "MlflowClient", links: list[str], holders: list[str]) -> bool:
-    """Whether those who died still stand before one's own link.
+    """Return whether the links of the ended processes still exist.
 
-    Where not, their successor has done its work and cleared the chain from its first link on, which somebody else may
-    hold anew: a link that was created after that holds nothing.
+    If not, another process has taken over, finished, and deleted the chain from its first link on; a link that was
+    created after that locks nothing.
     """
     return [_holder(client, link) for link in links] == holders
 
@@ -146,16 +152,20 @@ def _is_intact(client: "MlflowClient", links: list[str], holders: list[str]) -> 
 def _create(client: "MlflowClient", link: str, token: str) -> bool:
     from mlflow.exceptions import MlflowException
 
-    place = f"process {os.getpid()} on {socket.gethostname()}"
+    process = f"process {os.getpid()} on {socket.gethostname()}"
     try:
         client.create_registered_model(
-            link, tags={HOLDER: token, PLACE: place}, description="A promotion is under way. It removes this by itself."
+            link,
+            tags={HOLDER: token, PROCESS: process},
+            description="Lock of a running promotion. It is deleted at the end.",
         )
-    except MlflowException as fault:
-        # To say that it exists, the server reads it; where it was removed in between, it says instead that it does not.
-        if fault.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
+    except MlflowException as error:
+        # The server reads an existing model to report it; if it was deleted in between, it reports that it is missing.
+        if error.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             return False
-        raise ModelError(f"{link}: the registry gives no lock ({fault.error_code}). Try again.") from fault
+        raise ModelError(
+            f"{link}: the registry refused the lock ({error.error_code}). Run the command again."
+        ) from error
     return True
 
 
@@ -164,23 +174,23 @@ def _holder(client: "MlflowClient", link: str) -> str | None:
 
     try:
         return str(client.get_registered_model(link).tags.get(HOLDER, ""))
-    except MlflowException as fault:
-        if fault.error_code == "RESOURCE_DOES_NOT_EXIST":
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
-        raise ModelError(f"{link}: the registry cannot be read ({fault.error_code}). Try again.") from fault
+        raise ModelError(f"{link}: the registry cannot be read ({error.error_code}). Run the command again.") from error
 
 
 def _delete(client: "MlflowClient", link: str) -> None:
     from mlflow.exceptions import MlflowException
 
-    # What cannot be removed is taken over after a lease. MLflow would ask again for minutes where an answer is lost: by
-    # then the name may be another's.
-    with _tried_once(), contextlib.suppress(MlflowException):
+    # A model that cannot be deleted is taken over after a lease. MLflow would repeat a request whose response was lost
+    # for minutes; by then another process may hold the name.
+    with _without_retries(), contextlib.suppress(MlflowException):
         client.delete_registered_model(link)
 
 
 @contextlib.contextmanager
-def _tried_once() -> Iterator[None]:
+def _without_retries() -> Iterator[None]:
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     before = os.environ.get(name)
     os.environ[name] = "0"

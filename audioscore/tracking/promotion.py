@@ -1,16 +1,18 @@
-"""Promoting a version that is already registered: the gate once more, against the champion of today."""
+"""Promotion: the tags and aliases of a new version, and the gate for a version that is already registered."""
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from audioscore.data.clips import Clip
 from audioscore.encoders.store import FeatureStore
-from audioscore.errors import GateRefused
+from audioscore.errors import AudioscoreError, GateRefused
 from audioscore.evaluation.gate.decision import Decision
-from audioscore.tracking.compare import JudgingData, judge
+from audioscore.tracking.compare import EvaluationData, decide_on_unseen
 from audioscore.tracking.connection import connect, require_database
-from audioscore.tracking.provenance import compared_with, note_judgement, refusing_probes_of
+from audioscore.tracking.provenance import compared_with, refusing_tests_of, tag_promotion_decision
 from audioscore.tracking.registry import (
+    CHALLENGER,
     CHAMPION,
     ModelVersion,
     promote,
@@ -20,19 +22,23 @@ from audioscore.tracking.registry import (
 )
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from audioscore.config import EvaluationSection, RegistrySection
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What came of it: the version, the champion it was compared with, and the gate's decision."""
+class PromotionDecision:
+    """The outcome of `audioscore promote`: the version, the champion it was compared with, and the gate's decision."""
 
     challenger: ModelVersion
     champion: ModelVersion | None
     decision: Decision
 
     def to_json(self) -> dict[str, Any]:
-        """For `audioscore promote --json`."""
+        """Return the document of `audioscore promote --json`."""
         return {
             "name": self.challenger.name,
             "version": self.challenger.version,
@@ -42,19 +48,64 @@ class Judgement:
         }
 
 
+def tag_and_promote(
+    client: "MlflowClient",
+    name: str,
+    version: int,
+    decision: Decision,
+    champion: ModelVersion | None,
+    tags: Mapping[str, str],
+    *,
+    promoted: bool = False,
+) -> None:
+    """Tag a new version, then make it champion, or challenger where the gate refused it.
+
+    Tags are written first, and `promoted` becomes true only after the promotion, so that an interruption leaves no
+    false tag. With `promoted`, an interrupted attempt has promoted the version: the aliases stay as they are now, also
+    after a rollback.
+
+    Raises:
+        GateRefused: the champion changed since the comparison.
+        ModelError: the promotion lock is not available.
+    """
+
+    def tag(key: str, value: str) -> None:
+        client.set_model_version_tag(name, str(version), key, value)
+
+    for key, value in {**tags, "promoted": str(promoted).lower()}.items():
+        tag(key, value)
+    if promoted:
+        return
+    if decision.promoted:
+        try:
+            promote(client, name, version, expected=champion.version if champion else None, why=decision.reason)
+        except AudioscoreError as error:
+            tag("decision", str(error))
+            client.set_registered_model_alias(name, CHALLENGER, str(version))
+            raise
+        tag("promoted", "true")
+    else:
+        client.set_registered_model_alias(name, CHALLENGER, str(version))
+    log.info("registered %s v%d as %s", name, version, CHAMPION if decision.promoted else CHALLENGER)
+
+
 def promote_if_better(
     tracking_uri: str,
     name: str,
     version: int,
-    judged_on: JudgingData,
+    data: EvaluationData,
     store: FeatureStore,
     registry: "RegistrySection",
     evaluation: "EvaluationSection",
-) -> Judgement:
-    """Score a version and the champion now, on the same test clips, and promote it where the gate lets it.
+) -> PromotionDecision:
+    """Score a registered version and the champion now, on the same test clips, and promote it if the gate passes.
 
-    Either way the version's `judged_` tags say what was found. Probes that failed at its evaluation refuse it still.
-    Raises GateRefused where it is champion already, ModelError where there is no such version.
+    The decision is written to the version's `judged_` tags in either case. Robustness tests that failed when the
+    version was evaluated still refuse it.
+
+    Raises:
+        GateRefused: the version is champion already.
+        ModelError: there is no such version.
     """
     require_database(tracking_uri)
     client = connect(tracking_uri)
@@ -62,21 +113,20 @@ def promote_if_better(
     champion = version_by_alias(client, name, CHAMPION)
     if champion is not None and champion.version == version:
         raise GateRefused(f"{challenger.uri} is the champion already.")
-    clips: list[Clip] = [clip for _, clip in judged_on.clips("test")]
-    decision = judge(
+    decision = decide_on_unseen(
         scorer_folder(tracking_uri, challenger.uri),
         scorer_folder(tracking_uri, champion.uri) if champion else None,
-        clips,
-        judged_on.data,
+        [clip for _, clip in data.clips("test")],
+        data.data,
         store,
         registry,
         evaluation,
-        refusing_probes_of(challenger.tags, evaluation.probes.refuse),
+        refusing_tests_of(challenger.tags, evaluation.robustness.refuse),
     )
     if decision.promoted:
         try:
             promote(client, name, version, expected=champion.version if champion else None, why=decision.reason)
-        except GateRefused as refusal:  # the champion moved while both were scored
-            decision = replace(decision, promoted=False, reason=str(refusal).rstrip("."))
-    note_judgement(client, name, version, decision, champion, judged_on.digest)
-    return Judgement(version_of(client, name, version), champion, decision)
+        except GateRefused as error:  # the champion changed while both were scored
+            decision = replace(decision, promoted=False, reason=str(error).rstrip("."))
+    tag_promotion_decision(client, name, version, decision, champion, data.digest)
+    return PromotionDecision(version_of(client, name, version), champion, decision)

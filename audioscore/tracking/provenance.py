@@ -1,4 +1,4 @@
-"""What a registered version says of itself: where it came from, how good it is, and why it is champion or not."""
+"""Tags of a registered version: where it came from, how good it is, and why it is champion or not."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 NO_DVC = "not under DVC"
 NO_CHAMPION = "none"
 COMPARED_WITH = "compared_with"
-PROBES, NOT_RUN = "probes", "not run"
-JUDGED = "judged_"  # begins the tags that each `audioscore promote` leaves, refused or not
+ROBUSTNESS_TAG, NOT_RUN = "probes", "not run"
+PROMOTE_TAG_PREFIX = "judged_"  # prefix of the tags that `audioscore promote` writes, promoted or not
 
 
 @dataclass(frozen=True)
-class Probed:
-    """Names of the probes that a model is flagged by, and of those among them that refuse it."""
+class RobustnessOutcome:
+    """Names of the robustness tests that flag a model, and of those among them that refuse its promotion."""
 
     flagged: tuple[str, ...]
     refusing: tuple[str, ...]
@@ -34,11 +34,11 @@ class Probed:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a registered version says of where it came from."""
+    """Where a registered version came from."""
 
     run_id: str
     data_digest: str
-    data_revision: str | None  # the git commit it came from, or the md5 in the .dvc file beside the folder
+    data_revision: str | None  # a git commit, or the md5 in the .dvc file beside the folder
     code_revision: str
 
 
@@ -48,11 +48,13 @@ def version_tags(
     decision: Decision,
     champion: "ModelVersion | None",
     provenance: Provenance,
-    probed: Probed | None,
+    robustness: RobustnessOutcome | None,
 ) -> dict[str, str]:
-    """The tags of a new version.
+    """Return the tags of a new version.
 
-    `figures` are the winner's, of the evaluation; with `probed` None, no probe was run.
+    Args:
+        figures: the winner's test figures.
+        robustness: None if the robustness tests did not run.
     """
     return {
         "plan": winner.plan,
@@ -66,37 +68,39 @@ def version_tags(
         "test_spearman": interval_text(figures["spearman"]),
         "test_spearman_within_source": interval_text(figures["spearman_within_source"]),
         COMPARED_WITH: compared_with(champion),
-        PROBES: NOT_RUN if probed is None else json.dumps(asdict(probed)),
+        ROBUSTNESS_TAG: NOT_RUN if robustness is None else json.dumps(asdict(robustness)),
     }
 
 
-def refusing_probes_of(tags: Mapping[str, str], refuse: Sequence[str] = ()) -> list[str]:
-    """The probes that refuse a version: those that did when it was evaluated, and those that flagged it of `refuse`.
+def refusing_tests_of(tags: Mapping[str, str], refuse: Sequence[str] = ()) -> list[str]:
+    """Return the robustness tests that refuse a version: those of its evaluation, and flagged ones named in `refuse`.
 
-    Of a version that no probe was asked about, every one of `refuse` does. Raises ModelError where the tags cannot be
-    read.
+    A version without robustness tests is refused by every test named in `refuse`. Raises ModelError if the tag is not
+    valid.
 
-    >>> said = {"probes": '{"flagged": ["clipping", "low_pass"], "refusing": ["clipping"]}'}
-    >>> refusing_probes_of(said), refusing_probes_of(said, ["low_pass", "gain_up"])
+    >>> tags = {"probes": '{"flagged": ["clipping", "low_pass"], "refusing": ["clipping"]}'}
+    >>> refusing_tests_of(tags), refusing_tests_of(tags, ["low_pass", "gain_up"])
     (['clipping'], ['clipping', 'low_pass'])
-    >>> refusing_probes_of({"probes": "not run"}), refusing_probes_of({}, ["low_pass"])
+    >>> refusing_tests_of({"probes": "not run"}), refusing_tests_of({}, ["low_pass"])
     ([], ['low_pass'])
     """
-    said = tags.get(PROBES, NOT_RUN)
-    if said == NOT_RUN:
+    tag = tags.get(ROBUSTNESS_TAG, NOT_RUN)
+    if tag == NOT_RUN:
         return list(refuse)
     try:
-        found = json.loads(said)
-        now_refusing = [str(name) for name in found["flagged"] if name in refuse]
-        return list(dict.fromkeys([*map(str, found["refusing"]), *now_refusing]))
-    except (ValueError, KeyError, TypeError) as fault:
-        raise ModelError(f"the version's tag {PROBES} is {said!r}, which names no refusing probes. Mend it.") from fault
+        found = json.loads(tag)
+        flagged_now = [str(name) for name in found["flagged"] if name in refuse]
+        return list(dict.fromkeys([*map(str, found["refusing"]), *flagged_now]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"tag {ROBUSTNESS_TAG} of the version: {tag!r} is not a valid list of tests. Correct it."
+        ) from error
 
 
-def note_judgement(
+def tag_promotion_decision(
     client: "MlflowClient", name: str, version: int, decision: Decision, champion: "ModelVersion | None", digest: str
 ) -> None:
-    """Tag a version with what `audioscore promote` found; what was said at its registration stays."""
+    """Tag a version with the decision of `audioscore promote`; the tags of its registration stay."""
     tags = {
         "at": now(),
         "decision": decision.reason,
@@ -105,16 +109,16 @@ def note_judgement(
         COMPARED_WITH: compared_with(champion),
     }
     for key, value in tags.items():
-        client.set_model_version_tag(name, str(version), f"{JUDGED}{key}", value)
+        client.set_model_version_tag(name, str(version), f"{PROMOTE_TAG_PREFIX}{key}", value)
 
 
 def compared_with(champion: "ModelVersion | None") -> str:
-    """The champion of a comparison, in a tag."""
+    """Return the tag value that names the champion of a comparison."""
     return f"v{champion.version}" if champion else NO_CHAMPION
 
 
 def interval_text(figure: Mapping[str, Any]) -> str:
-    """An estimate in a tag.
+    """Format an estimate as a tag value.
 
     >>> interval_text({"value": 0.5, "lo": 0.25, "hi": 0.75})
     '0.500 (0.250 to 0.750)'
@@ -129,7 +133,7 @@ def interval_text(figure: Mapping[str, Any]) -> str:
 def provenance_table(
     config: "Config", provenance: Provenance, winner: TrainedPlan, champion: "ModelVersion | None"
 ) -> dict[str, Any]:
-    """For the report: where the winner came from."""
+    """Return the provenance table of the report."""
     description = read_description(winner.scorer_folder())
     table = {
         **{name.replace("_", " "): value or NO_DVC for name, value in asdict(provenance).items()},
@@ -139,6 +143,6 @@ def provenance_table(
         "licence of the weights": description.licence,
     }
     for kind, reference in description.encoders.items():
-        where = reference.id or "embedded in the scorer"
-        table[f"encoder {kind}"] = f"{where}, sha256 {reference.sha256[:16]}"
+        source = reference.id or "embedded in the scorer"
+        table[f"encoder {kind}"] = f"{source}, sha256 {reference.sha256[:16]}"
     return table

@@ -1,6 +1,6 @@
-"""The registered model's own code: MLflow runs this file when it loads a version.
+"""The registered model's code, which MLflow runs when it loads a version.
 
-In: a table with a column `audio` of file bytes. Out: one row each with score, lo, hi, raw, seconds and error.
+Input: a table with a column `audio` of file bytes. Output: a row for each with score, lo, hi, raw, seconds and error.
 """
 
 from pathlib import Path
@@ -16,8 +16,8 @@ from audioscore.scoring.checkpoint import load_scorer
 COLUMNS = ["score", "lo", "hi", "raw", "seconds", "error"]
 
 
-class ScorerModel(PythonModel):  # type: ignore[misc]  # its base class has no types of its own
-    """A scorer behind MLflow's interface; a recording that cannot be scored gets a sentence and no score."""
+class ScorerModel(PythonModel):  # type: ignore[misc]  # its base class is not typed
+    """A scorer with MLflow's interface. A recording that cannot be scored gets an error and no score."""
 
     def load_context(self, context: Any) -> None:
         self.scorer = load_scorer(Path(context.artifacts["scorer"]), needs_voice=True)
@@ -26,9 +26,9 @@ class ScorerModel(PythonModel):  # type: ignore[misc]  # its base class has no t
         """Shape: N rows with a column `audio` -> N rows."""
         scored = self.scorer.score_many([bytes(audio) for audio in model_input["audio"]])
         rows = [[row.score, *(row.interval or (None, None)), row.raw, row.seconds, row.error] for row in scored]
-        # Columns of numbers would turn None into NaN, which an HTTP answer would carry and JSON has not.
+        # Numeric columns would turn None into NaN, which JSON does not have.
         return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
 
 
-mlflow.tracing.disable()  # audio bytes do not belong into traces
+mlflow.tracing.disable()  # traces must not contain audio
 set_model(ScorerModel())

@@ -1,4 +1,4 @@
-"""The page of a run, and the card of its winner: rendered when it registers, and again later from its folder."""
+"""The report and model card of a run: rendered when it registers, and again later from its folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from audioscore.errors import ModelError, UsageError
 from audioscore.evaluation.predict import Evaluation, read_evaluation
 from audioscore.evaluation.report.model_card import MODEL_CARD, render_model_card
 from audioscore.evaluation.report.page import Curves, render_report
-from audioscore.evaluation.robustness.run import PROBES, read_probes
+from audioscore.evaluation.robustness.run import ROBUSTNESS_FILE, read_robustness
 from audioscore.files import read_json, write_json, write_text
 from audioscore.scoring.checkpoint import read_description
 from audioscore.scoring.trained_plan import PLAN_FILE, TrainedPlan, read_trained
@@ -20,11 +20,13 @@ REPORT, RESULT, PAGE = "report.html", "result.json", "page.json"
 def write_page(
     target: Path, evaluation: Path, plans: Sequence[TrainedPlan], recordings: Path, facts: Mapping[str, Any]
 ) -> tuple[Path, Path]:
-    """Write report.html and model_card.md under `target`, and page.json: what no other file of the run says.
+    """Write report.html, model_card.md, and page.json (the facts that no other file of the run holds) under `target`.
 
-    `facts` has `provenance`, `data`, `decision` (the gate's, with the `winner`), `validation` (the data gate's
-    document) and `champion` (`beside_champion`'s document, or None). `evaluation` is the folder of an evaluation,
-    `recordings` the data folder.
+    Args:
+        evaluation: folder of an evaluation.
+        recordings: data folder.
+        facts: `provenance`, `data`, `decision` (the gate's, with the `winner`), `validation` (the data gate's document)
+            and `champion` (the champion's figures on the same clips, or None).
     """
     write_json(target / PAGE, facts)
     return _render(
@@ -33,23 +35,23 @@ def write_page(
 
 
 def page_of(run: Path) -> Path:
-    """The page of a finished run. Raises UsageError where it did not get so far."""
+    """Return the report of a finished run. Raises UsageError if the run did not finish."""
     if not run.is_dir():
-        raise UsageError(f"{run}: no such run. Give its id, as `audioscore models --json` shows it, or its folder.")
+        raise UsageError(f"{run}: no such run. Pass its id, as `audioscore models --json` prints it, or its folder.")
     if not (run / REPORT).is_file():
-        raise UsageError(f"{run}: holds no {REPORT}; the run did not finish. Its logs are in {run / 'logs'}.")
+        raise UsageError(f"{run}: no {REPORT}, since the run did not finish. See its logs in {run / 'logs'}.")
     return run / REPORT
 
 
 def render_again(run: Path) -> Path:
-    """Render a finished run's page with today's code. Raises UsageError where the folder lacks what that takes."""
+    """Render a finished run's report with the current code. Raises UsageError if files of its steps are missing."""
     page = page_of(run)
     evaluations = sorted(run.glob("steps/*/evaluate-scorers/evaluation"))
     facts = sorted(run.glob(f"steps/*/register-winner/outcome/{PAGE}"))
     recordings = sorted(run.glob("steps/*/fetch-data/data"))
     plans = sorted(path.parent for path in run.glob(f"steps/*/**/train-scorer/*/{PLAN_FILE}"))
     if not len(evaluations) == len(facts) == len(recordings) == 1 or not plans:
-        raise UsageError(f"{run}: its steps were removed, or are of an older version. Run it again to have a new page.")
+        raise UsageError(f"{run}: files of its steps are missing or of an older version. Run the pipeline again.")
     evaluation, trained = read_evaluation(evaluations[0]), [read_trained(plan) for plan in plans]
     return _render(page, evaluation, trained, recordings[0], evaluations[0], read_json(facts[0]))[0]
 
@@ -59,12 +61,12 @@ def _render(
     evaluation: Evaluation,
     plans: Sequence[TrainedPlan],
     recordings: Path,
-    probed: Path,
+    robustness: Path,
     facts: Mapping[str, Any],
 ) -> tuple[Path, Path]:
-    """The page, and beside it the card; `probed` is the folder that holds probes.json, where they were asked."""
-    probes = read_probes(probed) if (probed / PROBES).is_file() else None
-    found = {"probes": probes, "validation": facts["validation"]}
+    """Render report and model card; `robustness` is the folder that may hold the robustness tests."""
+    tests = read_robustness(robustness) if (robustness / ROBUSTNESS_FILE).is_file() else None
+    found = {"robustness": tests, "validation": facts["validation"]}
     provenance, decision, figures, rows = (
         facts["provenance"],
         facts["decision"],
@@ -85,9 +87,10 @@ def _render(
 
 
 def fetch_outcome(tracking_uri: str, run_id: str, target: Path) -> dict[str, Any]:
-    """Put result.json and the pages of a run beside each other under `target`; returns the result.
+    """Download result.json, report and model card of a pipeline run to `target`. Returns the result.
 
-    `run_id` is that of the pipeline's run. Raises ModelError where the server has no result of it.
+    Raises:
+        ModelError: the server has no result of the run `run_id`.
     """
     import mlflow
 
@@ -105,4 +108,4 @@ def fetch_outcome(tracking_uri: str, run_id: str, target: Path) -> dict[str, Any
                 )
         result: dict[str, Any] = read_json(target / RESULT)
         return result
-    raise ModelError(f"{tracking_uri} has no result of run {run_id}. Did its last step end well?")
+    raise ModelError(f"{tracking_uri}: no result of run {run_id}. Check the log of the run's last step.")

@@ -1,4 +1,4 @@
-"""MLflow runs: one for the pipeline run, one below it for each plan."""
+"""MLflow runs: a parent for the pipeline run, a child for each plan, and the scorer as a registered model."""
 
 import json
 import warnings
@@ -9,34 +9,44 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import audioscore
+from audioscore.data.versions.revision import folder_digest
 from audioscore.data.versions.storage import ADDRESS, DATA_FOLDER
 from audioscore.scoring.trained_plan import TrainedPlan
-from audioscore.tracking.provenance import COMPARED_WITH, NO_CHAMPION
+from audioscore.tracking.provenance import COMPARED_WITH, NO_CHAMPION, NO_DVC, Provenance
 from audioscore.tracking.registry import CHAMPION, SCORER_ARTIFACT, ModelVersion, version_by_alias, version_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from audioscore.config import Config
+
 
 METRIC_FIGURES = ("value", "lo", "hi")
-PARAM_CHARACTERS = 6000  # MLflow's own limit for one value
-TAG_CHARACTERS = 5000  # MLflow's own limit for one tag
 CURVES = ("train_loss", "val_spearman", "clips_per_second")
-DIGEST_CHARACTERS = 36  # MLflow's own limit; exactly a DVC `<md5>.dir`
+# MLflow's own limits: characters of a parameter, a tag and a dataset digest (exactly a DVC `<md5>.dir`), and entries
+# of one batch.
+PARAM_CHARACTERS, TAG_CHARACTERS, DIGEST_CHARACTERS, BATCH_ENTRIES = 6000, 5000, 36, 1000
+RUN_ID = "run_id"  # tag: the pipeline run that an MLflow run belongs to
+SCORER = "scorer_digest"  # tag of a plan's MLflow run: the digest of the scorer folder that it may register
+# Packages that a registered scorer imports, pinned to the versions that made it.
+REQUIREMENTS = (
+    "addict", "av", "mlflow", "modelscope", "muq", "numba", "numpy", "pandas", "peft", "pydantic", "pyyaml",
+    "safetensors", "scipy", "soxr", "torch", "torchaudio", "torchvision", "transformers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DatasetInput:
-    """The data a run was made of, as MLflow lists it: the folder's name, its digest, and where it was fetched from."""
+    """The data of a run, as MLflow lists it: folder name, digest, source URI, and counts and revisions as `profile`."""
 
     name: str
     digest: str
     uri: str
-    profile: Mapping[str, Any]  # what is worth seeing beside it: counts, revisions
+    profile: Mapping[str, Any]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys.
+    """Flatten nested sections to dotted keys.
 
     >>> flatten({"a": {"b": 1}, "c": [2]})
     {'a.b': 1, 'c': [2]}
@@ -52,7 +62,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def dataset_name(uri: str) -> str:
-    """What a data URI's folder is called; a git repository's data folder by the repository's name and its own.
+    """Name a data URI by its folder, and a git repository's data by repository and folder.
 
     >>> dataset_name("/srv/songs/data/"), dataset_name("s3://corpus/v3/ktv"), dataset_name("s3://corpus")
     ('data', 'ktv', 'corpus')
@@ -67,9 +77,9 @@ def dataset_name(uri: str) -> str:
 
 
 def log_dataset(client: "MlflowClient", run_id: str, data: DatasetInput) -> None:
-    """Give a run its data as MLflow's dataset input, context `training`."""
+    """Log the data as the run's dataset input, with MLflow's context `training`."""
     from mlflow.entities import Dataset, InputTag
-    from mlflow.entities import DatasetInput as Logged
+    from mlflow.entities import DatasetInput as MlflowDatasetInput
 
     dataset = Dataset(
         name=data.name,
@@ -78,7 +88,51 @@ def log_dataset(client: "MlflowClient", run_id: str, data: DatasetInput) -> None
         source=json.dumps({"uri": data.uri}),
         profile=json.dumps(dict(data.profile)),
     )
-    client.log_inputs(run_id, datasets=[Logged(dataset, [InputTag("mlflow.data.context", "training")])])
+    client.log_inputs(run_id, datasets=[MlflowDatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
+def log_run(
+    client: "MlflowClient",
+    experiment: str,
+    plans: Sequence[TrainedPlan],
+    figures: Mapping[str, Any],
+    config: "Config",
+    provenance: Provenance,
+    winner: str,
+    files: Sequence[Path],
+    data: DatasetInput,
+) -> str:
+    """Log a parent run for the pipeline run and a child for each plan.
+
+    Args:
+        figures: test figures by plan.
+        files: artifacts of the parent and of each child.
+
+    Returns:
+        The MLflow run id of the winner.
+    """
+    tags = {
+        RUN_ID: provenance.run_id,
+        "data_digest": provenance.data_digest,
+        "dvc_rev": provenance.data_revision or NO_DVC,
+        "code_rev": provenance.code_revision,
+    }
+    # The steps do not depend on the platform that they run on.
+    parameters = flatten(config.model_dump(mode="json", exclude={"containers", "cluster"}))
+    parent = str(client.create_run(experiment, run_name=provenance.run_id, tags={**tags, "winner": winner}).info.run_id)
+    log_dataset(client, parent, data)
+    for name, value in parameters.items():
+        client.log_param(parent, name, str(value)[:PARAM_CHARACTERS])
+    for path in files:
+        client.log_artifact(parent, str(path))
+    runs: dict[str, str] = {}
+    for trained in plans:
+        own = {**tags, SCORER: folder_digest(trained.scorer_folder())}
+        runs[trained.plan] = log_plan(
+            client, experiment, parent, trained, figures[trained.plan], parameters, own, files, data
+        )
+    client.set_terminated(parent)
+    return runs[winner]
 
 
 def log_plan(
@@ -92,7 +146,7 @@ def log_plan(
     artifacts: Sequence[Path],
     data: DatasetInput,
 ) -> str:
-    """Log one plan: its data, parameters, test metrics, a curve a seed, and its files. Returns the run's id."""
+    """Log one plan: data, parameters, test metrics, a learning curve for each seed, and files. Returns the run id."""
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.utils.time import get_current_time_millis
 
@@ -116,8 +170,8 @@ def log_plan(
             step = int(entry["epoch"])
             metrics += [Metric(f"curve_{name}_seed_{seed}", entry[name], now, step) for name in CURVES]
     client.log_batch(run_id, params=[Param(name, str(value)[:PARAM_CHARACTERS]) for name, value in values.items()])
-    for start in range(0, len(metrics), 1000):  # MLflow's limit for one batch
-        client.log_batch(run_id, metrics=metrics[start : start + 1000])
+    for start in range(0, len(metrics), BATCH_ENTRIES):
+        client.log_batch(run_id, metrics=metrics[start : start + BATCH_ENTRIES])
     client.log_batch(run_id, tags=[RunTag("trainable", ", ".join(trained.chosen.trainable)[:TAG_CHARACTERS])])
     for path in artifacts:
         client.log_artifact(run_id, str(path))
@@ -126,7 +180,7 @@ def log_plan(
 
 
 def _test_metrics(figures: Mapping[str, Any]) -> dict[str, float]:
-    """`test_spearman`, `test_spearman_lo`, … for every estimate that is defined."""
+    """Return `test_spearman`, `test_spearman_lo`, … for every estimate that is defined."""
     metrics = {}
     for name, figure in figures.items():
         if isinstance(figure, Mapping) and set(METRIC_FIGURES) <= set(figure):
@@ -136,17 +190,10 @@ def _test_metrics(figures: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-# What a registered scorer needs to run, pinned to the versions that made it.
-REQUIREMENTS = (
-    "addict", "av", "mlflow", "modelscope", "muq", "numba", "numpy", "pandas", "peft", "pydantic", "pyyaml",
-    "safetensors", "scipy", "soxr", "torch", "torchaudio", "torchvision", "transformers",
-)  # fmt: skip
-
-
 def log_scorer(folder: Path, run_id: str, name: str) -> int:
-    """Log a scorer folder to a run as a pyfunc model, and register it; returns its version's number.
+    """Log a scorer folder as a pyfunc model and register it. Returns the version number.
 
-    In: a table with a column `audio` of file bytes. Out: one row each, see `tracking/pyfunc_scorer.py`.
+    Input of the model: a table with a column `audio` of file bytes; output: see `tracking/pyfunc_scorer.py`.
     """
     import mlflow
     from mlflow.models import ModelSignature
@@ -159,7 +206,7 @@ def log_scorer(folder: Path, run_id: str, name: str) -> int:
     )
     package = Path(audioscore.__file__).parent
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        # An example would be scored to guess a signature, which is given here.
+        # MLflow would score an example to infer a signature; the signature is given here.
         warnings.filterwarnings("ignore", message="(?s).*input example was not provided", category=UserWarning)
         logged = mlflow.pyfunc.log_model(
             name="scorer",
@@ -174,26 +221,22 @@ def log_scorer(folder: Path, run_id: str, name: str) -> int:
 
 
 def pinned_requirements() -> list[str]:
-    """`name==version` of what a registered scorer imports, as installed here."""
+    """List `name==version` of the packages that a registered scorer imports, as installed here."""
     pinned = []
     for name in REQUIREMENTS:
         try:
             pinned.append(f"{name}=={version(name).split('+')[0]}")
         except PackageNotFoundError:
-            continue  # a slimmer environment: what is not installed was not used
+            continue  # a smaller environment: a package that is not installed was not used
     return pinned
 
 
-RUN_ID = "run_id"  # tag of a pipeline run, at its MLflow runs
-SCORER = "scorer_digest"  # tag of a plan's MLflow run: the digest of the scorer folder that it may register
-
-
 @dataclass(frozen=True)
-class Standing:
-    """What a try finds.
+class PriorRegistration:
+    """What an earlier, interrupted attempt of the same run has registered.
 
-    `version` is what an earlier try of this run registered of this very scorer, if any; `promoted` whether that was
-    made champion then. `champion` is whom to compare with: today's, or, after a promotion, the one that was beaten.
+    `version` is the version of this very scorer, if there is one; `promoted` whether it became champion. `champion` is
+    the version to compare with: the current one, or, after a promotion, the one that was replaced.
     """
 
     version: ModelVersion | None
@@ -201,39 +244,35 @@ class Standing:
     champion: ModelVersion | None
 
 
-def look(client: "MlflowClient", experiment: str, name: str, run_id: str, scorer_digest: str) -> Standing:
-    """Where a registration stands: nothing was done, a version is there, or it is champion or was."""
-    champion = version_by_alias(client, name, CHAMPION)
-    version = _registered(client, experiment, name, run_id, scorer_digest)
-    if version is None:
-        return Standing(None, False, champion)
-    promoted = version.tags.get("promoted") == "true" or (champion is not None and champion.version == version.version)
-    return Standing(version, promoted, _beaten(client, version) if promoted else champion)
-
-
-def forget_runs(client: "MlflowClient", experiment: str, name: str, run_id: str) -> int:
-    """Delete the MLflow runs of tries of this run that registered nothing, so that none is listed twice. How many."""
-    found = client.search_runs([experiment], f"tags.{RUN_ID} = '{run_id}'")
-    try_of = {run.info.run_id: run.data.tags.get("mlflow.parentRunId", run.info.run_id) for run in found}
-    versions = client.search_model_versions(f"name = '{name}'")
-    registered = {try_of[one.run_id] for one in versions if one.run_id in try_of}
-    gone = [number for number, tried in try_of.items() if tried not in registered]
-    for number in gone:
-        client.delete_run(number)
-    return len(gone)
-
-
-def _registered(
+def find_prior_registration(
     client: "MlflowClient", experiment: str, name: str, run_id: str, scorer_digest: str
-) -> ModelVersion | None:
-    """The version whose MLflow run is of this run and this scorer: MLflow notes the run as it makes the version."""
+) -> PriorRegistration:
+    """Look in the registry for what an earlier attempt of the pipeline run `run_id` has registered."""
+    champion = version_by_alias(client, name, CHAMPION)
     wanted = f"tags.{RUN_ID} = '{run_id}' and tags.{SCORER} = '{scorer_digest}'"
     runs = {run.info.run_id for run in client.search_runs([experiment], wanted)}
     found = [int(one.version) for one in client.search_model_versions(f"name = '{name}'") if one.run_id in runs]
-    return version_of(client, name, min(found)) if found else None
+    if not found:
+        return PriorRegistration(None, False, champion)
+    version = version_of(client, name, min(found))
+    if version.tags.get("promoted") != "true" and (champion is None or champion.version != version.version):
+        return PriorRegistration(version, False, champion)
+    replaced = version.tags.get(COMPARED_WITH, NO_CHAMPION)
+    before = None if replaced == NO_CHAMPION else version_of(client, name, int(replaced.removeprefix("v")))
+    return PriorRegistration(version, True, before)
 
 
-def _beaten(client: "MlflowClient", version: ModelVersion) -> ModelVersion | None:
-    """Whom a version was compared with before it was promoted, as its tag says."""
-    said = version.tags.get(COMPARED_WITH, NO_CHAMPION)
-    return None if said == NO_CHAMPION else version_of(client, version.name, int(said.removeprefix("v")))
+def delete_unregistered_runs(client: "MlflowClient", experiment: str, name: str, run_id: str) -> int:
+    """Delete MLflow runs of interrupted attempts that registered nothing, so that no run is listed twice.
+
+    Returns:
+        The number of deleted runs.
+    """
+    found = client.search_runs([experiment], f"tags.{RUN_ID} = '{run_id}'")
+    parent_of = {run.info.run_id: run.data.tags.get("mlflow.parentRunId", run.info.run_id) for run in found}
+    versions = client.search_model_versions(f"name = '{name}'")
+    registered = {parent_of[one.run_id] for one in versions if one.run_id in parent_of}
+    obsolete = [mlflow_run for mlflow_run, parent in parent_of.items() if parent not in registered]
+    for mlflow_run in obsolete:
+        client.delete_run(mlflow_run)
+    return len(obsolete)

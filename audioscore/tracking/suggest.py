@@ -1,4 +1,4 @@
-"""Recordings without a score, as every scorer of a run hears them: what `audioscore suggest` ranks."""
+"""Predict recordings without a score by every scorer of a run, to rank them for labelling (`audioscore suggest`)."""
 
 import logging
 import os
@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from audioscore.data.audio_checks import Heard, ProbeLimits, hear_all, refusal
+from audioscore.data.audio_checks import AudioLimits, rejection_reason
 from audioscore.data.clips import Clip
-from audioscore.data.labels import find_labels, read_labels, singer_in, singer_pattern
+from audioscore.data.file_checks import CheckedRecording, check_recordings
+from audioscore.data.labels import find_labels, read_labels, singer_from_name, singer_pattern
 from audioscore.data.split.pseudo_singers import singer_name
 from audioscore.data.split.sort import read_split
 from audioscore.data.tables import SUFFIXES
@@ -37,7 +38,7 @@ AUDIO = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".o
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished run left in its folder: both plans, every seed, and what they were trained on."""
+    """The scorers of a finished run (both plans, all seeds), their training clips and feature store."""
 
     plans: list[TrainedPlan]
     train: list[Clip]
@@ -46,21 +47,21 @@ class Trained:
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Recordings, the most useful first, and those that cannot be scored with the reason."""
+    """Recordings, the most informative first, and the reason for each that cannot be scored."""
 
     ranked: list[Suggestion]
     refused: dict[str, str]
     models: int
-    scored: int  # recordings of the folder that people have scored
+    scored: int  # recordings of the folder that have a label
 
 
 def trained_in(run: Path) -> Trained:
-    """Read a run's folder. Raises UsageError where its steps are there no longer, or it did not finish."""
+    """Read a run's folder. Raises UsageError if it did not finish or its steps were removed."""
     plans = [read_trained(path.parent) for path in sorted(run.glob(f"steps/*/**/train-scorer/*/{PLAN_FILE}"))]
     index, features = sorted(run.glob("steps/*/sort-data/index")), sorted(run.glob("steps/*/extract-features/features"))
     candidates = [trained for trained in plans if trained.plan in CANDIDATES]
     if not candidates or len(index) != 1 or len(features) != 1:
-        raise UsageError(f"{run}: its steps were removed, or it did not finish. Name another run with --run.")
+        raise UsageError(f"{run}: the run did not finish, or its steps were removed. Pass another run with --run.")
     return Trained(candidates, read_split(index[0], "train"), FeatureStore(read_extraction(features[0]).store))
 
 
@@ -69,33 +70,40 @@ def suggest_clips(
     trained: Trained,
     *,
     singer_from: str | None = None,
-    memory: Path | None = None,
+    cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Suggestions:
-    """Rank the recordings under `folder` that its labels table, if it has one, gives no score.
+    """Rank the recordings under `folder` that have no score in its labels table, if it has one.
 
-    Every seed of both plans scores them. Who sings is what `singer_from` finds in a file's name; a singer who was
-    trained on is not new, and of the others the nearest voice that was trained on tells how new they are. `memory` is
-    the database of measurements. Raises UsageError where there is no such folder, DataError where no recording is left.
+    Every seed of both plans predicts them. Training singers are not new; other recordings are the newer, the further
+    their voice embedding is from those of the training clips.
+
+    Args:
+        singer_from: regular expression that finds the singer in a file name.
+        cache: database of measurements.
+
+    Raises:
+        UsageError: there is no such folder.
+        DataError: no recording is left.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder. Give a folder of recordings.")
+        raise UsageError(f"{folder}: no such folder. Pass a folder of recordings.")
     pattern, scored = singer_pattern(singer_from), _scored(folder)
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO and path.is_file())
     names = [path.relative_to(folder).as_posix() for path in found]
-    asked = [name for name in names if _place(folder, name) not in scored]
-    heard = hear_all(asked, folder, ProbeLimits(), progress=progress, memory=memory)
-    faults = {name: _fault(one) for name, one in zip(asked, heard, strict=True)}
+    unlabelled = [name for name in names if _real_path(folder, name) not in scored]
+    checked = check_recordings(unlabelled, folder, AudioLimits(), progress=progress, cache=cache)
+    reasons = {name: _refusal(one) for name, one in zip(unlabelled, checked, strict=True)}
     clips = [
-        Clip(name, singer_id=singer_in(name, pattern), sha256=one.sha256)
-        for name, one in zip(asked, heard, strict=True)
-        if faults[name] is None
+        Clip(name, singer_id=singer_from_name(name, pattern), sha256=one.sha256)
+        for name, one in zip(unlabelled, checked, strict=True)
+        if reasons[name] is None
     ]
-    refused = {name: fault for name, fault in faults.items() if fault is not None}
+    refused = {name: reason for name, reason in reasons.items() if reason is not None}
     if not clips:
         raise DataError(
-            f"{folder}: no recording to suggest: of {len(names)}, {len(names) - len(asked)} have a score and "
-            f"{len(refused)} cannot be scored. Give a folder with recordings that nobody scored."
+            f"{folder}: none of {len(names)} recordings can be suggested: {len(names) - len(unlabelled)} have a score, "
+            f"{len(refused)} cannot be scored. Pass a folder with unlabelled recordings."
         )
     predicted, widths = _predict(clips, folder, trained)
     ranked = rank_suggestions(
@@ -106,28 +114,28 @@ def suggest_clips(
         _novelty(clips, trained),
         [clip.score for clip in trained.train if clip.score is not None],
     )
-    return Suggestions(ranked, refused, len(predicted), len(names) - len(asked))
+    return Suggestions(ranked, refused, len(predicted), len(names) - len(unlabelled))
 
 
 def _scored(folder: Path) -> set[str]:
-    """Places of the files that the folder's labels table gives a score; none where it has no table."""
+    """Return the real paths of the labelled files; an empty set if the folder has no labels table."""
     if not any((folder / f"labels{suffix}").is_file() for suffix in SUFFIXES):
         return set()
-    return {_place(folder, clip.audio_file) for clip in read_labels(find_labels(folder)).clips}
+    return {_real_path(folder, clip.audio_file) for clip in read_labels(find_labels(folder)).clips}
 
 
-def _place(folder: Path, audio_file: str) -> str:
-    """Where a file is, however a table or a file system spells it."""
+def _real_path(folder: Path, audio_file: str) -> str:
+    """Resolve a path, in Unicode form NFC: tables and file systems differ in it."""
     return unicodedata.normalize("NFC", os.path.realpath(folder / audio_file))
 
 
-def _fault(heard: Heard) -> str | None:
-    """Why a recording cannot be scored."""
-    return heard.fault if heard.probe is None else refusal(heard.probe)
+def _refusal(checked: CheckedRecording) -> str | None:
+    """Return the reason why a recording cannot be scored, or None."""
+    return checked.error if checked.measurements is None else rejection_reason(checked.measurements)
 
 
 def _predict(clips: Sequence[Clip], folder: Path, trained: Trained) -> tuple[list[Array], Array]:
-    """Points by every seed of both plans, and the width of the interval of the winner's. Shape: S of [N], [N]."""
+    """Predict by every seed of both plans, and return the interval widths of the winner. Shape: S of [N], [N]."""
     winner = choose_winner(validation_by_plan(trained.plans, CANDIDATES))
     predicted, widths = [], np.zeros(len(clips))
     for plan in trained.plans:
@@ -143,12 +151,12 @@ def _predict(clips: Sequence[Clip], folder: Path, trained: Trained) -> tuple[lis
 
 
 def _novelty(clips: Sequence[Clip], trained: Trained) -> Array:
-    """Half of 1 minus the cosine to the nearest voice that was trained on; 0 for its singers. Shape: [N].
+    """Return the distance to the training voices: (1 - cosine to the nearest) / 2, and 0 for training singers.
 
-    Where no plan heard voices, 1 for everyone who is not known to have been trained on.
+    Without voice embeddings: 1 for every other singer. Shape: -> [N].
     """
-    known = {singer_name(clip.singer_id) for clip in trained.train if clip.singer_id is not None}
-    new = np.array([clip.singer_id is None or singer_name(clip.singer_id) not in known for clip in clips])
+    trained_singers = {singer_name(clip.singer_id) for clip in trained.train if clip.singer_id is not None}
+    new = np.array([clip.singer_id is None or singer_name(clip.singer_id) not in trained_singers for clip in clips])
     voices = [
         reference
         for plan in trained.plans

@@ -1,7 +1,7 @@
-"""Checkpoints of a fit that is under way: written whole or not at all, so that a killed run goes on from one.
+"""Checkpoints of a running fit, written atomically, from which a killed training continues.
 
-Batches and random numbers depend on the seed, the epoch and the step alone: where a fit stands is all of their state.
-What fp16 has beside that is the scale of its gradients, and how long it has held: torch's GradScaler, kept as it is.
+Batches and random numbers depend only on the seed, the epoch and the step, so no generator state is stored. In fp16
+the state of torch's GradScaler is stored too.
 """
 
 import pickle
@@ -18,26 +18,26 @@ from audioscore.files import atomic_path
 from audioscore.scoring.trained_plan import PLAN_FILE
 
 State = dict[str, Tensor]
-FROZEN = "network.suffix."  # what is frozen of MuQ is not kept: it is loaded again
+FROZEN = "network.suffix."  # frozen weights of MuQ are not stored: they are loaded from the encoder again
 
 
 @dataclass
 class Progress:
-    """Where a fit stands. `batch` counts the batches of the epoch under way that are done, `losses` are theirs."""
+    """Position of a fit. `batch` counts the finished batches of the current epoch; `losses` are theirs."""
 
     epoch: int = 1
     batch: int = 0
     step: int = 0
     losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0  # spent in the epoch under way
+    seconds: float = 0.0  # spent in the current epoch
     curve: list[dict[str, float]] = field(default_factory=list)
     best: float = float("-inf")
     best_epoch: int = 0
     best_state: State = field(default_factory=dict)
 
 
-def moving_state(module: nn.Module) -> State:
-    """A copy, on the CPU, of all that training moves or has set: everything but the frozen part of MuQ."""
+def trained_state(module: nn.Module) -> State:
+    """Copy to the CPU everything that training changes or sets: all tensors except the frozen part of MuQ."""
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     return {
         name: value.detach().cpu().clone()
@@ -47,19 +47,24 @@ def moving_state(module: nn.Module) -> State:
 
 
 def restore(module: nn.Module, state: State) -> None:
-    """Put back what `moving_state` gave. Raises ModelError where it is of another network."""
-    if moving_state(module).keys() != state.keys():
-        raise ModelError("the checkpoint is of another network. Train from the start, without --resume.")
+    """Load what `trained_state` returned. Raises ModelError if the names are those of another network."""
+    if trained_state(module).keys() != state.keys():
+        raise ModelError("checkpoint: it was written for another network. Train from the start, without --resume.")
     module.load_state_dict(state, strict=False)  # the names were compared above
 
 
 def write_checkpoint(
     path: Path, identity: str, module: nn.Module, optimizer: Any, progress: Progress, scaler: Any = None
 ) -> None:
-    """Write where a fit stands. `identity` says which fit it is: data, settings, seed; `scaler` is fp16's, if any."""
+    """Write the state of a fit.
+
+    Args:
+        identity: hash of the data, settings and seed, by which `read_checkpoint` recognises the same fit.
+        scaler: the gradient scaler in fp16, else None.
+    """
     state = {
         "identity": identity,
-        "module": moving_state(module),
+        "module": trained_state(module),
         "optimizer": optimizer.state_dict(),
         "progress": vars(progress),
         "scaler": None if scaler is None else scaler.state_dict(),
@@ -71,10 +76,12 @@ def write_checkpoint(
 def read_checkpoint(
     path: Path, identity: str, module: nn.Module, optimizer: Any, scaler: Any = None
 ) -> Progress | None:
-    """Go on where a fit stood; None where there is no checkpoint.
+    """Load the state of a fit into the module, the optimizer and the scaler; None if there is no checkpoint.
 
-    A scale that is kept and not needed is left: who has no `scaler` computes in fp32 or bf16. Raises ModelError for a
-    file that is damaged or of another fit (other data, settings, seed or encoders), and where the scale is missing.
+    A stored scaler state is ignored without a `scaler`: fp32 and bf16 need none.
+
+    Raises: ModelError if the file is damaged, if it is of another fit (data, settings, seed or encoders), or if a
+        `scaler` is given and the file has no state for it.
     """
     if not path.is_file():
         return None
@@ -83,16 +90,17 @@ def read_checkpoint(
         other = state["identity"] != identity
         progress = Progress(**state["progress"])
         states = (state["module"], state["optimizer"], state.get("scaler"))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as fault:
-        raise ModelError(f"{path}: is no checkpoint, or damaged. Delete it, or train without --resume.") from fault
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+        raise ModelError(f"{path}: not a checkpoint, or damaged. Delete it, or train without --resume.") from error
     if other:
         raise ModelError(
-            f"{path}: is of a fit with other data, settings, seed or encoders. Use those, or train without --resume."
+            f"{path}: it belongs to a fit with other data, settings, seed or encoders. Use those, or train without "
+            f"--resume."
         )
     if scaler is not None and not states[2]:
         raise ModelError(
-            f"{path}: has no scale of fp16's gradients. It was written on a CPU, which computes in fp32, or by an "
-            f"earlier version. Go on where it was written, or train without --resume."
+            f"{path}: it has no gradient scale for fp16, because it was written on a CPU, which computes in fp32, or "
+            f"by an earlier version. Continue where it was written, or train without --resume."
         )
     restore(module, states[0])
     optimizer.load_state_dict(states[1])
@@ -102,9 +110,9 @@ def read_checkpoint(
 
 
 def clear(target: Path, resume: bool) -> None:
-    """Take away what a kill left half written of a plan; and, unless resumed, an earlier training's claims to be this.
+    """Delete what a killed process left half-written; without `resume` also the results of an earlier training.
 
-    Should this one be cut short, nothing shall take what another left for its own.
+    Otherwise, if the new training were stopped, the earlier results could be mistaken for its own.
     """
     for left in [*target.glob(".seed-*"), *target.glob(f".{PLAN_FILE}*")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink()

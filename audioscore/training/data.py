@@ -1,4 +1,4 @@
-"""Clips to learn from or to choose by, in an order that only their content decides."""
+"""Clips for training and validation, in an order that depends only on their content."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ from audioscore.training.losses import ABSOLUTE
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A clip with what is to be learned of it: a score, or a rank (higher is better) in a relative group."""
+class TrainingClip:
+    """A clip with its training target: a score, or a rank (higher is better) in a relative group."""
 
     clip: Clip
     score: float
@@ -24,11 +24,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Fold:
-    """N clips. `scores` are human scores, of relative groups ranks; `keys` identify recordings by content (sha256),
-    `names` for people.
+class TrainingSplit:
+    """N clips with their features and training targets.
 
-    `targets` [N, T] are the speakers that an adversary is to guess.
+    Args:
+        scores: human scores, or ranks in relative groups.
+        keys: content hashes (SHA-256) of the recordings.
+        targets: speaker embeddings [N, T] that an adversary predicts.
+        names: file names for messages; the keys by default.
     """
 
     features: Sequence[Features]
@@ -46,16 +49,16 @@ class Fold:
             object.__setattr__(self, "groups", (ABSOLUTE,) * len(self.scores))
 
 
-def entries_of(clips: Iterable[Clip], relative: Iterable[Sequence[Clip]] = ()) -> list[Entry]:
-    """Scored clips, and relative groups of clips, each from the best to the worst, sorted by content.
+def training_clips(clips: Iterable[Clip], relative: Iterable[Sequence[Clip]] = ()) -> list[TrainingClip]:
+    """Combine scored clips and relative groups of clips (each from best to worst), sorted by content.
 
-    The rows of a labels table may come in any order: training must not see it.
+    The rows of a labels table can be in any order, and training must not depend on it.
     """
-    entries = [Entry(clip, float(clip.score)) for clip in clips if clip.score is not None]
+    found = [TrainingClip(clip, float(clip.score)) for clip in clips if clip.score is not None]
     ordered = sorted(([_content(clip) for clip in group], group) for group in map(list, relative))
     for number, (_, group) in enumerate(ordered, start=ABSOLUTE + 1):
-        entries += [Entry(clip, float(-place), number) for place, clip in enumerate(group)]
-    return sorted(entries, key=lambda entry: (_content(entry.clip), entry.group, entry.score))
+        found += [TrainingClip(clip, float(-rank), number) for rank, clip in enumerate(group)]
+    return sorted(found, key=lambda one: (_content(one.clip), one.group, one.score))
 
 
 def _content(clip: Clip) -> tuple[str, str]:
@@ -63,15 +66,13 @@ def _content(clip: Clip) -> tuple[str, str]:
 
 
 def fit_statistics(
-    network: ScoreNetwork,
-    features: Sequence[Features],
-    device: str | torch.device = "cpu",
-    names: Sequence[str] = (),
+    network: ScoreNetwork, features: Sequence[Features], device: str | torch.device = "cpu", names: Sequence[str] = ()
 ) -> None:
-    """Give each branch's normalisation the statistics of the training clips, every real frame counted once.
+    """Set the normalisation of each branch to the mean and deviation over all frames of the training clips.
 
-    They are of what the head is given: of the untrained network's frames, where MuQ is tuned. Memory is one batch.
-    Raises ModelError where a clip's are not finite, by its name where `names` has them: it would spoil all others'.
+    If MuQ is tuned, they are statistics of the untuned network's output. One batch at a time is in memory.
+
+    Raises: ModelError, naming the clip, if its features are not finite: they would make all statistics NaN.
     """
     norms = getattr(getattr(network.head, "fusion", None), "norms", {})
     sums = {name: torch.zeros(3, norm.mean.numel(), dtype=torch.float64) for name, norm in norms.items()}
@@ -81,33 +82,32 @@ def fit_statistics(
     with torch.inference_mode():
         done = 0
         for batch in batches(network, features):
-            heard = network.hear(batch.to(device))
-            own = range(done, done + len(heard.lengths))
-            done = own.stop
-            if "muq" in sums and heard.frames is not None:
-                mask, frames = frame_mask(heard.lengths, heard.frames.shape[1]), heard.frames.cpu()
-                _check_finite(frames.masked_fill(~mask[..., None], 0.0).flatten(1), own, names)
+            encoded = network.encode(batch.to(device))
+            rows = range(done, done + len(encoded.lengths))
+            done = rows.stop
+            if "muq" in sums and encoded.frames is not None:
+                mask, frames = frame_mask(encoded.lengths, encoded.frames.shape[1]), encoded.frames.cpu()
+                _check_finite(frames.masked_fill(~mask[..., None], 0.0).flatten(1), rows, names)
                 _add(sums["muq"], frames[mask])
-            if "campplus" in sums and heard.embedding is not None:
-                _check_finite(heard.embedding, own, names)
-                _add(sums["campplus"], heard.embedding.cpu())
+            if "campplus" in sums and encoded.embedding is not None:
+                _check_finite(encoded.embedding, rows, names)
+                _add(sums["campplus"], encoded.embedding.cpu())
     for name, (count, mean, squares) in sums.items():
         norms[name].set(mean.float(), (squares / count).sqrt().float())
 
 
-def _check_finite(values: Tensor, places: Sequence[int], names: Sequence[str]) -> None:
-    """Shape: values [B, D] of B places in the fold."""
+def _check_finite(values: Tensor, rows: Sequence[int], names: Sequence[str]) -> None:
+    """Shape: values [B, D] of B rows of the split."""
     finite = values.isfinite().all(dim=1).tolist()
-    if wrong := [place for place, fine in zip(places, finite, strict=True) if not fine]:
-        told = [names[place] if names else f"clip {place}" for place in wrong]
+    if wrong := [row for row, fine in zip(rows, finite, strict=True) if not fine]:
+        clips = [names[row] if names else f"clip {row}" for row in wrong]
         raise ModelError(
-            f"the features of {shorten(told)} are not finite. Look at these recordings, and at the encoder they were "
-            f"extracted with."
+            f"features of {shorten(clips)} are not finite. Check these recordings, and the encoder that was used."
         )
 
 
 def _add(sums: Tensor, values: Tensor) -> None:
-    """Count, mean and sum of squared deviations, brought up to date.
+    """Update count, mean and sum of squared deviations.
 
     Shape: sums [3, D], values [N, D]. Source: Chan et al. 1983, Algorithms for Computing the Sample Variance.
     """

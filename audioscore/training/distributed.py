@@ -1,4 +1,4 @@
-"""One process or many: accelerate says which this is, and on which device it computes."""
+"""The processes of a training and their devices, by accelerate."""
 
 import contextlib
 import os
@@ -18,25 +18,25 @@ from audioscore.errors import UsageError
 T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(hours=12)  # of processes for each other
-BOARD_WAIT = timedelta(seconds=10)  # for the notice board of torchrun, which answers at once where it is alive
+STORE_TIMEOUT = timedelta(seconds=10)  # for torchrun's key-value store, which answers at once if it runs
 
 
 def start(device: str, precision: str = "fp32") -> Accelerator:
-    """Accelerate, on this process's device; "auto" takes a GPU where there is one. A CPU computes in fp32.
+    """Return an accelerator on this process's device; "auto" uses a GPU if there is one. A CPU computes in fp32.
 
-    Raises UsageError where a GPU is asked for and none is there.
+    Raises: UsageError if "cuda" is asked for and there is no GPU.
     """
     on_cpu = _on_cpu(device)
-    # What one process trained before, by another precision or elsewhere, does not bind what it trains now.
+    # An earlier training of this process may have used another precision or device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    patient = InitProcessGroupKwargs(timeout=LONGEST_WAIT)  # for the one that extracts, or writes, longest
+    timeout = InitProcessGroupKwargs(timeout=LONGEST_WAIT)  # one process may extract or write for hours
     mixed = "no" if on_cpu or precision == "fp32" else precision
-    return Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[patient])
+    return Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[timeout])
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Leave the group of processes at the end, if torchrun made one."""
+def process_group() -> Iterator[None]:
+    """Destroy the group of processes at the end, if torchrun made one."""
     try:
         yield
     finally:
@@ -44,8 +44,8 @@ def together() -> Iterator[None]:
             torch.distributed.destroy_process_group()
 
 
-def in_turns(work: Callable[[tuple[int, int]], None], device: str = "auto") -> None:
-    """Let every process of torchrun do its share, (which, of how many), and wait for the others."""
+def in_shares(work: Callable[[tuple[int, int]], None], device: str = "auto") -> None:
+    """Call `work` in every process with its share, (index, number of processes), and wait for the others."""
     state = PartialState(cpu=_on_cpu(device), timeout=LONGEST_WAIT) if count() > 1 else PartialState(_on_cpu(device))
     work((state.process_index, state.num_processes))
     state.wait_for_everyone()
@@ -53,49 +53,49 @@ def in_turns(work: Callable[[tuple[int, int]], None], device: str = "auto") -> N
 
 def _on_cpu(device: str) -> bool:
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device cuda: this machine has no GPU that torch can use. Train with device auto or cpu.")
+        raise UsageError("device cuda: torch finds no GPU on this machine. Train with device auto or cpu.")
     if device == "cpu" or not torch.cuda.is_available():
         return True
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if here > torch.cuda.device_count():
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if local > torch.cuda.device_count():
         raise UsageError(
-            f"{here} processes, and this machine has {torch.cuda.device_count()} GPUs: each process needs its own. "
-            f"Set training.processes, or torchrun's --nproc_per_node, to their number."
+            f"{local} processes, but {torch.cuda.device_count()} GPUs: each process needs its own. "
+            f"Set training.processes, or torchrun's --nproc_per_node, to the number of GPUs."
         )
     return False
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process is the one that writes files and logs."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def once(work: Callable[[], T]) -> T:
-    """What the main process makes of some work, for every process; the others wait for it, on an open `start`."""
+    """Call `work` in the main process only and return its result in every process; needs a group made by `start`."""
     made: list[T] = broadcast_object_list([work() if is_main() else None])
     return made[0]
 
 
 def share(tensors: Iterable[Tensor]) -> None:
-    """Give every process the main one's values of tensors, in place."""
+    """Copy the main process's values of tensors to every process, in place."""
     for tensor in tensors:
         broadcast(tensor)
 
 
 def count() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def first_to_fail() -> bool:
-    """Whether no other process has said what went wrong: where one fails, others often do, of it or for want of it.
+    """Whether this process is the first to report an error: if one fails, the others usually fail as a consequence.
 
-    They meet on torchrun's own notice board, which outlives each of them.
+    The processes agree through torchrun's key-value store, which outlives each of them.
     """
     if count() == 1:
         return True
     try:
-        board, _, _ = next(rendezvous("env://", timeout=BOARD_WAIT))
-        return int(board.add("audioscore/failed", 1)) == 1
+        store, _, _ = next(rendezvous("env://", timeout=STORE_TIMEOUT))
+        return int(store.add("audioscore/failed", 1)) == 1
     except (RuntimeError, ValueError):
-        return is_main()  # there is no board: better twice than never
+        return is_main()  # without a store: better two reports than none

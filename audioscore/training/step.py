@@ -1,8 +1,9 @@
-"""One step of a fit: every pair of a batch is compared, whatever the batch is spread over.
+"""One optimizer step: all pairs of a batch are compared, even if the batch is split over processes or passes.
 
-That is processes (one a GPU), or passes of `micro_clips` where memory is short. The loss is of all raw outputs
-together; each pass then gets its clips' share of the gradient. Random numbers of a pass depend on the seed, the step
-and the pass alone, so that any process may compute it, and a fit that goes on from a checkpoint ends where it would.
+Processes (one a GPU) and passes of `micro_clips` (where memory is short) each compute the raw outputs of some clips.
+The loss is computed on all raw outputs together; each pass then backpropagates the gradient of its own clips. Random
+numbers of a pass depend only on the seed, the step and the pass: it does not matter which process runs it, and a
+resumed training continues as if it had not stopped.
 """
 
 import contextlib
@@ -19,31 +20,16 @@ from audioscore.errors import ModelError, shorten
 from audioscore.scoring.network import Batch, ScoreNetwork, collate
 from audioscore.training.adversary import SpeakerAdversary, adversary_loss, ramp
 from audioscore.training.batches import Rows
-from audioscore.training.data import Fold
+from audioscore.training.data import TrainingSplit
 from audioscore.training.losses import ABSOLUTE, Objective
 
-
-def rate_factor(step: int, steps: int, *, schedule: str, warmup_share: float) -> float:
-    """Share of the full learning rate at a step: up a line for `warmup_share` of all steps, then constant or a cosine.
-
-    >>> [round(rate_factor(step, 10, schedule="cosine", warmup_share=0.2), 3) for step in (0, 1, 2, 6, 10)]
-    [0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-    warmup = round(steps * warmup_share)
-    if step < warmup:
-        return (step + 1) / warmup  # the first step moves too
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-
-ADVERSARY_RATE = 3.0  # times the head's learning rate: the discriminator has to keep up
-ADVERSARY_BETAS = (0.0, 0.9)  # no momentum: what it chases moves
+ADVERSARY_RATE = 3.0  # times the head's learning rate: the discriminator has to follow the features
+ADVERSARY_BETAS = (0.0, 0.9)  # no momentum: its target moves
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a network is fitted; see `config.TrainingSection`."""
+    """How a network is fitted; the fields are those of `config.TrainingSection`."""
 
     objective: Objective
     epochs: int
@@ -61,12 +47,15 @@ class FitSettings:
     adversary_weight: float = 0.0
 
     def batches(self, clips: int) -> int:
-        """Steps of one epoch over so many clips."""
+        """Number of steps in one epoch over this many clips."""
         return -(-clips // self.batch_clips)
 
 
-class Trained(nn.Module):
-    """What the optimizer moves, as one module: the network, and the adversary beside it."""
+class TrainedModule(nn.Module):
+    """Everything that the optimizer updates, as one module: the network, and the adversary if there is one.
+
+    One module, because DistributedDataParallel synchronizes the gradients of one module.
+    """
 
     def __init__(self, network: ScoreNetwork, adversary: SpeakerAdversary | None) -> None:
         super().__init__()
@@ -74,29 +63,27 @@ class Trained(nn.Module):
         self.adversary = adversary
 
     def forward(self, batch: Batch, targets: Tensor | None, weight: float) -> tuple[Tensor, Tensor]:
-        """Raw outputs [B], and the adversary's loss summed over the clips (0 without one)."""
+        """Return raw outputs [B] and the adversary's loss, summed over the clips (0 without an adversary)."""
         representation = self.network.represent(batch)
-        raw = self.network.judge(representation)
+        raw = self.network.predict(representation)
         if self.adversary is None or targets is None:
             return raw, raw.new_zeros(())
         return raw, len(raw) * adversary_loss(self.adversary, representation, targets, weight=weight)
 
 
 class Stepper:
-    """A network and its optimizer: `step` moves them. `plain` is what moves, without the shell that processes need."""
+    """A network with its optimizer, updated by `step`.
+
+    `plain` is the trained module without the wrapper that several processes need; checkpoints are made of it.
+    """
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        network: ScoreNetwork,
-        adversary: SpeakerAdversary | None,
-        train: Fold,
-        settings: FitSettings,
-        seed: int,
-    ) -> None:
+        self, accelerator: Accelerator, network: ScoreNetwork, adversary: SpeakerAdversary | None,
+        train: TrainingSplit, settings: FitSettings, seed: int,
+    ) -> None:  # fmt: skip
         self.accelerator, self.network, self.train = accelerator, network, train
         self.settings, self.seed = settings, seed
-        self.plain = Trained(network, adversary)
+        self.plain = TrainedModule(network, adversary)
         self.parameters = [parameter for parameter in self.plain.parameters() if parameter.requires_grad]
         self.module, self.optimizer = accelerator.prepare(self.plain, _optimizer(self.plain, settings))
         self.scores = torch.tensor(train.scores, dtype=torch.float32)
@@ -106,43 +93,47 @@ class Stepper:
         self.steps = settings.epochs * settings.batches(len(train.scores))
 
     def step(self, rows: Rows, step: int, where: str) -> float:
-        """One step of the optimizer, the `step`th, on the pairs of a batch; its loss.
+        """Update the parameters with the pairs of one batch, and return its loss.
 
-        Raises ModelError, naming the batch (`where`) and its clips, where the loss is not finite.
+        Args:
+            rows: row numbers of the batch's clips in the training split, [B].
+            step: number of steps done before this one; it decides the learning rate and the random numbers.
+            where: name of the batch for error messages.
+        Raises: ModelError, naming the batch and its clips, if the loss or its gradient is not finite.
         """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         passes = -(-len(rows) // (self.settings.micro_clips or -(-len(rows) // world)))
-        passes += -passes % world  # each process has as many
-        places = np.array_split(np.arange(len(rows)), passes)  # in the batch
-        own = [(number, places[number]) for number in range(rank, passes, world)]
+        passes += -passes % world  # the same number in each process
+        parts = np.array_split(np.arange(len(rows)), passes)  # positions in the batch
+        own = [(number, parts[number]) for number in range(rank, passes, world)]
         raw = torch.zeros(len(rows), device=self.accelerator.device)
-        heard = None
+        output = None
         if len(own) == 1:
             ((number, part),) = own
-            heard = self._forward(rows, part, step, number)
-            raw[part] = heard[0].detach()[: len(part)]
-        else:  # once without a graph, and below, with the gradient known, once more with one
+            output = self._forward(rows, part, step, number)
+            raw[part] = output[0].detach()[: len(part)]
+        else:  # first without a graph; below, once the gradient is computed, a second time with one
             for number, part in own:
                 with torch.no_grad():
                     raw[part] = self._forward(rows, part, step, number)[0][: len(part)]
         if world > 1:
             raw = self.accelerator.reduce(raw)
         where = f"{where}, step {step + 1}"
-        loss, gradient = self._judge(raw.requires_grad_(), rows, where)
+        loss, gradient = self._loss(raw.requires_grad_(), rows, where)
         if not gradient.any():
-            return loss  # nobody ordered any two of these clips: nothing to step for
+            return loss  # no two clips of this batch have an order: there is nothing to learn from
         for number, part in own:
-            with _syncing(self.accelerator, self.module, number == own[-1][0]):
-                outputs, adversarial = heard or self._forward(rows, part, step, number)
-                # A process without a clip of its own was given another's, which must not count twice.
+            with _synchronized(self.accelerator, self.module, number == own[-1][0]):
+                outputs, adversarial = output or self._forward(rows, part, step, number)
+                # A process without clips of its own runs another's clip, which must not count twice.
                 share = (outputs[: len(part)] * gradient[part]).sum() + adversarial * (len(part) > 0) / len(rows)
-                self.accelerator.backward(share * world)  # DDP takes the mean over processes
+                self.accelerator.backward(share * world)  # DistributedDataParallel averages over the processes
         if not self._descend(step):
-            raise self._fault(rows, where, "the gradient of this batch is not finite, though its loss is")
+            raise self._error(rows, where, "the gradient of this batch is not finite, though its loss is")
         return loss
 
-    def _judge(self, raw: Tensor, rows: Rows, where: str) -> tuple[float, Tensor]:
-        """The loss of a batch's raw outputs [B], and its gradient [B]. Raises ModelError where it is not finite."""
+    def _loss(self, raw: Tensor, rows: Rows, where: str) -> tuple[float, Tensor]:
+        """Return the loss of a batch's raw outputs [B] and its gradient [B]. Raises ModelError if it is not finite."""
         scores, groups = (values[rows].to(raw.device) for values in (self.scores, self.groups))
         loss = self.settings.objective(raw, scores, groups, self.centre)
         (gradient,) = torch.autograd.grad(loss, raw)
@@ -151,30 +142,30 @@ class Stepper:
             return value, gradient
         wrong = rows[~raw.detach().isfinite().cpu().numpy()]
         count = f"; the outputs of {len(wrong)} of its {len(rows)} clips are not finite" if len(wrong) else ""
-        raise self._fault(wrong if len(wrong) else rows, where, f"the loss of this batch is {value}{count}")
+        raise self._error(wrong if len(wrong) else rows, where, f"the loss of this batch is {value}{count}")
 
-    def _fault(self, rows: Rows, where: str, what: str) -> ModelError:
-        """A sentence that names clips."""
-        named = shorten([self.train.names[place] for place in rows])
+    def _error(self, rows: Rows, where: str, problem: str) -> ModelError:
+        """Return an error that names the clips."""
+        names = shorten([self.train.names[row] for row in rows])
         return ModelError(
-            f"seed {self.seed}, {where}: {what} ({named}). Look at these recordings, or lower training.learning_rate."
+            f"seed {self.seed}, {where}: {problem} ({names}). Check these recordings, or lower training.learning_rate."
         )
 
     def _forward(self, rows: Rows, part: Rows, step: int, number: int) -> tuple[Tensor, Tensor]:
-        """One pass over some of a batch's clips; its first stands in where there are none."""
-        places = rows[part] if len(part) else rows[:1]
+        """Run some of a batch's clips, or its first clip if `part` is empty: every process must run a pass."""
+        chosen = rows[part] if len(part) else rows[:1]
         _seed(_derive(self.seed, step, number), self.accelerator.device)
-        features = [self.train.features[int(place)] for place in places]
+        features = [self.train.features[int(row)] for row in chosen]
         batch = collate(features, windowed=self.network.windowed).to(self.accelerator.device)
-        targets = None if self.train.targets is None else self.train.targets[places].to(self.accelerator.device)
+        targets = None if self.train.targets is None else self.train.targets[chosen].to(self.accelerator.device)
         weight = self.settings.adversary_weight * ramp(step, self.steps)
         raw, adversarial = self.module(batch, targets, weight)
         return raw, adversarial
 
     def _descend(self, step: int) -> bool:
-        """Clip the gradients and step, at the rate that the schedule has now; False, and no step, if one is not finite.
+        """Clip the gradients and step at the scheduled rate; return False, without a step, if one is not finite.
 
-        In fp16, accelerate's scaler looks after that: it leaves such a step out, and scales by less from then on.
+        In fp16, accelerate's gradient scaler handles that case: it skips the step and lowers its scale.
         """
         factor = self._factor(step)
         for group in self.optimizer.param_groups:
@@ -187,15 +178,30 @@ class Stepper:
         return True
 
     def rate(self, step: int) -> float:
-        """The head's learning rate at a step."""
+        """Learning rate of the head at a step."""
         return self.settings.learning_rate * self._factor(step)
 
     def _factor(self, step: int) -> float:
         return rate_factor(step, self.steps, schedule=self.settings.schedule, warmup_share=self.settings.warmup_share)
 
 
-def _optimizer(module: Trained, settings: FitSettings) -> torch.optim.Optimizer:
-    """AdamW with a rate for each part: the head, what is tuned of MuQ, the adversary."""
+def rate_factor(step: int, steps: int, *, schedule: str, warmup_share: float) -> float:
+    """Return the factor on the learning rate at a step: linear warm-up over `warmup_share` of all steps, then the
+    schedule, "constant" or "cosine".
+
+    >>> [round(rate_factor(step, 10, schedule="cosine", warmup_share=0.2), 3) for step in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    warmup = round(steps * warmup_share)
+    if step < warmup:
+        return (step + 1) / warmup  # not 0 at the first step
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def _optimizer(module: TrainedModule, settings: FitSettings) -> torch.optim.Optimizer:
+    """AdamW with a learning rate for each part: the head, the tuned layers of MuQ, the adversary."""
     suffix = [] if module.network.suffix is None else list(module.network.suffix.parameters())
     adversary = [] if module.adversary is None else list(module.adversary.parameters())
     apart = {id(parameter) for parameter in [*suffix, *adversary]}
@@ -212,13 +218,13 @@ def _optimizer(module: Trained, settings: FitSettings) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups)
 
 
-def _syncing(accelerator: Accelerator, module: nn.Module, last: bool) -> Any:
-    """Processes exchange gradients once a step: in its last pass."""
+def _synchronized(accelerator: Accelerator, module: nn.Module, last: bool) -> Any:
+    """Exchange gradients between processes only in the last pass of a step."""
     return contextlib.nullcontext() if last else accelerator.no_sync(module)
 
 
 def _seed(seed: int, device: torch.device) -> None:
-    """Seed torch's chance where it is drawn from; torch.manual_seed notes a stack for every other kind of device."""
+    """Seed only the generators that are used; torch.manual_seed formats a stack trace for every other device type."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

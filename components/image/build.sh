@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Build the image of the steps, by Docker or Podman: components/image/build.sh [NAME]
-#   ENGINE         docker or podman, where both are there
-#   BASE           another base image, with Python 3.11
-#   SSL_CERT_FILE  a bundle of certificates that the build has to trust (Podman only)
-#   PIP_INDEX_URL, UV_DEFAULT_INDEX  a registry of the company's own
+# Build the image of the steps with Docker or Podman: components/image/build.sh [NAME]
+#   ENGINE         docker or podman, if both are installed
+#   BASE           another base image with Python 3.11
+#   SSL_CERT_FILE  a certificate bundle for the build (Podman only)
+#   PIP_INDEX_URL, UV_DEFAULT_INDEX  a company's own package registry
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 name=${1:-localhost/audioscore-python:dev}

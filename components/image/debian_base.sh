@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A base image made of Debian packages alone, for machines that reach no image registry; needs root, Podman and
-# debootstrap: components/image/debian_base.sh [NAME]
+# Build a base image from Debian packages, for machines without access to an image registry: debian_base.sh [NAME]
+# It needs root, Podman and debootstrap.
 set -euo pipefail
 name=${1:-localhost/debian-python:bookworm}
 folder=$(mktemp -d)

@@ -1,1 +1,1 @@
-"""Do the manifests hold? Built by kubectl, then judged offline: by the published schemas, and by our own rules."""
+"""An offline check of the manifests: built by kubectl, validated by published schemas and by rules of this project."""

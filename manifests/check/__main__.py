@@ -1,6 +1,6 @@
-"""`python -m manifests.check [FOLDER]`: build every overlay and judge it.
+"""`python -m manifests.check [FOLDER]`: build every overlay and check it.
 
-Exit code 0 where all hold, 1 with a line for each fault, 2 where nothing could be judged.
+Exit code 0 without problems, 1 with a line for each problem, 2 if the check could not run.
 """
 
 import sys
@@ -10,35 +10,35 @@ from pathlib import Path
 
 from audioscore.errors import AudioscoreError
 from manifests.check.build import build_overlay, copy_with_secrets, find_kubectl
-from manifests.check.links import link_faults
+from manifests.check.links import link_problems
 from manifests.check.objects import Object
-from manifests.check.policies import policy_faults
-from manifests.check.schemas import KUBERNETES, schema_faults
-from manifests.check.security import pod_faults, secret_faults
-from manifests.check.settings import settings_faults
+from manifests.check.policies import policy_problems
+from manifests.check.schemas import KUBERNETES, schema_problems
+from manifests.check.security import pod_problems, secret_problems
+from manifests.check.settings import settings_problems
 
 MANIFESTS = Path(__file__).resolve().parents[1]
-MAY_HOLD_SECRETS = ("dev",)  # overlays whose passwords are made on the spot, and kept out of git
+MAY_HOLD_SECRETS = ("dev",)  # overlays with generated passwords, which git ignores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge every overlay of a manifests folder, and say what was found on standard output."""
+    """Check every overlay of a manifests folder and print the problems; returns the exit code."""
     folder = Path(arguments[0]) if arguments else MANIFESTS
     try:
         found = check(folder)
     except AudioscoreError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    for overlay, (count, faults) in found.items():
-        for fault in faults:
-            sys.stdout.write(f"{overlay}: {fault}\n")
-        verdict = f"{len(faults)} fault{'s' * (len(faults) != 1)}" if faults else "all hold"
-        sys.stdout.write(f"{overlay}: {count} objects for Kubernetes {KUBERNETES}, {verdict}\n")
-    return int(any(faults for _, faults in found.values()))
+    for overlay, (count, problems) in found.items():
+        for problem in problems:
+            sys.stdout.write(f"{overlay}: {problem}\n")
+        summary = f"{len(problems)} problem{'s' * (len(problems) != 1)}" if problems else "no problems"
+        sys.stdout.write(f"{overlay}: {count} objects for Kubernetes {KUBERNETES}, {summary}\n")
+    return int(any(problems for _, problems in found.values()))
 
 
 def check(folder: Path) -> dict[str, tuple[int, list[str]]]:
-    """Overlay -> how many objects it makes, and what is wrong with them."""
+    """Build and check every overlay; returns the number of objects and the problems, by overlay."""
     with tempfile.TemporaryDirectory() as temporary:
         copied = copy_with_secrets(folder, Path(temporary) / "manifests")
         overlays = sorted(path.parent for path in copied.glob("overlays/*/kustomization.yaml"))
@@ -46,16 +46,16 @@ def check(folder: Path) -> dict[str, tuple[int, list[str]]]:
             raise AudioscoreError(f"{folder}: no overlays/*/kustomization.yaml to check. Name the manifests folder.")
         kubectl = find_kubectl()
         built = {path.name: build_overlay(kubectl, path) for path in overlays}
-    return {name: (len(objects), faults_of(name, objects)) for name, objects in built.items()}
+    return {name: (len(objects), problems_of(name, objects)) for name, objects in built.items()}
 
 
-def faults_of(overlay: str, objects: list[Object]) -> list[str]:
-    """Everything that is wrong with the objects of one overlay; schemas first, since the rules trust the shapes."""
-    faults = [fault for one in objects for fault in schema_faults(one)]
-    if faults:
-        return faults
-    faults = pod_faults(objects) + policy_faults(objects) + link_faults(objects) + settings_faults(objects)
-    return faults if overlay in MAY_HOLD_SECRETS else faults + secret_faults(objects)
+def problems_of(overlay: str, objects: list[Object]) -> list[str]:
+    """All problems of one overlay's objects; schemas first, since the rules rely on them."""
+    problems = [problem for one in objects for problem in schema_problems(one)]
+    if problems:
+        return problems
+    problems = pod_problems(objects) + policy_problems(objects) + link_problems(objects) + settings_problems(objects)
+    return problems if overlay in MAY_HOLD_SECRETS else problems + secret_problems(objects)
 
 
 if __name__ == "__main__":

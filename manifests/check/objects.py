@@ -1,4 +1,4 @@
-"""What a build is made of: objects, and the pods that they would make."""
+"""The objects of a build, and the pods that they would create."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 Object = dict[str, Any]
 
-# Kind -> where its pod's template is.
+# Kind -> path of its pod template.
 TEMPLATES = {
     "Pod": (),
     "Deployment": ("spec", "template"),
@@ -20,7 +20,7 @@ RUNTIMES = ("TrainingRuntime", "ClusterTrainingRuntime")
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod that an object would make. `owner` names the object as messages do; `claims` are the volumes it brings."""
+    """A pod that an object would create; `owner` is the object's title, `claims` its volume claim templates."""
 
     owner: str
     namespace: str
@@ -30,12 +30,12 @@ class Pod:
 
     @property
     def containers(self) -> list[Object]:
-        """Those that start first, then the others."""
+        """Init containers first, then the others."""
         return [*self.spec.get("initContainers", []), *self.spec.get("containers", [])]
 
 
 def title(one: Object) -> str:
-    """How messages name an object.
+    """Name an object for messages.
 
     >>> title({"kind": "Service", "metadata": {"name": "mlflow", "namespace": "audioscore"}})
     'Service audioscore/mlflow'
@@ -54,12 +54,12 @@ def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
 
 
 def made_namespaces(objects: list[Object]) -> set[str]:
-    """Namespaces that are ours to answer for: those that the build itself makes."""
+    """Namespaces that the build itself creates; objects in others cannot be checked."""
     return {one["metadata"]["name"] for one in of_kind(objects, "Namespace")}
 
 
 def pods(objects: list[Object]) -> list[Pod]:
-    """Every pod that the objects would make, those of a training runtime's jobs included."""
+    """Every pod that the objects would create, including those of a training runtime's jobs."""
     return [pod for one in objects for pod in _pods_of(one)]
 
 
@@ -86,7 +86,7 @@ def _pod(owner: Object, template: Object) -> Pod:
 
 
 def selects(selector: Object | None, labels: dict[str, str]) -> bool:
-    """Whether a label selector, `{matchLabels, matchExpressions}`, holds for these labels; an empty one always does.
+    """Whether a label selector, `{matchLabels, matchExpressions}`, matches these labels; an empty one always does.
 
     >>> selects({"matchLabels": {"name": "mlflow"}}, {"name": "mlflow", "tier": "back"})
     True

@@ -1,4 +1,4 @@
-"""What a namespace must have: its name on every object, the restricted standard, and a network that is closed."""
+"""Namespaces: set on every object, restricted Pod Security Standard, quota, and default-deny network policy."""
 
 from collections.abc import Iterator
 
@@ -12,26 +12,24 @@ CLUSTER_WIDE = {
 ENFORCE = "pod-security.kubernetes.io/enforce"
 
 
-def policy_faults(objects: list[Object]) -> list[str]:
-    """Faults of namespaces, and of objects that lie in none."""
-    faults = [
-        f"{title(one)}: names no namespace"
-        for one in objects
-        if one["kind"] not in CLUSTER_WIDE and not namespace_of(one)
+def policy_problems(objects: list[Object]) -> list[str]:
+    """Problems of namespaces, and objects without a namespace."""
+    problems = [
+        f"{title(one)}: no namespace" for one in objects if one["kind"] not in CLUSTER_WIDE and not namespace_of(one)
     ]
     for one in of_kind(objects, "Namespace"):
-        faults += [f"{title(one)}: {fault}" for fault in _namespace_faults(one, objects)]
+        problems += [f"{title(one)}: {problem}" for problem in _namespace_problems(one, objects)]
     if not made_namespaces(objects):
-        faults.append("no Namespace: nothing says which Pod Security Standard holds")
-    return faults
+        problems.append("no Namespace: no Pod Security Standard is set")
+    return problems
 
 
-def _namespace_faults(namespace: Object, objects: list[Object]) -> Iterator[str]:
+def _namespace_problems(namespace: Object, objects: list[Object]) -> Iterator[str]:
     name, labels = namespace["metadata"]["name"], namespace["metadata"].get("labels") or {}
     if labels.get(ENFORCE) != "restricted":
         yield f"{ENFORCE} must be restricted"
     if labels.get(f"{ENFORCE}-version") != f"v{KUBERNETES}":
-        yield f"{ENFORCE}-version must be v{KUBERNETES}, the version that is checked here"
+        yield f"{ENFORCE}-version must be v{KUBERNETES}, the version of the schemas of this check"
     inside = [one for one in objects if namespace_of(one) == name]
     for kind in ("ResourceQuota", "LimitRange"):
         if not of_kind(inside, kind):

@@ -1,4 +1,4 @@
-"""Is every field one that its API knows? Kubernetes' published schemas, Kubeflow Trainer's models, and one of ours."""
+"""Validation of every field: Kubernetes' published schemas, Kubeflow Trainer's models, and a schema of this project."""
 
 import warnings
 from collections.abc import Iterator
@@ -6,11 +6,11 @@ from typing import Any
 
 from manifests.check.objects import Object, title
 
-KUBERNETES = "1.34"  # whose schemas are asked; pod-security.kubernetes.io/enforce-version names the same
+KUBERNETES = "1.34"  # version of the schemas and of pod-security.kubernetes.io/enforce-version
 TRAINER = "trainer.kubeflow.org/v1alpha1"
 EXTERNAL_SECRETS = "external-secrets.io/v1"
 
-# The part of ExternalSecret that is used here, closed: its publisher has no schema in a package.
+# The part of ExternalSecret that is used here, closed to other fields: no package contains its schema.
 # Source: external-secrets.io, API v1, ExternalSecret.
 _NAME = {"type": "string", "minLength": 1}
 EXTERNAL_SECRET: Object = {
@@ -68,42 +68,42 @@ EXTERNAL_SECRET: Object = {
 }
 
 
-def schema_faults(one: Object) -> list[str]:
-    """What the object's own API would refuse: unknown fields, wrong types, missing ones. Empty where all holds."""
+def schema_problems(one: Object) -> list[str]:
+    """What the object's API would refuse: unknown fields, wrong types, missing fields. Empty for a valid object."""
     if not isinstance(one, dict) or not {"apiVersion", "kind", "metadata"} <= set(one):
         return [f"{str(one)[:60]}: not an object with apiVersion, kind and metadata"]
     if one["apiVersion"] == TRAINER:
-        found = _trainer_faults(one)
+        found = _trainer_problems(one)
     elif one["apiVersion"] == EXTERNAL_SECRETS and one["kind"] == "ExternalSecret":
-        found = _external_secret_faults(one)
+        found = _external_secret_problems(one)
     else:
-        found = _kubernetes_faults(one)
-    return [f"{title(one)}: {fault}" for fault in found]
+        found = _kubernetes_problems(one)
+    return [f"{title(one)}: {problem}" for problem in found]
 
 
-def _kubernetes_faults(one: Object) -> list[str]:
+def _kubernetes_problems(one: Object) -> list[str]:
     import kubernetes_validate
 
     try:
         kubernetes_validate.validate(one, KUBERNETES, strict=True)
-    except kubernetes_validate.ValidationError as fault:
-        return [_sentence(list(fault.path), fault.message)]
+    except kubernetes_validate.ValidationError as error:
+        return [_sentence(list(error.path), error.message)]
     except kubernetes_validate.SchemaNotFoundError:
-        return [f"{one['apiVersion']} {one['kind']} is not an API of Kubernetes {KUBERNETES}, nor one checked here"]
+        return [f"{one['apiVersion']} {one['kind']} is not an API of Kubernetes {KUBERNETES} or of another schema here"]
     return []
 
 
-def _external_secret_faults(one: Object) -> list[str]:
+def _external_secret_problems(one: Object) -> list[str]:
     import jsonschema
 
     return [
-        _sentence(list(fault.absolute_path), fault.message)
-        for fault in jsonschema.Draft202012Validator(EXTERNAL_SECRET).iter_errors(one)
+        _sentence(list(problem.absolute_path), problem.message)
+        for problem in jsonschema.Draft202012Validator(EXTERNAL_SECRET).iter_errors(one)
     ]
 
 
-def _trainer_faults(one: Object) -> list[str]:
-    """The models refuse wrong types, but drop fields that they do not know: what does not come back was unknown."""
+def _trainer_problems(one: Object) -> list[str]:
+    """Validate with Trainer's models, which refuse wrong types but drop unknown fields: compare their output."""
     from kubeflow_trainer_api import models
     from pydantic import ValidationError
 
@@ -112,16 +112,16 @@ def _trainer_faults(one: Object) -> list[str]:
         return [f"{TRAINER} has no kind {one['kind']}"]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the generated models
+            warnings.simplefilter("ignore")  # from the generated models
             read = model.from_dict(one)
             back = read.to_dict()
-    except ValidationError as fault:
-        return [_sentence(list(error["loc"]), error["msg"]) for error in fault.errors()]
+    except ValidationError as error:
+        return [_sentence(list(part["loc"]), part["msg"]) for part in error.errors()]
     return [_sentence(path, "unknown field") for path in lost(one, back)]
 
 
 def lost(given: Any, back: Any) -> Iterator[list[str | int]]:
-    """Paths of what is in `given` and not in `back`.
+    """Paths of the values that are in `given` but not in `back`.
 
     >>> list(lost({"a": [{"b": 1, "c": 2}]}, {"a": [{"b": 1}]}))
     [['a', 0, 'c']]

@@ -1,4 +1,4 @@
-"""What a pod may not do: the restricted Pod Security Standard, and what we ask beyond it."""
+"""Pod security: the restricted Pod Security Standard, and stricter rules of this project."""
 
 import re
 from collections.abc import Iterator
@@ -17,43 +17,43 @@ SUFFIXES = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 SUFFIXES |= {f"{letter}i": 1024.0**power for power, letter in enumerate("KMGT", start=1)}
 
 
-def pod_faults(objects: list[Object]) -> list[str]:
-    """Faults of every pod that the objects would make."""
-    return [f"{pod.owner}: {fault}" for pod in pods(objects) for fault in _faults_of(pod)]
+def pod_problems(objects: list[Object]) -> list[str]:
+    """Problems of every pod that the objects would create."""
+    return [f"{pod.owner}: {problem}" for pod in pods(objects) for problem in _problems_of(pod)]
 
 
-def _faults_of(pod: Pod) -> Iterator[str]:
+def _problems_of(pod: Pod) -> Iterator[str]:
     for key in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.spec.get(key):
             yield f"{key} is not allowed"
     if pod.spec.get("automountServiceAccountToken") is not False:
-        yield "automountServiceAccountToken must be false: no pod here talks to the cluster"
+        yield "automountServiceAccountToken must be false: no pod here uses the Kubernetes API"
     for volume in pod.spec.get("volumes", []):
         kind = next((key for key in volume if key != "name"), "nothing")
         if kind not in VOLUMES:
             yield f"volume {volume['name']} is a {kind}, which the restricted standard does not allow"
         if kind == "emptyDir" and "sizeLimit" not in (volume[kind] or {}):
-            yield f"volume {volume['name']} has no sizeLimit: it could fill its node"
+            yield f"volume {volume['name']} has no sizeLimit: it could fill the disk of its node"
     for container in pod.containers:
-        faults = [*_image_faults(container), *_resource_faults(container), *_privilege_faults(pod, container)]
-        yield from (f"container {container['name']}: {fault}" for fault in faults)
+        problems = [*_image_problems(container), *_resource_problems(container), *_privilege_problems(pod, container)]
+        yield from (f"container {container['name']}: {problem}" for problem in problems)
         yield from _literal_secrets(container)
 
 
-def _image_faults(container: Object) -> Iterator[str]:
+def _image_problems(container: Object) -> Iterator[str]:
     image = str(container.get("image", ""))
     name, _, tag = image.rpartition("/")[2].partition("@")[0].partition(":")
     if not name:
-        yield f"image {image!r} names nothing"
+        yield f"image {image!r} has no name"
     elif "@" in image and not DIGEST.search(image):
         yield f"image {image} has a digest that is not sha256 and 64 digits"
     elif tag == "latest":
-        yield f"image {image} is `latest`, which is another image tomorrow: name a version or a digest"
+        yield f"image {image} is `latest`, which changes over time: set a version or a digest"
     elif not tag and "@" not in image:
-        yield f"image {image} has no tag: name a version or a digest"
+        yield f"image {image} has no tag: set a version or a digest"
 
 
-def _resource_faults(container: Object) -> Iterator[str]:
+def _resource_problems(container: Object) -> Iterator[str]:
     resources = container.get("resources") or {}
     for part in ("requests", "limits"):
         missing = [name for name in NEEDED if name not in (resources.get(part) or {})]
@@ -64,16 +64,16 @@ def _resource_faults(container: Object) -> Iterator[str]:
         try:
             if most is not None and quantity(wanted) > quantity(most):
                 yield f"requests {wanted} of {name}, more than its limit {most}"
-        except ValueError as fault:
-            yield f"{name}: {fault}"
+        except ValueError as error:
+            yield f"{name}: {error}"
 
 
-def _privilege_faults(pod: Pod, container: Object) -> Iterator[str]:
+def _privilege_problems(pod: Pod, container: Object) -> Iterator[str]:
     whole, own = pod.spec.get("securityContext") or {}, container.get("securityContext") or {}
     if own.get("runAsNonRoot", whole.get("runAsNonRoot")) is not True:
         yield "may run as root: runAsNonRoot must be true"
     if own.get("runAsUser", whole.get("runAsUser")) in (None, 0):
-        yield "runs as root or as the image likes: runAsUser must be a number above 0"
+        yield "user is root or not set: runAsUser must be above 0"
     profile = own.get("seccompProfile", whole.get("seccompProfile")) or {}
     if profile.get("type") != "RuntimeDefault":
         yield "seccompProfile must be RuntimeDefault"
@@ -91,24 +91,24 @@ def _privilege_faults(pod: Pod, container: Object) -> Iterator[str]:
 
 
 def _literal_secrets(container: Object) -> Iterator[str]:
-    """A variable that is called like a password gets its value from a secret; a path to one is no secret."""
+    """Variables with a password's name must take their value from a secret; paths are exempt."""
     for variable in container.get("env", []):
         name = variable["name"]
         if SECRETIVE.search(name) and variable.get("value") and not name.endswith("_PATH"):
-            yield f"container {container['name']}: {name} is written out: take it from a secret"
+            yield f"container {container['name']}: {name} is written in the manifest: take it from a secret"
 
 
-def secret_faults(objects: list[Object]) -> list[str]:
-    """Secrets with their values in the tree."""
+def secret_problems(objects: list[Object]) -> list[str]:
+    """Secrets whose values are in the manifests."""
     return [
-        f"{title(one)}: holds its values ({', '.join(sorted(one.get('data') or one.get('stringData') or {}))}): "
+        f"{title(one)}: contains values ({', '.join(sorted(one.get('data') or one.get('stringData') or {}))}): "
         "use an ExternalSecret"
         for one in of_kind(objects, "Secret")
     ]
 
 
 def quantity(text: str | int | float) -> float:
-    """A number of cores, bytes or devices.
+    """Parse a number of cores, bytes or devices.
 
     >>> quantity("250m"), quantity("2Gi"), quantity(4)
     (0.25, 2147483648.0, 4.0)

@@ -1,4 +1,4 @@
-"""Would a run start with the settings that the cluster holds? Read as a run reads them, compared with what is there."""
+"""The settings of runs that pods start: read as a run reads them, and compared with the objects of the cluster."""
 
 import shlex
 import tempfile
@@ -13,18 +13,18 @@ from manifests.check.references import secret_keys
 S3_NAMES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 
 
-def settings_faults(objects: list[Object]) -> list[str]:
-    """Faults of every `audioscore run` that a pod would start."""
+def settings_problems(objects: list[Object]) -> list[str]:
+    """Problems of every `audioscore run` that a pod would start."""
     return [
-        f"{pod.owner}: {fault}"
+        f"{pod.owner}: {problem}"
         for pod in pods(objects)
         for container in pod.containers
         if container.get("command", [])[:2] == ["audioscore", "run"]
-        for fault in _run_faults(pod, container, objects)
+        for problem in _run_problems(pod, container, objects)
     ]
 
 
-def _run_faults(pod: Pod, container: Object, objects: list[Object]) -> Iterator[str]:
+def _run_problems(pod: Pod, container: Object, objects: list[Object]) -> Iterator[str]:
     words = [*container["command"], *container.get("args", [])]
     values = {one["name"]: one.get("value", "") for one in container.get("env", [])}
     for name, value in values.items():
@@ -33,22 +33,22 @@ def _run_faults(pod: Pod, container: Object, objects: list[Object]) -> Iterator[
     path = next((value for key, value in options if key == "--config"), None)
     text = _mounted(pod, container, path, objects)
     if path is None or text is None:
-        yield f"`{shlex.join(words)}` names no --config that a ConfigMap of the pod holds"
+        yield f"`{shlex.join(words)}` has no --config from a ConfigMap of the pod"
         return
     try:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / Path(path).name
             file.write_text(text, encoding="utf-8")
             config = load_config(file, [value for key, value in options if key == "--set"])
-    except AudioscoreError as fault:
-        yield f"its settings are refused: {fault}"
+    except AudioscoreError as error:
+        yield f"its settings are refused: {error}"
         return
-    yield from _secret_faults(config, objects)
-    yield from _store_faults(config, pod, objects)
+    yield from _secret_problems(config, objects)
+    yield from _store_problems(config, pod, objects)
 
 
 def _mounted(pod: Pod, container: Object, path: str | None, objects: list[Object]) -> str | None:
-    """The text of a ConfigMap's file that a container sees under a path."""
+    """The text of a ConfigMap's file that is mounted at a path of a container."""
     if path is None:
         return None
     volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
@@ -63,22 +63,22 @@ def _mounted(pod: Pod, container: Object, path: str | None, objects: list[Object
     return None
 
 
-def _secret_faults(config: Config, objects: list[Object]) -> Iterator[str]:
-    """Secrets of the steps lie where the steps run."""
+def _secret_problems(config: Config, objects: list[Object]) -> Iterator[str]:
+    """The secrets of the steps must exist in the namespace where the steps run."""
     namespace = config.cluster.namespace or ""
-    known = secret_keys([one for one in objects if namespace_of(one) == namespace])
+    available = secret_keys([one for one in objects if namespace_of(one) == namespace])
     for secret in config.cluster.secrets:
-        missing = sorted(set(secret.env) - known.get(secret.name, set()))
+        missing = sorted(set(secret.env) - available.get(secret.name, set()))
         if missing:
             yield f"cluster.secrets: {namespace}/{secret.name} has no {', '.join(missing)}"
 
 
-def _store_faults(config: Config, pod: Pod, objects: list[Object]) -> Iterator[str]:
-    """The steps write to the object store that everybody else reads."""
+def _store_problems(config: Config, pod: Pod, objects: list[Object]) -> Iterator[str]:
+    """The steps must use the object store of the pod's ConfigMap."""
     for one in of_kind(objects, "ConfigMap"):
-        told = one.get("data") or {}
-        if namespace_of(one) != pod.namespace or S3_NAMES[0] not in told:
+        values = one.get("data") or {}
+        if namespace_of(one) != pod.namespace or S3_NAMES[0] not in values:
             continue
         for name in S3_NAMES:
-            if config.cluster.env.get(name) != told.get(name):
-                yield f"cluster.env.{name} is {config.cluster.env.get(name)}, but {title(one)} says {told.get(name)}"
+            if config.cluster.env.get(name) != values.get(name):
+                yield f"cluster.env.{name} is {config.cluster.env.get(name)}, but {title(one)} has {values.get(name)}"

@@ -9,7 +9,7 @@ import pytest
 
 
 @dataclass(frozen=True)
-class Judge:
+class LegacyReference:
     """`muq`: folder of the bare MuQ. `adapters`, `full`: model folders in both variants.
 
     `tag` and `hidden`: outputs of the whole model for a wave [T].
@@ -24,25 +24,25 @@ class Judge:
 
 
 @pytest.fixture(scope="session")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+def legacy(tmp_path_factory: pytest.TempPathFactory) -> LegacyReference:
     """A reference of 32 channels and 8 layers; rank 4, alpha 6."""
     from audioscore.demo.pretrain import muq_config
 
     config = muq_config(dim=32, depth=8, conv_dim=8, codebook=64)
-    return make_judge(tmp_path_factory.mktemp("predecessor"), config, hidden=48, rank=4, alpha=6)
+    return make_legacy_reference(tmp_path_factory.mktemp("legacy"), config, hidden=48, rank=4, alpha=6)
 
 
 @pytest.fixture
-def judge_of_published_width(tmp_path: Path) -> Judge:
+def published_width_reference(tmp_path: Path) -> LegacyReference:
     """A reference with the sizes of MuQ large and random weights; rank 128, alpha 48."""
     from audioscore.demo.pretrain import muq_config
 
     config = muq_config(dim=1024, depth=12, conv_dim=512, codebook=8192)
     config["w2v2_config"] |= {"num_attention_heads": 16, "intermediate_size": 4096}
-    return make_judge(tmp_path, config, hidden=4096, rank=128, alpha=48)
+    return make_legacy_reference(tmp_path, config, hidden=4096, rank=128, alpha=48)
 
 
-def make_judge(root: Path, config: dict[str, Any], *, hidden: int, rank: int, alpha: int) -> Judge:
+def make_legacy_reference(root: Path, config: dict[str, Any], *, hidden: int, rank: int, alpha: int) -> LegacyReference:
     """Run all layers, wrap adapters by peft, and write every matrix product of the head out."""
     import peft
     import torch
@@ -85,7 +85,7 @@ def make_judge(root: Path, config: dict[str, Any], *, hidden: int, rank: int, al
             state: torch.Tensor = wrapped(torch.as_tensor(wave).view(1, -1)).hidden_states[6][0]
         return state
 
-    return Judge(
+    return LegacyReference(
         root / "muq", root / "adapters", root / "full", head, lambda wave: slow_head(head, states(wave)), states
     )
 
@@ -128,7 +128,7 @@ def slow_head(state: dict[str, Any], frames: Any) -> float:
     return float(2 * torch.tanh(pooled @ w["fc.weight"].T + w["fc.bias"])[1] + 3)
 
 
-LIVELY_DEPTH = 4
+DROPOUT_MUQ_DEPTH = 4
 
 
 @pytest.fixture(scope="session")
@@ -151,14 +151,14 @@ def randomize_norms() -> Callable[[Any], None]:
 
 
 @pytest.fixture(scope="session")
-def lively_muq(tmp_path_factory: pytest.TempPathFactory, randomize_norms: Callable[[Any], None]) -> Path:
+def dropout_muq(tmp_path_factory: pytest.TempPathFactory, randomize_norms: Callable[[Any], None]) -> Path:
     """A small MuQ of four layers with random norms and statistics; in train mode, no two forward passes agree."""
     import torch
 
     from audioscore.demo.pretrain import build_muq, muq_config, save_muq
 
-    target = tmp_path_factory.mktemp("lively-muq") / "weights"
-    config = muq_config(dim=32, depth=LIVELY_DEPTH, conv_dim=8, codebook=64)
+    target = tmp_path_factory.mktemp("dropout-muq") / "weights"
+    config = muq_config(dim=32, depth=DROPOUT_MUQ_DEPTH, conv_dim=8, codebook=64)
     dropouts = ("activation_dropout", "hidden_dropout", "attention_dropout", "conformer_conv_dropout")
     config["w2v2_config"] |= dict.fromkeys(dropouts, 0.3) | {"layerdrop": 0.3}
     with torch.random.fork_rng(devices=[]):
@@ -169,12 +169,12 @@ def lively_muq(tmp_path_factory: pytest.TempPathFactory, randomize_norms: Callab
 
 
 @pytest.fixture(scope="session")
-def full_muq(lively_muq: Path) -> Callable[[Any], tuple[Any, ...]]:
-    """Return every hidden state of `lively_muq` by the package's own model, loaded by its own loader."""
+def full_muq(dropout_muq: Path) -> Callable[[Any], tuple[Any, ...]]:
+    """Return every hidden state of `dropout_muq` by the package's own model, loaded by its own loader."""
     import torch
     from muq import MuQ
 
-    model = MuQ.from_pretrained(str(lively_muq)).eval()
+    model = MuQ.from_pretrained(str(dropout_muq)).eval()
 
     def hidden_states(wave: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.inference_mode():

@@ -41,8 +41,9 @@ def test_the_demo_differs_from_small_only_in_data_registry_and_seed() -> None:
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"trainng": {}}, r"run\.yaml: 1 wrong: trainng: "),
-        ({"training": {"epoch": 3}}, r"1 wrong: training\.epoch: .*epochs and head_epochs"),
+        ({"trainng": {}}, r"run\.yaml: 1 invalid: trainng: "),
+        ({"training": {"epoch": 3}}, r"1 invalid: training\.epoch: .*\bepochs\b"),
+        ({"training": {"learning_rates": 3}}, r"1 invalid: .*: .*learning_rate and encoder_learning_rate"),
         ({"encoders": {**ENCODERS, "hubert": {"source": "x/y"}}}, r"encoders\.hubert: "),
         ({"encoders": {"muq": ENCODERS["muq"]}}, r"encoders\.campplus: "),
         ({"split": {"val": 0.6, "test": 0.4}}, r"split: .*val 0\.6 and test 0\.4 "),
@@ -53,12 +54,12 @@ def test_the_demo_differs_from_small_only_in_data_registry_and_seed() -> None:
         ({"training": {"plans": ["baseline", "hybrid", "hybrid"]}}, r"training: .* once"),
         ({"training": {"plans": ["baseline", "hybrid", "best"]}}, r"training\.plans\.2: .*'baseline'"),
         ({"training": {"seeds": []}}, r"training\.seeds: .* 1 item"),
-        ({"training": {"epochs": 0, "dropout": 2}}, r"2 wrong: training\.dropout: .+, training\.epochs: .+"),
+        ({"training": {"epochs": 0, "dropout": 2}}, r"2 invalid: training\.dropout: .+, training\.epochs: .+"),
         ({"encoders": None}, r"encoders: "),
         ({"validation": {"severity": {"no_voice": "loud"}}}, r"severity\.no_voice: .*'error', 'warning' or"),
         ({"validation": {"severity": {"no_voice": True}}}, r"severity\.no_voice: "),
-        ({"validation": {"min_singers": -1, "max_shift": 0}}, r"2 wrong: validation\.min_singers: .+max_shift: "),
-        ({"training": {f"k{index}": 1 for index in range(7)}}, r"7 wrong: .*k0.*k4: [^,]+ 2 more\.$"),
+        ({"validation": {"min_singers": -1, "max_shift": 0}}, r"2 invalid: validation\.min_singers: .+max_shift: "),
+        ({"training": {f"k{index}": 1 for index in range(7)}}, r"7 invalid: .*k0.*k4: [^,]+ 2 more\.$"),
     ],
 )
 def test_each_wrong_key_is_named(write: Any, sections: dict[str, Any], words: str) -> None:
@@ -147,7 +148,7 @@ def test_folders_are_relative_to_the_file_and_hub_ids_stay(
         (b"\xff\xfe\x00", r"run\.yaml.* YAML"),
         (b"- a\n- b\n", r"run\.yaml.* list.*small\.yaml"),
         (b"just words", r"run\.yaml.* str\b"),
-        (b"", r"1 wrong: encoders: "),
+        (b"", r"1 invalid: encoders: "),
     ],
 )
 def test_a_missing_or_invalid_file_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
@@ -162,6 +163,49 @@ def test_a_byte_order_mark_is_ignored(write: Any) -> None:
     path = write(registry={"model": "标"})
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert load_config(path).registry.model == "标"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"training": {"head_epochs": 3}}, {"training": {"head_warmup_epochs": 3}}),
+        ({"evaluation": {"probes": {"clips": 5}}}, {"evaluation": {"robustness": {"clips": 5}}}),
+        ({"training": {"head": "predecessor"}}, {"training": {"head": "legacy"}}),
+    ],
+)
+def test_deprecated_names_are_mapped_with_one_warning(
+    write: Any, old: dict[str, Any], new: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    current = load_config(write(**new))
+    assert caplog.messages == []
+    assert load_config(write(**old)) == current
+    assert parse_config({"encoders": ENCODERS, **old}) == parse_config({"encoders": ENCODERS, **new})
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    for words in (old, new):
+        ((_, section),) = words.items()
+        assert all(str(next(iter(section))) in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("shipped", [{}, {"training": {"head_warmup_epochs": 2}}, {"training": {"head_epochs": 2}}])
+@pytest.mark.parametrize("name", ["head_epochs", "head_warmup_epochs"])
+def test_an_override_may_use_either_name(write: Any, shipped: dict[str, Any], name: str) -> None:
+    assert load_config(write(**shipped), [f"training.{name}=7"]).training.head_warmup_epochs == 7
+
+
+def test_an_override_of_a_deprecated_section_keeps_its_other_keys(write: Any) -> None:
+    path = write(evaluation={"robustness": {"tolerance_points": 0.75}})
+    for section in ("evaluation.probes", "evaluation.robustness"):
+        robustness = load_config(path, [f"{section}.clips=4"]).evaluation.robustness
+        assert (robustness.clips, robustness.tolerance_points) == (4, 0.75)
+
+
+def test_both_names_of_a_key_are_refused(write: Any) -> None:
+    both = write(training={"head_epochs": 1, "head_warmup_epochs": 1})
+    with pytest.raises(UsageError, match=r"run\.yaml: training\.head_epochs .*training\.head_warmup_epochs"):
+        load_config(both)
+    old, new = "evaluation.probes", "evaluation.robustness"
+    with pytest.raises(UsageError, match=f"--set {old} .*{new}"):
+        load_config(write(), [f"{old}.clips=4", f"{new}.clips=5"])
 
 
 def test_a_configuration_is_frozen() -> None:
@@ -190,7 +234,7 @@ JOB = {"exchange": "/mnt/jobs", "image": "a/b:1"}
 )  # fmt: skip
 def test_the_default_launcher_depends_on_the_processes(write: Any, training: dict[str, Any], launcher: str) -> None:
     config = load_config(write(training=training))
-    assert config.training.started_by == launcher
+    assert config.training.resolved_launcher == launcher
     assert parse_config(config.model_dump(mode="json")) == config
 
 

@@ -11,7 +11,7 @@ from audioscore.files import (
     atomic_path,
     check_can_be_file,
     check_writable,
-    place,
+    link_or_copy,
     read_json,
     sha256_of,
     write_json,
@@ -117,16 +117,16 @@ def test_text_is_utf8_and_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
-def test_place_links_or_copies_and_makes_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_or_copy_creates_missing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "a.wav"
     source.write_bytes(b"audio")
-    place(source, tmp_path / "deep" / "b.wav")
+    link_or_copy(source, tmp_path / "deep" / "b.wav")
     assert (tmp_path / "deep" / "b.wav").samefile(source)
 
     def refuse(*_: object) -> None:
         raise OSError("other device")
 
     monkeypatch.setattr(os, "link", refuse)
-    place(source, tmp_path / "c.wav")
+    link_or_copy(source, tmp_path / "c.wav")
     assert (tmp_path / "c.wav").read_bytes() == b"audio"
     assert not (tmp_path / "c.wav").samefile(source)

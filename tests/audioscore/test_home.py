@@ -48,7 +48,7 @@ def test_an_mlflow_server_has_the_registry_but_not_that_of_the_demo(
     assert home_of_model("audioscore").tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
     for name in ("bogus:/x", "postgresql://user:secret@host/db", "databricks:"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", name)
-        assert home().probes == tmp_path / "probes.db"
+        assert home().measurements == tmp_path / "probes.db"
         with pytest.raises(UsageError, match=f"'{name.partition(':')[0]}'") as fault:
             str(home_of_model("audioscore").tracking_uri)
         assert "secret" not in str(fault.value)

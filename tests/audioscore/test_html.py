@@ -21,7 +21,7 @@ def test_the_class_of_the_lead(good: bool | None, css: str) -> None:
     assert '<p class="lead' not in render_page("t", "s", [])
 
 
-def test_the_page_fetches_nothing() -> None:
+def test_the_page_loads_no_external_resource() -> None:
     figure = Figure()
     style_axes(figure.add_subplot())
     page = render_page("t", "s", [("h", figure_html(figure, "c"))])
@@ -29,13 +29,13 @@ def test_the_page_fetches_nothing() -> None:
         assert fetched not in page
 
 
-def test_only_columns_of_numbers_align_right() -> None:
+def test_only_numeric_columns_align_right() -> None:
     rendered = table(["n", "name", "share"], [[1, "2a b", "5 %"], [None, "x", "\u22123.5%"]])
     assert '<th class="number">n</th><th>name</th><th class="number">share</th>' in rendered
     assert '<td class="number">-</td>' in rendered
 
 
-def test_a_number_may_have_a_unit_an_interval_or_a_mark_behind_it_and_no_words() -> None:
+def test_numeric_cells_may_have_a_unit_an_interval_or_a_mark() -> None:
     rendered = table(["n", "figure", "words"], [["1.5 min", Html('0.5 <span class="i">[0, 1]</span>'), "76 clips"]])
     assert '<th class="number">n</th><th class="number">figure</th><th>words</th>' in rendered
     assert '<td class="number">-<sup>a</sup></td>' in table(["x"], [[Html("-<sup>a</sup>")], ["0.1"]])

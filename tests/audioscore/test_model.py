@@ -21,8 +21,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def model_of(judge: Any, **options: Any) -> SongEvalGenerator_audio_lora:
-    return SongEvalGenerator_audio_lora(**{"lora_r": 4, "lora_alpha": 6.0, "muq": judge.muq, **options})
+def model_of(legacy: Any, **options: Any) -> SongEvalGenerator_audio_lora:
+    return SongEvalGenerator_audio_lora(**{"lora_r": 4, "lora_alpha": 6.0, "muq": legacy.muq, **options})
 
 
 def samples(path: Path) -> Any:
@@ -34,17 +34,17 @@ def samples(path: Path) -> Any:
         return np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32) / 32768
 
 
-def loaded(judge: Any, folder: Path) -> SongEvalGenerator_audio_lora:
-    model = model_of(judge)
+def loaded(legacy: Any, folder: Path) -> SongEvalGenerator_audio_lora:
+    model = model_of(legacy)
     model.load_model(folder)
     return model
 
 
 @pytest.mark.parametrize("variant", ["adapters", "full"])
-def test_generate_tag_matches_the_reference_and_is_deterministic(judge: Any, recording: Path, variant: str) -> None:
-    model = model_of(judge)
-    model.load_model(str(getattr(judge, variant)))
-    tag = judge.tag(samples(recording))
+def test_generate_tag_matches_the_reference_and_is_deterministic(legacy: Any, recording: Path, variant: str) -> None:
+    model = model_of(legacy)
+    model.load_model(str(getattr(legacy, variant)))
+    tag = legacy.tag(samples(recording))
     assert model.generate_tag(str(recording), inverse=False) == pytest.approx(tag, abs=1e-5)
     assert model.generate_tag(recording) == pytest.approx(5 - tag, abs=1e-5)
     assert model.generate_tag(recording) == model.eval().generate_tag(recording)
@@ -52,13 +52,13 @@ def test_generate_tag_matches_the_reference_and_is_deterministic(judge: Any, rec
 
 @pytest.mark.parametrize(("variant", "full"), [("adapters", None), ("full", None), ("adapters", True), ("full", False)])
 def test_saved_models_give_the_same_tags(
-    judge: Any, recording: Path, tmp_path: Path, variant: str, full: bool | None
+    legacy: Any, recording: Path, tmp_path: Path, variant: str, full: bool | None
 ) -> None:
     import torch
 
-    model = loaded(judge, getattr(judge, variant))
+    model = loaded(legacy, getattr(legacy, variant))
     model.save_model(str(tmp_path / "saved"), **({} if full is None else {"full": full}))
-    assert loaded(judge, tmp_path / "saved").generate_tag(recording) == model.generate_tag(recording)
+    assert loaded(legacy, tmp_path / "saved").generate_tag(recording) == model.generate_tag(recording)
     keys = torch.load(tmp_path / "saved" / "muq_lora.pt", weights_only=True)
     whole = any(name.endswith(".base_layer.weight") for name in keys)
     assert whole is (variant == "full" if full is None else full)
@@ -72,8 +72,8 @@ def test_import_and_construction_do_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_half_stays_in_float32_on_a_cpu_with_a_warning(judge: Any, recording: Path) -> None:
-    model = loaded(judge, judge.adapters)
+def test_half_stays_in_float32_on_a_cpu_with_a_warning(legacy: Any, recording: Path) -> None:
+    model = loaded(legacy, legacy.adapters)
     before = model.generate_tag(recording)
     with pytest.warns(UserWarning, match=r"half\(\).*float32"):
         assert model.half() is model
@@ -82,10 +82,10 @@ def test_half_stays_in_float32_on_a_cpu_with_a_warning(judge: Any, recording: Pa
         assert model.generate_tag(recording) == before
 
 
-def test_devices(judge: Any, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices(legacy: Any, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    model = loaded(judge, judge.adapters)
+    model = loaded(legacy, legacy.adapters)
     assert model.to("cpu") is model.to(torch.device("cpu"))
     with pytest.raises(UsageError, match="device 'gpu'"):
         model.to("gpu")
@@ -104,8 +104,8 @@ def test_a_model_without_weights_neither_scores_nor_saves(recording: Path, tmp_p
     assert not (tmp_path / "saved").exists()
 
 
-def test_a_failed_load_keeps_the_old_weights(judge: Any, recording: Path, tmp_path: Path) -> None:
-    model = loaded(judge, judge.adapters)
+def test_a_failed_load_keeps_the_old_weights(legacy: Any, recording: Path, tmp_path: Path) -> None:
+    model = loaded(legacy, legacy.adapters)
     before = model.generate_tag(recording)
     with pytest.raises(ModelError, match=r"nothing: type\.txt and weights\.pt and muq_lora\.pt"):
         model.load_model(tmp_path / "nothing")

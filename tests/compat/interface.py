@@ -22,7 +22,7 @@ from typing import Any, get_args, get_origin
 HERE = Path(__file__).resolve().parent
 LIST = HERE / "interface.json"
 ARCHIVE = HERE / "state.tar.xz"
-PROGRAMS = ("audioscore.training", "pipelines.submit", "pipelines.compile")  # documented as `python -m …`
+PROGRAMS = ("audioscore.training",)  # documented as `python -m …`
 # Their keys follow from the figures: which resamples were undefined, why there is no interval.
 BY_CHANCE = re.compile(r"\.(undefined_resamples|no_interval)(\.|$)")
 # Copies of the configuration: its keys may be renamed, as long as the old ones are accepted.

@@ -29,7 +29,7 @@ def engine_settings() -> Iterator[None]:
             patch.setenv("CONTAINERS_CONF", str(Path(__file__).with_name("containers.conf")))
         # Podman has the image, also on a machine with Docker.
         patch.delenv("DOCKER_HOST", raising=False)
-        patch.setattr("pipelines.containers.DOCKER_SOCKET", Path("/var/run/no-docker.sock"))
+        patch.setattr("pipelines.container_engine.DOCKER_SOCKET", Path("/var/run/no-docker.sock"))
         yield
 
 

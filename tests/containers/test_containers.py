@@ -1,4 +1,4 @@
-"""The image, and the whole pipeline in containers of it, against the same pipeline in processes."""
+"""The image, and the whole pipeline in its containers, compared with the same pipeline in processes."""
 
 import json
 import os
@@ -7,15 +7,17 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from audioscore.errors import UsageError
 from audioscore.files import read_json
 from audioscore.platforms import ContainersSection
-from pipelines.containers import Containers, end_leftovers, engine, run_container, runner, waited_for
+from pipelines.container_engine import engine
+from pipelines.containers import Containers, docker_runner, remove_containers, run_container, use_image
 from pipelines.platform import UID
+from pipelines.request import SubmitRequest
 from pipelines.submit import main
 
 pytestmark = pytest.mark.containers
@@ -23,7 +25,7 @@ TOLERANCE = 1e-3
 FIGURES = ("spearman", "spearman_within_source", "pairwise_accuracy", "kendall", "mae")
 SETTINGS = (
     "training.epochs=3", "training.seeds=[1]", "training.plans=[baseline,hybrid,muq_frozen]",
-    "evaluation.resamples=200", "evaluation.probes.clips=3", "validation.min_clips=10",
+    "evaluation.resamples=200", "evaluation.robustness.clips=3", "validation.min_clips=10",
     "split.val=0.25", "split.test=0.3", "registry.model=singers",
 )  # fmt: skip
 OWNER = f"owner-{os.getpid()}"  # no other run uses this label
@@ -58,16 +60,13 @@ def readable(tiny_corpus: Path, tiny_encoders: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def submit(readable: Path, home: Path, *options: str) -> dict[str, Any]:
-    settings = [
-        *SETTINGS,
-        *(f"encoders.{name}.source={readable / 'encoders' / f'{name}-small'}" for name in ("muq", "campplus")),
-    ]
-    listed = [part for setting in settings for part in ("--set", setting)]
+def submit(readable: Path, home: Path, *settings: str, on: Literal["docker"] | None = None) -> dict[str, Any]:
+    sources = [f"encoders.{name}.source={readable / 'encoders' / f'{name}-small'}" for name in ("muq", "campplus")]
+    request = SubmitRequest(data=str(readable / "data"), overrides=[*SETTINGS, *sources, *settings], on=on)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUDIOSCORE_HOME", str(home))
         patch.setenv("OMP_NUM_THREADS", "1")
-        assert main(["--data", str(readable / "data"), *listed, *options]) == 0
+        assert main(request) == 0
     (result,) = home.glob("runs/*/result.json")
     document: dict[str, Any] = read_json(result)
     return document
@@ -79,7 +78,7 @@ def test_the_whole_pipeline_in_containers_has_the_figures_of_processes(
     home = readable / "home"  # writable for the user of the image
     before = {path: path.stat().st_mtime_ns for path in (readable / "data").rglob("*")}
     others = containers()
-    inside = submit(readable, home, "--on", "docker", "--set", f"containers.image={image}")
+    inside = submit(readable, home, f"containers.image={image}", on="docker")
     outside = submit(readable, tmp_path / "home")
     for plan, figures in outside["plans"].items():
         for name in FIGURES:
@@ -102,7 +101,9 @@ def held(image: str, tmp_path: Path) -> Any:
         folder.mkdir(exist_ok=True)
         folder.chmod(0o755)
     with engine():
-        settings = dict(runner(Containers(ContainersSection(image=image), home, (data,)), OWNER).container_run_args)
+        settings = dict(
+            docker_runner(Containers(ContainersSection(image=image), home, (data,)), OWNER).container_run_args
+        )
         client = docker.from_env()
         yield client, settings, data, home
         client.close()
@@ -133,14 +134,14 @@ def test_exit_codes_and_the_last_line_are_returned(held: Any, image: str, capsys
 def test_containers_of_a_killed_run_are_removed(held: Any, image: str) -> None:
     client, settings, _, _ = held
     client.containers.run(image, ["sleep", "600"], detach=True, **settings)
-    assert end_leftovers("another") == 0
-    assert end_leftovers(OWNER) == 1
+    assert remove_containers("another") == 0
+    assert remove_containers(OWNER) == 1
     assert containers(f"audioscore.run={OWNER}") == ""
 
 
 def test_a_missing_image_is_named(engine_settings: None) -> None:
     missing = "localhost/audioscore-python:never"
-    with engine(), pytest.raises(UsageError, match=missing), waited_for(missing):
+    with engine(), pytest.raises(UsageError, match=missing), use_image(missing):
         pass
 
 

@@ -15,17 +15,17 @@ def read(path: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines())
 
 
-def test_each_secret_is_random_and_its_owners_alone(tmp_path: Path) -> None:
-    made = make_secrets(tmp_path / "a")
-    assert {path.stem: set(read(path)) for path in made} == KEYS
-    assert all(path.stat().st_mode & 0o777 == 0o600 for path in made)
+def test_each_secret_is_random_and_readable_by_its_owner_only(tmp_path: Path) -> None:
+    created = make_secrets(tmp_path / "a")
+    assert {path.stem: set(read(path)) for path in created} == KEYS
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in created)
     again = make_secrets(tmp_path / "b")
-    values = [value for path in [*made, *again] for key, value in read(path).items() if not key.endswith("USERNAME")]
+    values = [value for path in [*created, *again] for key, value in read(path).items() if not key.endswith("USERNAME")]
     assert len(set(values)) == len(values) == 14
     assert all(len(value) >= 20 for value in values)
 
 
-def test_what_is_there_is_kept(tmp_path: Path) -> None:
+def test_existing_secrets_are_kept(tmp_path: Path) -> None:
     (tmp_path / "postgres.env").write_text("password=old\n", encoding="utf-8")
     assert len(make_secrets(tmp_path)) == 4
     assert read(tmp_path / "postgres.env") == {"password": "old"}

@@ -7,7 +7,7 @@ from manifests.sizing import FRONT_END, SIX_LAYERS, Assumptions, gpu_hours, tabl
 CLUSTER = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
 
 
-def test_the_table_of_the_documentation_is_this_one() -> None:
+def test_the_documentation_has_the_current_table() -> None:
     assert table() in CLUSTER.read_text(encoding="utf-8")
 
 

@@ -4,8 +4,8 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ import pytest
 from audioscore.home import Home, home
 from audioscore.tracking.connection import connect
 from audioscore.tracking.registry import promote
+from pipelines.request import SubmitRequest
 
 MODEL = "singers"
 TRUNCATED, MISSING, OUT_OF_RANGE = "audio/c000.wav", "audio/c007.wav", "audio/c014.wav"
 SETTINGS = (
     "training.epochs=3", "training.seeds=[1]", "training.plans=[baseline,hybrid,muq_frozen]",
-    "evaluation.resamples=200", "evaluation.probes.clips=3", "validation.min_clips=10",
+    "evaluation.resamples=200", "evaluation.robustness.clips=3", "validation.min_clips=10",
     "split.val=0.25", "split.test=0.3", f"registry.model={MODEL}",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of `pipelines.submit.main`: its exit code and streams, and the home it ran in."""
+    """A call of `pipelines.submit.main`: exit code, streams, and the home that it ran in."""
 
     code: int
     out: str
@@ -55,21 +56,21 @@ def streams() -> Iterator[tuple[io.StringIO, io.StringIO]]:
         yield out, err
 
 
-def submit(arguments: Sequence[str], folder: Path) -> Run:
-    """Run the pipeline in this process with `folder` as its home."""
+def submit(request: SubmitRequest, folder: Path) -> Run:
+    """Run the pipeline from this process with `folder` as its home."""
     from pipelines.submit import main
 
     with pytest.MonkeyPatch.context() as patch, streams() as (out, err):
         patch.setenv("AUDIOSCORE_HOME", str(folder))
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setattr(sys, "argv", ["submit"])  # what the steps of a terminal's user would see
-        code = main(arguments)
+        patch.setattr(sys, "argv", ["submit"])  # not the arguments of pytest
+        code = main(request)
         return Run(code, out.getvalue(), err.getvalue(), home())
 
 
 @pytest.fixture(scope="session")
 def faulty_corpus(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny corpus with three planted faults: a truncated clip, a missing file and a score out of range."""
+    """The tiny corpus with three errors: a truncated clip, a missing file and a score out of range."""
     folder = tmp_path_factory.mktemp("faulty") / "data"
     shutil.copytree(tiny_corpus, folder)
     whole = (folder / TRUNCATED).read_bytes()
@@ -88,23 +89,22 @@ def faulty_corpus(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def arguments(faulty_corpus: Path, tiny_encoders: Path) -> list[str]:
-    """Command line of a small run."""
+def small_run(faulty_corpus: Path, tiny_encoders: Path) -> SubmitRequest:
+    """The request of a small run."""
     sources = [f"encoders.{name}.source={tiny_encoders / f'{name}-small'}" for name in ("muq", "campplus")]
-    settings = [part for setting in (*SETTINGS, *sources) for part in ("--set", setting)]
-    return ["--data", str(faulty_corpus), "--json", *settings]
+    return SubmitRequest(data=str(faulty_corpus), overrides=[*SETTINGS, *sources], as_json=True)
 
 
 @pytest.fixture(scope="session")
-def first_run(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The whole pipeline, once, in a home of its own."""
-    return submit(arguments, tmp_path_factory.mktemp("run-home"))
+def first_run(small_run: SubmitRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The whole pipeline, run once in its own home."""
+    return submit(small_run, tmp_path_factory.mktemp("run-home"))
 
 
 @pytest.fixture(scope="session")
-def second_run(first_run: Run, arguments: list[str]) -> Run:
-    """The same run again in the same home, where the first run's version is champion; a promotion is required."""
+def second_run(first_run: Run, small_run: SubmitRequest) -> Run:
+    """The same run again in the same home, with the first version as champion and a promotion required."""
     registered = first_run.result["registered"]
     if "champion" not in registered["aliases"]:
         promote(connect(first_run.home.tracking_uri), MODEL, registered["version"], expected=None)
-    return submit([*arguments, "--require-promotion"], first_run.home.folder)
+    return submit(replace(small_run, require_promotion=True), first_run.home.folder)

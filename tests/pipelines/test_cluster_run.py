@@ -1,4 +1,4 @@
-"""Running on a cluster, at the boundary of the KFP API: KFP's own client, and a server that answers as the API does."""
+"""Runs on a cluster: KFP's own client against a local server with the responses of the KFP API."""
 
 import json
 import threading
@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipelines import cluster_run, submit
+from pipelines.request import SubmitRequest
 
 IMAGE = "registry.example/audioscore-python@sha256:" + "a" * 64
 SETTINGS = (
@@ -27,21 +28,21 @@ TASKS = [
 
 
 class Api:
-    """The part of the KFP API that a run needs; `asked` is the run that was requested."""
+    """The part of the KFP API that a run needs; `requested` is the run that was created."""
 
     def __init__(self, last: str = "SUCCEEDED", refuse: int = 0) -> None:
-        self.last, self.refuse, self.asked, self.looked = last, refuse, {}, 0
+        self.last, self.refuse, self.requested, self.polls = last, refuse, {}, 0
         api = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.answer(api.get(self.path))
+                self.respond(api.get(self.path))
 
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
-                self.answer(api.post(self.path, json.loads(self.rfile.read(length))))
+                self.respond(api.post(self.path, json.loads(self.rfile.read(length))))
 
-            def answer(self, document: Any) -> None:
+            def respond(self, document: Any) -> None:
                 body = json.dumps(document).encode()
                 self.send_response(api.refuse if api.refuse and "/runs" in self.path else 200)
                 self.send_header("Content-Type", "application/json")
@@ -58,9 +59,9 @@ class Api:
 
     def get(self, path: str) -> Any:
         if "/runs/" in path:
-            tasks = TASKS[min(self.looked, len(TASKS) - 1)]
-            ended = self.looked >= len(TASKS) - 1
-            self.looked += 1
+            tasks = TASKS[min(self.polls, len(TASKS) - 1)]
+            ended = self.polls >= len(TASKS) - 1
+            self.polls += 1
             details = [{"display_name": name, "state": state} for name, state in tasks]
             state = self.last if ended else "RUNNING"
             return {"run_id": "run-1", "state": state, "run_details": {"task_details": details}}
@@ -70,7 +71,7 @@ class Api:
 
     def post(self, path: str, document: Any) -> Any:
         if path.endswith("/runs"):
-            self.asked = document
+            self.requested = document
             return {"run_id": "run-1", "display_name": document["display_name"]}
         return {"experiment_id": "e-1"}
 
@@ -78,9 +79,9 @@ class Api:
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Api]:
     monkeypatch.setattr(cluster_run, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(cluster_run, "_outcome", lambda config, run_id: {**RESULT, "run_id": run_id})
+    monkeypatch.setattr(cluster_run, "_fetch_result", lambda config, run_id: {**RESULT, "run_id": run_id})
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HOME", str(tmp_path))  # where KFP's client keeps who is logged in
+    monkeypatch.setenv("HOME", str(tmp_path))  # where KFP's client stores its login
     served = Api()
     yield served
     served.server.shutdown()
@@ -89,31 +90,30 @@ def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Api]:
 
 def run(api: Api, *more: str) -> int:
     settings = [*SETTINGS, "cluster.tracking_uri=https://mlflow.example", f"cluster.host={api.address}", *more]
-    listed = [part for setting in settings for part in ("--set", setting)]
-    return submit.main(["--on", "cluster", "--json", *listed])
+    return submit.main(SubmitRequest(on="cluster", overrides=settings, as_json=True))
 
 
-def test_a_run_is_started_followed_and_its_result_fetched(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_created_followed_and_its_result_fetched(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(api) == 0
     streams = capsys.readouterr()
     assert json.loads(streams.out)["decision"] == RESULT["decision"]
-    assert json.loads(streams.out)["run_id"] == api.asked["display_name"]
+    assert json.loads(streams.out)["run_id"] == api.requested["display_name"]
     for line in ("running   fetch_data", "succeeded fetch_data", "kept      validate_data", "succeeded sort_data"):
         assert line.replace("_", "-") in streams.err
     assert streams.err.count("fetch-data") == 2
-    given = api.asked["runtime_config"]["parameters"]
-    assert given["image"] == IMAGE
-    assert given["shards"] == ["0/2", "1/2"]
-    assert given["feature_store"] == "s3://features/audioscore"
-    assert given["data_uri"] == "s3://corpus/songs"
-    assert not {"cluster", "containers"} & set(given["settings"])
-    specification = api.asked["pipeline_spec"]
+    parameters = api.requested["runtime_config"]["parameters"]
+    assert parameters["image"] == IMAGE
+    assert parameters["shards"] == ["0/2", "1/2"]
+    assert parameters["feature_store"] == "s3://features/audioscore"
+    assert parameters["data_uri"] == "s3://corpus/songs"
+    assert not {"cluster", "containers"} & set(parameters["settings"])
+    specification = api.requested["pipeline_spec"]
     pipeline = specification.get("pipeline_spec", specification)
     assert pipeline["pipelineInfo"]["name"] == "audioscore"
     assert "platforms" in yaml.safe_dump(specification)
 
 
-def test_a_run_that_failed_there_failed_here(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_run_is_an_error(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.last = "FAILED"
     assert run(api) == cluster_run.ClusterRunFailed.exit_code
     assert "(run-1) failed" in capsys.readouterr().err
@@ -141,16 +141,15 @@ TRACKED = "cluster.tracking_uri=https://mlflow.example"
         (["cluster.tracking_uri=sqlite:///x"], ("cluster.tracking_uri: ", "pattern")),
     ],
 )
-def test_what_only_this_machine_has_is_refused(
+def test_settings_of_this_machine_only_are_refused(
     settings: list[str], names: tuple[str, ...], api: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listed = [part for setting in [*SETTINGS, *settings] for part in ("--set", setting)]
-    assert submit.main(["--on", "cluster", *listed]) == 2
+    assert submit.main(SubmitRequest(on="cluster", overrides=[*SETTINGS, *settings])) == 2
     err = capsys.readouterr().err
     assert [name for name in names if name not in err] == []
-    assert api.asked == {}
+    assert api.requested == {}
 
 
-def test_encoders_on_the_volume_are_seen_by_pods(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encoders_on_the_volume_are_accepted(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(api, "cluster.volume={claim: encoders}", "encoders.muq.source=/cache/muq") == 0
     assert json.loads(capsys.readouterr().out)["decision"]["promoted"]

@@ -1,5 +1,6 @@
-"""The compiled pipeline: the golden file is what the code compiles to, and it keeps to what runs everywhere."""
+"""The compiled pipeline equals the golden file and uses only features that every platform supports."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +11,9 @@ import pytest
 import yaml
 
 from audioscore.platforms import IMAGE, ClusterSection, SecretSection, TolerationSection, VolumeSection
-from pipelines import compile as program
-from pipelines.compile import GOLDEN, compile_pipeline
+from pipelines.compile import GOLDEN, compile_pipeline, main
 from pipelines.platform import GPU_STEPS, Platform, on_cluster
+from pipelines.request import CompileRequest
 
 IMAGE_INPUT = "{{$.inputs.parameters['pipelinechannel--image']}}"
 UNCACHED = {"fetch-data", "register-winner"}
@@ -42,14 +43,15 @@ def tasks(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def steps(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tasks that run something."""
+    """The tasks that run a component."""
     return {name: task for name, task in tasks(document) if not name.startswith("for-loop")}
 
 
-def test_the_golden_file_is_what_the_code_compiles_to(tmp_path: Path) -> None:
-    """If this fails after a change of the pipeline: python -m pipelines.compile."""
+def test_the_code_compiles_to_the_golden_file(tmp_path: Path) -> None:
+    """After a change of the pipeline, run: python -m pipelines.compile."""
     target = tmp_path / "pipeline.yaml"
-    subprocess.run([sys.executable, "-m", "pipelines.compile", "-o", str(target)], check=True, capture_output=True)
+    command = [sys.executable, "-m", "pipelines", "compile", json.dumps({"out": str(target)})]
+    subprocess.run(command, check=True, capture_output=True)
     assert target.read_text(encoding="utf-8") == GOLDEN.read_text(encoding="utf-8")
 
 
@@ -87,7 +89,7 @@ def test_only_fetching_and_registering_are_never_cached(golden: dict[str, Any]) 
     assert {name for name, on in cached.items() if not on} == UNCACHED
 
 
-def test_the_pipeline_uses_only_what_runs_everywhere(golden: dict[str, Any]) -> None:
+def test_the_pipeline_uses_only_common_features(golden: dict[str, Any]) -> None:
     executors = golden["deploymentSpec"]["executors"].values()
     assert all(set(executor) == {"container"} for executor in executors)  # no importers
     for executor in executors:
@@ -109,7 +111,7 @@ CLUSTER = ClusterSection(
 
 
 def without_platform(document: dict[str, Any]) -> dict[str, Any]:
-    """The pipeline less what a platform may decide: resources, variables, retries and how many at once."""
+    """The pipeline without what a platform may set: resources, variables, retries and parallelism."""
     for executor in document["deploymentSpec"]["executors"].values():
         for name in ("resources", "env"):
             executor["container"].pop(name, None)
@@ -119,7 +121,7 @@ def without_platform(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def test_platforms_differ_in_nothing_but_their_constants(tmp_path: Path, golden: dict[str, Any]) -> None:
+def test_platforms_differ_only_in_their_constants(tmp_path: Path, golden: dict[str, Any]) -> None:
     target = tmp_path / "cluster.yaml"
     compile_pipeline(target, on_cluster(CLUSTER))
     pipeline, platform = yaml.safe_load_all(target.read_text(encoding="utf-8"))
@@ -132,7 +134,7 @@ def test_platforms_differ_in_nothing_but_their_constants(tmp_path: Path, golden:
     assert compiled(tmp_path / "free.yaml", Platform(parallel_trainings=0)) == golden
 
 
-def test_pods_get_what_the_cluster_section_says(tmp_path: Path) -> None:
+def test_pods_have_the_settings_of_the_cluster_section(tmp_path: Path) -> None:
     target = tmp_path / "cluster.yaml"
     compile_pipeline(target, on_cluster(CLUSTER))
     pipeline, platform = yaml.safe_load_all(target.read_text(encoding="utf-8"))
@@ -166,12 +168,11 @@ SETTINGS = (
     "data.uri=s3://corpus/songs", "encoders.muq.source=OpenMuQ/MuQ-large-msd-iter",
     "encoders.campplus.source=iic/speech_campplus_sv_zh-cn_16k-common",
 )  # fmt: skip
-OPTIONS = [part for setting in SETTINGS for part in ("--set", setting)]
 
 
-def test_a_compiled_cluster_pipeline_knows_all_but_its_run_id(tmp_path: Path) -> None:
+def test_a_cluster_pipeline_has_defaults_for_all_parameters_but_run_id(tmp_path: Path) -> None:
     target = tmp_path / "pipeline.yaml"
-    assert program.main([*OPTIONS, "--out", str(target)]) == 0
+    assert main(CompileRequest(str(target), overrides=SETTINGS)) == 0
     pipeline, _ = yaml.safe_load_all(target.read_text(encoding="utf-8"))
     parameters = pipeline["root"]["inputDefinitions"]["parameters"]
     assert {name for name, value in parameters.items() if "defaultValue" not in value} == {"run_id"}
@@ -182,7 +183,7 @@ def test_a_compiled_cluster_pipeline_knows_all_but_its_run_id(tmp_path: Path) ->
 
 def test_kubernetes_resources_hold_the_same_pipeline(tmp_path: Path) -> None:
     target = tmp_path / "resources.yaml"
-    assert program.main([*OPTIONS, "--kubernetes", "--out", str(target)]) == 0
+    assert main(CompileRequest(str(target), overrides=SETTINGS, kubernetes=True)) == 0
     documents = list(yaml.safe_load_all(target.read_text(encoding="utf-8")))
     assert [document["kind"] for document in documents] == ["Pipeline", "PipelineVersion"]
     assert {document["metadata"]["namespace"] for document in documents} == {"scoring"}
@@ -191,28 +192,29 @@ def test_kubernetes_resources_hold_the_same_pipeline(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "names"),
+    ("config", "overrides", "names"),
     [
-        (["--set", "cluster.gpus=1"], ("cluster.image", "digest")),
-        (["--set", "cluster.image=registry.example/a:latest"], ("registry.example/a:latest", "digest")),
-        (["--set", "cluster.shm=lots"], ("cluster.shm: ", "pattern")),
-        (["--set", "cluster.gpu=1"], ("cluster.gpu: ",)),
-        (["--config", "gone.yaml"], ("gone.yaml: ",)),
+        (None, ["cluster.gpus=1"], ("cluster.image", "digest")),
+        (None, ["cluster.image=registry.example/a:latest"], ("registry.example/a:latest", "digest")),
+        (None, ["cluster.shm=lots"], ("cluster.shm: ", "pattern")),
+        (None, ["cluster.gpu=1"], ("cluster.gpu: ",)),
+        ("gone.yaml", [], ("gone.yaml: ",)),
     ],
 )
-def test_wrong_settings_write_nothing(
-    options: list[str], names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_settings_write_no_file(
+    config: str | None, overrides: list[str], names: tuple[str, ...], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     target = tmp_path / "pipeline.yaml"
-    assert program.main([*options, "--out", str(target)]) == 2
+    assert main(CompileRequest(str(target), config, overrides)) == 2
     err = capsys.readouterr().err
     assert [name for name in names if name not in err] == []
     assert not target.exists()
 
 
 def test_a_target_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.main(["--out", str(tmp_path / "pipeline.json")]) == 2
+    assert main(CompileRequest(str(tmp_path / "pipeline.json"))) == 2
     assert ".yaml" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert program.main(["--out", str(tmp_path / "file" / "pipeline.yaml")]) == 2
+    assert main(CompileRequest(str(tmp_path / "file" / "pipeline.yaml"))) == 2
     assert capsys.readouterr().err.startswith("error: ")

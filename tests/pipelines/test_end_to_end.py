@@ -1,4 +1,4 @@
-"""The real pipeline on a tiny corpus with tiny encoders: two runs in one home."""
+"""The whole pipeline on a tiny corpus with tiny encoders: two runs in one home."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ MODEL = "singers"
 
 
 def mlflow_runs(first_run: Any) -> tuple["MlflowRun", dict[str, "MlflowRun"]]:
-    """The parent of a pipeline run, and its children by plan."""
+    """The parent MLflow run of a pipeline run, and its child runs by plan."""
     client = connect(first_run.home.tracking_uri)
     experiment = client.get_experiment_by_name(MODEL)
     found = client.search_runs([experiment.experiment_id], f"tags.run_id = '{first_run.result['run_id']}'")
@@ -46,7 +46,7 @@ def mlflow_runs(first_run: Any) -> tuple["MlflowRun", dict[str, "MlflowRun"]]:
     return parent, {run.data.tags["plan"]: run for run in children}
 
 
-def test_one_json_document_with_the_contracts_keys(first_run: Any) -> None:
+def test_the_json_document_has_the_documented_keys(first_run: Any) -> None:
     assert first_run.code == 0, first_run.err
     result = first_run.result
     for name, keys in {
@@ -76,7 +76,7 @@ def test_the_counts_add_up_and_a_first_model_has_no_difference(first_run: Any) -
     assert f"on {data['test']} test clips" in decision["reason"]
 
 
-def test_planted_faults_are_named_and_the_run_goes_on(first_run: Any) -> None:
+def test_rejected_clips_are_listed_and_the_run_continues(first_run: Any) -> None:
     verdict = json.loads((first_run.step("validate-data") / "validated" / "validation.json").read_text())
     reasons = {rejected["audio_file"]: rejected["reason"] for rejected in verdict["rejected"]}
     assert set(reasons) == {"audio/c000.wav", "audio/c007.wav", "audio/c014.wav"}
@@ -112,16 +112,16 @@ def test_the_page_shows_the_champion_beside_the_plans(second_run: Any) -> None:
     assert "champion" in (second_run.folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_one_log_a_step_and_nothing_of_it_on_standard_output(first_run: Any) -> None:
+def test_each_step_has_its_own_log(first_run: Any) -> None:
     logs = sorted((first_run.folder / "logs").iterdir())
-    assert [path.name for path in logs] == [f"{place:02d}-{name}.log" for place, name in enumerate(STEPS, start=1)]
+    assert [path.name for path in logs] == [f"{number:02d}-{name}.log" for number, name in enumerate(STEPS, start=1)]
     assert all(path.stat().st_size for path in logs)
     done = re.findall(r"^  done  (\w+(?: \(\w+\))?) ", first_run.err, flags=re.MULTILINE)
     assert {f"train_scorer ({plan})" for plan in PLANS} <= set(done)
     assert len(done) == len(STEPS)
 
 
-def test_predictions_hold_every_clip_under_every_plan(first_run: Any) -> None:
+def test_predictions_have_every_clip_for_every_plan(first_run: Any) -> None:
     table = first_run.step("evaluate-scorers") / "evaluation" / "predictions.csv"
     with table.open(encoding="utf-8", newline="") as handle:
         assert ",".join(next(csv.reader(handle))) == COLUMNS
@@ -135,13 +135,13 @@ def test_predictions_hold_every_clip_under_every_plan(first_run: Any) -> None:
     assert not singers[0] & singers[1]
 
 
-def test_degraded_clips_were_scored_by_both_plans_and_a_control(first_run: Any) -> None:
+def test_every_plan_scored_the_degraded_clips(first_run: Any) -> None:
     document = json.loads((first_run.step("evaluate-scorers") / "evaluation" / "probes.json").read_text())
     assert set(document["plans"]) == PLANS
     assert len(document["probed"]) == 3
     rows = read_predictions(first_run.step("evaluate-scorers") / "evaluation" / "predictions.csv")
-    held_out = {row.audio_file for row in rows if row.split == "test"}
-    assert {clip["audio_file"] for clip in document["probed"]} <= held_out
+    test_files = {row.audio_file for row in rows if row.split == "test"}
+    assert {clip["audio_file"] for clip in document["probed"]} <= test_files
     for of_plan in document["plans"].values():
         assert all(figures["flagged"] in (True, False) for figures in of_plan["degradations"].values())
         assert len(of_plan["degradations"]) == 12
@@ -159,7 +159,7 @@ def test_figures_can_be_recomputed_from_the_predictions(first_run: Any) -> None:
         assert figures["mae"]["value"] == pytest.approx(error)
 
 
-def test_mlflow_holds_a_parent_and_a_child_a_plan(first_run: Any) -> None:
+def test_mlflow_has_a_parent_run_and_a_child_run_per_plan(first_run: Any) -> None:
     parent, children = mlflow_runs(first_run)
     assert set(children) == PLANS
     client = connect(first_run.home.tracking_uri)
@@ -182,7 +182,7 @@ def test_mlflow_holds_a_parent_and_a_child_a_plan(first_run: Any) -> None:
             assert len(client.get_metric_history(child.info.run_id, curve)) == 3
 
 
-def test_the_registered_version_carries_its_evidence(first_run: Any) -> None:
+def test_the_registered_version_has_its_figures_as_tags(first_run: Any) -> None:
     registered = first_run.result["registered"]
     assert (registered["name"], registered["version"]) == (MODEL, 1)
     promoted = first_run.result["decision"]["promoted"]
@@ -204,7 +204,7 @@ def test_the_winners_flags_are_warnings(first_run: Any) -> None:
     assert all(any(name in text for text in first_run.result["warnings"]) for name in flagged)
 
 
-def test_the_registered_scorer_knows_what_it_has_seen(first_run: Any) -> None:
+def test_the_registered_scorer_lists_its_training_clips(first_run: Any) -> None:
     description = read_description(scorer_folder(first_run.home.tracking_uri, f"models:/{MODEL}/1"))
     index = first_run.step("sort-data") / "index"
     seen = {clip.sha256 for split in ("train", "val") for clip in read_split(index, split)}
@@ -313,7 +313,7 @@ def test_a_second_run_has_the_same_splits_and_scores(first_run: Any, second_run:
 def test_an_equal_challenger_does_not_replace_the_champion(second_run: Any) -> None:
     decision = second_run.result["decision"]
     assert not decision["promoted"]
-    assert "equal" in decision["reason"]
+    assert "same predictions" in decision["reason"]
     assert (decision["delta"], decision["lo"], decision["hi"]) == (0.0, 0.0, 0.0)
     assert second_run.result["registered"] == {"name": MODEL, "version": 2, "aliases": ["challenger"]}
     champion = version_by_alias(connect(second_run.home.tracking_uri), MODEL, "champion")
@@ -322,6 +322,6 @@ def test_an_equal_challenger_does_not_replace_the_champion(second_run: Any) -> N
     assert version_of(connect(second_run.home.tracking_uri), MODEL, 2).tags["compared_with"] == "v1"
 
 
-def test_a_required_promotion_that_did_not_come_is_a_refusal(second_run: Any) -> None:
+def test_a_missing_required_promotion_has_exit_code_1(second_run: Any) -> None:
     assert second_run.code == 1
     assert second_run.err.rstrip().splitlines()[-1] == f"not promoted: {second_run.result['decision']['reason']}"

@@ -1,4 +1,4 @@
-"""Interrupts, with KFP's own local runner and steps that would never end."""
+"""Interrupts, with KFP's own local runner and steps that do not end by themselves."""
 
 import contextlib
 import gc
@@ -25,7 +25,7 @@ from pipelines.resume import OWNER
 
 @component()
 def linger(name: str, folder: str) -> None:
-    """Say that it has begun, by a file, and stay."""
+    """Report the start by a file, then sleep."""
     import pathlib
     import time
 
@@ -35,31 +35,31 @@ def linger(name: str, folder: str) -> None:
 
 @dsl.pipeline(name="loop")
 def in_a_loop(folder: str) -> None:
-    """Three that stay, one after another."""
+    """Three steps, one after another."""
     with dsl.ParallelFor(items=["1", "2", "3"], parallelism=1) as name:
         linger(name=name, folder=folder).set_caching_options(False)
 
 
 @dsl.pipeline(name="line")
 def in_a_line(folder: str) -> None:
-    """Two that stay."""
+    """Two steps, one after another."""
     first = linger(name="1", folder=folder).set_caching_options(False)
     linger(name="2", folder=folder).set_caching_options(False).after(first)
 
 
 @contextlib.contextmanager
 def interrupted_when(ready: Callable[[], bool], number: int = signal.SIGINT, times: int = 1) -> Iterator[None]:
-    """Interrupt this process alone, as `kill` does: no terminal tells the steps."""
-    own = signal.getsignal(number)
+    """Interrupt this process only, as `kill` does; the steps receive no signal."""
+    original = signal.getsignal(number)
 
     def interrupt() -> None:
         while not ready():
             time.sleep(0.05)
         for _ in range(times):
-            if signal.getsignal(number) is own:
-                break  # the run has ended, and the next one would end the tests
+            if signal.getsignal(number) is original:
+                break  # the run has ended; another signal would end the tests
             os.kill(os.getpid(), number)
-            time.sleep(0.02)  # all of them before the steps have ended
+            time.sleep(0.02)  # all signals arrive before the steps have ended
 
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
@@ -76,7 +76,7 @@ def running(folder: Path) -> list[int]:
     return found
 
 
-# Interrupted, Python waits a quarter of a second for a process before KFP's handle of it is let go.
+# After an interrupt, Python waits 0.25 s for a process before KFP's handle of it is released.
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.parametrize(
     ("pipeline", "number", "times"),
@@ -85,26 +85,26 @@ def running(folder: Path) -> list[int]:
         (in_a_line, signal.SIGINT, 3), (in_a_line, signal.SIGTERM, 1),
     ],
 )  # fmt: skip
-def test_after_an_interrupt_nothing_begins_and_nothing_runs(
+def test_after_an_interrupt_no_step_starts_or_runs(
     pipeline: Callable[..., object], number: int, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scorer_pipeline, "build", lambda platform: pipeline)
-    begun, run = tmp_path / "begun", tmp_path / "run"
-    begun.mkdir()
+    started, run = tmp_path / "started", tmp_path / "run"
+    started.mkdir()
     screen = io.StringIO()
     handler = signal.getsignal(number)
     with (
-        interrupted_when(lambda: bool(list(begun.iterdir())), number, times),
+        interrupted_when(lambda: bool(list(started.iterdir())), number, times),
         pytest.raises(Interrupted) as interrupted,
     ):
-        local_run.run_locally({"folder": str(begun)}, run, Console(file=screen, width=120))
+        local_run.run_steps({"folder": str(started)}, run, Console(file=screen, width=120))
     assert interrupted.value.number == number
-    assert [path.name for path in begun.iterdir()] == ["1"]
+    assert [path.name for path in started.iterdir()] == ["1"]
     assert running(run) == []
     assert re.search(r"stopped +linger", screen.getvalue())
     assert "failed" not in screen.getvalue()
     assert signal.getsignal(number) is handler
-    gc.collect()  # of that handle, within this test
+    gc.collect()  # release the handle within this test
 
 
 def test_a_step_that_cannot_be_ended_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -134,13 +134,13 @@ def test_a_step_that_cannot_be_ended_is_logged(caplog: pytest.LogCaptureFixture)
     assert "--resume" in caplog.text
 
 
-def test_an_undisturbed_run_ends_nothing() -> None:
+def test_without_a_signal_no_step_is_ended() -> None:
     with interruptible(lambda: pytest.fail("ended")) as interruption:
         pass
     assert not interruption.happened
 
 
-def test_a_run_in_another_thread_than_the_main_one_has_no_handler() -> None:
+def test_outside_the_main_thread_no_handler_is_installed() -> None:
     handlers: list[object] = []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""The last step, broken off at its worst moments and tried again on what a real run left, in a registry of its own."""
+"""The registration step, interrupted and repeated on the outputs of a real run, in a registry of its own."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +8,11 @@ import pytest
 
 from audioscore.config import Config, parse_config
 from audioscore.files import read_json
-from audioscore.tracking import register
+from audioscore.tracking import decide, promotion, register
 from audioscore.tracking.connection import connect
+from audioscore.tracking.decide import RunFolders
 from audioscore.tracking.provenance import Provenance
-from audioscore.tracking.register import RunFolders, register_winner
+from audioscore.tracking.register import register_winner
 from audioscore.tracking.registry import promote as promote_now
 from audioscore.tracking.registry import read_changes
 
@@ -24,9 +25,9 @@ class Killed(BaseException):
 
 @pytest.fixture
 def settings(first_run: Any, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """The run's; and a gate that lets its winner through, whatever so few clips say."""
-    judge = register.judge
-    monkeypatch.setattr(register, "judge", lambda *given: replace(judge(*given), promoted=True, reason="good"))
+    """Return the run's settings, with a gate that always promotes: the corpus has too few clips to pass it."""
+    gate = decide.decide_on_unseen
+    monkeypatch.setattr(decide, "decide_on_unseen", lambda *args: replace(gate(*args), promoted=True, reason="good"))
     return parse_config(read_json(first_run.folder / "config.json"))
 
 
@@ -46,7 +47,7 @@ def register_once(first_run: Any, settings: Config, tmp_path: Path) -> dict[str,
 
 
 @pytest.mark.parametrize("moment", ["before registering", "before the tags", "in the promotion", "after it"])
-def test_a_step_that_is_tried_again_registers_once_and_ends_what_was_begun(
+def test_a_repeated_step_registers_once_and_completes_the_promotion(
     moment: str, first_run: Any, settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object, **__: object) -> None:
@@ -56,14 +57,14 @@ def test_a_step_that_is_tried_again_registers_once_and_ends_what_was_begun(
         promote_now(*positional, **named)
         raise Killed
 
-    where = {
-        "before registering": ("log_scorer", die),
-        "before the tags": ("_settle", die),
-        "in the promotion": ("promote", promote_and_die),
-        "after it": ("describe_version", die),
+    module, name, replacement = {
+        "before registering": (register, "log_scorer", die),
+        "before the tags": (register, "tag_and_promote", die),
+        "in the promotion": (promotion, "promote", promote_and_die),
+        "after it": (register, "describe_version", die),
     }[moment]
     with monkeypatch.context() as patch:
-        patch.setattr(register, *where)
+        patch.setattr(module, name, replacement)
         with pytest.raises(Killed):
             register_once(first_run, settings, tmp_path)
     result = register_once(first_run, settings, tmp_path)

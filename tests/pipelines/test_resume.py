@@ -1,4 +1,4 @@
-"""What `--resume` takes over, what it does not, and who may do it."""
+"""What `--resume` reuses, what it runs again, and how runs are locked."""
 
 import json
 import logging
@@ -7,23 +7,25 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from audioscore.errors import UsageError
+from pipelines.request import SubmitRequest
 from pipelines.resume import (
     CACHE,
     CODE,
     OWNER,
     STEPS,
     code_digest,
-    end_leftovers,
+    discard_other_code,
+    end_processes,
     find_unfinished,
-    forget_other_code,
-    only_one,
-    repeatable,
+    fixed_folders,
+    lock_run,
 )
 
 SETTINGS = {"data": {"uri": "/songs"}, "training": {"epochs": 3}}
@@ -64,14 +66,14 @@ def test_nothing_to_resume(finished: bool | None, settings: dict[str, Any], name
         find_unfinished(tmp_path, settings)
 
 
-def test_a_later_run_with_other_settings_hides_none(tmp_path: Path) -> None:
+def test_a_later_run_with_other_settings_is_skipped(tmp_path: Path) -> None:
     older = begun(tmp_path, "20260101-000000-aaaa", SETTINGS)
     newest = begun(tmp_path, "20260102-000000-bbbb", {**SETTINGS, "split": {"seed": 9}})
     assert find_unfinished(tmp_path, SETTINGS) == older
     assert find_unfinished(tmp_path) == newest
 
 
-def test_the_digest_of_the_code_is_of_what_steps_run(tmp_path: Path) -> None:
+def test_the_code_digest_covers_the_files_that_steps_run(tmp_path: Path) -> None:
     for name, text in (("pipelines/a.py", "1"), ("components/b.py", "2"), ("data.dvc", "3")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -91,28 +93,28 @@ def test_the_digest_of_the_code_is_of_what_steps_run(tmp_path: Path) -> None:
         ({"code_rev": "abc", "on": "docker", "image": "songs 0123"}, {}, {"code_rev": "def"}),
     ],
 )
-def test_what_other_code_has_done_is_forgotten(
+def test_outputs_of_other_code_are_deleted(
     tmp_path: Path, code: dict[str, str], same: dict[str, str], other: dict[str, str]
 ) -> None:
     for name in (STEPS, CACHE):
         (tmp_path / name).mkdir()
     (tmp_path / CODE).write_text(json.dumps(code), encoding="utf-8")
-    assert forget_other_code(tmp_path, code) == code
-    assert forget_other_code(tmp_path, {**code, **same}) == code
+    assert discard_other_code(tmp_path, code) == code
+    assert discard_other_code(tmp_path, {**code, **same}) == code
     assert (tmp_path / STEPS).is_dir()
-    assert forget_other_code(tmp_path, {**code, **other}) is None
+    assert discard_other_code(tmp_path, {**code, **other}) is None
     assert not (tmp_path / STEPS).exists()
     assert not (tmp_path / CACHE).exists()
 
 
 def test_a_run_is_one_process_at_a_time(tmp_path: Path) -> None:
-    with only_one(tmp_path / "night"), pytest.raises(UsageError, match="run night"), only_one(tmp_path / "night"):
+    with lock_run(tmp_path / "night"), pytest.raises(UsageError, match="run night"), lock_run(tmp_path / "night"):
         pass
-    with only_one(tmp_path / "night"):
+    with lock_run(tmp_path / "night"):
         pass
 
 
-def test_steps_that_a_killed_run_left_are_ended(tmp_path: Path) -> None:
+def test_steps_of_a_killed_run_are_ended(tmp_path: Path) -> None:
     sleeping = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
     ours, other = (
         subprocess.Popen(sleeping, env={**os.environ, OWNER: str(folder)}, stdout=subprocess.PIPE)
@@ -122,7 +124,7 @@ def test_steps_that_a_killed_run_left_are_ended(tmp_path: Path) -> None:
         for process in (ours, other):
             assert process.stdout is not None
             process.stdout.readline()
-        assert end_leftovers(tmp_path / "run") == 1
+        assert end_processes(tmp_path / "run") == 1
         assert ours.poll() == -signal.SIGTERM
         assert other.poll() is None
     finally:
@@ -131,11 +133,11 @@ def test_steps_that_a_killed_run_left_are_ended(tmp_path: Path) -> None:
             process.communicate()
 
 
-def test_folders_have_fixed_names_and_are_cleared_but_for_training(tmp_path: Path) -> None:
+def test_folders_have_fixed_names_and_are_cleared_except_for_training(tmp_path: Path) -> None:
     from kfp.local import executor_input_utils as names
 
     before = names.get_local_pipeline_resource_name, names.construct_local_task_root
-    with repeatable(lambda _: None):
+    with fixed_folders(lambda _: None):
         pipeline = names.get_local_pipeline_resource_name("audioscore")
         assert pipeline == names.get_local_pipeline_resource_name("audioscore") == "audioscore"
         for step, kept in (("sort-data", False), ("train-scorer", True)):
@@ -150,43 +152,43 @@ def test_folders_have_fixed_names_and_are_cleared_but_for_training(tmp_path: Pat
 def test_each_hit_of_the_cache_is_reported() -> None:
     hits: list[str] = []
     level = logging.getLogger().level
-    with repeatable(hits.append):
+    with fixed_folders(hits.append):
         logging.getLogger().info("Task sort-data cache hit (key=0123456789ab); skipping execution.")
         logging.getLogger().info("Task 'train-scorer' finished")
     assert hits == ["sort-data"]
     assert logging.getLogger().level == level
 
 
-def program(arguments: list[str], home: Path) -> "subprocess.Popen[str]":
+def program(request: SubmitRequest, home: Path) -> "subprocess.Popen[str]":
     environment = {**os.environ, "AUDIOSCORE_HOME": str(home), "AUDIOSCORE_CODE_REVISION": "test"}
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.submit", *arguments],
+        [sys.executable, "-m", "pipelines", "submit", json.dumps(asdict(request))],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
 @pytest.mark.services
-def test_a_run_killed_in_every_step_ends_as_if_it_had_not_been(arguments: list[str], tmp_path: Path) -> None:
-    """Each attempt is killed a different while after the next step has begun; the last one is let be."""
-    whole = program(arguments, tmp_path / "undisturbed")
-    out, said = whole.communicate()
-    assert whole.returncode == 0, said
-    expected, home, ended, resumed = json.loads(out), tmp_path / "killed", [], []
+def test_a_run_killed_in_every_step_has_the_same_result(small_run: SubmitRequest, tmp_path: Path) -> None:
+    """Each attempt is killed at another time after the start of the next step; the last one is not killed."""
+    whole = program(small_run, tmp_path / "undisturbed")
+    out, printed = whole.communicate()
+    assert whole.returncode == 0, printed
+    expected, home = json.loads(out), tmp_path / "killed"
     steps = ["fetch", "validate", "sort", "extract_shard", "extract_features", "train", "evaluate", "register"]
-    for place, step in enumerate(steps):
-        attempt = program([*arguments, *["--resume"] * (place > 0)], home)
+    for number, step in enumerate(steps):
+        attempt = program(replace(small_run, resume=number > 0), home)
         while not list(home.glob(f"runs/*/logs/*{step}*.log")):
             assert attempt.poll() is None, attempt.communicate()
             time.sleep(0.05)
-        time.sleep(0.3 + 0.9 * (place % 4))
+        time.sleep(0.3 + 0.9 * (number % 4))
         attempt.kill()
-        ended.append(attempt.communicate()[1])
-    last = program([*arguments, "--resume"], home)
-    out, said = last.communicate()
-    assert last.returncode == 0, said
+        attempt.communicate()
+    last = program(replace(small_run, resume=True), home)
+    out, printed = last.communicate()
+    assert last.returncode == 0, printed
     found = json.loads(out)
     assert len(list(home.glob("runs/*"))) == 1
-    resumed = [line.split()[1] for line in said.splitlines() if line.startswith("  kept")]
+    resumed = [line.split()[1] for line in printed.splitlines() if line.startswith("  kept")]
     assert resumed[:4] == ["validate_data", "sort_data", "extract_shard", "extract_features"]
     assert resumed.count("train_scorer") == 3
     assert "fetch_data" not in resumed  # the same address may hold new data
@@ -195,9 +197,11 @@ def test_a_run_killed_in_every_step_ends_as_if_it_had_not_been(arguments: list[s
 
 
 @pytest.mark.services
-def test_a_request_to_end_reaches_a_run_and_its_steps(arguments: list[str], tmp_path: Path) -> None:
-    """`kill`, as a service manager sends it: to the one process that was started."""
+def test_sigterm_ends_a_run_and_its_steps(small_run: SubmitRequest, tmp_path: Path) -> None:
+    """A service manager sends it to the process that it started only."""
     home = tmp_path / "home"
+    settings = [part for setting in small_run.overrides for part in ("--set", setting)]
+    arguments = ["--data", str(small_run.data), "--json", *settings]
     run = subprocess.Popen(
         [Path(sys.executable).with_name("audioscore"), "run", *arguments],
         env={**os.environ, "AUDIOSCORE_HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -208,9 +212,9 @@ def test_a_request_to_end_reaches_a_run_and_its_steps(arguments: list[str], tmp_
             time.sleep(0.05)
         (folder,) = home.glob("runs/*")
         run.terminate()
-        _, said = run.communicate(timeout=120)
+        _, printed = run.communicate(timeout=120)
     finally:
         run.kill()
-    assert run.returncode == 128 + signal.SIGTERM, said
-    assert "--resume" in said.splitlines()[-1]
-    assert end_leftovers(folder) == 0
+    assert run.returncode == 128 + signal.SIGTERM, printed
+    assert "--resume" in printed.splitlines()[-1]
+    assert end_processes(folder) == 0

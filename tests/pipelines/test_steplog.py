@@ -6,11 +6,22 @@ import pytest
 from rich.console import Console
 
 from audioscore import errors
-from pipelines.local_run import StepFailed, _failure
-from pipelines.steplog import Step, StepLog, steps_table
+from audioscore.errors import UsageError
+from audioscore.platforms import ContainersSection
+from pipelines.steplog import (
+    KILLED,
+    OUT_OF_MEMORY,
+    Step,
+    StepFailed,
+    StepLog,
+    container_cause,
+    step_error,
+    steps_table,
+)
 
 CYAN, GREEN, RED, END = "\x1b[96m", "\x1b[92m", "\x1b[91m", "\x1b[0m"
 RULE = "-" * 80
+SECTION = ContainersSection(image="localhost/python-old:1", memory="4g")
 STEP = "[KFP Executor 2026-03-02 10:11:12,413"
 
 
@@ -49,7 +60,7 @@ FAILED = (
 
 
 def feed(folder: Path, text: str, size: int = 1 << 20) -> tuple[StepLog, str]:
-    """A log that has been fed a text in pieces of `size` characters, and what it told the console."""
+    """Write a text in pieces of `size` characters; returns the log and the console's output."""
     screen = io.StringIO()
     with StepLog(folder / "logs", Console(file=screen, width=200)) as log:
         assert log.writable()
@@ -69,7 +80,7 @@ def test_steps_statuses_notes_and_files(tmp_path: Path, size: int) -> None:
     assert log.steps[0].notes == ["features: 40 of 48 clips reused from the store, 8 to extract"]
     assert log.steps[0].last == "extracted 8 of 8 clips"
     assert log.steps[1].notes == ["val split: only 3 singers"]
-    assert all(step.fault is None and step.seconds is not None for step in log.steps)
+    assert all(step.error is None and step.seconds is not None for step in log.steps)
     assert re.search(r"done  extract_features +\d+\.\d s\n +features: 40 of 48 clips reused", shown)
     assert log.running is None
 
@@ -87,11 +98,11 @@ def test_a_failed_step_keeps_the_error_and_its_message(tmp_path: Path) -> None:
     log, shown = feed(tmp_path, RECORDED + FAILED)
     failed, message = log.steps[-1], "data gate: 12 of 48 clips are rejected. See [the] report."
     assert (failed.name, failed.status) == ("validate_data", "failed")
-    assert failed.fault == ("GateRefused", message)
+    assert failed.error == ("GateRefused", message)
     assert re.search("failed +validate_data", shown)
-    fault = _failure(log.steps, RuntimeError("Inner task failed"))
-    assert isinstance(fault, errors.GateRefused)
-    assert str(fault) == message
+    error = step_error(log.steps, RuntimeError("Inner task failed"))
+    assert isinstance(error, errors.GateRefused)
+    assert str(error) == message
 
 
 def test_a_step_that_never_finished_is_stopped(tmp_path: Path) -> None:
@@ -113,7 +124,7 @@ def test_text_outside_steps_is_dropped(tmp_path: Path) -> None:
     assert list((tmp_path / "logs").iterdir()) == []
 
 
-def test_a_terminal_sees_what_runs(tmp_path: Path) -> None:
+def test_a_terminal_shows_the_running_step(tmp_path: Path) -> None:
     screen = io.StringIO()
     with StepLog(tmp_path, Console(file=screen, force_terminal=True, width=120)) as log:
         log.write(started("train-scorer") + f"    {STEP} INFO]: hybrid, seed [1]: 30 clips to train on\n")
@@ -123,17 +134,17 @@ def test_a_terminal_sees_what_runs(tmp_path: Path) -> None:
     assert "train_scorer" in screen.getvalue()
 
 
-def test_a_fault_of_the_program_names_the_log(tmp_path: Path) -> None:
+def test_an_unexpected_error_names_the_log(tmp_path: Path) -> None:
     log, _ = feed(tmp_path, started("a") + "    ZeroDivisionError: division by zero\n" + finished("a", "FAILURE"))
-    fault = _failure(log.steps, RuntimeError("Inner task failed"))
-    assert isinstance(fault, StepFailed)
-    assert fault.exit_code == 70
-    assert str(fault).startswith("step a ")
-    assert str(log.steps[0].log) in str(fault)
-    assert str(_failure([], RuntimeError("no such task"))).endswith(": no such task")
+    error = step_error(log.steps, RuntimeError("Inner task failed"))
+    assert isinstance(error, StepFailed)
+    assert error.exit_code == 70
+    assert str(error).startswith("step a ")
+    assert str(log.steps[0].log) in str(error)
+    assert str(step_error([], RuntimeError("no such task"))).endswith(": no such task")
 
 
-def test_the_table_adds_the_seconds_up(tmp_path: Path) -> None:
+def test_the_table_sums_the_seconds(tmp_path: Path) -> None:
     steps = [Step("a", tmp_path / "01-a.log", 0.0, 1.5, "done"), Step("b", tmp_path / "02-b.log", 0.0, 2.0, "done")]
     screen = io.StringIO()
     Console(file=screen, width=120).print(steps_table(steps))
@@ -144,3 +155,41 @@ def test_the_table_adds_the_seconds_up(tmp_path: Path) -> None:
         ["b", "done", "2.0", "02-b.log"],
         ["all", "3.5"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (OUT_OF_MEMORY, ("memory", "4g", "containers.memory")),
+        (KILLED, ("killed", "memory")),
+        ("ModuleNotFoundError: No module named 'audioscore.config'", ("audioscore.config", "image")),
+        ("/usr/bin/python3: No module named kfp", ("kfp", "image localhost/python-old:1")),
+    ],
+)
+def test_a_cause_outside_the_step_is_reported_with_its_log(text: str, names: tuple[str, ...], tmp_path: Path) -> None:
+    log = tmp_path / "01-a.log"
+    log.write_text(f"Traceback (most recent call last):\n{text}\n", encoding="utf-8")
+    error = step_error([Step("a", log, 0.0)], RuntimeError("inner"), SECTION)
+    assert isinstance(error, UsageError)
+    assert [name for name in ("step a ", *names, str(log)) if name not in str(error)] == []
+    assert ("4g" in str(error)) == ("4g" in names)
+
+
+def test_other_errors_are_unexpected(tmp_path: Path) -> None:
+    log = tmp_path / "01-a.log"
+    log.write_bytes(b"\xff ZeroDivisionError: division by zero\nthere is No module named here\n")
+    assert container_cause(log, SECTION) is None
+    assert isinstance(step_error([Step("a", log, 0.0)], RuntimeError("inner"), SECTION), StepFailed)
+    caught = "ModuleNotFoundError: No module named 'apex'\ngoing on without\nZeroDivisionError: division by zero\n"
+    log.write_text(caught, encoding="utf-8")
+    assert container_cause(log, SECTION) is None
+    log.write_text("ModuleNotFoundError: No module named 'kfp'\n", encoding="utf-8")
+    assert isinstance(step_error([Step("a", log, 0.0)], RuntimeError("inner")), StepFailed), "no image is the cause"
+
+
+def test_without_a_limit_the_machine_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "01-a.log"
+    log.write_text(OUT_OF_MEMORY, encoding="utf-8")
+    cause = str(container_cause(log, ContainersSection()))
+    assert "machine" in cause
+    assert "None" not in cause

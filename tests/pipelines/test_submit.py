@@ -1,50 +1,50 @@
-import io
 import json
 import os
 import re
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from rich.console import Console
 
 from audioscore.config import SMALL, Config, load_config
-from audioscore.data.versions.storage import ACCEPTED
+from audioscore.data.versions.storage import DATA_URI_FORMS
 from audioscore.files import write_json
-from pipelines import containers, submit
+from pipelines import submit
 from pipelines.interrupt import Interrupted, Signalled
-from pipelines.resume import CODE, code_digest
+from pipelines.request import SubmitRequest
+from pipelines.resume import CODE
 
 
 @pytest.fixture
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "80")  # a sentence is one line however narrow the terminal
+    monkeypatch.setenv("COLUMNS", "80")  # a message is one line in a narrow terminal too
     return tmp_path / "home"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "names"),
+    ("request_", "names"),
     [
-        (["--set", "training.epoch=3", "--data", "."], ("training.epoch: ",)),
-        (["--set", "nonsense"], ("--set nonsense: ", "a.b=value")),
-        ([], ("--data", "data.uri")),
-        (["--data", "gone"], ("gone: ", ACCEPTED)),
-        (["--data", "gone[red]"], ("gone[red]: ",)),
-        (["--config", "gone.yaml"], ("gone.yaml: ",)),
-        (["--data", "tests"], ("tests ", "labels.csv, ")),
-        (["--data", "tests", "--dry-run"], ("tests ", "labels.csv, ")),
-        (["--resume"], ("resume", "{home}")),
+        (SubmitRequest(overrides=["training.epoch=3"], data="."), ("training.epoch: ",)),
+        (SubmitRequest(overrides=["nonsense"]), ("--set nonsense: ", "a.b=value")),
+        (SubmitRequest(), ("--data", "data.uri")),
+        (SubmitRequest(data="gone"), ("gone: ", DATA_URI_FORMS)),
+        (SubmitRequest(data="gone[red]"), ("gone[red]: ",)),
+        (SubmitRequest(config="gone.yaml"), ("gone.yaml: ",)),
+        (SubmitRequest(data="tests"), ("tests", "labels.csv, ")),
+        (SubmitRequest(data="tests", dry_run=True), ("tests", "labels.csv, ")),
+        (SubmitRequest(resume=True), ("resume", "{home}")),
     ],
 )  # fmt: skip
-def test_wrong_usage_is_one_line_and_leaves_nothing(
-    arguments: list[str], names: tuple[str, ...], own_home: Path, capsys: pytest.CaptureFixture[str],
+def test_wrong_usage_is_one_line_and_creates_no_file(
+    request_: SubmitRequest, names: tuple[str, ...], own_home: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(submit.REPOSITORY)
-    assert submit.main(arguments) == 2
+    assert submit.main(request_) == 2
     streams = capsys.readouterr()
     assert streams.out == ""
     assert streams.err.startswith("error: ")
@@ -53,24 +53,19 @@ def test_wrong_usage_is_one_line_and_leaves_nothing(
     assert not own_home.exists()
 
 
-def test_an_unknown_option_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        submit.main(["--on", "the moon"])
-    assert ended.value.code == 2
-    assert "invalid choice: 'the moon'" in capsys.readouterr().err
-
-
-def test_a_dry_run_says_what_would_run(
+def test_a_dry_run_prints_the_configuration(
     tiny_corpus: Path, own_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tiny_corpus.parent)
-    options = ["--data", tiny_corpus.name, "--set", "training.epochs=4", "--dry-run", "--require-promotion"]
-    assert submit.main([*options, "--json"]) == 0
+    request = SubmitRequest(
+        data=tiny_corpus.name, overrides=["training.epochs=4"], dry_run=True, require_promotion=True
+    )
+    assert submit.main(replace(request, as_json=True)) == 0
     document = json.loads(capsys.readouterr().out)
     overrides = ["training.epochs=4", f"data.uri={json.dumps(str(tiny_corpus))}"]
     assert document["config"] == load_config(SMALL, overrides).model_dump(mode="json")
     assert (document["dry_run"], document["home"]) == (True, str(own_home))
-    assert submit.main(options) == 0
+    assert submit.main(request) == 0
     streams = capsys.readouterr()
     assert json.loads(streams.out)["training"]["epochs"] == 4
     assert re.search(rf"\b4 plans .*{tiny_corpus}", streams.err)
@@ -78,77 +73,73 @@ def test_a_dry_run_says_what_would_run(
 
 
 @pytest.mark.parametrize(
-    ("fault", "place", "code", "named"),
+    ("error", "on", "code", "resumable"),
     [
-        (Interrupted(15), "local", 143, ("step", "--resume")),
-        (Interrupted(2), "docker", 130, ("container", "--resume")),
-        (KeyboardInterrupt(), "local", 130, ("step",)),
-        (Signalled(15), "local", 143, ("step",)),
-        (KeyboardInterrupt(), "cluster", 130, ("cluster",)),
+        (Interrupted(15), "local", 143, True),
+        (Interrupted(2), "docker", 130, True),
+        (KeyboardInterrupt(), "local", 130, False),
+        (Signalled(15), "local", 143, False),
+        (KeyboardInterrupt(), "cluster", 130, False),
     ],
 )
-def test_what_an_interrupt_leaves_is_printed(
-    fault: KeyboardInterrupt, place: str, code: int, named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_an_interrupt_is_reported_with_the_way_to_continue(
+    error: KeyboardInterrupt, on: Literal["local", "docker", "cluster"], code: int, resumable: bool,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     def interrupted(*_: object) -> None:
-        raise fault
+        raise error
 
     monkeypatch.setattr(submit, "run", interrupted)
-    assert submit.main(["--on", place]) == code
+    assert submit.main(SubmitRequest(on=on)) == code
     err = capsys.readouterr().err
-    assert [name for name in named if name not in err] == []
-    assert ("--resume" in err) == ("--resume" in named)
+    assert ("--resume" in err) == resumable
+    assert ("cluster" in err) == (on == "cluster")
 
 
-def test_resume_alone_is_of_the_newest_run_as_it_was_started(
+def test_resume_alone_continues_the_newest_run_with_its_settings(
     tiny_corpus: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = load_config(SMALL, ["training.epochs=4", f"data.uri={json.dumps(str(tiny_corpus))}"])
     write_json(own_home / "runs" / "20260101-000000-aaaa" / "config.json", started.model_dump(exclude_none=True))
     runs: list[Config] = []
 
-    def run_here(config: Config, *_: object) -> dict[str, Any]:
+    def run_on_machine(config: Config, *_: object) -> dict[str, Any]:
         runs.append(config)
         return {"decision": {"promoted": True, "reason": ""}}
 
-    monkeypatch.setattr(submit, "_run_here", run_here)
+    monkeypatch.setattr(submit, "run_on_machine", run_on_machine)
     monkeypatch.setattr(submit, "pull_missing", lambda *_: None)
-    assert submit.main(["--resume"]) == 0
-    assert submit.main(["--resume", "--data", str(tiny_corpus), "--set", "training.epochs=4"]) == 0
+    assert submit.main(SubmitRequest(resume=True)) == 0
+    assert submit.main(SubmitRequest(resume=True, data=str(tiny_corpus), overrides=["training.epochs=4"])) == 0
     assert [config.model_dump() for config in runs] == [started.model_dump()] * 2
-    assert submit.main(["--resume", "--data", str(tiny_corpus)]) == 2
+    assert submit.main(SubmitRequest(resume=True, data=str(tiny_corpus))) == 2
     assert "(training.epochs)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("asked", "code"),
-    [([], 0), (["--on", "docker"], 0), (["--on", "local"], 2)],
-    ids=["as it was", "there", "elsewhere"],
-)
+@pytest.mark.parametrize(("on", "code"), [(None, 0), ("docker", 0), ("local", 2)])
 def test_a_run_is_resumed_where_its_steps_ran(
-    asked: list[str], code: int, tiny_corpus: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    on: Literal["local", "docker"] | None, code: int, tiny_corpus: Path, own_home: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     started = load_config(SMALL, [f"data.uri={json.dumps(str(tiny_corpus))}"])
     folder = own_home / "runs" / "20260101-000000-aaaa"
     write_json(folder / "config.json", started.model_dump(exclude_none=True))
     write_json(folder / CODE, {"code_rev": "12ab", "on": "docker", "image": "songs 0123"})
-    places: list[tuple[str, Path]] = []
+    calls: list[tuple[str, Path]] = []
 
-    def run_here(config: Config, options: Any, folder: Path, *_: object) -> dict[str, Any]:
-        places.append((options.on, folder))
+    def run_on_machine(config: Config, request: SubmitRequest, on: str, folder: Path, *_: object) -> dict[str, Any]:
+        calls.append((on, folder))
         return {"decision": {"promoted": True, "reason": ""}}
 
-    monkeypatch.setattr(submit, "_run_here", run_here)
+    monkeypatch.setattr(submit, "run_on_machine", run_on_machine)
     monkeypatch.setattr(submit, "pull_missing", lambda *_: None)
-    assert submit.main(["--resume", *asked]) == code
-    assert places == ([] if code else [("docker", folder)])
+    assert submit.main(SubmitRequest(resume=True, on=on)) == code
+    assert calls == ([] if code else [("docker", folder)])
     if code:
-        assert re.search("20260101-000000-aaaa .*--on docker.* local", capsys.readouterr().err)
+        assert re.search(r"20260101-000000-aaaa\b.*--on docker.* local", capsys.readouterr().err)
 
 
-def test_a_request_to_end_closes_what_was_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_runs_the_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[bool] = []
 
     def run(*_: object) -> None:
@@ -160,25 +151,26 @@ def test_a_request_to_end_closes_what_was_opened(monkeypatch: pytest.MonkeyPatch
 
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(submit, "run", run)
-    assert submit.main([]) == 143
+    assert submit.main(SubmitRequest()) == 143
     assert closed == [True]
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
 @pytest.mark.parametrize(("promoted", "required", "code"), [(False, False, 0), (False, True, 1), (True, True, 0)])
-def test_a_promotion_counts_only_where_it_is_required(
+def test_a_missing_promotion_is_an_error_only_if_required(
     promoted: bool, required: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = {"decision": {"promoted": promoted, "reason": "[equal]"}}
     monkeypatch.setattr(submit, "run", lambda *_: result)
-    assert submit.main(["--json", *["--require-promotion"] * required]) == code
+    assert submit.main(SubmitRequest(as_json=True, require_promotion=required)) == code
     streams = capsys.readouterr()
     assert json.loads(streams.out) == result
     assert streams.err == ("not promoted: [equal]\n" if code else "")
 
 
-def test_too_many_rejected_clips(arguments: list[str], own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert submit.main([*arguments, "--set", "validation.max_rejected_share=0.01"]) == 1
+def test_too_many_rejected_clips(small_run: SubmitRequest, own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strict = [*small_run.overrides, "validation.max_rejected_share=0.01"]
+    assert submit.main(replace(small_run, overrides=strict)) == 1
     streams = capsys.readouterr()
     assert streams.out == ""
     assert "Traceback" not in streams.err
@@ -194,35 +186,21 @@ def test_too_many_rejected_clips(arguments: list[str], own_home: Path, capsys: p
 
 
 @pytest.mark.parametrize("address", ["ftp://host/data", "gone/data"])
-def test_data_that_cannot_be_there_are_refused_before_anything_is_set_up(
+def test_missing_data_are_refused_before_the_home_is_created(
     address: str, own_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(own_home.parent)
-    for options in ([], ["--dry-run"]):
-        assert submit.main(["--data", address, *options]) == 2
+    for dry_run in (False, True):
+        assert submit.main(SubmitRequest(data=address, dry_run=dry_run)) == 2
         assert re.search(f"{address}: .*s3://", capsys.readouterr().err)
     assert not own_home.exists()
 
 
 @pytest.mark.parametrize("address", ["/srv/songs@v1", "git+file:///srv/songs@v1", "git+/srv/songs@v1#corpus"])
 def test_containers_refuse_a_local_repository(address: str, own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for more in ([], ["--dry-run"]):
-        assert submit.main(["--data", address, "--on", "docker", *more]) == 2
+    for dry_run in (False, True):
+        assert submit.main(SubmitRequest(data=address, on="docker", dry_run=dry_run)) == 2
         err = capsys.readouterr().err
         assert re.match(re.escape(f"error: {address}: /srv/songs") + ".* git ", err)
         assert err.count("\n") == 1
     assert not own_home.exists()
-
-
-@pytest.mark.parametrize(("revision", "told"), [("12ab", False), ("34cd", True)])
-def test_the_code_revision_is_of_the_image(revision: str, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AUDIOSCORE_CODE_REVISION", "12ab")
-    monkeypatch.setattr(containers, "code_in", lambda image: containers.ImageCode(f"{image} 0123", revision))
-    config, screen = load_config(SMALL), io.StringIO()
-    image = config.containers.image
-    code = submit._code(config, "docker", Console(file=screen))
-    assert code == {"code_rev": revision, "on": "docker", "image": f"{image} 0123"}
-    assert (revision in screen.getvalue()) == told
-    assert ("12ab" in screen.getvalue()) == told
-    local = submit._code(config, "local", Console(file=screen))
-    assert local == {"code_rev": "12ab", "on": "local", "image": image, "digest": code_digest(submit.REPOSITORY)}

@@ -6,7 +6,7 @@ import pytest
 
 from audioscore.config import DEMO, SMALL, load_config
 from audioscore.home import Home
-from pipelines.summary import next_commands, print_summary, speaker_lines
+from pipelines.summary import next_commands, print_summary, singer_probe_lines
 
 SPEARMAN = {"value": 0.51234, "lo": 0.3, "hi": 0.7}
 RESULT: dict[str, Any] = {
@@ -51,15 +51,16 @@ def test_a_name_in_brackets_is_no_markup(shown: str) -> None:
 
 
 def test_the_next_commands_fit_the_workspace() -> None:
-    place = Home(Path("/home/state"))
-    score, interface = next_commands(load_config(SMALL), place)
+    workspace = Home(Path("/home/state"))
+    score, interface = next_commands(load_config(SMALL), workspace)
     assert score.endswith("score RECORDING")
     assert interface.endswith("--backend-store-uri sqlite:////home/state/mlflow.db")
-    assert next_commands(load_config(DEMO), place)[0].endswith("score data/audio/c0001.m4a")
+    assert next_commands(load_config(DEMO), workspace)[0].endswith("score data/audio/c0001.m4a")
 
 
 def test_singer_accuracies_are_listed_where_they_were_measured() -> None:
-    probe = {"before": 0.45, "after": 0.2, "singers": 19, "chance": 1 / 19}
-    (line,) = speaker_lines({"plans": {"baseline": {"speaker_probe": probe}, "hybrid": {"speaker_probe": None}}})
+    accuracies = {"before": 0.45, "after": 0.2, "singers": 19, "chance": 1 / 19}
+    plans = {"baseline": {"speaker_probe": accuracies}, "hybrid": {"speaker_probe": None}}
+    (line,) = singer_probe_lines({"plans": plans})
     assert line.startswith("baseline: ")
-    assert re.search(r"\b20%.*after.*\b45%.*before.*\b5%", line)
+    assert re.search(r"\b20%.*\b45%.*\b5%", line)

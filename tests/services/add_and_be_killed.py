@@ -1,7 +1,7 @@
-"""Adds a delivery to two repositories: to one undisturbed, to the other killed at random moments, at last undisturbed.
+"""Add a delivery to two repositories: to one without interruption, to the other after kills at random moments.
 
-Run as a program: UNDISTURBED KILLED LABELS KILLS SEED. Everything is imported once, and each attempt is a fork of that,
-so that the kills fall into the work and not into the imports.
+Arguments: UNDISTURBED KILLED LABELS KILLS SEED. Each attempt is a fork of this process, so that the kills happen during
+the work and not during the imports.
 """
 
 import importlib
@@ -20,7 +20,7 @@ IMPORTED = (
 
 
 def attempt(repository: Path, labels: Path) -> int:
-    """Start `audioscore data add` in a process of its own; returns its number."""
+    """Start `audioscore data add` in a child process; returns its process id."""
     number = os.fork()
     if number:
         return number
@@ -37,12 +37,12 @@ def attempt(repository: Path, labels: Path) -> int:
 
 
 def end_of(number: int) -> int:
-    """Wait for an attempt; its exit code."""
+    """Wait for an attempt; returns its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
 
 def main() -> None:
-    """Kill as often as asked; a delivery that was added in spite of it is taken out again, for the next kills."""
+    """Kill KILLS attempts; a delivery that was completed before its kill is removed again."""
     undisturbed, killed, labels = map(Path, sys.argv[1:4])
     kills, seed = map(int, sys.argv[4:6])
     for name in IMPORTED:
@@ -51,12 +51,12 @@ def main() -> None:
     codes = [end_of(attempt(undisturbed, labels))]
     longest = time.monotonic() - started
     dice = random.Random(seed)
-    landed = 0
-    while landed < kills:
+    killed_attempts = 0
+    while killed_attempts < kills:
         number = attempt(killed, labels)
         time.sleep(dice.uniform(0, longest))
         if os.waitpid(number, os.WNOHANG) == (0, 0):
-            landed += 1
+            killed_attempts += 1
             os.kill(number, signal.SIGKILL)
             os.waitpid(number, 0)
         else:

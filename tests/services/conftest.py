@@ -19,48 +19,51 @@ READY_SECONDS = 60.0
 
 
 class S3Server(NamedTuple):
-    """A real S3 server on loopback. `environment`: its address and the keys of its owner, who may do everything;
-    `stranger`: the keys of an identity that may only read the bucket `open`."""
+    """An S3 server on loopback.
+
+    `environment` has its address and the keys of its owner; `reader` the keys of an identity that can only read the
+    bucket `open`.
+    """
 
     endpoint: str
     environment: dict[str, str]
-    stranger: dict[str, str]
+    reader: dict[str, str]
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS with its data in a temporary folder, until the session ends."""
+    """SeaweedFS with its data in a temporary folder, until the end of the session."""
     folder = tmp_path_factory.mktemp("seaweedfs")
     (folder / "data").mkdir()
     ports = free_ports(8)
     endpoint = f"http://127.0.0.1:{ports[0]}"
-    owner, stranger = credentials(endpoint, "owner"), credentials(endpoint, "stranger")
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity("owner", ["Admin"]), identity("stranger")]}))
+    owner, reader = credentials(endpoint, "owner"), credentials(endpoint, "reader")
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity("owner", ["Admin"]), identity("reader")]}))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [str(WEED), "server", *options(folder, ports)], cwd=folder, stdout=log, stderr=subprocess.STDOUT
         )
     try:
         wait_until_ready(endpoint, process, folder / "log")
-        yield S3Server(endpoint, owner, stranger)
+        yield S3Server(endpoint, owner, reader)
     finally:
         process.kill()  # SIGTERM takes half a minute
         process.wait()
         for port in ports:
-            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # its own, wherever TMPDIR points
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # it ignores TMPDIR
                 left.unlink()
 
 
 @pytest.fixture
 def s3_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The server, with its owner's credentials in the environment of this test and of what it starts."""
+    """The server, with its owner's credentials in the environment of this test and of its subprocesses."""
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports of loopback; all are bound until all are found, so that they differ."""
+    """Free ports of loopback; all stay bound until the last one is found, so that they differ."""
     with ExitStack() as held:
         found = [held.enter_context(socket.socket()) for _ in range(count)]
         for one in found:
@@ -68,11 +71,11 @@ def free_ports(count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in found]
 
 
-def credentials(endpoint: str, who: str) -> dict[str, str]:
+def credentials(endpoint: str, name: str) -> dict[str, str]:
     return {
         "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": f"{who}-key",
-        "AWS_SECRET_ACCESS_KEY": f"{who}-secret",
+        "AWS_ACCESS_KEY_ID": f"{name}-key",
+        "AWS_SECRET_ACCESS_KEY": f"{name}-secret",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
@@ -80,14 +83,14 @@ def credentials(endpoint: str, who: str) -> dict[str, str]:
     }
 
 
-def identity(who: str, actions: list[str] | None = None) -> dict[str, object]:
-    keys = {"accessKey": f"{who}-key", "secretKey": f"{who}-secret"}
-    return {"name": who, "credentials": [keys], "actions": actions or ["Read:open", "List:open"]}
+def identity(name: str, actions: list[str] | None = None) -> dict[str, object]:
+    keys = {"accessKey": f"{name}-key", "secretKey": f"{name}-secret"}
+    return {"name": name, "credentials": [keys], "actions": actions or ["Read:open", "List:open"]}
 
 
 def options(folder: Path, ports: list[int]) -> list[str]:
-    # Its gRPC ports would lie 10,000 above the others, where something else may listen: each is named. Those that are
-    # not needed and fixed are off, so that two servers can run side by side.
+    # The default gRPC ports are 10,000 above the others and may be in use, so all ports are set. Services with fixed
+    # ports are off, so that two servers can run at the same time.
     names = ["s3.port", "master.port", "volume.port", "filer.port"]
     numbered = [
         f"-{name}{kind}={port}"
@@ -102,15 +105,15 @@ def options(folder: Path, ports: list[int]) -> list[str]:
 
 
 def wait_until_ready(endpoint: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Wait until the server answers: without credentials, 403."""
+    """Wait until the server responds; without credentials, with 403."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
             urllib.request.urlopen(endpoint, timeout=2).close()
             return
-        except urllib.error.HTTPError as answer:
-            answer.close()
-            if answer.code == http.HTTPStatus.FORBIDDEN:
+        except urllib.error.HTTPError as response:
+            response.close()
+            if response.code == http.HTTPStatus.FORBIDDEN:
                 return
         except OSError:
             pass

@@ -1,4 +1,4 @@
-"""Servers that drop connections, deny access or answer with a page: an error for each row, and nothing is lost."""
+"""Servers that drop connections, deny access or send a page: an error for each row, and all other rows are added."""
 
 import contextlib
 import http.server
@@ -30,7 +30,7 @@ SECRET = "5ecret"
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """As many different voices as there are good rows, and as many again for those that are not."""
+    """Different voices, twice as many as there are good rows."""
     folder, found = tmp_path_factory.mktemp("recordings"), {}
     time = np.arange(20_000) / 16_000
     for number in range(2 * GOOD):
@@ -50,7 +50,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def add(labels: Path, *options: str) -> tuple[int, str, str]:
-    """Exit code, standard output, and the sentence of the error that ended it."""
+    """Exit code, standard output, and the message of the error that ended it."""
     done = CliRunner().invoke(app, ["data", "add", str(labels), "--data", "songs", "--no-version", *options])
     if isinstance(done.exception, AudioscoreError):
         return done.exception.exit_code, done.stdout, str(done.exception)
@@ -72,10 +72,10 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 class Web(http.server.ThreadingHTTPServer):
-    """Serves `files` at /good/, and the same at other paths as badly as these say, until it is `healed`."""
+    """Serves `files` at /good/, and with the error that the path names at other paths, until `repaired` is set."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
-        self.files, self.healed, self.asked = files, False, list[str]()
+        self.files, self.repaired, self.requests = files, False, list[str]()
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -85,27 +85,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        way, name = urlsplit(self.path).path.lstrip("/").split("/")
-        self.server.asked.append(self.path)
+        error, name = urlsplit(self.path).path.lstrip("/").split("/")
+        self.server.requests.append(self.path)
         content = self.server.files[name]
-        sick = not self.server.healed
-        if sick and way == "silent":  # not one byte of an answer
+        broken = not self.server.repaired
+        if broken and error == "silent":  # no byte of a response
             self.close_connection = True
-        elif sick and way in ("denied", "missing", "broken"):
-            self.answer({"denied": 403, "missing": 404, "broken": 500}[way], b"")
-        elif sick and way == "login":
-            self.answer(200, PAGE, kind="text/html; charset=utf-8")
-        elif sick and way == "disguised":  # says that it is audio
-            self.answer(200, PAGE)
-        elif sick and way == "drops":
-            self.answer(200, content[: len(content) // 2], length=len(content))
+        elif broken and error in ("denied", "missing", "broken"):
+            self.respond({"denied": 403, "missing": 404, "broken": 500}[error], b"")
+        elif broken and error == "login":
+            self.respond(200, PAGE, kind="text/html; charset=utf-8")
+        elif broken and error == "disguised":  # with the content type of audio
+            self.respond(200, PAGE)
+        elif broken and error == "drops":
+            self.respond(200, content[: len(content) // 2], length=len(content))
             self.close_connection = True
-        elif sick and way == "nothing":
-            self.answer(200, b"")
+        elif broken and error == "nothing":
+            self.respond(200, b"")
         else:
-            self.answer(200, content)
+            self.respond(200, content)
 
-    def answer(self, status: int, content: bytes, *, kind: str = "audio/wav", length: int | None = None) -> None:
+    def respond(self, status: int, content: bytes, *, kind: str = "audio/wav", length: int | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content) if length is None else length))
@@ -124,7 +124,7 @@ def web(recordings: dict[str, bytes]) -> Iterator[Web]:
         found.shutdown()
 
 
-WAYS = {
+ERRORS = {
     "denied": r"\(403 Forbidden\)",
     "missing": r"\(404 Not Found\)",
     "broken": r"\b500 \(Internal Server Error\).*\b5 .*\(0 bytes",
@@ -136,64 +136,64 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_one_bad_link_among_good_ones(web: Web, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("error", ERRORS)
+def test_one_bad_link_among_good_ones(web: Web, tmp_path: Path, error: str) -> None:
     host = web.url.removeprefix("http://")
     good = [f"{web.url}/good/t{number}.wav" for number in range(GOOD)]
-    bad = f"http://me:{SECRET}@{host}/{way}/t{GOOD}.wav?id=7&X-Amz-Signature={SECRET}"
+    bad = f"http://me:{SECRET}@{host}/{error}/t{GOOD}.wav?id=7&X-Amz-Signature={SECRET}"
     labels = table(tmp_path, [*good[:5], bad, *good[5:]])
     code, out, _ = add(labels)
     assert code == 3
     (line,) = [line for line in out.splitlines() if line.startswith("refused")]
-    start = f"refused   row 6  http://{host}/{way}/t{GOOD}.wav?id=7&X-Amz-Signature=...: "
+    start = f"refused   row 6  http://{host}/{error}/t{GOOD}.wav?id=7&X-Amz-Signature=...: "
     assert line.startswith(start)
-    assert re.search(WAYS[way], line.removeprefix(start)), line
+    assert re.search(ERRORS[error], line.removeprefix(start)), line
     assert SECRET not in out
     clips = read_labels(tmp_path / "songs" / "labels.csv").clips
     assert [clip.origin for clip in clips] == good
     before = {name: content for name, content in tree(tmp_path).items() if name.startswith("songs/audio/")}
     assert list(before.values()) == [web.files[Path(name).name] for name in before]
 
-    web.healed = True
-    asked = len(web.asked)
+    web.repaired = True
+    requests = len(web.requests)
     code, _, _ = add(labels)
     assert code == 0
-    assert len(web.asked) == asked + 1  # the good ones are not fetched again
+    assert len(web.requests) == requests + 1  # the good files are not fetched again
     after = tree(tmp_path / "songs")
     assert after[f"audio/t{GOOD}.wav"] == web.files[f"t{GOOD}.wav"]
     assert SECRET.encode() not in b"".join(after.values())
     assert not (tmp_path / ".songs.incoming").exists()
 
 
-@pytest.mark.parametrize("way", ["denied", "drops"])
-def test_too_many_bad_links_stop_everything(web: Web, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("error", ["denied", "drops"])
+def test_too_many_bad_links_stop_the_delivery(web: Web, tmp_path: Path, error: str) -> None:
     good = [f"{web.url}/good/t{number}.wav" for number in range(4)]
-    bad = [f"{web.url}/{way}/t{number}.wav?token={SECRET}" for number in range(4, 6)]
-    code, out, sentence = add(table(tmp_path, [*good, *bad]))
+    bad = [f"{web.url}/{error}/t{number}.wav?token={SECRET}" for number in range(4, 6)]
+    code, out, message = add(table(tmp_path, [*good, *bad]))
     assert (code, set(re.findall(r"^\w+", out, re.MULTILINE))) == (1, {"refused"})
-    assert re.match(r"2 of 6 .*\(33%\).*\b10%.*: row 5 \(", sentence)
-    assert f"{web.url}/{way}/t4.wav?token=..." in sentence
-    assert SECRET not in sentence
+    assert re.match(r"2 of 6 .*\(33%\).*\b10%.*: row 5 \(", message)
+    assert f"{web.url}/{error}/t4.wav?token=..." in message
+    assert SECRET not in message
     assert not (tmp_path / "songs").exists()
-    web.healed = True
+    web.repaired = True
     assert add(tmp_path / "labels.csv")[0] == 0
     assert len(read_labels(tmp_path / "songs" / "labels.csv").clips) == 6
 
 
 def test_a_server_that_is_down(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-    code, out, sentence = add(table(tmp_path, [f"http://127.0.0.1:{port}/a.wav", f"http://127.0.0.1:{port}/b.wav"]))
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    code, out, message = add(table(tmp_path, [f"http://127.0.0.1:{port}/a.wav", f"http://127.0.0.1:{port}/b.wav"]))
     assert (code, set(re.findall(r"^\w+", out, re.MULTILINE))) == (1, {"refused"})
-    assert re.match(r"2 of 2 .*\(100%\).*\(Connection refused\).*\b5 .*\(0 bytes", sentence)
+    assert re.match(r"2 of 2 .*\(100%\).*\(Connection refused\).*\b5 .*\(0 bytes", message)
     assert not (tmp_path / "songs").exists()
 
 
 # --- S3 ---
 
 
-class Gate:
-    """A proxy of a server on loopback, which cuts each connection after `cut_after` bytes of answers."""
+class Proxy:
+    """A proxy of a server on loopback, which closes each connection after `cut_after` bytes of responses."""
 
     def __init__(self, endpoint: str) -> None:
         self.behind = (urlsplit(endpoint).hostname or "", urlsplit(endpoint).port or 0)
@@ -215,11 +215,11 @@ class Gate:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
-    def copy(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+    def copy(self, source: socket.socket, target: socket.socket, is_response: bool) -> None:
         passed = 0
         with contextlib.suppress(OSError):
             while block := source.recv(1 << 14):
-                most = self.cut_after if answers else None
+                most = self.cut_after if is_response else None
                 target.sendall(block if most is None else block[: max(0, most - passed)])
                 passed += len(block)
                 if most is not None and passed >= most:
@@ -247,16 +247,16 @@ def buckets(s3_server: Any, recordings: dict[str, bytes]) -> list[str]:
 
 
 @pytest.fixture
-def stranger(s3_server: Any, buckets: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """The environment of one who may only read the bucket `open`; the server is reached through a gate."""
-    gate = Gate(s3_server.endpoint)
-    for name, value in (s3_server.stranger | {"AWS_ENDPOINT_URL": gate.endpoint}).items():
+def proxy(s3_server: Any, buckets: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The environment of a client that can only read the bucket `open`, through a proxy."""
+    found = Proxy(s3_server.endpoint)
+    for name, value in (s3_server.reader | {"AWS_ENDPOINT_URL": found.endpoint}).items():
         monkeypatch.setenv(name, value)
-    yield gate
-    gate.listener.close()
+    yield found
+    found.listener.close()
 
 
-def test_objects_that_are_denied_missing_or_pages(stranger: Gate, tmp_path: Path) -> None:
+def test_objects_that_are_denied_missing_or_pages(proxy: Proxy, tmp_path: Path) -> None:
     good = [f"s3://open/八月/t{number}.wav" for number in range(GOOD)]
     (tmp_path / "config.yaml").write_text(
         "validation: {max_rejected_share: 0.5}\nencoders: {muq: {source: m}, campplus: {source: c}}\n"
@@ -269,43 +269,43 @@ def test_objects_that_are_denied_missing_or_pages(stranger: Gate, tmp_path: Path
     code, out, _ = add(table(tmp_path, [*good, *bad]), "--config", "config.yaml")
     assert code == 3
     refused = [line for line in out.splitlines() if line.startswith("refused")]
-    for row, (line, (link, said)) in enumerate(zip(refused, bad.items(), strict=True), GOOD + 1):
+    for row, (line, (link, reason)) in enumerate(zip(refused, bad.items(), strict=True), GOOD + 1):
         assert line.startswith(f"refused   row {row}  {link}: ")
-        assert said in line
+        assert reason in line
         assert line.count(link) == 1
-        assert "stranger-secret" not in line
+        assert "reader-secret" not in line
     assert len(read_labels(tmp_path / "songs" / "labels.csv").clips) == GOOD
 
 
-def test_a_bucket_that_may_not_be_listed(stranger: Gate, tmp_path: Path) -> None:
+def test_a_bucket_without_list_permission(proxy: Proxy, tmp_path: Path) -> None:
     labels = table(tmp_path, [f"t{number}.wav" for number in range(GOOD)])
     before = tree(tmp_path)
-    code, out, sentence = add(labels, "--audio", "s3://closed/八月")
+    code, out, message = add(labels, "--audio", "s3://closed/八月")
     assert (code, out) == (2, "")
-    assert re.match(f"s3://closed/八月 .*{stranger.endpoint}.*AccessDenied", sentence)
+    assert re.match(f"s3://closed/八月 .*{proxy.endpoint}.*AccessDenied", message)
     assert tree(tmp_path) == before
     assert add(labels, "--audio", "s3://open/八月")[0] == 0
 
 
 @pytest.mark.parametrize(
     ("cut_after", "named"),
-    [(0, "{endpoint}"), (200, r"connection .*\b5 .*\(0 bytes")],  # before an answer, and within its headers
+    [(0, "{endpoint}"), (200, r"connection .*\b5 .*\(0 bytes")],  # before the response, and within its headers
 )
-def test_an_endpoint_that_drops_every_connection(stranger: Gate, tmp_path: Path, cut_after: int, named: str) -> None:
+def test_an_endpoint_that_drops_every_connection(proxy: Proxy, tmp_path: Path, cut_after: int, named: str) -> None:
     labels = table(tmp_path, [f"s3://open/八月/t{number}.wav" for number in range(3)])
-    stranger.cut_after = cut_after
-    code, out, sentence = add(labels)
+    proxy.cut_after = cut_after
+    code, out, message = add(labels)
     assert (code, set(re.findall(r"^\w+", out, re.MULTILINE))) == (1, {"refused"})
-    assert re.match(r"3 of 3 .*\(100%\)", sentence)
-    assert re.search(rf"row 1 \(s3://open/八月/t0.wav\): .*{named.format(endpoint=stranger.endpoint)}", sentence)
-    assert sentence.count("s3://open/八月/t0.wav") == 1
+    assert re.match(r"3 of 3 .*\(100%\)", message)
+    assert re.search(rf"row 1 \(s3://open/八月/t0.wav\): .*{named.format(endpoint=proxy.endpoint)}", message)
+    assert message.count("s3://open/八月/t0.wav") == 1
     assert not (tmp_path / "songs").exists()
-    stranger.cut_after = None
+    proxy.cut_after = None
     assert add(labels)[0] == 0
     assert len(read_labels(tmp_path / "songs" / "labels.csv").clips) == 3
 
 
-def test_an_endpoint_that_cuts_every_answer_brings_it_piece_by_piece(stranger: Gate, tmp_path: Path) -> None:
-    stranger.cut_after = 9_000  # of 40,044 bytes, with headers
+def test_an_object_is_downloaded_in_pieces_from_an_endpoint_that_cuts_responses(proxy: Proxy, tmp_path: Path) -> None:
+    proxy.cut_after = 9_000  # of 40,044 bytes, with headers
     assert add(table(tmp_path, [f"s3://open/八月/t{number}.wav" for number in range(4)]))[0] == 0
     assert len(read_labels(tmp_path / "songs" / "labels.csv").clips) == 4

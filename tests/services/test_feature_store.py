@@ -1,4 +1,4 @@
-"""Feature stores that several processes fill and read, some of which are killed."""
+"""Feature stores that several processes write and read, some of which are killed."""
 
 import json
 import os
@@ -30,19 +30,19 @@ pytestmark = pytest.mark.services
 
 COUNT, KILLS = 24, 2
 URI = "s3://features/team a/特征"
-# What a pod of the cluster runs, slowed down so that it can be killed in the middle; a line for each feature computed.
+# The step of a pod, slowed down so that it can be killed in the middle; it prints a line for each computed feature.
 SHARD = """
 import json, sys, time
 from types import SimpleNamespace
 from pathlib import Path
-from audioscore.encoders.extract import Part
+from audioscore.encoders.inference import EncoderOutput
 from components.extract_shard import extract_shard
-hear = Part.hear
+encode = EncoderOutput.encode
 def slow(part, recording):
     time.sleep(0.2)
     print(part.reference.kind, flush=True)
-    return hear(part, recording)
-Part.hear = slow
+    return encode(part, recording)
+EncoderOutput.encode = slow
 shard, data, index, settings, store = sys.argv[1:]
 artifacts = [SimpleNamespace(path=path, metadata={"data_digest": "d"}) for path in (data, index)]
 share = SimpleNamespace(path=str(Path(settings).with_name(shard.replace("/", "-"))))
@@ -114,14 +114,14 @@ def start(shard: str, folder: Path, settings: Path, uri: str) -> "subprocess.Pop
 
 
 def finished(process: "subprocess.Popen[str]") -> int:
-    """How many features it computed."""
+    """The number of features that a process computed."""
     out = process.communicate(timeout=300)[0]
     assert process.returncode == 0
     return len(out.split())
 
 
 def kill_half_way(process: "subprocess.Popen[str]", lines: int, seconds: float) -> int:
-    """Kill it so long after it began to compute so many features; how many it did compute at least in part."""
+    """Kill a process after `lines` features and `seconds`; returns the number of features that it had started."""
     assert process.stdout is not None
     begun = sum(1 for _ in zip(range(lines), process.stdout, strict=False))
     time.sleep(seconds)
@@ -129,8 +129,8 @@ def kill_half_way(process: "subprocess.Popen[str]", lines: int, seconds: float) 
     return begun + len(process.communicate(timeout=60)[0].split())
 
 
-def there(uri: str, clips: list[Clip], references: list[EncoderReference]) -> set[tuple[str, str]]:
-    """What a store has, looked at anew; each feature is read whole."""
+def stored(uri: str, clips: list[Clip], references: list[EncoderReference]) -> set[tuple[str, str]]:
+    """The features of a store, read again and completely."""
     store, found = FeatureStore(uri), set()
     for clip in clips:
         for reference in references:
@@ -152,15 +152,15 @@ def test_a_killed_shard_is_retried_and_only_what_is_missing_is_computed(
     before: set[tuple[str, str]] = set()
     for _ in range(KILLS):
         computed = kill_half_way(start("0/2", tmp_path, settings, uri), 7, dice.uniform(0, 0.1))
-        after = there(uri, clips, references)
+        after = stored(uri, clips, references)
         assert before <= after
         assert len(after) - len(before) <= computed
         before = after
-    assert 2 * 3 * KILLS <= len(before) < 2 * len(mine), "killed half-way: three clips and a half each time"
+    assert 2 * 3 * KILLS <= len(before) < 2 * len(mine), "each kill happens after about 3.5 clips"
     assert before <= {(reference.key, str(clip.sha256)) for clip in mine for reference in references}
     assert finished(start("0/2", tmp_path, settings, uri)) == 2 * len(mine) - len(before)
     assert finished(start("0/2", tmp_path, settings, uri)) == 0
-    # The other share failed and was skipped: the step after the shards does it.
+    # The other share failed: extract_features extracts it.
     extraction = extract_folder(data, index, tmp_path / "out", uri, section, device="cpu")
     assert (extraction.clips, extraction.reused, extraction.store) == (COUNT, COUNT // 2, uri)
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "another machine"))
@@ -202,7 +202,7 @@ def test_a_feature_is_fetched_once(features_bucket: Any, tmp_path: Path, monkeyp
 
 @pytest.fixture
 def cut_short(features_bucket: Any) -> Callable[[str], str]:
-    """Replace an object by its first half; its address."""
+    """Truncate an object to its first half; returns its address."""
 
     def cut(name: str) -> str:
         key = f"team a/特征/{name}"
@@ -230,7 +230,7 @@ def test_half_and_large_objects(
 
 
 def test_denied_access_is_an_error(s3_server: Any, features_bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in s3_server.stranger.items():
+    for name, value in s3_server.reader.items():
         monkeypatch.setenv(name, value)
     encoder = EncoderReference("campplus", None, None, "cd" * 32)
     with pytest.raises(ModelError, match=r"^s3://features/.+ stored .*http://.+AccessDenied"):

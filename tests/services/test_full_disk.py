@@ -1,4 +1,4 @@
-"""A disk that is really full: a small file system that is filled to different sizes."""
+"""A full disk: a small file system that is filled to different sizes."""
 
 import shutil
 import subprocess
@@ -16,18 +16,18 @@ from audioscore.data.labels import read_labels
 pytestmark = pytest.mark.services
 
 CLIPS, RATE = 12, 16_000
-ROOM = 6 << 20  # bytes of the small file system
+CAPACITY = 6 << 20  # bytes of the small file system
 
 Add = Callable[[Path, Path], tuple[int, str]]
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of ROOM bytes, which only root can mount."""
+    """A file system of CAPACITY bytes; mounting needs root."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={CAPACITY}", "tmpfs", str(folder)], check=False, capture_output=True
     )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
@@ -36,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def deliver(folder: Path, first: int) -> Path:
-    """A table of as many recordings as CLIPS, of 1.2 s and 38 kB each."""
+    """A table of CLIPS recordings of 1.2 s and 38 kB each."""
     folder.mkdir()
     rows = ["audio_file,score,singer_id"]
     time = np.arange(round(1.2 * RATE)) / RATE
@@ -66,43 +66,43 @@ def add(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", ["audioscore", "data", "add", str(labels), "--data", "songs"])
         with pytest.raises(SystemExit) as end:
             app.main()
-        monkeypatch.chdir("/")  # or the disk could not be taken away
+        monkeypatch.chdir("/")  # otherwise the disk could not be unmounted
         return int(end.value.code or 0), capsys.readouterr().err
 
     return call
 
 
 def state(root: Path) -> dict[str, bytes]:
-    """Every file but git's and DVC's own, folders by their names."""
+    """Content of every file except those of git and DVC; folders by name."""
     found = {path.relative_to(root).as_posix(): path for path in root.rglob("*")}
     ours = {name: path for name, path in found.items() if not name.startswith((".git/", ".dvc/", "filler"))}
     return {name: path.read_bytes() if path.is_file() else b"" for name, path in ours.items()}
 
 
-def leave(disk: Path, room: int) -> None:
-    """Fill the disk up to so many bytes."""
+def leave(disk: Path, free: int) -> None:
+    """Fill the disk so that `free` bytes are left."""
     (disk / "filler").unlink(missing_ok=True)
-    free = shutil.disk_usage(disk).free
+    available = shutil.disk_usage(disk).free
     with (disk / "filler").open("wb") as handle:
-        handle.write(bytes(free - room))
+        handle.write(bytes(available - free))
 
 
-def test_it_fills_up_at_every_stage(add: Add, disk: Path, tmp_path: Path) -> None:
+def test_the_disk_is_full_at_every_stage(add: Add, disk: Path, tmp_path: Path) -> None:
     first, second = deliver(tmp_path / "first", 0), deliver(tmp_path / "second", CLIPS)
     undisturbed = repository(tmp_path / "undisturbed")
     repository(disk)
     for where in (undisturbed, disk):
         assert add(first, where)[0] == 0
     before, whole = state(disk), CLIPS * 38_444
-    for room in (0, whole // 2, whole + 20_000, 3 * whole // 2):
-        leave(disk, room)
-        code, said = add(second, disk)
-        assert code == 2, (room, said)
-        assert "Traceback" not in said
-        lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    for free in (0, whole // 2, whole + 20_000, 3 * whole // 2):
+        leave(disk, free)
+        code, err = add(second, disk)
+        assert code == 2, (free, err)
+        assert "Traceback" not in err
+        lines = [line for line in err.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1
         assert "No space left on device" in lines[0] or "disk" in lines[0], lines
-        if room < whole:  # not all recordings have room: nothing was begun
+        if free < whole:  # the recordings do not fit: the folder is unchanged
             assert state(disk) == before
         rows = len(read_labels(disk / "songs" / "labels.csv").clips)
         assert rows in (CLIPS, 2 * CLIPS)
@@ -111,7 +111,7 @@ def test_it_fills_up_at_every_stage(add: Add, disk: Path, tmp_path: Path) -> Non
     assert add(second, undisturbed)[0] == 0
     assert state(disk) == state(undisturbed)
     assert not (disk / ".songs.incoming").exists()
-    # What DVC holds is whole: it comes back from the cache.
+    # The version in DVC's cache is complete.
     shutil.rmtree(disk / "songs")
     subprocess.run([sys.executable, "-m", "dvc", "checkout", "-q"], cwd=disk, check=True)
     assert state(disk) == state(undisturbed)

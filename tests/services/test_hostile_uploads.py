@@ -1,4 +1,4 @@
-"""Hostile uploads: each gets the right answer soon, and the next good one is scored as before."""
+"""Hostile uploads: each gets the right response quickly, and the next valid recording is scored as before."""
 
 import contextlib
 import io
@@ -17,15 +17,15 @@ import pytest
 
 from audioscore import load_scorer
 from audioscore.data.audio import encode
-from benchmarks.serving import Served, make_scorer, multipart
+from benchmarks.serving import RunningService, make_scorer, multipart
 
 pytestmark = pytest.mark.services
 
 MEGABYTES, MINUTES, RATE = 4, 2, 24_000
 
 
-class House(NamedTuple):
-    served: Served
+class ServiceUnderTest(NamedTuple):
+    served: RunningService
     good: tuple[str, bytes]
     score: float
 
@@ -37,27 +37,27 @@ def sung(seconds: float) -> Any:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A service with small limits, a recording that it scores, and what the scorer says of that by itself."""
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceUnderTest]:
+    """A service with small limits, a valid recording, and the score of the same scorer without the service."""
     folder = tmp_path_factory.mktemp("hostile")
     model = make_scorer(folder / "scorer")
     encode(sung(2.5), RATE, folder / "good.wav", codec="pcm_s16le")
     limits = ["--max-megabytes", str(MEGABYTES), "--max-minutes", str(MINUTES)]
-    with Served(str(model), folder / "log", *limits) as served:
+    with RunningService(str(model), folder / "log", *limits) as served:
         expected = load_scorer(model, device="cpu").score(folder / "good.wav").score
-        yield House(served.ready(), ("good.wav", (folder / "good.wav").read_bytes()), expected)
+        yield ServiceUnderTest(served.ready(), ("good.wav", (folder / "good.wav").read_bytes()), expected)
 
 
 @pytest.fixture(autouse=True)
-def _the_next_is_scored_as_ever(house: House) -> Iterator[None]:
+def _valid_recordings_are_still_scored(service: ServiceUnderTest) -> Iterator[None]:
     yield
-    status, document = house.served.score(house.good)
+    status, document = service.served.score(service.good)
     assert status == 200
-    assert document["results"][0]["score"] == pytest.approx(house.score, abs=1e-4)
+    assert document["results"][0]["score"] == pytest.approx(service.score, abs=1e-4)
 
 
 def wav(rate: int, channels: int, samples: bytes, *, bits: int = 16, kind: int = 1, size: int | None = None) -> bytes:
-    """A wav whose header says what it is told to."""
+    """A wav file with any header."""
     block = channels * bits // 8
     chunk = struct.pack("<HHIIHH", kind, channels, rate, (rate * block) & 0xFFFFFFFF, block & 0xFFFF, bits)
     declared = len(samples) if size is None else size
@@ -66,7 +66,7 @@ def wav(rate: int, channels: int, samples: bytes, *, bits: int = 16, kind: int =
 
 
 def silence(seconds: int, rate: int) -> bytes:
-    """A flac of nothing."""
+    """A flac file of silence."""
     written = io.BytesIO()
     with av.open(written, "w", format="flac") as container:
         stream = container.add_stream("flac", rate=rate, layout="mono")
@@ -80,30 +80,30 @@ def silence(seconds: int, rate: int) -> bytes:
 
 
 def fake_flac(rate: int, channels: int, samples: int) -> bytes:
-    """A flac that is a header alone."""
+    """A flac file with a header and no frames."""
     packed = (rate << 44) | ((channels - 1) << 41) | (15 << 36) | samples
     info = struct.pack(">HH", 65535, 65535) + bytes(6) + packed.to_bytes(8, "big") + bytes(16)
     return b"fLaC" + b"\x80" + len(info).to_bytes(3, "big") + info + b"\xff\xf8" + bytes(400)
 
 
-def raw(house: House, sent: bytes, *, wait: float = 60.0) -> tuple[int, dict[str, Any]]:
-    """Status and document for bytes sent as they are."""
-    with socket.create_connection(("127.0.0.1", house.served.port), timeout=wait) as line:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before it was all sent
-            line.sendall(sent)
-        return answer_of(line)
+def raw(service: ServiceUnderTest, sent: bytes, *, wait: float = 60.0) -> tuple[int, dict[str, Any]]:
+    """Status and document of the response to raw bytes."""
+    with socket.create_connection(("127.0.0.1", service.served.port), timeout=wait) as connection:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before all bytes were sent
+            connection.sendall(sent)
+        return read_response(connection)
 
 
-def answer_of(line: socket.socket) -> tuple[int, dict[str, Any]]:
-    said = b""
-    while b"\r\n\r\n" not in said:
-        got = line.recv(65536)
-        assert got, said
-        said += got
-    head, _, body = said.partition(b"\r\n\r\n")
+def read_response(connection: socket.socket) -> tuple[int, dict[str, Any]]:
+    received = b""
+    while b"\r\n\r\n" not in received:
+        block = connection.recv(65536)
+        assert block, received
+        received += block
+    head, _, body = received.partition(b"\r\n\r\n")
     length = next(int(one.split(b":")[1]) for one in head.split(b"\r\n") if one.lower().startswith(b"content-length"))
     while len(body) < length:
-        body += line.recv(65536)
+        body += connection.recv(65536)
     return int(head.split()[1]), json.loads(body)
 
 
@@ -112,10 +112,10 @@ def head(length: int | None, kind: str = "multipart/form-data; boundary=b", more
     return f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{size}\r\n{more}\r\n".encode()
 
 
-def test_recordings_that_are_none_get_a_sentence(house: House) -> None:
+def test_unusable_recordings_get_an_error(service: ServiceUnderTest) -> None:
     count = RATE * 2
     noise = (np.random.default_rng(1).normal(0, 3000, count)).astype("<i2").tobytes()
-    lies: dict[str, tuple[bytes, str]] = {
+    files: dict[str, tuple[bytes, str]] = {
         "hours of silence": (silence(3 * 3600, 8000), r"10800 s .*120 s"),
         "an hour at most rate": (fake_flac(655_350, 8, 2**36 - 1), r"104859 s"),
         "text.mp3": (b"I am no song. " * 1000, r"decode"),
@@ -134,24 +134,24 @@ def test_recordings_that_are_none_get_a_sentence(house: House) -> None:
         "hiss.wav": (wav(RATE, 1, noise), r"pitch|voice|sing"),
         "zip": (b"PK\x03\x04" + bytes(5000), r"decode"),
         "gzip": (b"\x1f\x8b\x08" + bytes(5000), r"decode"),
-        "nested": (multipart([house.good], "inner")[0], r"decode"),
+        "nested": (multipart([service.good], "inner")[0], r"decode"),
         "png": (b"\x89PNG\r\n\x1a\n" + bytes(3000), r"decode|no audio"),
     }  # fmt: skip
-    status, document = house.served.score(*((name, data) for name, (data, _) in lies.items()))
+    status, document = service.served.score(*((name, data) for name, (data, _) in files.items()))
     assert status == 200
     rows = document["results"]
-    assert [row["file"] for row in rows] == list(lies)
-    unlike = [
+    assert [row["file"] for row in rows] == list(files)
+    unexpected = [
         (row["file"], row["error"])
-        for row, (_, sentence) in zip(rows, lies.values(), strict=True)
-        if row["score"] is not None or not re.search(sentence, row["error"]) or "/tmp" in row["error"]
+        for row, (_, message) in zip(rows, files.values(), strict=True)
+        if row["score"] is not None or not re.search(message, row["error"]) or "/tmp" in row["error"]
     ]
-    assert unlike == []
+    assert unexpected == []
 
 
-def test_lists_and_links_are_not_followed(house: House, tmp_path: Path) -> None:
-    """A playlist must make the service open neither a file of its machine nor a connection."""
-    (tmp_path / "secret.wav").write_bytes(house.good[1])
+def test_playlists_and_links_are_not_followed(service: ServiceUnderTest, tmp_path: Path) -> None:
+    """A playlist must not make the service open a local file or a connection."""
+    (tmp_path / "secret.wav").write_bytes(service.good[1])
     with socket.create_server(("127.0.0.1", 0)) as trap:
         trap.settimeout(0.5)
         to, secret = f"http://127.0.0.1:{trap.getsockname()[1]}/a.wav", f"file://{tmp_path}/secret.wav"
@@ -168,7 +168,7 @@ def test_lists_and_links_are_not_followed(house: House, tmp_path: Path) -> None:
             *(f"[playlist]\nFile1={one}\nNumberOfEntries=1\n" for one in (to, secret)),
         ]
         names = ("a.m3u8", "b.m3u8", "c.ffconcat", "d.ffconcat", "e.ffconcat", "f.sdp", "g.mpd", "h.mpd", "i.pls", "j")
-        status, document = house.served.score(*zip(names, (one.encode() for one in lists), strict=True))
+        status, document = service.served.score(*zip(names, (one.encode() for one in lists), strict=True))
         assert status == 200
         for row in document["results"]:
             assert row["score"] is None, row
@@ -177,7 +177,7 @@ def test_lists_and_links_are_not_followed(house: House, tmp_path: Path) -> None:
             trap.accept()
 
 
-def test_names_are_only_names(house: House) -> None:
+def test_file_names_are_shortened_and_have_no_path(service: ServiceUnderTest) -> None:
     given = {
         "../../../../etc/passwd": "passwd",
         "C:\\windows\\win.ini": "win.ini",
@@ -188,18 +188,18 @@ def test_names_are_only_names(house: House) -> None:
         "歌.wav": "歌.wav",
         "$(reboot).wav": "$(reboot).wav",
     }
-    status, document = house.served.score(*((name, house.good[1]) for name in given))
+    status, document = service.served.score(*((name, service.good[1]) for name in given))
     assert status == 200
     assert [row["file"] for row in document["results"]] == list(given.values())
     for row in document["results"]:
-        assert row["score"] == pytest.approx(house.score, abs=1e-4)
+        assert row["score"] == pytest.approx(service.score, abs=1e-4)
 
 
-def test_bodies_that_are_no_form(house: House) -> None:
-    body, kind = multipart([house.good], "b")
-    ask = house.served.get
+def test_malformed_forms_are_refused(service: ServiceUnderTest) -> None:
+    body, kind = multipart([service.good], "b")
+    request = service.served.get
     json_kind = {"Content-Type": "application/json"}
-    for headers, sent, status, sentence in (
+    for headers, sent, status, message in (
         (json_kind, b'{"file": 1}', 415, "application/json"),
         ({}, b"", 415, "content type"),
         ({"Content-Type": "multipart/form-data"}, body, 400, "boundary"),
@@ -214,15 +214,15 @@ def test_bodies_that_are_no_form(house: House) -> None:
         ({"Content-Type": kind}, body.replace(b"form-data;", b"form-data;" + b" " * 200_000), 400, "malformed"),
         ({"Content-Type": kind, "Content-Encoding": "gzip"}, b"\x1f\x8b\x08" + bytes(99), 400, "malformed"),
     ):
-        found, _, said = ask("/score", method="POST", body=sent, headers=headers)
-        assert (found, sentence in json.loads(said)["error"]) == (status, True), (headers, found, said)
-    assert ask("/score?timeline=perhaps", method="POST")[0] == 400
-    assert ask("/score")[0] == 405
-    assert ask("/../../etc/passwd")[0] == 404
-    assert ask("/page/..%2f..%2fapp.py")[0] == 404
+        found, _, text = request("/score", method="POST", body=sent, headers=headers)
+        assert (found, message in json.loads(text)["error"]) == (status, True), (headers, found, text)
+    assert request("/score?timeline=perhaps", method="POST")[0] == 400
+    assert request("/score")[0] == 405
+    assert request("/../../etc/passwd")[0] == 404
+    assert request("/page/..%2f..%2fapp.py")[0] == 404
 
 
-def test_too_much_is_refused_before_it_is_kept(house: House) -> None:
+def test_too_large_requests_are_refused_before_they_are_stored(service: ServiceUnderTest) -> None:
     ten_thousand = multipart([("a.wav", b"RIFF")] * 10_000)
     too_many = head(len(ten_thousand[0]), ten_thousand[1]) + ten_thousand[0]
     begun = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
@@ -236,33 +236,33 @@ def test_too_much_is_refused_before_it_is_kept(house: House) -> None:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "HTTP/1.1"),
         (head(5, more="Content-Length: 6\r\n") + b"hello!", 400, ""),
     ):
-        found, document = raw(house, sent)
+        found, document = raw(service, sent)
         assert (found, named in document["error"]) == (status, True), document
 
 
-def test_who_is_slow_is_not_waited_for(house: House) -> None:
-    """One sends a header's byte now and then, one a body's, one nothing, one hangs up in the middle."""
-    lines = [socket.create_connection(("127.0.0.1", house.served.port), timeout=60) for _ in range(4)]
+def test_slow_clients_time_out(service: ServiceUnderTest) -> None:
+    """One client sends its header slowly, one its body, one sends no data, one disconnects."""
+    connections = [socket.create_connection(("127.0.0.1", service.served.port), timeout=60) for _ in range(4)]
     started = time.monotonic()
-    lines[0].sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nX-Slow: ")
-    lines[1].sendall(head(100_000) + b"--b\r\n")
-    lines[3].sendall(head(100_000) + b"--b\r\n")
-    lines[3].close()
-    answers: dict[int, tuple[int, dict[str, Any]]] = {}
-    while len(answers) < 3 and time.monotonic() - started < 50:
-        for number in {0, 1, 2} - set(answers):
+    connections[0].sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    connections[1].sendall(head(100_000) + b"--b\r\n")
+    connections[3].sendall(head(100_000) + b"--b\r\n")
+    connections[3].close()
+    responses: dict[int, tuple[int, dict[str, Any]]] = {}
+    while len(responses) < 3 and time.monotonic() - started < 50:
+        for number in {0, 1, 2} - set(responses):
             try:
                 if number < 2:
-                    lines[number].sendall(b"y")
-                lines[number].settimeout(0.5)
-                answers[number] = answer_of(lines[number])
+                    connections[number].sendall(b"y")
+                connections[number].settimeout(0.5)
+                responses[number] = read_response(connections[number])
             except TimeoutError:
                 continue
-    for line in lines:
-        line.close()
-    assert {number: status for number, (status, _) in answers.items()} == {0: 408, 1: 408, 2: 408}
-    assert "10 s" in answers[0][1]["error"]
-    assert "20 s" in answers[1][1]["error"]
-    assert json.loads(house.served.get("/healthz")[2]) == {"status": "ok"}
-    figures = house.served.get("/metrics")[2].decode()
+    for connection in connections:
+        connection.close()
+    assert {number: status for number, (status, _) in responses.items()} == {0: 408, 1: 408, 2: 408}
+    assert "10 s" in responses[0][1]["error"]
+    assert "20 s" in responses[1][1]["error"]
+    assert json.loads(service.served.get("/healthz")[2]) == {"status": "ok"}
+    figures = service.served.get("/metrics")[2].decode()
     assert "audioscore_in_flight_requests 0.0" in figures

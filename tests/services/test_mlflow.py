@@ -1,4 +1,4 @@
-"""The registered scorer by itself and behind HTTP; a real MLflow server with PostgreSQL and S3."""
+"""The registered scorer, loaded and behind HTTP; an MLflow server with PostgreSQL and S3."""
 
 import base64
 import contextlib
@@ -31,7 +31,7 @@ from audioscore.scoring.network import ScoreNetwork
 from audioscore.scoring.scorer import Description
 from audioscore.tracking.connection import connect, initialise
 from audioscore.tracking.lock import promotion_lock
-from audioscore.tracking.registry import promote, read_changes, reigns, rollback, scorer_folder
+from audioscore.tracking.registry import champion_periods, promote, read_changes, rollback, scorer_folder
 from audioscore.tracking.runs import log_scorer
 
 pytestmark = pytest.mark.services
@@ -40,7 +40,7 @@ MODEL = "singers"
 READY_SECONDS = 300.0
 ROUNDS = 6
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", "GIT_PYTHON_REFRESH": "quiet"}
-# In an environment that has what the version asks for, and not this repository.
+# For an environment with the requirements of the version, without this repository.
 ALONE = """
 import importlib.util, json, sys
 assert importlib.util.find_spec("audioscore") is None
@@ -87,7 +87,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving(command: list[str], url: str, log: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """A server that answers at `url`, until the block ends."""
+    """Start a server and wait until it responds at `url`; stop it at the end of the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=log.parent, env={**os.environ, **QUIET, **environment},
@@ -106,7 +106,7 @@ def serving(command: list[str], url: str, log: Path, environment: Mapping[str, s
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)  # its workers too
+            os.killpg(process.pid, 9)  # including its workers
         process.wait()
 
 
@@ -128,7 +128,7 @@ def scorer(tiny_encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def registered(scorer: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a SQLite registry that holds the scorer as version 1."""
+    """The address of a SQLite registry with the scorer as version 1."""
     folder = tmp_path_factory.mktemp("mlflow")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     run = connect(uri).create_run(initialise(uri, MODEL, folder / "artifacts")).info.run_id
@@ -143,7 +143,7 @@ def sounds(tiny_corpus: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def alone(registered: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a new environment with the requirements of version 1, and nothing else."""
+    """The Python of a new environment with only the requirements of version 1."""
     uv, folder = str(Path(sys.executable).parent / "uv"), tmp_path_factory.mktemp("alone")
     code = Path(registered.removeprefix("sqlite:///")).parent / "artifacts"
     (requirements,) = code.glob("**/requirements.txt")
@@ -164,12 +164,12 @@ def test_a_version_is_self_contained(
         command, cwd=tmp_path, env={**os.environ, **QUIET}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    printed = json.loads(done.stdout.splitlines()[-1])
     expected = [load_scorer(scorer).score(sound).score for sound in sounds]
-    assert said["batch"] == pytest.approx(expected, abs=1e-4)
-    assert said["one"] == pytest.approx(expected[:1], abs=1e-4)
+    assert printed["batch"] == pytest.approx(expected, abs=1e-4)
+    assert printed["one"] == pytest.approx(expected[:1], abs=1e-4)
     code = Path(registered.removeprefix("sqlite:///")).parent / "artifacts"
-    assert [file for file in said["files"] if Path(file).is_relative_to(code)] == said["files"] != []
+    assert [file for file in printed["files"] if Path(file).is_relative_to(code)] == printed["files"] != []
 
 
 def test_mlflow_serve_gives_the_same_score(registered: str, scorer: Path, sounds: list[Path], tmp_path: Path) -> None:
@@ -188,10 +188,10 @@ def test_mlflow_serve_gives_the_same_score(registered: str, scorer: Path, sounds
             json.dumps({"dataframe_records": rows}).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            good, bad = json.load(answer, parse_constant=pytest.fail)["predictions"]
-    said = CliRunner().invoke(app, ["score", str(sounds[0]), "--model", str(scorer), "--json"])
-    (row,) = json.loads(said.stdout)["results"]
+        with urllib.request.urlopen(request, timeout=120) as response:
+            good, bad = json.load(response, parse_constant=pytest.fail)["predictions"]
+    scored = CliRunner().invoke(app, ["score", str(sounds[0]), "--model", str(scorer), "--json"])
+    (row,) = json.loads(scored.stdout)["results"]
     assert good["score"] == pytest.approx(row["score"], abs=1e-4)
     assert [good["lo"], good["hi"]] == pytest.approx(row["interval"], abs=1e-4)
     assert good["error"] is None
@@ -201,7 +201,7 @@ def test_mlflow_serve_gives_the_same_score(registered: str, scorer: Path, sounds
 
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[str]:
-    """A PostgreSQL server of its own on loopback: SQLAlchemy's address of an empty database."""
+    """A PostgreSQL server on loopback; SQLAlchemy's address of an empty database."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
         pytest.skip("PostgreSQL is not installed: see .ci/packages")
@@ -229,7 +229,7 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def server(postgresql: str, s3_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`mlflow server` on PostgreSQL, its artifacts in the S3 bucket `mlflow`: its address."""
+    """The address of an `mlflow server` on PostgreSQL with its artifacts in the S3 bucket `mlflow`."""
     environment = s3_server.environment
     session = boto3.session.Session(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
     s3 = session.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-east-1")
@@ -243,7 +243,7 @@ def server(postgresql: str, s3_server: Any, tmp_path_factory: pytest.TempPathFac
     for_mlflow = {
         **environment,
         "MLFLOW_S3_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"],
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven more processes, for what is not used here
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that these tests do not need
     }
     address, log = f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("server") / "log"
     with serving(command, f"{address}/health", log, for_mlflow):
@@ -253,7 +253,9 @@ def server(postgresql: str, s3_server: Any, tmp_path_factory: pytest.TempPathFac
     s3.close()
 
 
-def test_a_server_registers_races_and_rolls_back(server: str, scorer: Path, sounds: list[Path], tmp_path: Path) -> None:
+def test_a_server_registers_promotes_concurrently_and_rolls_back(
+    server: str, scorer: Path, sounds: list[Path], tmp_path: Path
+) -> None:
     client = connect(server)
     run = client.create_run(initialise(server, MODEL, tmp_path)).info.run_id
     assert log_scorer(scorer, run, MODEL) == 1
@@ -263,7 +265,7 @@ def test_a_server_registers_races_and_rolls_back(server: str, scorer: Path, soun
     folders = scorer, scorer_folder(server, f"models:/{MODEL}@champion")
     assert len({load_scorer(folder).score(sounds[0]).raw for folder in folders}) == 1
     champions = [1, *race(server, ROUNDS)]
-    found = reigns(read_changes(client, MODEL), champions[-1])
+    found = champion_periods(read_changes(client, MODEL), champions[-1])
     assert [one.champion for one in found] == champions
     assert all(one.carried_out for one in found)
     assert rollback(client, MODEL, "as a drill") == (champions[-2], champions[-1])
@@ -272,7 +274,7 @@ def test_a_server_registers_races_and_rolls_back(server: str, scorer: Path, soun
 
 
 def race(server: str, rounds: int) -> list[int]:
-    """Two processes promote at once, over and over; the champion of each round."""
+    """Two processes promote at the same time in each round; returns the champion of each round."""
     champions = [1]
     commands = [[sys.executable, "-c", RACER, server, *own] for own in (("2", "4"), ("3", "5"))]
     with contextlib.ExitStack() as stack:
@@ -287,9 +289,9 @@ def race(server: str, rounds: int) -> list[int]:
         for _ in range(rounds):
             for into, _out in streams:
                 into.write(f"{champions[-1]}\n")
-            said = [out.readline().strip() for _, out in streams]
-            (winner,) = [int(one) for one in said if one.isdigit()]
-            (refusal,) = [one for one in said if not one.isdigit()]
+            printed = [out.readline().strip() for _, out in streams]
+            (winner,) = [int(one) for one in printed if one.isdigit()]
+            (refusal,) = [one for one in printed if not one.isdigit()]
             assert re.match(rf"{MODEL}: .*v{champions[-1]} .*v{winner}\b", refusal)
             champions.append(winner)
         for into, _out in streams:
@@ -297,7 +299,7 @@ def race(server: str, rounds: int) -> list[int]:
     return champions[1:]
 
 
-def test_a_killed_holder_is_followed_after_a_lease(server: str) -> None:
+def test_the_lock_of_a_killed_process_expires(server: str) -> None:
     command = [sys.executable, "-c", HOLDER, server]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None

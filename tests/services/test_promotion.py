@@ -1,4 +1,4 @@
-"""The whole pipeline against one registry: who becomes champion, and who never does."""
+"""Whole pipeline runs with one registry: only a better model becomes champion."""
 
 import json
 import os
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.services
 MODEL = "singers"
 SETTINGS = (
     "training.seeds=[1]", "training.plans=[baseline,hybrid]", "training.patience=40", "evaluation.resamples=500",
-    "evaluation.probes.clips=0", "split.val=0.2", "split.test=0.4", f"registry.model={MODEL}",
+    "evaluation.robustness.clips=0", "split.val=0.2", "split.test=0.4", f"registry.model={MODEL}",
 )  # fmt: skip
 GOOD, POOR = (
     ("training.epochs=40", "training.learning_rate=0.003"),
@@ -26,7 +26,7 @@ GOOD, POOR = (
 
 
 def call(home: Path, *arguments: str) -> tuple[int, str, str]:
-    """The installed program, in a home of its own."""
+    """Run the installed program with its own home."""
     done = subprocess.run(
         [str(Path(sys.executable).parent / "audioscore"), *arguments],
         env={**os.environ, "AUDIOSCORE_HOME": str(home), "OMP_NUM_THREADS": "1"},
@@ -36,7 +36,7 @@ def call(home: Path, *arguments: str) -> tuple[int, str, str]:
 
 
 def run(home: Path, data: Path, encoders: Path, how: tuple[str, ...]) -> dict[str, Any]:
-    """The document of a whole run."""
+    """The JSON document of a whole run."""
     sources = [f"encoders.{name}.source={encoders / f'{name}-small'}" for name in ("muq", "campplus")]
     settings = [part for one in (*SETTINGS, *sources, *how) for part in ("--set", one)]
     code, out, err = call(home, "run", "--data", str(data), "--json", *settings)
@@ -45,16 +45,16 @@ def run(home: Path, data: Path, encoders: Path, how: tuple[str, ...]) -> dict[st
     return document
 
 
-def test_only_a_better_model_is_promoted(judged_corpus: Path, tiny_encoders: Path, tmp_path: Path) -> None:
+def test_only_a_better_model_is_promoted(larger_corpus: Path, tiny_encoders: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    poor = run(home, judged_corpus, tiny_encoders, POOR)
-    if not poor["decision"]["promoted"]:  # the gate has nothing to do with how a first champion came about
+    poor = run(home, larger_corpus, tiny_encoders, POOR)
+    if not poor["decision"]["promoted"]:  # this test needs a first champion in any case
         promote(connect(f"sqlite:///{home / 'mlflow.db'}"), MODEL, 1, expected=None, why="by hand")
-    good = run(home, judged_corpus, tiny_encoders, GOOD)
+    good = run(home, larger_corpus, tiny_encoders, GOOD)
     assert good["decision"]["promoted"], good["decision"]["reason"]
     assert good["decision"]["lo"] > 0
     assert good["registered"]["aliases"] == ["champion"]
-    worse = run(home, judged_corpus, tiny_encoders, POOR)
+    worse = run(home, larger_corpus, tiny_encoders, POOR)
     assert not worse["decision"]["promoted"]
     assert worse["decision"]["hi"] < 0
     assert worse["registered"]["aliases"] == ["challenger"]
@@ -71,7 +71,7 @@ def test_only_a_better_model_is_promoted(judged_corpus: Path, tiny_encoders: Pat
     code, out, _ = call(home, "promote", "2", "--model", MODEL, "--json")
     again = json.loads(out)
     assert (code, again["compared_with"], again["decision"]["promoted"]) == (0, "v1", True)
-    # The same clips, the same models, the same resamples: the gate says the same.
+    # The same clips, models and resamples give the same difference.
     assert again["decision"]["delta"] == pytest.approx(good["decision"]["delta"])
     code, out, _ = call(home, "models", "--history")
     assert code == 0

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from audioscore.data.transfer.download import Downloaded, Fault, download_all
+from audioscore.data.transfer.download import Downloaded, FailedDownload, download_all
 from audioscore.data.transfer.s3 import connect, list_objects
 from audioscore.data.versions.storage import fetch
 from audioscore.errors import DataError
@@ -75,14 +75,14 @@ def test_a_prefix_is_listed_and_downloaded(s3_environment: Any, songs: dict[str,
     } == songs
 
 
-def test_large_objects_are_checked_and_brought(s3_environment: Any, songs: dict[str, bytes], tmp_path: Path) -> None:
-    """The server itself splits an object of this size; its ETag must still be the one of the whole."""
+def test_large_objects_are_verified(s3_environment: Any, songs: dict[str, bytes], tmp_path: Path) -> None:
+    """The server splits an object of this size; its ETag must still be that of the whole object."""
     (one,) = download_all(["s3://songs/whole/large.wav"], tmp_path)
     assert isinstance(one, Downloaded)
     assert one.path.read_bytes() == songs["large.wav"]
 
 
-def test_a_killed_download_goes_on(s3_environment: Any, songs: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_killed_download_continues(s3_environment: Any, songs: dict[str, bytes], tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), *links(songs)]
     for seconds in (0.0, 0.05, 0.2):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ)
@@ -96,31 +96,31 @@ def test_a_killed_download_goes_on(s3_environment: Any, songs: dict[str, bytes],
     found = download_all(links(songs), tmp_path)
     assert [one.path.read_bytes() for one in found if isinstance(one, Downloaded)] == list(songs.values())
     assert {one.path for one in found if isinstance(one, Downloaded) and one.reused} == there
-    assert len(list(tmp_path.iterdir())) == COUNT  # nothing else is left
+    assert len(list(tmp_path.iterdir())) == COUNT  # no other file is left
 
 
 def test_denied_access_is_an_error(
     s3_server: Any, songs: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in s3_server.stranger.items():
+    for name, value in s3_server.reader.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(DataError, match="AccessDenied"):
         fetch(f"s3://songs/{PREFIX}", tmp_path / "data")
     for changed, code in (
         ({}, "AccessDenied"),
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
-        ({"AWS_ACCESS_KEY_ID": "nobody"}, "InvalidAccessKeyId"),
+        ({"AWS_ACCESS_KEY_ID": "unknown"}, "InvalidAccessKeyId"),
     ):
         for name, value in changed.items():
             monkeypatch.setenv(name, value)
-        (fault,) = download_all(links(songs)[:1], tmp_path)
-        assert isinstance(fault, Fault)
-        assert [name for name in (links(songs)[0], s3_server.endpoint, code) if name not in str(fault)] == []
+        (failed,) = download_all(links(songs)[:1], tmp_path)
+        assert isinstance(failed, FailedDownload)
+        assert [name for name in (links(songs)[0], s3_server.endpoint, code) if name not in str(failed)] == []
 
 
 def test_missing_objects_and_buckets_are_errors(s3_environment: Any, songs: dict[str, bytes], tmp_path: Path) -> None:
     missing = ["s3://songs/gone.m4a", "s3://nowhere/a.m4a"]
-    reasons = [one.reason for one in download_all(missing, tmp_path) if isinstance(one, Fault)]
+    reasons = [one.reason for one in download_all(missing, tmp_path) if isinstance(one, FailedDownload)]
     assert ["NoSuchKey" in reasons[0], "NoSuchBucket" in reasons[1]] == [True, True]
 
 

@@ -1,4 +1,4 @@
-"""`audioscore serve` as a process: its scores, its document, its end, and a champion that moves beneath it."""
+"""`audioscore serve` as a process: scores, documents, shutdown, and a change of the champion."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import pytest
 from audioscore import load_scorer
 from audioscore.tracking.connection import connect, initialise
 from audioscore.tracking.runs import log_scorer
-from benchmarks.serving import ROOT, SERVE, Load, Served, demo_clips, make_scorer, overload
+from benchmarks.serving import ROOT, SERVE, Load, RunningService, demo_clips, make_scorer, overload
 
 pytestmark = pytest.mark.services
 
@@ -37,15 +37,15 @@ def scores_of(model: Path, clips: list[tuple[str, bytes]]) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def served(scorers: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(scorers: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     folder = tmp_path_factory.mktemp("served")
     (folder / "token").write_text(f"{TOKEN}\n")
     options = ["--token-file", str(folder / "token"), "--queue", "8"]
-    with Served(str(scorers[0]), folder / "log", *options) as running:
+    with RunningService(str(scorers[0]), folder / "log", *options) as running:
         yield running.ready()
 
 
-def test_the_command_line_says_the_same(served: Served, scorers: tuple[Path, Path]) -> None:
+def test_the_command_line_returns_the_same_scores(served: RunningService, scorers: tuple[Path, Path]) -> None:
     """Twelve recordings in one request, in twelve at once, and through `audioscore score`."""
     clips, key = demo_clips(12), {"Authorization": f"Bearer {TOKEN}"}
     status, together = served.score(*clips, path="/score?timeline=true", headers=key)
@@ -66,23 +66,23 @@ def test_the_command_line_says_the_same(served: Served, scorers: tuple[Path, Pat
         thread.join()
     paths = [str(ROOT / "data" / "audio" / name) for name, _ in clips]
     command = [sys.executable, "-m", "audioscore.cli.app", "score", *paths, "--model", str(scorers[0]), "--json"]
-    said = subprocess.run(command, capture_output=True, check=True)
-    for number, row in enumerate(json.loads(said.stdout)["results"]):
+    printed = subprocess.run(command, capture_output=True, check=True).stdout
+    for number, row in enumerate(json.loads(printed)["results"]):
         for found in (together["results"][number], alone[number]):
             assert found["score"] == pytest.approx(row["score"], abs=1e-4)
             assert found["interval"] == pytest.approx(row["interval"], abs=1e-4)
             assert found["seconds"] == row["seconds"]
             assert found["error"] is None
         assert alone[number]["timeline"] is None
-        moments = together["results"][number]["timeline"]
-        assert moments[0]["start"] == 0
-        assert moments[-1]["end"] == pytest.approx(row["seconds"], abs=0.01)
+        segments = together["results"][number]["timeline"]
+        assert segments[0]["start"] == 0
+        assert segments[-1]["end"] == pytest.approx(row["seconds"], abs=0.01)
 
 
-def test_what_it_says_of_itself(served: Served) -> None:
-    status, headers, said = served.get("/model")
+def test_the_service_describes_its_model(served: RunningService) -> None:
+    status, headers, text = served.get("/model")
     assert status == 200
-    card = json.loads(said)
+    card = json.loads(text)
     assert card["plan"] == "hybrid"
     assert card["scale"] == [50, 99]
     assert card["bands"][-1] == [95, 100]
@@ -98,35 +98,35 @@ def test_what_it_says_of_itself(served: Served) -> None:
     assert "process_resident_memory_bytes" in figures
 
 
-def test_a_token_is_asked_for(served: Served) -> None:
+def test_a_token_is_required(served: RunningService) -> None:
     for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
         status, document = served.score(demo_clips(1)[0], headers=given)
         assert status == 401
         assert "Authorization: Bearer TOKEN" in document["error"]
 
 
-def test_schemathesis_finds_nothing(served: Served, tmp_path: Path) -> None:
+def test_schemathesis_finds_no_problem(served: RunningService, tmp_path: Path) -> None:
     tool = Path(sys.executable).with_name("schemathesis")
-    said = subprocess.run(
+    done = subprocess.run(
         [
             str(tool), "run", f"http://127.0.0.1:{served.port}/openapi.json", "--checks", "all", "-n", "300",
             "--seed", "7", "--no-color", "-H", f"Authorization: Bearer {TOKEN}",
         ],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert said.returncode == 0, said.stdout[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_with_nothing_lost(scorers: tuple[Path, Path], tmp_path: Path, sent: signal.Signals) -> None:
-    """A signal among requests: those let in are answered, others are told 503 or find nobody, and the exit code is 0.
+def test_a_shutdown_loses_no_accepted_request(scorers: tuple[Path, Path], tmp_path: Path, sent: signal.Signals) -> None:
+    """Accepted requests are completed, others get 503 or no connection, and the exit code is 0.
 
-    SIGINT as a terminal sends it: to all of its processes.
+    A terminal sends SIGINT to all processes of the service.
     """
     clips = demo_clips(6)
     expected = scores_of(scorers[0], clips)
-    answers: list[tuple[int, Any]] = []
-    with Served(str(scorers[0]), tmp_path / "log") as running:
+    responses: list[tuple[int, Any]] = []
+    with RunningService(str(scorers[0]), tmp_path / "log") as running:
         running.ready()
 
         def client(number: int) -> None:
@@ -137,7 +137,7 @@ def test_it_ends_with_nothing_lost(scorers: tuple[Path, Path], tmp_path: Path, s
                     return
                 if status == 200:
                     assert document["results"][0]["score"] == pytest.approx(expected[number], abs=2e-4)
-                answers.append((status, document))
+                responses.append((status, document))
                 if status == 503:
                     return
 
@@ -149,15 +149,15 @@ def test_it_ends_with_nothing_lost(scorers: tuple[Path, Path], tmp_path: Path, s
         for thread in threads:
             thread.join()
         assert running.process.wait(timeout=40) == 0
-        said = (tmp_path / "log").read_text()
-    assert {status for status, _ in answers} <= {200, 503}
-    assert sum(status == 200 for status, _ in answers) >= 6
-    assert sent.name in said
-    assert "Traceback" not in said
+        log = (tmp_path / "log").read_text()
+    assert {status for status, _ in responses} <= {200, 503}
+    assert sum(status == 200 for status, _ in responses) >= 6
+    assert sent.name in log
+    assert "Traceback" not in log
 
 
-def test_a_moved_champion_scores_without_a_failed_request(scorers: tuple[Path, Path], tmp_path: Path) -> None:
-    """First one version, then another, then a broken one, which is not used; each answer names whose score it is."""
+def test_a_new_champion_is_loaded_without_a_failed_request(scorers: tuple[Path, Path], tmp_path: Path) -> None:
+    """The champion changes to a second version, then to a broken one, which is not used; responses name the version."""
     tracking_uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     experiment = initialise(tracking_uri, "audioscore", tmp_path / "mlartifacts")
     client = connect(tracking_uri)
@@ -170,12 +170,12 @@ def test_a_moved_champion_scores_without_a_failed_request(scorers: tuple[Path, P
     clips = demo_clips(4)
     expected = {version: scores_of(folder, clips) for version, folder in zip(versions, scorers, strict=False)}
     client.set_registered_model_alias("audioscore", "champion", str(versions[0]))
-    faults: list[Any] = []
+    failures: list[Any] = []
     seen: set[int] = set()
     end = threading.Event()
     home = {"AUDIOSCORE_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": ""}
     uri = "models:/audioscore@champion"
-    with Served(uri, tmp_path / "log", "--watch", "1", environment=home) as running:
+    with RunningService(uri, tmp_path / "log", "--watch", "1", environment=home) as running:
         running.ready()
 
         def client_loop(number: int) -> None:
@@ -183,7 +183,7 @@ def test_a_moved_champion_scores_without_a_failed_request(scorers: tuple[Path, P
                 status, document = running.score(clips[number])
                 version = document.get("model", {}).get("version")
                 if status != 200 or abs(document["results"][0]["score"] - expected[version][number]) > 2e-4:
-                    faults.append((status, document))
+                    failures.append((status, document))
                 seen.add(version)
 
         threads = [threading.Thread(target=client_loop, args=(number,)) for number in range(len(clips))]
@@ -201,44 +201,44 @@ def test_a_moved_champion_scores_without_a_failed_request(scorers: tuple[Path, P
             end.set()
             for thread in threads:
                 thread.join()
-        assert faults == []
+        assert failures == []
         assert seen == set(versions[:2])
         card = json.loads(running.get("/model")[2])
         assert (card["name"], card["version"], card["uri"]) == ("audioscore", versions[1], uri)
         assert f'version="{versions[1]}"}} 1.0' in running.get("/metrics")[2].decode()
-        said = running.log.read_text()
-    assert len(re.findall("models:/audioscore/2 .*models:/audioscore/1", said)) == 1, said
-    assert len(re.findall("models:/audioscore/2 .*kept", said)) == 1, said
+        log = running.log.read_text()
+    assert len(re.findall("models:/audioscore/2 .*models:/audioscore/1", log)) == 1, log
+    assert len(re.findall("models:/audioscore/2 .*kept", log)) == 1, log
 
 
-def until(asked: Any, seconds: float = 90.0) -> None:
+def until(check: Any, seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
-    while not asked():
+    while not check():
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
-def test_a_start_that_cannot_be_is_one_sentence(served: Served, scorers: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_failed_start_is_one_error(served: RunningService, scorers: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
-    for options, sentence in (
+    for options, message in (
         (["--port", str(served.port)], f"127.0.0.1:{served.port}: "),
         (["--model", str(tmp_path / "gone"), "--port", "0"], str(tmp_path / "gone")),
         (["--model", "models:/audioscore@champion", "--port", "0"], "registered"),
         (["--token-file", str(tmp_path / "empty"), "--port", "0"], "token"),
     ):
-        said = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", SERVE, "serve", "--model", str(scorers[0]), *options],
             capture_output=True, text=True, timeout=120, check=False, cwd=ROOT,
         )  # fmt: skip
-        assert said.returncode == 2, said.stderr
-        assert sentence in said.stderr
-        assert "Traceback" not in said.stderr
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
 
 
-def test_twice_what_it_sustains(scorers: tuple[Path, Path], tmp_path: Path) -> None:
-    """A short form of benchmarks/serving.py: scores are right or refused by 429, memory is flat, and calm returns."""
+def test_a_load_of_twice_the_capacity(scorers: tuple[Path, Path], tmp_path: Path) -> None:
+    """A short form of benchmarks/serving.py: correct scores or status 429, constant memory, and recovery afterwards."""
     clips = demo_clips(12)
-    with Served(str(scorers[0]), tmp_path / "log", "--queue", "16") as running:
+    with RunningService(str(scorers[0]), tmp_path / "log", "--queue", "16") as running:
         found = overload(Load(running.ready(), clips, scores_of(scorers[0], clips)), running, 10.0, 4.0)
     for phase in ("before", "during", "after"):
         assert found[phase].wrong == [], phase

@@ -1,4 +1,4 @@
-"""What step and pods of a TrainJob exchange, in a real S3 server."""
+"""The files that a step and the pods of a TrainJob exchange, on an S3 server."""
 
 import os
 from pathlib import Path
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.services
 
 @pytest.fixture
 def bucket(s3_environment: Any) -> Any:
-    """An empty bucket that only this test uses."""
+    """An empty bucket for one test."""
     found = boto3.session.Session().resource("s3").Bucket(f"jobs-{os.urandom(4).hex()}")
     found.create()
     return found
 
 
-def test_a_folder_travels_through_a_real_bucket(bucket: Any, tmp_path: Path) -> None:
+def test_a_folder_is_exchanged_through_a_bucket(bucket: Any, tmp_path: Path) -> None:
     files = {f"seed-1/录音 {number}": bytes([number]) * (1 << number) for number in range(23)}
     for name, content in files.items():
         (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def test_a_folder_travels_through_a_real_bucket(bucket: Any, tmp_path: Path) -> 
 def test_denied_access_is_an_error(
     tmp_path: Path, s3_server: Any, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in s3_server.stranger.items():
+    for name, value in s3_server.reader.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "a").write_bytes(b"x")
     exchange = Exchange(f"s3://{bucket.name}/team 1")

@@ -1,4 +1,4 @@
-"""Versions of a data folder on a real S3 server: pushed, cut, resumed, pulled, fetched, purged, refused."""
+"""Versions of a data folder on an S3 server: push, interruption, resumption, pull, fetch, purge, refusal."""
 
 import os
 import subprocess
@@ -11,8 +11,7 @@ import boto3
 import pytest
 
 from audioscore.data.delivery.remove import purge
-from audioscore.data.versions.history import recorded_file, recorded_files
-from audioscore.data.versions.repository import commit, pull, push, record_of
+from audioscore.data.versions.repository import commit, pull, push, record_of, recorded_file, recorded_files
 from audioscore.data.versions.revision import folder_digest
 from audioscore.data.versions.storage import fetch
 from audioscore.errors import DataError
@@ -20,7 +19,7 @@ from audioscore.errors import DataError
 pytestmark = pytest.mark.services
 
 CLIPS = 59  # and a labels table
-# Pushes, and dies while the 21st file is on its way.
+# Pushes, and is killed during the upload of the 21st file.
 CUT = """
     import os, signal, sys
     from pathlib import Path
@@ -29,13 +28,13 @@ CUT = """
 
     send, sent = s3fs.S3FileSystem._put_file, []
 
-    async def send_or_die(self, *arguments, **options):
+    async def send_or_end(self, *arguments, **options):
         sent.append(arguments)
         if len(sent) > 20:
             os.kill(os.getpid(), signal.SIGKILL)
         return await send(self, *arguments, **options)
 
-    s3fs.S3FileSystem._put_file = send_or_die
+    s3fs.S3FileSystem._put_file = send_or_end
     push([Path(sys.argv[1])])
 """
 
@@ -49,9 +48,9 @@ def git(folder: Path, *arguments: str | Path) -> str:
 
 @pytest.fixture
 def bucket(s3_environment: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """An empty bucket of the test's own."""
+    """An empty bucket for one test."""
     (tmp_path / "aws").touch()
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))  # DVC opens what it names, and /dev/null is no file
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))  # DVC opens this file, and refuses /dev/null
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     found = boto3.session.Session().resource("s3").Bucket(f"versions-{os.urandom(4).hex()}")
     found.create()
@@ -90,7 +89,7 @@ def test_a_push_that_was_cut_is_completed_and_pulled_in_a_new_clone(data: Path, 
     assert cut.returncode == -9, cut.stderr.decode()
     there = keys(bucket)
     assert 0 < len(there) <= 21
-    assert not any(key.endswith(".dir") for key in there)  # no list of files before all of them are there
+    assert not any(key.endswith(".dir") for key in there)  # the list of files is uploaded last
     assert push([data]) == CLIPS + 2 - len(there)
     assert push([data]) == 0
     assert len(keys(bucket)) == CLIPS + 2
@@ -103,7 +102,7 @@ def test_a_push_that_was_cut_is_completed_and_pulled_in_a_new_clone(data: Path, 
 def test_both_kinds_of_uri_are_fetched(data: Path, bucket: Any, tmp_path: Path) -> None:
     push([data])
     commit_id = git(data.parent, "rev-parse", "HEAD")
-    git(tmp_path, "clone", "-q", "--bare", data.parent, tmp_path / "songs.git")  # as a server holds it: no cache
+    git(tmp_path, "clone", "-q", "--bare", data.parent, tmp_path / "songs.git")  # as on a server: without a cache
     report = fetch(f"git+file://{tmp_path}/songs.git@v1", tmp_path / "from git")
     assert (report.kind, report.files, report.revision) == ("git", CLIPS + 1, commit_id)
     for path in (path for path in data.rglob("*") if path.is_file()):
@@ -113,7 +112,7 @@ def test_both_kinds_of_uri_are_fetched(data: Path, bucket: Any, tmp_path: Path) 
     assert len(digests) == 1
 
 
-def test_refusals_are_one_sentence(
+def test_refusals_are_one_line(
     data: Path, bucket: Any, s3_environment: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = data.parent / ".dvc" / "config.local"
@@ -125,11 +124,11 @@ def test_refusals_are_one_sentence(
         return str(refused.value)
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, s3_environment.stranger[name])
+        monkeypatch.setenv(name, s3_environment.reader[name])
     assert "Access" in refusal()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert "signature" in refusal().lower()
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown")
     assert "key" in refusal().lower()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, s3_environment.environment[name])
@@ -152,7 +151,7 @@ def test_a_purge_reaches_the_bucket(data: Path, bucket: Any) -> None:
     assert (purged.removed, purged.failed) == ({"cache": 1, "cloud": 1}, {})
     assert purged.broken == [git(data.parent, "rev-parse", "v1")]
     assert not any(key.endswith(unwanted[2:]) for key in keys(bucket))
-    assert push([data]) == 1  # the new list of files; nothing that was purged
+    assert push([data]) == 1  # the new list of files, and no purged file
     with pytest.raises(DataError, match=unwanted):
         recorded_file(data, name, "v1")
     assert pull([record_of(data)]) == 0

@@ -1,1 +1,1 @@
-"""Deliveries: what somebody hands over, and how it becomes part of a data folder."""
+"""Deliveries: add labelled recordings to a data folder, remove recordings, and make a new version of it."""

@@ -1,7 +1,7 @@
-"""Adding a delivery to a data folder: everything is fetched and heard first, then recordings, then tables change.
+"""Add a delivery to a data folder: fetch and check everything first, then write recordings, then tables.
 
-A process that is killed at any moment leaves whole recordings that no table names yet, or a table that names what is
-there: adding the same delivery again ends where an undisturbed one would have.
+A process that is killed at any moment leaves complete recordings that no table names yet, or tables that name existing
+files. Adding the same delivery again gives the same result as an undisturbed run.
 """
 
 import contextlib
@@ -18,31 +18,32 @@ from audioscore.data.agreement import Agreement, rater_agreement
 from audioscore.data.delivery.folder_state import (
     LABELS,
     WITHDRAWN,
-    read_known,
+    read_folder_state,
     read_labels_file,
     write_labels_file,
     write_order,
 )
-from audioscore.data.delivery.gather import Delivery, Gathering, Stage, every_clip, gather, read_delivery
-from audioscore.data.delivery.plan import Placed, Plan, plan_add
+from audioscore.data.delivery.gather import Delivery, Gathering, Stage, gather, read_delivery
+from audioscore.data.delivery.plan import AddPlan, StoredRecording, plan_add
 from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.index import ORDER
-from audioscore.data.labels import Fault
+from audioscore.data.labels import RowError
 from audioscore.data.transfer.download import DISK_FULL
 from audioscore.errors import DataError, GateRefused, UsageError, shorten
-from audioscore.files import place, sha256_of
+from audioscore.files import link_or_copy, sha256_of
 
-OURS = (LABELS, ORDER, WITHDRAWN, "splits.json", "split_report.json", "train.json", "val.json", "test.json")
-COPY = "copy"  # in the folder of arrivals: the recording that is being brought in
-IGNORED = ".gitignore"  # what has half arrived is nobody's to commit
-LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, OURS))})\.[a-z0-9_]{{8}}(\.\w+)?")
+WRITTEN = (LABELS, ORDER, WITHDRAWN, "splits.json", "split_report.json", "train.json", "val.json", "test.json")
+COPY = "copy"  # name of the recording that is being copied, in the incoming folder
+IGNORED = ".gitignore"  # keeps partial files out of git
+LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, WRITTEN))})\.[a-z0-9_]{{8}}(\.\w+)?")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is to be added, and how its table is read. `audio` is where relative names are looked up: a folder or s3://.
+class DeliveryRequest:
+    """A delivery to add, and how its table is read.
 
-    `own_columns` and `own_singers` are the `column_map` and `singer_from` of the data folder's own table.
+    `audio` is where relative names are looked up: a folder or s3://. `own_columns` and `own_singers` are the
+    `column_map` and `singer_from` of the data folder's own table.
     """
 
     labels: Path
@@ -58,27 +59,27 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Added:
-    """What adding did, or with `dry_run` would do."""
+class AddResult:
+    """What a delivery changed, or would change with `dry_run`."""
 
     delivery: Delivery
     gathering: Gathering
-    plan: Plan
+    plan: AddPlan
     agreement: Agreement | None
     dry_run: bool
 
     @property
-    def refused(self) -> list[Fault]:
-        """Rows that were not added, and why; links without the secrets in them."""
+    def refused(self) -> list[RowError]:
+        """Rows that were not added, and the reasons; links without secrets."""
         return sorted(self.gathering.refused + self.plan.refused)
 
     def to_json(self) -> dict[str, Any]:
-        """The `delivery` part of `data add --json`."""
+        """Return the `delivery` part of `data add --json`."""
         plan = self.plan
         return {
             "labels": str(self.delivery.path),
             "columns": self.delivery.columns,
-            "left_out": list(self.delivery.left_out),
+            "left_out": list(self.delivery.unknown_columns),
             "downloaded": self.gathering.downloaded,
             "added": [one.clip.audio_file for one in plan.added],
             "updated": [{"audio_file": one.clip.audio_file, "changes": one.cells} for one in plan.updated],
@@ -86,28 +87,38 @@ class Added:
             "ordered": [one.clip.audio_file for one in plan.ordered],
             "unchanged": plan.unchanged,
             "repeats": plan.repeats,
-            "refused": [fault._asdict() for fault in self.refused],
-            "warned": [fault._asdict() for fault in self.gathering.warned],
+            "refused": [row._asdict() for row in self.refused],
+            "warned": [row._asdict() for row in self.gathering.warned],
             "notes": plan.notes,
             "agreement": self.agreement.to_json() if self.agreement else None,
             "dry_run": self.dry_run,
         }
 
 
+class DeliveryRefused(GateRefused):
+    """Too many rows of a delivery are unusable; `result` holds the refused rows and what would have changed."""
+
+    def __init__(self, result: AddResult, message: str) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 def add_delivery(
-    request: Request,
+    request: DeliveryRequest,
     folder: Path,
     settings: ValidationSettings,
     *,
-    memory: Path | None = None,
+    cache: Path | None = None,
     stage: Stage = lambda name: None,
     dry_run: bool = False,
-) -> Added:
-    """Add a delivery's recordings and scores to `folder`, which is made where it does not exist.
+) -> AddResult:
+    """Add the recordings and scores of a delivery to `folder`, which is created if necessary.
 
-    Rows that cannot be used are listed in the result. Nothing in the folder changes, and GateRefused is raised, where
-    they are more than `max_rejected_share` of the delivery. Raises DataError where the table, the folder or a conflict
-    stands in the way.
+    Unusable rows are listed in the result.
+
+    Raises:
+        DeliveryRefused: More than `max_rejected_share` of the rows are unusable; nothing is changed.
+        DataError: The table or the folder cannot be used, or rows are in conflict.
     """
     delivery = read_delivery(
         request.labels,
@@ -117,113 +128,104 @@ def add_delivery(
         resort=request.resort,
     )
     root = _root(request)
-    with incoming_of(folder) as incoming:
-        sweep(folder)
+    with incoming_folder(folder) as incoming:
+        remove_leftovers(folder)
         if request.refetch:
-            empty(incoming)
+            clear_incoming(incoming)
         table = read_labels_file(folder, request.own_columns)
-        known = read_known(folder, table, request.own_singers)
+        state = read_folder_state(folder, table, request.own_singers)
         gathering = gather(
             delivery,
             root,
-            known,
+            state,
             incoming,
             settings,
             absolute_allowed=request.audio is None,
             refetch=request.refetch,
-            memory=memory,
+            cache=cache,
             stage=stage,
         )
-        plan = plan_add(gathering.scored, gathering.groups, known, folder, on_conflict=request.on_conflict)
-        added = Added(delivery, gathering, plan, rater_agreement([clip.raters for clip in delivery.clips]), dry_run)
-        _check_share(added, settings.max_rejected_share)
+        plan = plan_add(gathering.scored, gathering.groups, state, folder, on_conflict=request.on_conflict)
+        agreement = rater_agreement([clip.raters for clip in delivery.clips])
+        result = AddResult(delivery, gathering, plan, agreement, dry_run)
+        _check_share(result, settings.max_rejected_share)
         if not dry_run:
             for one in plan.added:
                 table.append(one.clip)
             for update in plan.updated:
                 table.update(update.clip.row or 0, update.cells)
-            with _all_or_nothing(folder, incoming) as made:
+            with _undone_on_error(folder, incoming) as created:
                 for one in [*plan.added, *plan.restored, *plan.ordered]:
-                    made += _put(one, folder, incoming)
+                    created += _copy_into(one, folder, incoming)
                 write_labels_file(folder, table)
                 write_order(folder, plan.groups)
-            empty(incoming)
-    return added
+            clear_incoming(incoming)
+    return result
 
 
-def _root(request: Request) -> Path | str:
-    """Where relative names are looked up. Raises UsageError where that is no folder."""
+def _root(request: DeliveryRequest) -> Path | str:
+    """Folder or S3 prefix of relative names. Raises UsageError for anything else."""
     if request.audio is None:
         return request.labels.absolute().parent
     if request.audio.lower().startswith("s3://"):
         return request.audio
     if "://" in request.audio:
-        raise UsageError(f"--audio {request.audio}: only folders and s3:// are looked through. Put links in the table.")
+        raise UsageError(f"--audio {request.audio}: only folders and s3:// are supported. Put links into the table.")
     if not Path(request.audio).is_dir():
-        raise UsageError(
-            f"--audio {request.audio}: no such folder. Name the folder, or s3://, that holds the recordings."
-        )
+        raise UsageError(f"--audio {request.audio}: no such folder. Name the folder, or s3://, of the recordings.")
     return Path(request.audio).absolute()
 
 
-def _check_share(added: Added, most: float) -> None:
-    refused = added.gathering.refused  # what was removed earlier is no fault of this delivery
-    rows = len(added.delivery.faults) + len(every_clip(added.delivery))
-    if refused and len(refused) > most * rows:
-        told = [f"row {fault.row} ({fault.audio_file}): {fault.reason.rstrip('.')}" for fault in refused]
+def _check_share(result: AddResult, limit: float) -> None:
+    refused = result.gathering.refused  # without recordings that were removed earlier, which are no data errors
+    rows = len(result.delivery.row_errors) + len(result.delivery.all_clips)
+    if refused and len(refused) > limit * rows:
+        reasons = [f"row {row.row} ({row.audio_file}): {row.reason.rstrip('.')}" for row in refused]
         raise DeliveryRefused(
-            added,
-            f"{len(refused)} of {rows} rows cannot be used ({len(refused) / rows:.0%}), and at most {most:.0%} may be, "
-            f"so nothing was added: {shorten(told, 3)}. Mend them, or raise validation.max_rejected_share.",
+            result,
+            f"{len(refused)} of {rows} rows are unusable ({len(refused) / rows:.0%}); at most {limit:.0%} are allowed, "
+            f"so nothing was added: {shorten(reasons, 3)}. Correct them, or raise validation.max_rejected_share.",
         )
 
 
-class DeliveryRefused(GateRefused):
-    """Too much of a delivery cannot be used; `added` says what would have been done, and every refused row."""
-
-    def __init__(self, added: Added, message: str) -> None:
-        super().__init__(message)
-        self.added = added
-
-
 @contextlib.contextmanager
-def _all_or_nothing(folder: Path, incoming: Path) -> Iterator[list[Path]]:
-    """Take back the listed files and folders, and what became of the tables, where something fails: a full disk.
+def _undone_on_error(folder: Path, incoming: Path) -> Iterator[list[Path]]:
+    """Delete the listed new files and folders and restore the tables after an error, such as a full disk.
 
-    What was downloaded stays in `incoming`. Raises DataError for a full disk.
+    Downloads stay in `incoming`. Raises DataError for a full disk.
     """
-    made: list[Path] = []
+    created: list[Path] = []
     before = {folder / name: incoming / f"{name}.before" for name in (LABELS, ORDER)}
-    begun = False
+    started = False
     try:
         for table, kept in before.items():
             kept.unlink(missing_ok=True)
             if table.is_file():
-                place(table, kept)  # a link takes no space, so that a full disk cannot prevent the way back
-        begun = True
-        yield made
-    except BaseException as fault:
-        for table, kept in before.items() if begun else ():
+                link_or_copy(table, kept)  # a link needs no space, so a full disk cannot prevent the restoration
+        started = True
+        yield created
+    except BaseException as error:
+        for table, kept in before.items() if started else ():
             if kept.exists():
                 os.replace(kept, table)
             else:
                 table.unlink(missing_ok=True)
-        recordings = _take_back(made)
-        if isinstance(fault, OSError) and fault.errno in DISK_FULL:
+        recordings = _delete_created(created)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise DataError(
-                f"{folder}: the disk is full ({fault.strerror}) after {recordings} new recordings, so nothing was "
+                f"{folder}: the disk is full ({error.strerror}) after {recordings} new recordings, so nothing was "
                 f"added. Free space and add the delivery again."
-            ) from fault
+            ) from error
         raise
     finally:
         for path in (*before.values(), incoming / COPY):
             path.unlink(missing_ok=True)
 
 
-def _take_back(made: list[Path]) -> int:
-    """Delete files and folders, those made last first; how many were files."""
-    files = [path for path in made if not path.is_dir()]
-    for path in reversed(made):
+def _delete_created(created: list[Path]) -> int:
+    """Delete files and folders, the last created first; return the number of files."""
+    files = [path for path in created if not path.is_dir()]
+    for path in reversed(created):
         if path.is_dir():
             path.rmdir()
         else:
@@ -231,38 +233,38 @@ def _take_back(made: list[Path]) -> int:
     return len(files)
 
 
-def _put(one: Placed, folder: Path, incoming: Path) -> list[Path]:
-    """Bring a recording under its name: a copy, so that nothing done to the folder reaches the delivered file.
+def _copy_into(one: StoredRecording, folder: Path, incoming: Path) -> list[Path]:
+    """Copy a recording into the folder and return the folders and files that this created.
 
-    Returns the folders and the file that were not there before.
+    A copy and not a link, so that later changes in the folder do not change the delivered file.
     """
     target = folder / one.clip.audio_file
     if one.path is None or (target.is_file() and sha256_of(target) == one.clip.sha256):
         return []
-    whole = incoming / COPY
-    whole.unlink(missing_ok=True)
+    complete = incoming / COPY
+    complete.unlink(missing_ok=True)
     if one.path.is_relative_to(incoming):
-        place(one.path, whole)
+        link_or_copy(one.path, complete)
     else:
-        shutil.copyfile(one.path, whole)
-    if sha256_of(whole) != one.clip.sha256:
+        shutil.copyfile(one.path, complete)
+    if sha256_of(complete) != one.clip.sha256:
         raise DataError(f"{one.path}: changed while it was being added. Add the delivery again.")
     missing = [path for path in (target.parent, *target.parent.parents) if not path.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     new = [*reversed(missing), *([] if target.exists() else [target])]
-    os.replace(whole, target)
+    os.replace(complete, target)
     return new
 
 
-# --- the folder beside the data folder, where deliveries arrive ---
+# --- the incoming folder beside the data folder ---
 
 
 @contextlib.contextmanager
-def incoming_of(folder: Path) -> Iterator[Path]:
-    """A folder beside the data folder, on the same file system, for one process at a time.
+def incoming_folder(folder: Path) -> Iterator[Path]:
+    """Lock a data folder and create its incoming folder, beside it on the same file system.
 
-    It keeps half-fetched recordings for the next attempt, and vanishes where nothing is left in it. Raises DataError
-    while another process changes the data folder.
+    It keeps partial downloads for the next attempt and is deleted when empty. Raises DataError while another process
+    holds the lock.
     """
     incoming = folder.absolute().parent / f".{folder.absolute().name}.incoming"
     incoming.mkdir(parents=True, exist_ok=True)
@@ -270,32 +272,32 @@ def incoming_of(folder: Path) -> Iterator[Path]:
     with lock.open("a+") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
-            raise _busy(folder, lock) from fault
+        except BlockingIOError as error:
+            raise _busy(folder, lock) from error
         if not lock.exists() or lock.stat().st_ino != os.fstat(handle.fileno()).st_ino:
-            raise _busy(folder, lock)  # its owner deleted it between our opening and our locking it
+            raise _busy(folder, lock)  # its owner deleted the file between our open and our lock
         try:
             handle.truncate(0)
-            with contextlib.suppress(OSError):  # a full disk: the number is only told to those who must wait
+            with contextlib.suppress(OSError):  # on a full disk, only the message of waiting processes lacks the number
                 os.write(handle.fileno(), str(os.getpid()).encode())
                 (incoming / IGNORED).write_text("*\n", encoding="utf-8")
             yield incoming
         finally:
             lock.unlink(missing_ok=True)
-            if os.listdir(incoming) in ([], [IGNORED]):  # else what it holds is wanted by the next attempt
+            if os.listdir(incoming) in ([], [IGNORED]):  # otherwise the next attempt needs the content
                 shutil.rmtree(incoming)
 
 
 def _busy(folder: Path, lock: Path) -> DataError:
+    owner = ""
     with contextlib.suppress(OSError):
         owner = lock.read_text(encoding="utf-8").strip()
-        if owner:
-            return DataError(f"{folder} is being changed by another process ({owner}). Wait for it to end.")
-    return DataError(f"{folder} is being changed by another process. Wait for it to end.")
+    process = f" ({owner})" if owner else ""
+    return DataError(f"{folder} is being changed by another process{process}. Wait until it ends.")
 
 
-def empty(incoming: Path) -> None:
-    """Delete what has arrived, but for the lock."""
+def clear_incoming(incoming: Path) -> None:
+    """Delete the content of an incoming folder, except the lock."""
     for path in incoming.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -303,8 +305,8 @@ def empty(incoming: Path) -> None:
             path.unlink()
 
 
-def sweep(folder: Path) -> None:
-    """Delete the temporary files that a killed process left of the tables that we write; only with the lock held."""
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files that a killed process left beside our tables. Call it only with the lock held."""
     for inner in (folder, folder / "index"):
         if inner.is_dir():
             for path in inner.iterdir():

@@ -1,4 +1,4 @@
-"""What a data folder holds already: its recordings by content, wherever they are written down."""
+"""Read and write the state of a data folder: labels.csv, ordered groups, and removed recordings."""
 
 import csv
 import io
@@ -9,21 +9,26 @@ from pathlib import Path
 
 from audioscore.data.clips import Clip
 from audioscore.data.index import ORDER, read_index, write_index
-from audioscore.data.labels import HEADERS, match_columns, meaningful, read_labels
+from audioscore.data.labels import HEADERS, known_header, match_columns, read_labels
 from audioscore.data.tables import SUFFIXES, cell_text, read_sheets
 from audioscore.errors import DataError, shorten
 from audioscore.files import read_json, sha256_of, write_json, write_text
 
 LABELS = "labels.csv"
+WITHDRAWN = "withdrawn.json"  # removed recordings by content, which later deliveries must not add again
 TABLES = tuple(f"labels{suffix}" for suffix in SUFFIXES)  # a folder has one of these
 BASE = ("audio_file", "score")
 
 
+# --- labels.csv ---
+
+
 @dataclass
 class LabelsFile:
-    """Cells of labels.csv: its headers, and its rows by their number, counted from 1 below the header.
+    """The cells of labels.csv: its headers, and its rows by number (1 is the first row below the header).
 
-    `column_map` maps our names to the headers that the synonyms do not cover.
+    Unlike `read_labels`, it keeps unknown columns and unusable rows, so that changes do not lose them. `column_map`
+    maps our names to headers that are not synonyms of them.
     """
 
     headers: list[str] = field(default_factory=lambda: list(BASE))
@@ -32,13 +37,13 @@ class LabelsFile:
 
     @property
     def columns(self) -> dict[str, int]:
-        """The place of each of our names among the headers."""
+        """The index of the column of each of our names."""
         return match_columns(self.headers, self.column_map)
 
     def column(self, name: str) -> dict[int, str]:
-        """The cells under one of our names, by row; empty where there is none."""
-        place = self.columns.get(name)
-        return {row: line[place] if place is not None and place < len(line) else "" for row, line in self.rows.items()}
+        """Cells of one of our columns by row number; empty cells if there is no such column."""
+        index = self.columns.get(name)
+        return {row: line[index] if index is not None and index < len(line) else "" for row, line in self.rows.items()}
 
     def append(self, clip: Clip) -> None:
         """Add a row at the end."""
@@ -47,7 +52,7 @@ class LabelsFile:
         self.update(row, _cells(clip))
 
     def update(self, row: int, cells: Mapping[str, str]) -> None:
-        """Set cells of a row by our names; a column that is not there yet is added at the right."""
+        """Set cells of a row by our names; a missing column is added at the right."""
         columns = self.columns
         for name, text in cells.items():
             if name not in columns:
@@ -58,11 +63,11 @@ class LabelsFile:
             line[columns[name]] = text
 
     def remove(self, rows: Collection[int]) -> None:
-        """Take rows out."""
+        """Remove rows by number."""
         self.rows = {row: cells for row, cells in self.rows.items() if row not in rows}
 
     def text(self) -> str:
-        """The table as csv."""
+        """Format the table as csv."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(self.headers)
@@ -72,34 +77,33 @@ class LabelsFile:
 
 
 def read_labels_file(folder: Path, column_map: Mapping[str, str] | None = None) -> LabelsFile:
-    """The folder's labels.csv as cells; an empty one where there is none.
+    """Read the cells of the folder's labels.csv; an empty table without the file.
 
-    A table that has its scores in rater columns only gets a score column, or the rows that are added would empty it.
+    A table with rater columns and no score column gets one; otherwise, appended rows would leave its scores empty.
 
-    Raises DataError where the folder keeps its labels in another form, or some rows cannot be told apart: changing
-    such a table could lose what it holds.
+    Raises DataError when the labels have another format or rows cannot be separated: a change could lose data.
     """
     path = folder / LABELS
     if others := sorted(name for name in TABLES if name != LABELS and (folder / name).is_file()):
         raise DataError(
-            f"{folder} keeps labels in {', '.join(others)}, and only a {LABELS} is changed. Move that table out of the "
-            f"folder, and add it: `audioscore data add {others[0]} --audio {folder} --data {folder}`."
+            f"{folder} keeps labels in {', '.join(others)}, but only {LABELS} can be changed. Move that table out of "
+            f"the folder, and add it: `audioscore data add {others[0]} --audio {folder} --data {folder}`."
         )
     if not path.is_file() or not path.read_bytes().strip():
         return LabelsFile()
-    sheet = read_sheets(path, known=meaningful(column_map or {}))[0]
+    sheet = read_sheets(path, is_known=known_header(column_map or {}))[0]
     if sheet.broken:
-        told = [f"row {row}: {reason}" for row, reason in sheet.broken]
-        raise DataError(f"{path}: {len(told)} rows cannot be told apart ({shorten(told)}). Mend them first.")
+        broken = [f"row {row}: {reason}" for row, reason in sheet.broken]
+        raise DataError(f"{path}: {len(broken)} rows cannot be separated ({shorten(broken)}). Correct them first.")
     table = LabelsFile(sheet.headers, dict(sheet.rows), dict(column_map or {}))
     if "score" not in table.columns:
-        for clip in read_labels(path, column_map=dict(column_map or {}), keep_repeats=True).clips:
+        for clip in read_labels(path, column_map=dict(column_map or {}), keep_duplicates=True).clips:
             table.update(clip.row or 0, {"score": _text(clip.score)})
     return table
 
 
 def write_labels_file(folder: Path, table: LabelsFile) -> bool:
-    """Write labels.csv atomically, unless it reads so already; whether it was written."""
+    """Write labels.csv atomically if it changed; return whether it was written."""
     path = folder / LABELS
     text = table.text()
     if path.is_file() and path.read_bytes() == text.encode():
@@ -109,10 +113,10 @@ def write_labels_file(folder: Path, table: LabelsFile) -> bool:
 
 
 def changed_cells(old: Clip, new: Clip) -> dict[str, str]:
-    """What a later delivery says differently, as cells by our names; what it leaves blank stays as it was."""
+    """Cells that a later delivery changes, by our names. A blank cell of the delivery changes nothing."""
     before, after = _cells(old), _cells(new)
     changed = {name: after[name] for name in HEADERS if after.get(name) and after[name] != before.get(name)}
-    if new.raters:  # a new rating replaces the old one whole
+    if new.raters:  # new ratings replace all old ones
         width = max(len(old.raters), len(new.raters))
         for name in [f"rater_{number}" for number in range(1, width + 1)]:
             if after.get(name, "") != before.get(name, ""):
@@ -122,7 +126,7 @@ def changed_cells(old: Clip, new: Clip) -> dict[str, str]:
 
 def _cells(clip: Clip) -> dict[str, str]:
     cells = {name: _text(getattr(clip, name)) for name in HEADERS} | {"audio_file": clip.audio_file}
-    # A rater who gave no score keeps a column, or those after would move up.
+    # A rater without a score keeps an empty column; otherwise, the later raters would change columns.
     raters = {f"rater_{number}": _text(score) for number, score in enumerate(clip.raters, 1)}
     return {name: text for name, text in cells.items() if text or name in BASE} | raters
 
@@ -132,12 +136,12 @@ def _text(value: object) -> str:
     return " ".join(cell_text(value).split())
 
 
-WITHDRAWN = "withdrawn.json"  # removed recordings by content: none of them is added again unasked
+# --- the whole folder ---
 
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """A removed recording: the day, and DVC's MD5 and the size by which its copies are found (None: it was missing)."""
+    """A removed recording: the day, and the MD5 and size that identify its copies (None: the file was missing)."""
 
     removed: str
     md5: str | None = None
@@ -145,12 +149,12 @@ class Withdrawn:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What a data folder's tables name: every row of labels.csv that names a file, and groups without scores.
+class FolderState:
+    """The recordings that a data folder's tables name: rows of labels.csv, and ordered groups without scores.
 
-    A row's `sha256` is its file's content; where the file is missing, or is not what the row says, it is what the row
-    says. Rows that cannot be used have no score. `missing` and `damaged` name such recordings. `withdrawn` maps the
-    SHA-256 of removed recordings to what is remembered of them.
+    The `sha256` of a clip is the one in its row, or else that of its file. Unusable rows have no score. `missing` and
+    `damaged` name recordings whose file does not exist or differs from the row's hash. `withdrawn` maps the SHA-256 of
+    removed recordings to their entries.
     """
 
     rows: list[Clip] = field(default_factory=list)
@@ -166,50 +170,52 @@ class Known:
 
     @property
     def scored(self) -> set[str]:
-        """Contents that have a score."""
+        """The SHA-256 of every recording with a score."""
         return {clip.sha256 for clip in self.rows if clip.sha256 and clip.score is not None}
 
     @property
     def by_origin(self) -> dict[str, Clip]:
-        """The recording that was downloaded from each link, where it is still there, and what it was."""
-        there = [one for one in [*self.ordered, *self.rows] if one.audio_file not in self.missing | self.damaged]
-        return {clip.origin: clip for clip in there if clip.origin}
+        """The recording that was downloaded from each link, if its file is intact."""
+        intact = [one for one in [*self.ordered, *self.rows] if one.audio_file not in self.missing | self.damaged]
+        return {clip.origin: clip for clip in intact if clip.origin}
 
 
-def read_known(folder: Path, table: LabelsFile, singer_from: str | None = None) -> Known:
-    """Read what a data folder holds; `table` is its labels.csv. An empty or absent folder holds nothing.
+def read_folder_state(folder: Path, table: LabelsFile, singer_from: str | None = None) -> FolderState:
+    """Read the state of a data folder; `table` is its labels.csv. A missing folder has an empty state.
 
-    Every file that is named is hashed: what a table says of it may no longer be so. Raises DataError where a table
-    cannot be read, and where order.json carries scores, which have their place in labels.csv.
+    Every named file is hashed, because it may have changed since its row was written.
+
+    Raises DataError when a table cannot be read, and when order.json has scores, which belong in labels.csv.
     """
     if not folder.exists():
-        return Known()
+        return FolderState()
     if not folder.is_dir():
         raise DataError(f"{folder} is a file. Name the data folder.")
     groups = read_index(folder / ORDER) if (folder / ORDER).is_file() else []
     if scored := [clip.audio_file for group in groups for clip in group if clip.score is not None]:
         raise DataError(
-            f"{folder / ORDER} carries {len(scored)} scores ({shorten(scored)}), and is for recordings without any. "
-            f"Move it away, and add it: `audioscore data add`."
+            f"{folder / ORDER} has {len(scored)} scores ({shorten(scored)}), but is for recordings without scores. "
+            f"Move the file away, and add it: `audioscore data add`."
         )
-    found: dict[str, str | None] = {}
-    rows = [_with_content(folder, clip, found) for clip in _rows(folder, table, singer_from)]
-    groups = [[_with_content(folder, clip, found) for clip in group] for group in groups]
+    hashes: dict[str, str | None] = {}
+    rows = [_with_content(folder, clip, hashes) for clip in _rows(folder, table, singer_from)]
+    groups = [[_with_content(folder, clip, hashes) for clip in group] for group in groups]
     every = [*rows, *(clip for group in groups for clip in group)]
-    return Known(
+    return FolderState(
         rows,
         groups,
-        missing=frozenset(name for name, content in found.items() if content is None),
-        damaged=frozenset(clip.audio_file for clip in every if found[clip.audio_file] not in (None, clip.sha256)),
+        missing=frozenset(name for name, content in hashes.items() if content is None),
+        damaged=frozenset(clip.audio_file for clip in every if hashes[clip.audio_file] not in (None, clip.sha256)),
         withdrawn=read_withdrawn(folder),
     )
 
 
 def _rows(folder: Path, table: LabelsFile, singer_from: str | None) -> list[Clip]:
-    """Every row that names a file; those that cannot be used without a score."""
+    """Every row that names a file; unusable rows without a score."""
     if not table.rows:
         return []
-    read = read_labels(folder / LABELS, column_map=dict(table.column_map), singer_from=singer_from, keep_repeats=True)
+    columns = dict(table.column_map)
+    read = read_labels(folder / LABELS, column_map=columns, singer_from=singer_from, keep_duplicates=True)
     usable = {clip.row: clip for clip in read.clips}
     named, singers = table.column("audio_file"), table.column("singer_id")
     return [
@@ -217,42 +223,42 @@ def _rows(folder: Path, table: LabelsFile, singer_from: str | None) -> list[Clip
     ]
 
 
-def _with_content(folder: Path, clip: Clip, found: dict[str, str | None]) -> Clip:
-    """A clip with the hash that its row gives, or else its file's; `found` collects the files' hashes by name."""
-    if clip.audio_file not in found:
+def _with_content(folder: Path, clip: Clip, hashes: dict[str, str | None]) -> Clip:
+    """A clip with the hash of its row, or else of its file; `hashes` caches the files' hashes by name."""
+    if clip.audio_file not in hashes:
         path = folder / clip.audio_file
-        found[clip.audio_file] = sha256_of(path) if path.is_file() else None
-    return clip if clip.sha256 else replace(clip, sha256=found[clip.audio_file])
+        hashes[clip.audio_file] = sha256_of(path) if path.is_file() else None
+    return clip if clip.sha256 else replace(clip, sha256=hashes[clip.audio_file])
 
 
 def read_withdrawn(folder: Path) -> dict[str, Withdrawn]:
-    """Removed recordings by their SHA-256."""
+    """Read the removed recordings by their SHA-256."""
     path = folder / WITHDRAWN
     try:
         value = read_json(path) if path.is_file() else {}
-        return {str(content): Withdrawn(**told) for content, told in value.items()}
-    except (ValueError, TypeError, AttributeError) as fault:
-        raise DataError(f"{path} cannot be read ({fault}). Restore it from the data's last version.") from fault
+        return {str(content): Withdrawn(**entry) for content, entry in value.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read ({error}). Restore it from the data's last version.") from error
 
 
 def write_withdrawn(folder: Path, withdrawn: Mapping[str, Withdrawn]) -> None:
-    """Write the removed recordings atomically, unless they stand there already; no new file where there is none."""
+    """Write the removed recordings atomically if they changed. No file is created without entries."""
     path = folder / WITHDRAWN
     if path.is_file() or withdrawn:
         if path.is_file() and read_withdrawn(folder) == withdrawn:
             return
-        write_json(path, {content: asdict(told) for content, told in sorted(withdrawn.items())})
+        write_json(path, {content: asdict(entry) for content, entry in sorted(withdrawn.items())})
 
 
 def write_order(folder: Path, groups: Sequence[Sequence[Clip]]) -> None:
-    """Write the groups without scores atomically, unless they stand there already; no new file where there is none."""
+    """Write the groups without scores atomically if they changed. No file is created without groups."""
     path = folder / ORDER
     kept = [[replace(clip, row=None, score=None) for clip in group] for group in groups if group]
-    if (path.is_file() or kept) and not (path.is_file() and _as_groups(path) == kept):
+    if (path.is_file() or kept) and not (path.is_file() and _read_groups(path) == kept):
         write_index(path, kept)
 
 
-def _as_groups(path: Path) -> list[list[Clip]] | None:
+def _read_groups(path: Path) -> list[list[Clip]] | None:
     try:
         return read_index(path)
     except (DataError, json.JSONDecodeError):

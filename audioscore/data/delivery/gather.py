@@ -1,39 +1,47 @@
-"""Finding, fetching and hearing the recordings that a delivery names, before anything in the data folder changes."""
+"""Read a delivery, then find, download and check its recordings, before anything in the data folder changes."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from audioscore.data.audio_checks import Heard, Progress, hear_all
 from audioscore.data.clips import Clip
-from audioscore.data.delivery.folder_state import Known
-from audioscore.data.delivery.plan import Gathered
-from audioscore.data.gate.rejections import ValidationSettings, weigh
+from audioscore.data.delivery.folder_state import FolderState
+from audioscore.data.delivery.plan import DeliveredRecording
+from audioscore.data.file_checks import CheckedRecording, Progress, check_recordings
+from audioscore.data.gate.rejections import ValidationSettings, evaluate_clip
 from audioscore.data.index import read_index
-from audioscore.data.labels import Fault, read_labels
+from audioscore.data.labels import RowError, read_labels
 from audioscore.data.tables import SUFFIXES
 from audioscore.data.transfer.download import Downloaded, download_all
-from audioscore.data.transfer.http import shown, shown_name
+from audioscore.data.transfer.http import redact, redact_name
 from audioscore.data.transfer.locate import locate
 from audioscore.data.transfer.s3 import connect, list_objects
 from audioscore.errors import AudioscoreError, DataError
 
+Stage = Callable[[str], Progress | None]  # returns the progress callback of a named stage, or None
+
 
 @dataclass(frozen=True)
 class Delivery:
-    """Recordings with scores, in the file's order, and groups of recordings in order, high to low, without scores.
+    """The content of a delivered table or index.
 
-    `columns` are the headers behind our names, `left_out` those that mean nothing here, `faults` the rows that cannot
-    be used. One recording may come several times: nobody has listened to the files yet.
+    `clips` have scores and the order of the file; `groups` are ordered high to low and have no scores. `columns` maps
+    our names to the headers, `unknown_columns` are ignored headers, `row_errors` are the unusable rows. A recording
+    may occur several times, because contents have not been compared yet.
     """
 
     path: Path
     clips: list[Clip]
     groups: list[list[Clip]]
     columns: dict[str, str]
-    left_out: tuple[str, ...]
-    faults: list[Fault]
+    unknown_columns: tuple[str, ...]
+    row_errors: list[RowError]
+
+    @property
+    def all_clips(self) -> list[Clip]:
+        """Every recording that the delivery names, those with scores first."""
+        return [*self.clips, *(clip for group in self.groups for clip in group)]
 
 
 def read_delivery(
@@ -46,141 +54,142 @@ def read_delivery(
 ) -> Delivery:
     """Read csv, tsv, xlsx, jsonl (`read_labels`) or a JSON index (`read_index`).
 
-    `source` is the recording domain of those that name none. `resort` takes an index whose scores stand in another
-    order than high to low, which is otherwise refused. Raises DataError where the file cannot be read, and where it
-    holds no recording at all; UsageError for a wrong `column_map` or `singer_from`.
+    `source` is the recording domain of rows without one. `resort` accepts an index whose scores are not sorted high to
+    low.
+
+    Raises DataError when the file cannot be read or names no recording, UsageError for a wrong `column_map` or
+    `singer_from`.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Give a table ({', '.join(SUFFIXES)}) or an index (.json).")
     if path.suffix.lower() == ".json":
-        delivery = _from_index(path, source, resort)
+        delivery = _read_index(path, source, resort)
     elif path.suffix.lower() in SUFFIXES:
         chosen = dict(column_map) if column_map else None
-        table = read_labels(path, column_map=chosen, singer_from=singer_from, source=source, keep_repeats=True)
-        delivery = Delivery(path, table.clips, [], table.columns, table.left_out, table.faults)
+        table = read_labels(path, column_map=chosen, singer_from=singer_from, source=source, keep_duplicates=True)
+        delivery = Delivery(path, table.clips, [], table.columns, table.unknown_columns, table.row_errors)
     else:
-        raise DataError(f"{path.name}: {path.suffix or 'no suffix'} is not read. Give {', '.join(SUFFIXES)} or .json.")
-    if not delivery.clips and not delivery.groups and not delivery.faults:
-        raise DataError(f"{path.name} names no recording. Below its header, a table has a row for each.")
+        raise DataError(
+            f"{path.name}: files with {path.suffix or 'no suffix'} are not supported. Give {', '.join(SUFFIXES)} or "
+            f".json."
+        )
+    if not delivery.clips and not delivery.groups and not delivery.row_errors:
+        raise DataError(f"{path.name} names no recording. Add a row for each recording below the header.")
     return delivery
 
 
-def _from_index(path: Path, source: str | None, resort: bool) -> Delivery:
+def _read_index(path: Path, source: str | None, resort: bool) -> Delivery:
     clips: list[Clip] = []
     groups: list[list[Clip]] = []
-    faults: list[Fault] = []
+    errors: list[RowError] = []
     number = 0
     for group in read_index(path, resort=resort):
         named: list[Clip] = []
         for clip in group:
             number += 1
             if any(ord(letter) < 32 for letter in clip.audio_file):
-                faults.append(
-                    Fault(number, repr(clip.audio_file), "the name holds a control character, such as a line end")
-                )
+                reason = "the name contains a control character, such as a line end"
+                errors.append(RowError(number, repr(clip.audio_file), reason))
                 continue
             named.append(replace(clip, source=clip.source or source, row=number))
         if named and named[0].score is None:
             groups.append(named)
         else:
             clips += named
-    return Delivery(path, clips, groups, {}, (), faults)
-
-
-Stage = Callable[[str], Progress | None]  # what is told how far the stage of that name is, or None
+    return Delivery(path, clips, groups, {}, (), errors)
 
 
 @dataclass(frozen=True)
 class Gathering:
-    """Recordings that can be used, those that cannot and why, and what is worth saying of some that can."""
+    """The usable recordings of a delivery, the refused rows, and the warnings about usable rows."""
 
-    scored: list[Gathered]
-    groups: list[list[Gathered]]
-    refused: list[Fault]
-    warned: list[Fault]
+    scored: list[DeliveredRecording]
+    groups: list[list[DeliveredRecording]]
+    refused: list[RowError]
+    warned: list[RowError]
     downloaded: int
 
 
 def gather(
     delivery: Delivery,
     root: Path | str,
-    known: Known,
+    state: FolderState,
     incoming: Path,
     settings: ValidationSettings,
     *,
     absolute_allowed: bool,
     refetch: bool = False,
-    memory: Path | None = None,
+    cache: Path | None = None,
     stage: Stage = lambda name: None,
 ) -> Gathering:
-    """Bring every recording of a delivery to this machine, and hear it.
+    """Make every recording of a delivery available on this machine, and check it.
 
-    `root` is where relative names are looked up (`locate`). Links are downloaded into `incoming`; one that an earlier
-    delivery followed is known by its content, and not fetched again unless `refetch`. A recording that cannot be
-    found, fetched or used is listed, and stops no other.
+    A recording that cannot be found, downloaded or used is listed in the result and does not stop the others.
+
+    Args:
+        root: Folder or S3 prefix of relative names (see `locate`).
+        state: What the data folder holds; links that an earlier delivery downloaded are taken from it.
+        incoming: Folder for downloads.
+        refetch: Download known links again.
+        cache: File that caches measurements.
     """
-    clips = every_clip(delivery)
-    places, links, refused = _locate_all(clips, root, absolute_allowed)
-    followed = {} if refetch else known.by_origin
-    reused = {
-        place: followed[link]
-        for place, link in links.items()
-        if link in followed and clips[place].sha256 in (None, followed[link].sha256)
+    clips = delivery.all_clips
+    paths, links, refused = _locate_all(clips, root, absolute_allowed)
+    by_origin = {} if refetch else state.by_origin
+    existing = {
+        index: by_origin[link]
+        for index, link in links.items()
+        if link in by_origin and clips[index].sha256 in (None, by_origin[link].sha256)
     }
-    fetched, unfetched = _fetch({place: link for place, link in links.items() if place not in reused}, incoming, stage)
-    refused |= unfetched
-    warned: list[Fault] = []
-    usable = {place: Gathered(_known_as(clips[place], old), None) for place, old in reused.items()}
-    for place, (path, heard) in _hear(places | fetched, settings, memory, stage).items():
-        clip = clips[place]
-        weighed = weigh(clip, heard, settings)
-        if weighed.rejected:
-            refused[place] = weighed.rejected[0]["reason"]
-            if place in fetched:
-                path.unlink(missing_ok=True)  # or the next attempt would not fetch it anew
+    fetched, failed = _fetch({index: link for index, link in links.items() if index not in existing}, incoming, stage)
+    refused |= failed
+    warned: list[RowError] = []
+    usable = {
+        index: DeliveredRecording(replace(clips[index], sha256=old.sha256, origin=old.origin), None)
+        for index, old in existing.items()
+    }
+    for index, (path, checked) in _check(paths | fetched, settings, cache, stage).items():
+        clip = clips[index]
+        verdict = evaluate_clip(clip, checked, settings)
+        if verdict.rejected:
+            refused[index] = verdict.rejected[0]["reason"]
+            if index in fetched:
+                path.unlink(missing_ok=True)  # otherwise the next attempt would not download it again
             continue
-        warned += [Fault(clip.row or 0, shown_name(clip.audio_file), one["reason"]) for one in weighed.warned]
-        usable[place] = Gathered(replace(clip, sha256=heard.sha256, origin=_origin(links.get(place), clip)), path)
-    faults = [Fault(clips[place].row or 0, clips[place].audio_file, reason) for place, reason in refused.items()]
-    faults = [fault._replace(audio_file=shown_name(fault.audio_file)) for fault in delivery.faults + faults]
-    scored = [usable[place] for place in range(len(delivery.clips)) if place in usable]
+        warned += [RowError(clip.row or 0, redact_name(clip.audio_file), one["reason"]) for one in verdict.warned]
+        clip = replace(clip, sha256=checked.sha256, origin=_origin(links.get(index), clip))
+        usable[index] = DeliveredRecording(clip, path)
+    errors = [RowError(clips[index].row or 0, clips[index].audio_file, reason) for index, reason in refused.items()]
+    errors = [error._replace(audio_file=redact_name(error.audio_file)) for error in delivery.row_errors + errors]
+    scored = [usable[index] for index in range(len(delivery.clips)) if index in usable]
     groups = _in_groups(delivery, usable)
-    return Gathering(scored, groups, sorted(faults), sorted(warned), len(set(fetched.values())))
-
-
-def every_clip(delivery: Delivery) -> list[Clip]:
-    """Every recording that a delivery names, those in order after those with scores."""
-    return [*delivery.clips, *(clip for group in delivery.groups for clip in group)]
-
-
-def _known_as(clip: Clip, old: Clip) -> Clip:
-    return replace(clip, sha256=old.sha256, origin=old.origin)
+    return Gathering(scored, groups, sorted(errors), sorted(warned), len(set(fetched.values())))
 
 
 def _origin(link: str | None, clip: Clip) -> str | None:
-    """The link to remember: none that carries a secret, since the table is versioned and shared."""
-    return link if link and shown(link) == link else clip.origin
+    """The link to store in the table; links with a secret are not stored, because the table is versioned and shared."""
+    return link if link and redact(link) == link else clip.origin
 
 
 def _locate_all(
     clips: Sequence[Clip], root: Path | str, absolute_allowed: bool
 ) -> tuple[dict[int, Path], dict[int, str], dict[int, str]]:
-    """Files, links, and what is wrong with the rest, each by its place among the clips."""
+    """Files, links and errors, each by the index of the clip."""
     names = _names_under(root) if isinstance(root, str) else None
-    places: dict[int, Path] = {}
+    paths: dict[int, Path] = {}
     links: dict[int, str] = {}
     refused: dict[int, str] = {}
-    for place, clip in enumerate(clips):
+    for index, clip in enumerate(clips):
         try:
             found = locate(clip.audio_file, root, absolute_allowed=absolute_allowed, names=names)
-        except AudioscoreError as fault:
-            refused[place] = str(fault).removeprefix(f"{clip.audio_file}: ")
+        except AudioscoreError as error:
+            refused[index] = str(error).removeprefix(f"{clip.audio_file}: ")
             continue
         if found.path is not None:
-            places[place] = found.path
+            paths[index] = found.path
         elif found.uri is not None:
-            links[place] = found.uri
-    return places, links, refused
+            links[index] = found.uri
+    return paths, links, refused
 
 
 def _names_under(root: str) -> set[str]:
@@ -190,36 +199,36 @@ def _names_under(root: str) -> set[str]:
 
 
 def _fetch(links: dict[int, str], incoming: Path, stage: Stage) -> tuple[dict[int, Path], dict[int, str]]:
-    """Download each link once: files, and what went wrong, by place."""
+    """Download each link once; files and errors by index."""
     if not links:
         return {}, {}
     results = download_all(list(links.values()), incoming, progress=stage("downloading"))
     fetched: dict[int, Path] = {}
     failed: dict[int, str] = {}
-    for place, result in zip(links, results, strict=True):
+    for index, result in zip(links, results, strict=True):
         if isinstance(result, Downloaded):
-            fetched[place] = result.path
+            fetched[index] = result.path
         else:
-            name = shown_name(result.uri)  # which the row is listed under
-            failed[place] = result.reason.removeprefix(f"{name}: ").removeprefix(f"{name} ")
+            name = redact_name(result.uri)  # the row is listed with its name already
+            failed[index] = result.reason.removeprefix(f"{name}: ").removeprefix(f"{name} ")
     return fetched, failed
 
 
-def _hear(
-    places: dict[int, Path], settings: ValidationSettings, memory: Path | None, stage: Stage
-) -> dict[int, tuple[Path, Heard]]:
-    """Hear each file once, in the order of its place."""
-    files = {place: str(places[place].absolute()) for place in sorted(places)}
+def _check(
+    paths: dict[int, Path], settings: ValidationSettings, cache: Path | None, stage: Stage
+) -> dict[int, tuple[Path, CheckedRecording]]:
+    """Check each file once; results in the order of the indices."""
+    files = {index: str(paths[index].absolute()) for index in sorted(paths)}
     unique = list(dict.fromkeys(files.values()))
-    heard = hear_all(unique, Path(), settings.limits, progress=stage("listening"), memory=memory)
-    by_file = dict(zip(unique, heard, strict=True))
-    return {place: (places[place], by_file[file]) for place, file in files.items()}
+    checked = check_recordings(unique, Path(), settings.limits, progress=stage("checking recordings"), cache=cache)
+    by_file = dict(zip(unique, checked, strict=True))
+    return {index: (paths[index], by_file[file]) for index, file in files.items()}
 
 
-def _in_groups(delivery: Delivery, usable: dict[int, Gathered]) -> list[list[Gathered]]:
-    groups: list[list[Gathered]] = []
+def _in_groups(delivery: Delivery, usable: dict[int, DeliveredRecording]) -> list[list[DeliveredRecording]]:
+    groups: list[list[DeliveredRecording]] = []
     start = len(delivery.clips)
     for group in delivery.groups:
-        groups.append([usable[place] for place in range(start, start + len(group)) if place in usable])
+        groups.append([usable[index] for index in range(start, start + len(group)) if index in usable])
         start += len(group)
     return groups

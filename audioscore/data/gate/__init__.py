@@ -1,1 +1,1 @@
-"""The data gate: which clips may be trained on, and why others may not."""
+"""The data gate: decides which clips are used for training, and reports why others are rejected."""

@@ -1,6 +1,6 @@
-"""What is expected of a labels table, as a Great Expectations suite that runs in memory and calls nobody.
+"""Run the expectations on a labels table with Great Expectations, in memory and without network access.
 
-Great Expectations' own pages load scripts from elsewhere, so its results come out here as plain dictionaries.
+The results are plain dictionaries, since the HTML pages of Great Expectations load scripts from the network.
 """
 
 import functools
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_EXAMPLES = 5
-POSITION = "position"  # of a row in the frame; row numbers of a table need not be unique
+POSITION = "position"  # of a row in the frame; the row numbers of a table need not be unique
 
 
 class ExpectationResult(TypedDict):
-    """One expectation and how the table met it, ready for JSON.
+    """One expectation and its result, ready for JSON.
 
-    `severity` is what a failure would mean: "error" or "warning". `observed` is the measured count for expectations
-    about the table, None for those about cells, which have `unexpected_count` instead; at most five `examples`.
+    `severity` is that of a failure: "error" or "warning". `observed` is the measured value of an expectation about the
+    table; an expectation about cells has None, and `unexpected_count` instead. There are at most five `examples`.
     """
 
     expectation: str
@@ -41,14 +41,14 @@ class ExpectationResult(TypedDict):
 
 @dataclass(frozen=True)
 class TableCheck:
-    """Results in the order of the suite, and for each row (by its position in the frame) why it cannot be used."""
+    """Results in the order of the suite, and the errors of each row, by its position in the frame."""
 
     results: list[ExpectationResult]
-    row_faults: dict[int, list[str]]
+    row_errors: dict[int, list[str]]
 
     @property
-    def table_faults(self) -> list[ExpectationResult]:
-        """Failures that no rejected row mends: a missing column, too few clips."""
+    def table_errors(self) -> list[ExpectationResult]:
+        """Failures that rejecting rows does not solve: a missing column, too few clips."""
         return [
             result
             for result in self.results
@@ -63,35 +63,37 @@ def check_table(
     last_scores: Mapping[str, Sequence[float]] | None = None,
     unscored: int = 0,
 ) -> TableCheck:
-    """Hold a labels table against what is expected of it.
+    """Check a labels table against the expectations of `build_suite`.
 
-    `frame` has a row a clip: audio_file, score, and where known source, singer_id, row (its number in the table) and
-    fault (why the row was already set aside; such rows are counted once, as faults, and looked at no further).
-    `last_scores` are those of the last accepted version by source ("" for clips that name none); without them nothing
-    is said of a shift. `unscored` clips outside the table count towards `min_clips`.
+    Args:
+        frame: One row per clip: audio_file, score, and optionally source, singer_id, row (its number in the table) and
+            fault (why the row is already rejected; such a row is counted once, and not checked further).
+        last_scores: Scores of the last accepted version by source ("" for clips without one), for the comparison of
+            distributions.
+        unscored: Clips outside the table, which count towards `min_clips`.
     """
     settings = settings or ValidationSettings()
     frame = _derived(frame.reset_index(drop=True))
     suite = build_suite(frame, settings, last_scores or {}, unscored)
-    row_faults: dict[int, list[str]] = defaultdict(list)
+    row_errors: dict[int, list[str]] = defaultdict(list)
     results: list[ExpectationResult] = []
     for line, outcome in zip(suite, _run(frame, suite), strict=True):
         positions = [int(entry[POSITION]) for entry in outcome.result.get("unexpected_index_list") or []]
         results.append(_result(frame, line, outcome, positions))
-        if line.fault and line.severity == "error":
+        if line.row_error and line.severity == "error":
             for position in positions:
-                row_faults[position].append(line.fault.format(_shown(frame, line.column, position)))
-    return TableCheck(results, dict(row_faults))
+                row_errors[position].append(line.row_error.format(_shown(frame, line.column, position)))
+    return TableCheck(results, dict(row_errors))
 
 
 def _derived(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The frame with its rows' positions, numeric scores, and the columns that counts are taken of."""
+    """Add the positions of the rows, numeric scores, and the columns for the counts."""
     import pandas as pd
 
     frame[POSITION] = range(len(frame))
     usable = frame["fault"].isna() if "fault" in frame else pd.Series(True, index=frame.index)
     if "audio_file" in frame:
-        frame["audio_file"] = frame["audio_file"].astype(object)  # a column of type str hides what its cells were
+        frame["audio_file"] = frame["audio_file"].astype(object)  # a column of type str hides the original cell types
     if "score" in frame:
         frame["score"] = pd.to_numeric(frame["score"], errors="coerce").astype(float)
         bands = pd.Series(bands_of(frame["score"]), index=frame.index, dtype=object)
@@ -103,7 +105,7 @@ def _derived(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _run(frame: "pd.DataFrame", suite: Sequence[Expectation]) -> list[Any]:
-    """Great Expectations' outcome of each line, in the suite's order (it returns them in its own)."""
+    """The outcome of each line; Great Expectations returns them in another order."""
     gx, table = _set_up()
     rows = gx.ExpectationSuite(
         "labels",
@@ -126,11 +128,11 @@ def _run(frame: "pd.DataFrame", suite: Sequence[Expectation]) -> list[Any]:
 
 @functools.cache
 def _set_up() -> tuple[Any, Any]:
-    """Great Expectations, imported, and its idea of a table that is handed over as a frame."""
-    # Read when the package is first imported: no usage statistics leave the machine.
+    """The imported package, and its definition of a batch that is a frame."""
+    # Read when the package is first imported; disables usage statistics.
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     with warnings.catch_warnings():
-        # At import it uses modules that Python has deprecated; its users can do nothing about that.
+        # The package itself imports deprecated modules.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         import great_expectations as gx
         import great_expectations.expectations
@@ -138,20 +140,20 @@ def _set_up() -> tuple[Any, Any]:
 
     logging.getLogger("great_expectations.data_context.types.base").setLevel(
         logging.WARNING
-    )  # it announces its temporary folders
+    )  # it logs its temporary folders
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("labels").add_dataframe_asset("labels")
     return gx, asset.add_batch_definition_whole_dataframe("labels")
 
 
-def _condition(line: Expectation, has_faults: bool) -> dict[str, Any]:
-    """Rows already set aside are looked at by the expectation about `fault` alone."""
+def _condition(line: Expectation, has_rejected: bool) -> dict[str, Any]:
+    """The row condition: rows that are already rejected are checked only by the expectation about `fault`."""
     from great_expectations.expectations.row_conditions import Column
 
     if line.kind == "ExpectColumnToExist" or line.column == "fault":
         return {}
-    conditions: list[Any] = [Column("fault").is_null()] if has_faults else []
+    conditions: list[Any] = [Column("fault").is_null()] if has_rejected else []
     if line.where:
         column, value = line.where
         conditions.append(Column(column).is_null() if value is None else Column(column) == value)
@@ -179,8 +181,8 @@ def _result(frame: "pd.DataFrame", line: Expectation, outcome: Any, positions: l
 def _example(frame: "pd.DataFrame", column: str | None, position: int) -> str:
     row = frame.iloc[position]
     number = row["row"] if "row" in frame and row["row"] == row["row"] else position + 1
-    named = f" ({row['audio_file']})" if "audio_file" in frame and isinstance(row["audio_file"], str) else ""
-    return f"row {number:g}{named}: {_shown(frame, column, position)}"
+    name = f" ({row['audio_file']})" if "audio_file" in frame and isinstance(row["audio_file"], str) else ""
+    return f"row {number:g}{name}: {_shown(frame, column, position)}"
 
 
 def _shown(frame: "pd.DataFrame", column: str | None, position: int) -> str:
@@ -191,5 +193,5 @@ def _shown(frame: "pd.DataFrame", column: str | None, position: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A numpy scalar as Python's own, which JSON takes."""
+    """A numpy scalar as a Python value, for JSON."""
     return value.item() if hasattr(value, "item") else value

@@ -1,12 +1,13 @@
-"""What the gate hands on: the accepted clips as it measured them, its verdict, and its page."""
+"""Run the data gate, and write and read its output: accepted clips, verdict and report page."""
 
 import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audioscore.data.audio_checks import ProbeLimits, Progress
+from audioscore.data.audio_checks import AudioLimits
 from audioscore.data.clips import Clip
+from audioscore.data.file_checks import Progress
 from audioscore.data.gate.rejections import Rejection, ValidationSettings
 from audioscore.data.gate.validation import ValidationResult, validate_folder
 from audioscore.data.index import ORDER, read_index, write_index
@@ -27,71 +28,73 @@ def run_gate(
     report: Path,
     config: "Config",
     progress: Progress | None = None,
-    memory: Path | None = None,
+    cache: Path | None = None,
 ) -> ValidationResult:
-    """Validate a data folder; write clips.json, near_duplicates.json, order.json and validation.json under `target`,
-    and the HTML page at `report`. `memory` is that of `validate_folder`.
+    """Validate a data folder and write the output of the gate.
 
-    Raises GateRefused, after writing them, where the gate failed.
+    Writes clips.json, near_duplicates.json, order.json and validation.json under `target`, and the HTML page to
+    `report`. `cache` is that of `validate_folder`.
+
+    Raises GateRefused, after writing, if the gate failed.
     """
     from audioscore.data.gate.report import render_validation
 
-    result = validate_folder(folder, settings=settings_of(config), progress=progress, memory=memory)
+    result = validate_folder(folder, settings=validation_settings(config), progress=progress, cache=cache)
     write_text(report, render_validation(result, folder))
     write_json(target / VERDICT, result.to_json(str(report)))
     write_accepted(result, target)
-    announce(result)
+    log_result(result)
     if not result.valid:
-        raise GateRefused(f"data gate: {shorten(result.reasons)} The report names every rejected clip: {report}")
+        raise GateRefused(f"data gate: {shorten(result.reasons)} The report lists every rejected clip: {report}")
     return result
 
 
 def write_accepted(result: ValidationResult, target: Path) -> None:
-    """Write what sorting reads: clips.json, near_duplicates.json and order.json under `target`."""
+    """Write the input of `data sort`: clips.json, near_duplicates.json and order.json under `target`."""
     write_json(target / CLIPS, [asdict(clip) for clip in result.accepted])
     write_json(target / NEAR_DUPLICATES, result.near_duplicates)
     write_index(target / ORDER, result.ordered)
 
 
-def announce(result: ValidationResult) -> None:
-    """Log what was rejected, and what the gate lets pass but says."""
+def log_result(result: ValidationResult) -> None:
+    """Log the rejected clips and all warnings."""
     if result.rejected:
-        named = _named(result.rejected)
-        log.warning("%d clips rejected of a table of %d rows: %s", len(named), result.clips, shorten(named))
+        listed = _listed(result.rejected)
+        log.warning("%d clips rejected of a table of %d rows: %s", len(listed), result.clips, shorten(listed))
     if result.warned:
-        log.warning("%d warnings about clips that are used: %s", len(result.warned), shorten(_named(result.warned)))
+        log.warning("%d warnings about clips that are used: %s", len(result.warned), shorten(_listed(result.warned)))
     for warning in result.warnings:
         log.warning("%s", warning)
 
 
-def _named(rejections: list[Rejection]) -> list[str]:
-    places = [f"row {one['row']}" if one["row"] is not None else ORDER for one in rejections]
+def _listed(rejections: list[Rejection]) -> list[str]:
+    rows = [f"row {one['row']}" if one["row"] is not None else ORDER for one in rejections]
     return [
-        f"{one['audio_file']} ({at}): {one['reason'].rstrip('.')}" for one, at in zip(rejections, places, strict=True)
+        f"{one['audio_file']} ({row}): {one['reason'].rstrip('.')}" for one, row in zip(rejections, rows, strict=True)
     ]
 
 
 def read_accepted(folder: Path) -> list[Clip]:
-    """The accepted clips that `run_gate` wrote."""
+    """Read the accepted clips that `run_gate` wrote; DataError if the file is missing."""
     source = folder / CLIPS
     if not source.is_file():
-        raise DataError(f"{folder}: holds no {CLIPS}; validation did not finish. Run it again.")
+        raise DataError(f"{folder}: no {CLIPS}, so the validation did not finish. Run it again.")
     return [Clip(**{**value, "raters": tuple(value["raters"])}) for value in read_json(source)]
 
 
 def read_near_duplicates(folder: Path) -> list[tuple[str, str]]:
-    """Names of accepted clips that sound the same, pair by pair; none where `run_gate` wrote none."""
+    """Read the pairs of near-duplicates, by name; empty if `run_gate` wrote no file."""
     source = folder / NEAR_DUPLICATES
     return [(first, later) for first, later in read_json(source)] if source.is_file() else []
 
 
 def read_ordered(folder: Path) -> list[list[Clip]]:
-    """The unscored groups that `run_gate` wrote, each best first, as measured; none where it wrote none."""
+    """Read the accepted unscored groups, each best first; empty if `run_gate` wrote no file."""
     return read_index(folder / ORDER) if (folder / ORDER).is_file() else []
 
 
-def settings_of(config: "Config") -> ValidationSettings:
-    """The gate's settings, in its own terms. Raises UsageError for a severity of a rule that there is not."""
+def validation_settings(config: "Config") -> ValidationSettings:
+    """Build the gate's settings from the configuration; UsageError if it sets the severity of an unknown rule."""
     section = config.validation
     return ValidationSettings(
         min_clips=section.min_clips,
@@ -103,7 +106,7 @@ def settings_of(config: "Config") -> ValidationSettings:
         severity=section.severity,
         sources=tuple(section.allowed_sources or ()),
         max_rejected_share=section.max_rejected_share,
-        limits=ProbeLimits(
+        limits=AudioLimits(
             min_seconds=section.min_seconds,
             max_seconds=section.max_seconds,
             max_dc_offset=section.max_dc_offset,

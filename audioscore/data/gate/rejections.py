@@ -1,28 +1,32 @@
-"""Which clips are not used, or are used with a warning, and why: broken rules, exact repeats, conflicts."""
+"""Decide which clips are rejected or used with a warning: broken rules, duplicates, conflicting scores."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
-from audioscore.data.audio_checks import Heard, ProbeLimits
+from audioscore.data.audio_checks import RULES, AudioLimits, Finding, Severity
 from audioscore.data.clips import Clip
+from audioscore.data.file_checks import CheckedRecording
 from audioscore.data.fingerprint import near_duplicates
-from audioscore.data.labels import Fault
-from audioscore.data.rules import RULES, Finding, Severity
+from audioscore.data.labels import RowError
 from audioscore.errors import UsageError, shorten
+
+HASH_SHOWN = 12  # hexadecimal digits of a content hash in a message
+FAR_APART = 10.0  # points between the scores of two near-duplicates: one of the scores must be wrong
 
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """What the gate asks for. `sources` lists the recording domains allowed; empty allows any, and none.
+    """The requirements of the gate; the configuration's `validation` section sets them.
 
-    A minimum of 0 asks for nothing; `min_per_band` and `min_per_source` hold for every score band and source that has
-    clips now or had some in the last accepted version. `max_shift` is how far the scores of a source may have moved
-    since then, as the Kullback-Leibler divergence in nats: 0.2 is a bell curve that moved by 0.63 of its width.
-    `severity` overrides RULES by name. `column_map` and `singer_from` are those of `read_labels`.
+    `sources` lists the allowed recording domains; if it is empty, a clip may have any source or none. A minimum of 0 is
+    no requirement; `min_per_band` and `min_per_source` apply to every score band and source with clips now or in the
+    last accepted version. `max_shift` is the largest change of a source's score distribution since then, as the
+    Kullback-Leibler divergence in nats: 0.2 is a normal distribution shifted by 0.63 standard deviations. `severity`
+    overrides RULES by name. `column_map` and `singer_from` are those of `read_labels`.
 
-    Raises UsageError where `severity` names an unknown rule.
+    Raises UsageError if `severity` contains an unknown rule.
     """
 
     min_clips: int = 10
@@ -34,19 +38,17 @@ class ValidationSettings:
     usual_scores: tuple[float, float] = (50.0, 99.0)
     max_shift: float = 0.2
     max_rejected_share: float = 0.1
-    limits: ProbeLimits = field(default_factory=ProbeLimits)
+    limits: AudioLimits = field(default_factory=AudioLimits)
     severity: Mapping[str, Severity] = field(default_factory=dict)
     column_map: Mapping[str, str] | None = None
     singer_from: str | None = None
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.severity) - set(RULES)):
-            raise UsageError(
-                f"validation.severity: no such rule: {shorten(unknown)}. The rules are {', '.join(RULES)}."
-            )
+            raise UsageError(f"validation.severity: unknown rules: {shorten(unknown)}. Use {', '.join(RULES)}.")
 
     def severity_of(self, rule: str) -> Severity:
-        """The severity set for a rule, or the one it has by itself.
+        """Return the severity of a rule: the configured one, else its default.
 
         >>> settings = ValidationSettings(severity={"no_voice": "error"})
         >>> settings.severity_of("no_voice"), settings.severity_of("dc_offset")
@@ -55,14 +57,11 @@ class ValidationSettings:
         return self.severity.get(rule, RULES[rule])
 
 
-HASH_SHOWN = 12  # hexadecimal digits of a content hash in a sentence
-
-
 class Rejection(TypedDict):
-    """A clip and what is wrong with it. `row` is None for a clip of order.json.
+    """A clip and the reason why it is rejected or has a warning. `row` is None for a clip of order.json.
 
-    Among rejected clips, `severity` is "warning" for a harmless repeat and "error" for everything else; among warned
-    ones, which are used, it is always "warning".
+    The `severity` of a rejected clip is "warning" for a harmless duplicate, else "error"; that of a clip that is used
+    with a warning is always "warning".
     """
 
     audio_file: str
@@ -71,51 +70,56 @@ class Rejection(TypedDict):
     severity: str
 
 
-class Weighed(NamedTuple):
-    """What a clip's findings come to: why it is rejected, if it is, and what is said of it otherwise."""
+class ClipVerdict(NamedTuple):
+    """The decision about one clip: at most one rejection, or the warnings with which it is used."""
 
     rejected: list[Rejection]
     warned: list[Rejection]
 
 
 def reject(clip: Clip, reason: str, severity: str = "error") -> Rejection:
+    """Create the entry of a clip for the list of rejections, or of warnings."""
     return {"audio_file": clip.audio_file, "row": clip.row, "reason": reason, "severity": severity}
 
 
-def from_fault(fault: Fault) -> Rejection:
-    severity = "warning" if fault.reason.startswith("duplicate") else "error"
-    return {"audio_file": fault.audio_file, "row": fault.row, "reason": fault.reason, "severity": severity}
+def reject_row(error: RowError) -> Rejection:
+    """Create the entry of a table row that `read_labels` excluded; duplicates are warnings."""
+    severity = "warning" if error.reason.startswith("duplicate") else "error"
+    return {"audio_file": error.audio_file, "row": error.row, "reason": error.reason, "severity": severity}
 
 
 def by_row(rejections: Iterable[Rejection]) -> list[Rejection]:
-    """In the table's order, then those of order.json."""
+    """Sort by table row; clips of order.json are last."""
     return sorted(rejections, key=lambda one: (one["row"] is None, one["row"] or 0))
 
 
-def weigh(clip: Clip, heard: Heard, settings: ValidationSettings) -> Weighed:
-    """What follows from what was heard of a clip. A recording that cannot be decoded is rejected by no rule's leave."""
-    if heard.fault:
-        return Weighed([reject(clip, heard.fault)], [])
-    found = [*_changed_content(clip, heard), *heard.findings]
+def evaluate_clip(clip: Clip, checked: CheckedRecording, settings: ValidationSettings) -> ClipVerdict:
+    """Reject a clip, or list its warnings, by the severities of its findings.
+
+    A recording that cannot be decoded is always rejected, since no rule covers it.
+    """
+    if checked.error:
+        return ClipVerdict([reject(clip, checked.error)], [])
+    found = [*_changed_content(clip, checked), *checked.findings]
     errors = [finding.reason for finding in found if settings.severity_of(finding.rule) == "error"]
     if errors:
-        return Weighed([reject(clip, " ".join(errors))], [])
+        return ClipVerdict([reject(clip, " ".join(errors))], [])
     listed = [finding.reason for finding in found if settings.severity_of(finding.rule) == "warning"]
-    return Weighed([], [reject(clip, reason, "warning") for reason in listed])
+    return ClipVerdict([], [reject(clip, reason, "warning") for reason in listed])
 
 
-def _changed_content(clip: Clip, heard: Heard) -> list[Finding]:
-    if not clip.sha256 or not heard.sha256 or clip.sha256 == heard.sha256:
+def _changed_content(clip: Clip, checked: CheckedRecording) -> list[Finding]:
+    if not clip.sha256 or not checked.sha256 or clip.sha256 == checked.sha256:
         return []
-    was, now = clip.sha256[:HASH_SHOWN], heard.sha256[:HASH_SHOWN]
-    reason = f"changed content: its SHA-256 is {now}..., and the table says {was}...; restore it, or add it again."
+    was, now = clip.sha256[:HASH_SHOWN], checked.sha256[:HASH_SHOWN]
+    reason = f"changed content: its SHA-256 is {now}..., but {was}... in the table; restore it, or add it again."
     return [Finding("changed_content", reason)]
 
 
 def without_copies(clips: Sequence[Clip]) -> tuple[list[Clip], list[Rejection]]:
-    """The first of each recording's copies (same bytes) where their scores agree, and none where they do not.
+    """Keep the first of each recording's copies (same bytes) if their scores are equal, else no copy.
 
-    Clips whose content is not known have no copies.
+    Two scores of the same bytes contradict each other, so neither can be trusted. Clips without a hash are kept.
     """
     copies: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
@@ -130,28 +134,25 @@ def without_copies(clips: Sequence[Clip]) -> tuple[list[Clip], list[Rejection]]:
             rejected += [reject(other, reason, "warning") for other in others]
             dropped |= {id(other) for other in others}
         else:
-            told = shorten([f"{clip.score:g} in row {clip.row} ({clip.audio_file})" for clip in group])
-            rejected += [reject(clip, f"conflict: the same audio is scored {told}") for clip in group]
+            scores = shorten([f"{clip.score:g} in row {clip.row} ({clip.audio_file})" for clip in group])
+            rejected += [reject(clip, f"conflict: the same audio has the scores {scores}") for clip in group]
             dropped |= {id(clip) for clip in group}
     return [clip for clip in clips if id(clip) not in dropped], rejected
 
 
 def without_repeats(group: Sequence[Clip]) -> tuple[list[Clip], list[Rejection]]:
-    """An unscored group without the recordings that stand in it twice: the first place is kept."""
+    """Remove duplicates from an unscored group: the first, best position of each recording is kept."""
     kept: dict[str, Clip] = {}
     rejected: list[Rejection] = []
     for clip in group:
         first = kept.setdefault(clip.sha256 or clip.audio_file, clip)
         if first is not clip:
-            rejected.append(reject(clip, f"duplicate: same audio as {first.audio_file}, above it", "warning"))
+            rejected.append(reject(clip, f"duplicate: same audio as {first.audio_file}, which precedes it", "warning"))
     return list(kept.values()), rejected
 
 
-FAR_APART = 10.0  # points between the scores of two recordings that sound the same: one of them must be wrong
-
-
 class NearDuplicates(NamedTuple):
-    """Pairs of clips that sound the same, by name; what is said of them; and which clips they reject, by position."""
+    """Pairs of near-duplicates by name, their warnings, and the clips that they reject, by position."""
 
     pairs: list[tuple[str, str]]
     warned: list[Rejection]
@@ -161,11 +162,11 @@ class NearDuplicates(NamedTuple):
 def find_near_duplicates(
     clips: Sequence[Clip], fingerprints: Sequence[bytes | None], severity: Severity
 ) -> NearDuplicates:
-    """What sounds the same among clips; a clip that has a score and a place in an order is no pair with itself.
+    """Find clips with the same audio but different bytes, by their fingerprints.
 
-    As an error, all but the first of the scored clips that sound the same are rejected. Off, nothing is said of them,
-    but the pairs are still found: a split that tears them apart would be dishonest. Scores more than FAR_APART are
-    always warned about.
+    With severity "error", all but the first of the scored clips of each group are rejected. With "off", they cause no
+    warning, but the pairs are still returned: near-duplicates in two splits would leak test data into training. Scores
+    more than FAR_APART apart always cause a warning. A clip of the table that is also in order.json is no pair.
     """
     found = [
         (clips[i], clips[j]) for i, j in near_duplicates(fingerprints) if clips[i].audio_file != clips[j].audio_file
@@ -176,17 +177,17 @@ def find_near_duplicates(
     warned = []
     for one, other in found:
         apart = _far_apart(one, other)
-        # The exact copy of a scored recording in an unscored group is a pair, but nothing to warn about.
-        told = apart or (severity != "off" and (one.sha256 is None or one.sha256 != other.sha256))
-        if told and gone.isdisjoint((one.audio_file, other.audio_file)):
-            warned.append(reject(other, f"near-duplicate of {_place(one)}{apart}", "warning"))
+        # An exact copy of a scored recording in an unscored group is a pair, but needs no warning.
+        listed = apart or (severity != "off" and (one.sha256 is None or one.sha256 != other.sha256))
+        if listed and gone.isdisjoint((one.audio_file, other.audio_file)):
+            warned.append(reject(other, f"near-duplicate of {_label(one)}{apart}", "warning"))
     return NearDuplicates(pairs, warned, rejected)
 
 
 def linked_pairs(pairs: Iterable[tuple[str, str]], names: Collection[str]) -> list[tuple[str, str]]:
-    """Those of `names` that pairs link, each with the first of its group, in the order of first mention.
+    """Return the pairs that link `names`: the first name of each connected group with each other name, in order.
 
-    Names that pairs link by way of a clip that is not used stay linked.
+    Names that are linked by a clip that is not used stay linked.
 
     >>> linked_pairs([("a", "b"), ("b", "c"), ("d", "e")], {"a", "c", "d", "e"})
     [('a', 'c'), ('d', 'e')]
@@ -196,7 +197,7 @@ def linked_pairs(pairs: Iterable[tuple[str, str]], names: Collection[str]) -> li
 
 
 def _groups(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """Names that pairs link directly or by way of others, group by group, in the order of first mention."""
+    """The connected groups of names, in the order of first mention."""
     group_of: dict[str, dict[str, None]] = {}
     for one, other in pairs:
         first, second = group_of.setdefault(one, {one: None}), group_of.setdefault(other, {other: None})
@@ -217,11 +218,11 @@ def _later_ones(clips: Sequence[Clip], pairs: Sequence[tuple[str, str]]) -> dict
         first, *later = sorted(position for name in group for position in positions[name]) or [0]
         for position in later:
             apart = _far_apart(clips[first], clips[position])
-            rejected[position] = reject(clips[position], f"near-duplicate of {_place(clips[first])}{apart}")
+            rejected[position] = reject(clips[position], f"near-duplicate of {_label(clips[first])}{apart}")
     return rejected
 
 
-def _place(clip: Clip) -> str:
+def _label(clip: Clip) -> str:
     return clip.audio_file if clip.row is None else f"row {clip.row} ({clip.audio_file})"
 
 
@@ -229,4 +230,4 @@ def _far_apart(one: Clip, other: Clip) -> str:
     if one.score is None or other.score is None or abs(one.score - other.score) <= FAR_APART:
         return ""
     gap = abs(one.score - other.score)
-    return f", yet scored {other.score:g} against {one.score:g}, {gap:g} points apart; listen to both"
+    return f", but its score {other.score:g} differs from {one.score:g} by {gap:g} points; listen to both"

@@ -1,4 +1,4 @@
-"""The data gate's answer as one page that opens offline."""
+"""Render the result of the data gate as a self-contained HTML page, with audio excerpts."""
 
 import base64
 import html
@@ -10,31 +10,67 @@ from pathlib import Path
 import numpy as np
 
 from audioscore.data.audio import Recording, decode, encode
-from audioscore.data.audio_checks import audio_path
+from audioscore.data.file_checks import audio_path
 from audioscore.data.gate.expectations import ExpectationResult
 from audioscore.data.gate.rejections import Rejection
 from audioscore.data.gate.validation import ValidationResult
+from audioscore.data.index import ORDER
 from audioscore.errors import AudioError
 from audioscore.html import INK, PALETTE, figure_html, render_page, style_axes, table
 
 EXCERPT_SECONDS = 8.0
 EXCERPT_RATE = 24_000  # Hz
-BIT_RATE = 32_000  # 8 s at 32 kbit/s are 32 kB, 43 kB as text: a dozen keep a page well under a megabyte
-DECODED_SECONDS = 900.0  # a longer recording is not decoded for the sake of eight seconds
+BIT_RATE = 32_000  # 8 s are 32 kB, 43 kB as base64: a page with twelve is well below a megabyte
+MAX_DECODED_SECONDS = 900.0  # a longer recording gets no excerpt
+MAX_LISTED = 500  # rejected or warned rows on the page; all of them are in the JSON document
+MAX_PLAYERS = 12
+MAX_TRIED = 60  # recordings to decode for players; most rejected ones cannot be decoded
+BINS = 24
+UNNAMED = "(no source)"
+
+
+def render_validation(result: ValidationResult, folder: Path) -> str:
+    """Render the page: verdict, totals, histograms, all rejected rows and warnings, and players of the worst clips.
+
+    The page needs no network access or other files, so it can be sent to the people who recorded the data. `folder` is
+    read for the players.
+    """
+    sections = [("Summary", _totals(result))]
+    if result.reasons:
+        sections.insert(0, ("Why the gate failed", _list(result.reasons)))
+    if result.warnings:
+        sections.append(("Warnings about the table", _list(result.warnings)))
+    if result.accepted:
+        sections.append(("Accepted clips", _figures(result)))
+    if players := _players(result, folder):
+        sections.append(("Listen to the worst", players))
+    sections.append(("Rejected rows", _listed(result.rejected)))
+    if result.warned:
+        sections.append(("Clips used with a warning", _listed(result.warned)))
+    if result.near_duplicates:
+        sections.append(("Near-duplicates", _near_duplicates(result)))
+    sections.append(("Expectations", _expectations(result)))
+    return render_page(
+        f"Data check of {folder.resolve().name}",
+        f"{result.table}: {_count(result.clips, 'row')}",
+        sections,
+        lead=_verdict(result),
+        good=result.valid,
+    )
 
 
 def player(folder: Path, audio_file: str, label: str) -> str | None:
-    """An HTML audio player with the loudest EXCERPT_SECONDS of a recording; None where it cannot be decoded.
+    """Return an HTML audio player with the loudest EXCERPT_SECONDS of a recording; None if it cannot be decoded.
 
-    `label` names the player for screen readers; it is escaped.
+    `label` is the name for screen readers; it is escaped.
     """
     try:
-        excerpt = loudest(decode(audio_path(folder, audio_file), max_seconds=DECODED_SECONDS))
+        excerpt = loudest(decode(audio_path(folder, audio_file), max_seconds=MAX_DECODED_SECONDS))
         with tempfile.TemporaryDirectory() as scratch:
             target = Path(scratch) / "excerpt.m4a"
             encode(excerpt.at(EXCERPT_RATE), EXCERPT_RATE, target, bit_rate=BIT_RATE)
             coded = base64.b64encode(target.read_bytes()).decode("ascii")
-    except (AudioError, OSError):  # the page says why the clip is rejected; here it only has no player
+    except (AudioError, OSError):  # the page lists the reason; the clip only has no player
         return None
     return (
         f'<audio controls preload="none" aria-label="{html.escape(label)}" src="data:audio/mp4;base64,{coded}"></audio>'
@@ -42,7 +78,7 @@ def player(folder: Path, audio_file: str, label: str) -> str | None:
 
 
 def loudest(recording: Recording, seconds: float = EXCERPT_SECONDS) -> Recording:
-    """The part of a recording with the most energy, at most so long; the earliest of equals.
+    """Return the part of a recording with the most energy, at most `seconds` long; of equal parts, the first.
 
     >>> loud = loudest(Recording(np.array([0, 0, 1, 1, 0], dtype=np.float32), 1), seconds=2)
     >>> loud.wave.tolist()
@@ -56,50 +92,15 @@ def loudest(recording: Recording, seconds: float = EXCERPT_SECONDS) -> Recording
     return Recording(wave[start : start + length], recording.rate)
 
 
-MAX_LISTED = 500  # rejected or warned rows on the page; all of them are in the JSON document
-MAX_PLAYERS = 12
-MAX_TRIED = 60  # recordings that a player is wanted of; most rejected ones cannot be decoded
-BINS = 24
-UNNAMED = "(no source)"
-
-
-def render_validation(result: ValidationResult, folder: Path) -> str:
-    """A self-contained HTML page: the verdict in words, totals, what the clips are like, every rejected and warned
-    row, and players for the worst of them, which are read from `folder`.
-    """
-    sections = [("What was found", _totals(result))]
-    if result.reasons:
-        sections.insert(0, ("Why the gate is closed", _list(result.reasons)))
-    if result.warnings:
-        sections.append(("Worth knowing", _list(result.warnings)))
-    if result.accepted:
-        sections.append(("Accepted clips", _figures(result)))
-    if players := _players(result, folder):
-        sections.append(("Listen to the worst", players))
-    sections.append(("Rejected rows", _listed(result.rejected)))
-    if result.warned:
-        sections.append(("Clips used in spite of a warning", _listed(result.warned)))
-    if result.near_duplicates:
-        sections.append(("Near-duplicates", _near_duplicates(result)))
-    sections.append(("Expectations", _expectations(result)))
-    return render_page(
-        f"Data check of {folder.resolve().name}",
-        f"{result.table}: {_count(result.clips, 'row')}",
-        sections,
-        lead=_verdict(result),
-        good=result.valid,
-    )
-
-
 def _verdict(result: ValidationResult) -> str:
     counts = f"{len(result.accepted)} of {_count(result.clips, 'clip')} accepted, {len(result.rejected)} rejected"
     if not result.valid:
-        return f"These data must not be trained on: {_count(len(result.reasons), 'reason')} below. {counts}."
+        return f"These data cannot be used for training: {_count(len(result.reasons), 'reason')} below. {counts}."
     warned = bool(result.warnings or result.warned)
     if not result.rejected and not warned:
-        return f"These data can be trained on. {counts}."
+        return f"These data can be used for training. {counts}."
     parts = ["the rejected rows" if result.rejected else "", "the warnings" if warned else ""]
-    return f"These data can be trained on. {counts}; see {' and '.join(filter(None, parts))} below."
+    return f"These data can be used for training. {counts}; see {' and '.join(filter(None, parts))} below."
 
 
 def _count(number: int, noun: str) -> str:
@@ -107,7 +108,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Format a duration in seconds, minutes or hours.
 
     >>> _duration(12.34), _duration(600), _duration(9000)
     ('12.3 s', '10.0 min', '2.5 h')
@@ -131,38 +132,46 @@ def _totals(result: ValidationResult) -> str:
     rows.append(["all accepted", len(result.accepted), _duration(result.seconds), reach])
     singers = {clip.singer_id for clip in result.accepted if clip.singer_id}
     unknown = sum(not clip.singer_id for clip in result.accepted)
-    sung = f"{_count(len(singers), 'singer')}" + (
+    singers_text = f"{_count(len(singers), 'singer')}" + (
         f", and {_count(unknown, 'clip')} of unknown singers" if unknown else ""
     )
-    told = f'<p class="soft">{sung}.</p>'
+    notes = f'<p class="soft">{singers_text}.</p>'
     if result.ordered:
         clips, groups = _count(sum(map(len, result.ordered)), "clip"), _count(len(result.ordered), "group")
-        told += f'<p class="soft">Beside the table: {clips} in {groups} of known order and no score.</p>'
-    return table(["source", "clips", "length", "scores"], rows) + told
+        notes += f'<p class="soft">In {ORDER}: {clips} in {groups}, sorted but without scores.</p>'
+    return table(["source", "clips", "length", "scores"], rows) + notes
 
 
 def _figures(result: ValidationResult) -> str:
     clips = result.accepted
-    named = sorted({clip.source or UNNAMED for clip in clips})
+    sources = sorted({clip.source or UNNAMED for clip in clips})
 
     def by_source(values: Sequence[float | None]) -> dict[str, list[float]]:
         groups: dict[str, list[float]] = defaultdict(list)
         for clip, value in zip(clips, values, strict=True):
             if value is not None:
                 groups[clip.source or UNNAMED].append(value)
-        return {name: groups[name] for name in named if groups[name]}
+        return {name: groups[name] for name in sources if groups[name]}
 
     drawn = [
-        ("score", [clip.score for clip in clips], "Scores. A model can tell sources apart without hearing quality."),
-        ("length, s", [clip.seconds for clip in clips], "Lengths. A difference between sources is a shortcut, too."),
-        ("level, dBFS", [clip.level_db for clip in clips], "Levels: RMS, relative to full scale."),
+        (
+            "score",
+            [clip.score for clip in clips],
+            "Scores. If they differ by source, a model can predict the source instead of the quality.",
+        ),
+        (
+            "length, s",
+            [clip.seconds for clip in clips],
+            "Lengths. A difference between sources is also a shortcut for a model.",
+        ),
+        ("level, dBFS", [clip.level_db for clip in clips], "Levels: RMS relative to full scale."),
     ]
     grouped = [(by_source(values), name, caption) for name, values, caption in drawn]
     return "".join(_histogram(groups, name, caption) for groups, name, caption in grouped if groups)
 
 
 def _histogram(groups: dict[str, list[float]], name: str, caption: str) -> str:
-    """Counts by source over common bins; the legend only where there is more than one source."""
+    """Histogram by source over common bins, with a legend if there are several sources."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -174,7 +183,7 @@ def _histogram(groups: dict[str, list[float]], name: str, caption: str) -> str:
     style_axes(axes)
     for number, (source, values) in enumerate(groups.items()):
         colour = PALETTE[number % len(PALETTE)]
-        label = source.replace("$", r"\$")  # a lone dollar sign would start a formula
+        label = source.replace("$", r"\$")  # a dollar sign would start a formula
         axes.hist(values, bins=list(edges), color=colour, alpha=0.55, edgecolor=colour, label=label)
     axes.set_xlabel(name, color=INK)
     axes.set_ylabel("clips", color=INK)
@@ -199,13 +208,13 @@ def _near_duplicates(result: ValidationResult) -> str:
     scores = {clip.audio_file: "-" if clip.score is None else f"{clip.score:g}" for clip in result.accepted}
     pairs = result.near_duplicates[:MAX_LISTED]
     rows = [[one, scores.get(one, "-"), other, scores.get(other, "-")] for one, other in pairs]
-    said = "These recordings sound the same, though their bytes differ. A split keeps them together."
-    listed = table(["recording", "score", "sounds like", "score"], rows)
-    return f"<p>{said}</p>{listed}" + _more(len(result.near_duplicates) - len(pairs))
+    note = "These recordings have the same audio, but different bytes. They are always in the same split."
+    listed = table(["recording", "score", "near-duplicate", "score"], rows)
+    return f"<p>{note}</p>{listed}" + _more(len(result.near_duplicates) - len(pairs))
 
 
 def _players(result: ValidationResult, folder: Path) -> str:
-    """Players of rejected recordings, errors before repeats, then of warned ones, as far as they can be decoded."""
+    """Players of rejected recordings (errors, then duplicates), then of those with warnings, if they can be decoded."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for one in sorted(result.rejected, key=lambda one: one["severity"] != "error") + result.warned:
         reasons[one["audio_file"]].append(one["reason"])
@@ -214,14 +223,14 @@ def _players(result: ValidationResult, folder: Path) -> str:
     for name in [name for name in reasons if name][:MAX_TRIED]:
         if audio := player(folder, name, name):
             verdict = "rejected" if name in rejected else "used"
-            said = html.escape(f"{verdict}: {' '.join(reasons[name])}")
+            caption = html.escape(f"{verdict}: {' '.join(reasons[name])}")
             shown.append(
-                f"<figure><code>{html.escape(name)}</code><div>{audio}</div><figcaption>{said}</figcaption></figure>"
+                f"<figure><code>{html.escape(name)}</code><div>{audio}</div><figcaption>{caption}</figcaption></figure>"
             )
         if len(shown) == MAX_PLAYERS:
             break
-    told = '<p class="soft">The loudest eight seconds of each, re-encoded; rejected ones first.</p>'
-    return told + "".join(shown) if shown else ""
+    note = '<p class="soft">The loudest eight seconds of each recording, re-encoded; rejected ones first.</p>'
+    return note + "".join(shown) if shown else ""
 
 
 def _expectations(result: ValidationResult) -> str:
@@ -232,7 +241,7 @@ def _expectations(result: ValidationResult) -> str:
         if one["column"] == "fault" and one["unexpected_count"]:
             found = f"{_count(one['unexpected_count'], 'row')}, listed above"
         elif one["unexpected_count"]:
-            found = f"{one['unexpected_count']} not so: {'; '.join(one['examples'])}"
+            found = f"{one['unexpected_count']} violations: {'; '.join(one['examples'])}"
         rows.append([one["meaning"], _outcome(one), found])
     return table(["expected", "verdict", "found"], rows)
 

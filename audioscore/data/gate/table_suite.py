@@ -1,6 +1,6 @@
-"""The lines of the suite that a labels table must meet, in plain values.
+"""Define the expectations on a labels table as plain values.
 
-Great Expectations takes seconds to import; nothing here needs it. `expectations.py` runs the suite.
+Great Expectations takes seconds to import, and this module does not need it; `expectations.py` runs the suite.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from audioscore.data.audio_checks import Severity
 from audioscore.data.gate.rejections import ValidationSettings
-from audioscore.data.rules import Severity
 from audioscore.units import SCORE_BANDS, SCORE_MAX, SCORE_MIN
 
 if TYPE_CHECKING:
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 BAND_NAMES = tuple(f"{low:g}-{high:g}" for low, high in SCORE_BANDS)
 BAND = "band"  # derived column: the score band of a usable row
 SINGER_CLIPS = "clips_of_singer"  # derived column: usable rows of the same singer
-MIN_COMPARED = 30  # clips of a source, then and now: among fewer, a shift cannot be told from chance
+MIN_COMPARED = 30  # clips of a source, then and now: with fewer, a shift cannot be distinguished from chance
 SHIFT_BINS = tuple(float(edge) for edge in range(int(SCORE_MIN), int(SCORE_MAX) + 5, 5))  # points
-UNSEEN = 0.001  # share expected in bins that held no score, without which one clip there would be infinitely far off
+UNSEEN = 0.001  # expected share of bins that were empty; without it, one clip there gives an infinite divergence
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """One line of the suite, in plain values, so that Great Expectations is imported only to run it.
+    """One line of the suite.
 
-    `kind` is the class's name. `fault` says of a cell, in the braces' place, why its row is rejected. `rule` is the
-    line's name among RULES; a line without one always has `severity`. `added` clips outside the table count, too.
+    `kind` is the name of the Great Expectations class. `row_error` is the reason for rejecting a row, a format string
+    for the cell. `rule` is a name of RULES and sets the severity; a line without a rule always has `severity`.
+    `added` clips outside the table are added to the observed count.
     """
 
     kind: str
@@ -37,8 +38,8 @@ class Expectation:
     meaning: str
     arguments: dict[str, Any] = field(default_factory=dict)
     severity: Severity = "error"
-    fault: str = ""
-    where: tuple[str, str | None] | None = None  # only rows whose column has this value (None: is empty)
+    row_error: str = ""
+    where: tuple[str, str | None] | None = None  # only rows whose column has this value (None: empty)
     rule: str = ""
     added: int = 0
     examples: tuple[str, ...] = ()
@@ -47,46 +48,37 @@ class Expectation:
 def build_suite(
     frame: "pd.DataFrame", settings: ValidationSettings, last_scores: Mapping[str, Sequence[float]], unscored: int
 ) -> list[Expectation]:
-    """The suite for a frame that has its derived columns. Lines of rules that are off, and cell lines of columns that
-    the frame lacks, are left out; arguments are those of `check_table`.
+    """Build the suite for a frame with derived columns; the arguments are those of `check_table`.
+
+    It has no lines for rules that are off, and no cell lines for columns that the frame lacks.
     """
     lines = [
-        *_about_columns(settings),
-        *_about_cells(settings),
-        *_about_counts(frame, settings, last_scores, unscored),
-        *_about_shift(frame, settings, last_scores),
+        *_column_lines(settings),
+        *_cell_lines(settings),
+        *_count_lines(frame, settings, last_scores, unscored),
+        *_shift_lines(frame, settings, last_scores),
     ]
-    weighed = [replace(line, severity=settings.severity_of(line.rule)) if line.rule else line for line in lines]
+    lines = [replace(line, severity=settings.severity_of(line.rule)) if line.rule else line for line in lines]
     return [
         line
-        for line in weighed
+        for line in lines
         if line.severity != "off" and (line.kind == "ExpectColumnToExist" or line.column in {None, *frame.columns})
     ]
 
 
-def _about_columns(settings: ValidationSettings) -> list[Expectation]:
-    needs_source = bool(settings.sources or settings.min_per_source)
-    needs_singer = bool(settings.min_singers or settings.min_per_singer)
+def _column_lines(settings: ValidationSettings) -> list[Expectation]:
+    source_rule = "" if settings.sources or settings.min_per_source else "no_source"
+    singer_rule = "" if settings.min_singers or settings.min_per_singer else "no_singer"
     exist = "ExpectColumnToExist"
     return [
         Expectation(exist, "audio_file", "a column with the recordings"),
         Expectation(exist, "score", "a column with the scores"),
-        Expectation(
-            exist,
-            "source",
-            "recording domains, for the within-source figures",
-            rule="" if needs_source else "no_source",
-        ),
-        Expectation(
-            exist,
-            "singer_id",
-            "singers, or each clip counts as a singer of its own",
-            rule="" if needs_singer else "no_singer",
-        ),
+        Expectation(exist, "source", "recording domains, for the figures within each source", rule=source_rule),
+        Expectation(exist, "singer_id", "singers; without them, each clip counts as one singer", rule=singer_rule),
     ]
 
 
-def _about_cells(settings: ValidationSettings) -> list[Expectation]:
+def _cell_lines(settings: ValidationSettings) -> list[Expectation]:
     low, high = settings.usual_scores
     null, between = "ExpectColumnValuesToNotBeNull", "ExpectColumnValuesToBeBetween"
     of_type = "ExpectColumnValuesToBeOfType"
@@ -95,89 +87,79 @@ def _about_cells(settings: ValidationSettings) -> list[Expectation]:
     usual = f"the usual {low:g}-{high:g}"
     return [
         Expectation("ExpectColumnValuesToBeNull", "fault", "every row can be used"),
-        Expectation(null, "audio_file", "every row names a recording", fault="no file name"),
-        Expectation(of_type, "audio_file", "names are text", {"type_": "str"}, fault="file name {} is not text"),
+        Expectation(null, "audio_file", "every row has the name of a recording", row_error="no file name"),
+        Expectation(of_type, "audio_file", "names are text", {"type_": "str"}, row_error="file name {} is not text"),
         Expectation(
             "ExpectColumnValuesToBeUnique",
             "audio_file",
-            "no recording is named twice",
-            fault="{} is named by other rows too",
+            "every recording is in one row only",
+            row_error="{} is also in other rows",
         ),
         Expectation(of_type, "score", "scores are numbers", {"type_": "float64"}),
-        Expectation(null, "score", "every row has a score that is a number", fault="no score"),
-        Expectation(between, "score", f"scores are on the {scale} scale", whole, fault="score {} is outside " + scale),
+        Expectation(null, "score", "every row has a score that is a number", row_error="no score"),
+        Expectation(
+            between, "score", f"scores are on the {scale} scale", whole, row_error="score {} is outside " + scale
+        ),
         Expectation(
             between,
             "score",
             f"scores lie within {usual}",
             {"min_value": low, "max_value": high},
-            fault=f"score {{}} is outside {usual}",
+            row_error=f"score {{}} is outside {usual}",
             rule="unusual_score",
         ),
-        Expectation(null, "singer_id", "every clip names its singer", fault="no singer", rule="no_singer"),
-        *_about_sources(settings.sources),
+        Expectation(null, "singer_id", "every clip has a singer", row_error="no singer", rule="no_singer"),
+        *_source_lines(settings.sources),
     ]
 
 
-def _about_sources(sources: Sequence[str]) -> list[Expectation]:
-    null, meaning = "ExpectColumnValuesToNotBeNull", "every clip names its recording domain"
+def _source_lines(sources: Sequence[str]) -> list[Expectation]:
+    null, meaning = "ExpectColumnValuesToNotBeNull", "every clip has a recording domain"
     if not sources:
-        return [Expectation(null, "source", meaning, fault="no source", rule="no_source")]
+        return [Expectation(null, "source", meaning, row_error="no source", rule="no_source")]
     allowed = ", ".join(sources)
-    escaped = allowed.replace("{", "{{").replace("}", "}}")  # a fault is a format string
+    escaped = allowed.replace("{", "{{").replace("}", "}}")  # row_error is a format string
     return [
-        Expectation(null, "source", meaning, fault=f"no source; it must be one of {escaped}"),
+        Expectation(null, "source", meaning, row_error=f"no source; it must be one of {escaped}"),
         Expectation(
             "ExpectColumnValuesToBeInSet",
             "source",
             f"every source is one of {allowed}",
             {"value_set": list(sources)},
-            fault="source {} is not one of " + escaped,
+            row_error="source {} is not one of " + escaped,
         ),
     ]
 
 
-def _about_counts(
+def _count_lines(
     frame: "pd.DataFrame", settings: ValidationSettings, last_scores: Mapping[str, Sequence[float]], unscored: int
 ) -> list[Expectation]:
-    rows = "ExpectTableRowCountToBeBetween"
-    asked = settings.min_clips
-    beside = f", with the {unscored} that have an order and no score" if unscored else ""
-    at_least = {"min_value": max(0, asked - unscored)}
-    lines = [Expectation(rows, None, f"at least {asked} usable clips{beside}", at_least, rule="few_clips")]
-    lines[0] = replace(lines[0], added=unscored)
+    needed = settings.min_clips
+    meaning = f"at least {needed} usable clips" + (f", including {unscored} without scores" if unscored else "")
+    lines = [replace(_row_count(meaning, max(0, needed - unscored), "few_clips"), added=unscored)]
     if (least := settings.min_per_source) and "source" in frame:
         known = {*frame["source"].dropna(), *last_scores} - {""}
         lines += [
-            Expectation(
-                rows,
-                "source",
-                f"at least {least} usable clips of {source}",
-                {"min_value": least},
-                where=("source", source),
-                rule="few_per_source",
-            )
+            _row_count(f"at least {least} usable clips of {source}", least, "few_per_source", ("source", source))
             for source in settings.sources or sorted(known)
         ]
     if (least := settings.min_per_band) and BAND in frame:
-        before = {band for scores in last_scores.values() for band in bands_of(scores)}
-        known = before | set(frame[BAND].dropna())
+        known = {band for scores in last_scores.values() for band in bands_of(scores)} | {*frame[BAND].dropna()}
         lines += [
-            Expectation(
-                rows,
-                BAND,
-                f"at least {least} usable clips scored {band}",
-                {"min_value": least},
-                where=(BAND, band),
-                rule="few_per_band",
-            )
+            _row_count(f"at least {least} usable clips with scores in {band}", least, "few_per_band", (BAND, band))
             for band in BAND_NAMES
             if band in known
         ]
-    return lines + _about_singers(frame, settings)
+    return lines + _singer_lines(frame, settings)
 
 
-def _about_singers(frame: "pd.DataFrame", settings: ValidationSettings) -> list[Expectation]:
+def _row_count(meaning: str, least: int, rule: str, where: tuple[str, str] | None = None) -> Expectation:
+    column = where[0] if where else None
+    kind = "ExpectTableRowCountToBeBetween"
+    return Expectation(kind, column, meaning, {"min_value": least}, where=where, rule=rule)
+
+
+def _singer_lines(frame: "pd.DataFrame", settings: ValidationSettings) -> list[Expectation]:
     lines = []
     if least := settings.min_singers:
         kind = "ExpectColumnUniqueValueCountToBeBetween"
@@ -200,10 +182,10 @@ def _about_singers(frame: "pd.DataFrame", settings: ValidationSettings) -> list[
     return lines
 
 
-def _about_shift(
+def _shift_lines(
     frame: "pd.DataFrame", settings: ValidationSettings, last_scores: Mapping[str, Sequence[float]]
 ) -> list[Expectation]:
-    """Within each source, so that a new source, whatever its scores, shifts none of the others."""
+    """Compare the scores within each source, so that a new source does not count as a shift."""
     if "score" not in frame:
         return []
     sources = frame["source"].fillna("") if "source" in frame else frame["score"].map(lambda _: "")
@@ -213,16 +195,8 @@ def _about_shift(
     for source, scores in sorted(last_scores.items()):
         now = int(counts.get(source, 0))
         if source and scores and not now and "source" in frame:
-            lines.append(
-                Expectation(
-                    "ExpectTableRowCountToBeBetween",
-                    "source",
-                    f"clips of {source}, which the last accepted version had ({len(scores)})",
-                    {"min_value": 1},
-                    where=("source", source),
-                    rule="distribution_shift",
-                )
-            )
+            meaning = f"clips of {source}, which the last accepted version had ({len(scores)})"
+            lines.append(_row_count(meaning, 1, "distribution_shift", ("source", source)))
         if min(now, len(scores)) >= MIN_COMPARED:
             lines.append(_shift_line(source, scores, settings.max_shift, "source" in frame))
     return lines
@@ -247,12 +221,12 @@ def _shift_line(source: str, scores: Sequence[float], max_shift: float, has_sour
 
 
 def bands_of(scores: Any) -> list[str | None]:
-    """`units.band_of` of each score; None for what is not on the scale.
+    """Return the score band of each score, as `units.band_of` does; None for a value outside the scale.
 
     >>> bands_of([85, 84.9, 100, float("nan"), 101])
     ['85-90', '80-85', '95-100', None, None]
     """
     values = np.asarray(scores, dtype=float)
-    places = np.searchsorted([low for low, _ in SCORE_BANDS[1:]], values, side="right")
+    indices = np.searchsorted([low for low, _ in SCORE_BANDS[1:]], values, side="right")
     on_scale = (values >= SCORE_MIN) & (values <= SCORE_MAX)
-    return [BAND_NAMES[place] if known else None for place, known in zip(places, on_scale, strict=True)]
+    return [BAND_NAMES[index] if valid else None for index, valid in zip(indices, on_scale, strict=True)]

@@ -1,1 +1,1 @@
-"""One sorted list of clips, and its singer-disjoint train, validation and test splits."""
+"""Sort the accepted clips, and split them into singer-disjoint train, validation and test splits."""

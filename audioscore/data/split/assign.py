@@ -1,4 +1,8 @@
-"""Train, validation and test parts that share no singer and no recording, and keep every group where it first went."""
+"""Assign clips to train, val and test splits that share no singer and no recording.
+
+A clip that is once in a split is never moved to another one: splits.json stores the split of every singer and
+recording.
+"""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -11,61 +15,219 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audioscore.data.clips import Clip
-from audioscore.data.split.groups import SPLITS as SPLITS
 from audioscore.data.split.groups import (
+    SPLITS,
     Group,
-    Singer,
+    SingerClips,
     can_fill,
     content_key,
     empty_splits,
     group_clips,
-    join_alike,
-    remembered_split,
+    join_same_voice,
+    previous_split,
 )
 from audioscore.data.split.report import SplitReport, report_splits
 from audioscore.errors import DataError, UsageError, shorten
 from audioscore.files import read_json, write_json
 
-TRIES = 16  # orders in which groups are dealt out; the best balanced is kept
-SONG_WEIGHT = 1.0  # what a clip whose song is in another part costs; above this, balance suffered in trials
+TRIES = 16  # orders in which groups are assigned; the best balanced result is used
+SONG_WEIGHT = 1.0  # cost of a clip whose song is in another split; with higher values, balance suffered in trials
 
-Placed = list[tuple[int, int]]  # (group, part)
+Assignment = list[tuple[int, int]]  # (group, split), both as indices
 
 
-def deal(
+class SplitsFile(NamedTuple):
+    """The content of splits.json: the seed, and the split of every singer and recording so far, by key."""
+
+    seed: int
+    groups: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The split of every clip.
+
+    `of` maps audio_file to split, without the excluded clips; `groups` is written to splits.json.
+    """
+
+    seed: int
+    groups: dict[str, str]
+    of: dict[str, str]
+    report: SplitReport
+
+
+def assign_splits(
+    clips: Sequence[Clip],
+    *,
+    val: float,
+    test: float,
+    seed: int,
+    previous: Mapping[str, str] | None = None,
+    same_recording: Sequence[Collection[str]] = (),
+    same_voice: Sequence[Collection[str]] = (),
+    score_levels: int = 4,
+) -> Splits:
+    """Assign clips to train, val and test, so that no singer and no recording is in two splits.
+
+    Clips are assigned in groups. A group contains the clips of one singer, or one clip without a singer; groups with
+    the same audio (equal sha256, or `same_recording`) are joined. New groups are assigned so that each split gets its
+    share of every source and of every score level within it, and so that few songs are in two splits. The result
+    depends on the seed and on the clips, not on their order.
+
+    Singers and recordings of `previous` keep their splits, so a clip keeps its split when its singer is added or
+    corrected. If this contradicts a group, no clip is moved: the clip in the earlier of train, val and test, or the
+    clip whose singer is in another split, is excluded from all splits and reported.
+
+    Args:
+        val: Share of the clips, as is `test`.
+        previous: The groups of splits.json.
+        same_recording: Sets of near-duplicates, by sha256 or audio_file.
+        same_voice: Sets of clips, by audio_file, that probably share a singer. These estimates join new groups, and
+            assign new groups to the split of previous ones. If a voice is in several splits, its new groups follow most
+            of its clips, and the voice is counted in the report. Estimates that would leave a split empty are ignored,
+            with a warning.
+        score_levels: Number of quantile levels of the scores of a source.
+
+    Raises:
+        DataError: There are fewer than three groups, or no new group for an empty split.
+        UsageError: A share is outside 0-1.
+    """
+    if not (val > 0 and test > 0 and val + test < 1):
+        raise UsageError(f"val {val:g} and test {test:g} must both be above 0, and below 1 together.")
+    known = dict(previous or {})
+    singers, groups, left_out = group_clips(clips, same_recording, known)
+    _check_enough(groups, len(clips))
+    joined, voices_apart = join_same_voice(groups, same_voice)
+    usable = can_fill(joined)
+    joined, voices_apart = (joined, voices_apart) if usable else (groups, 0)
+    shares = dict(zip(SPLITS, (1 - val - test, val, test), strict=True))
+    of = _assign(joined, list(shares.values()), seed, score_levels)
+    with_voice = {name for item in same_voice for name in item}
+    grouped = {clip.audio_file for clip in clips if clip.singer_id is None} & with_voice
+    report = report_splits(
+        clips,
+        of,
+        shares,
+        groups=len(groups),
+        new_groups=sum(group.split is None for group in groups),
+        left_out=[left_out[name] for name in sorted(left_out)],
+        grouped_by_voice=len(grouped) if usable else 0,
+        voices_apart=voices_apart,
+    )
+    if not usable:
+        report.warnings.append(
+            f"{len(same_voice)} estimated voices would leave a split empty and are not used. "
+            f"Raise split.same_voice_cosine."
+        )
+    return Splits(seed, _keys(singers, known, of), of, report)
+
+
+def read_splits(path: Path) -> SplitsFile:
+    """Read splits.json; DataError if it does not have the format of `write_splits`."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. `audioscore data sort DIR` writes it.")
+    try:
+        value = read_json(path)
+    except ValueError as error:
+        raise DataError(f"{path.name}: not JSON ({error}). Restore it from the last version of the data.") from error
+    groups = value.get("groups") if isinstance(value, dict) else None
+    if not isinstance(groups, dict) or not isinstance(value.get("seed"), int):
+        raise DataError(f'{path.name}: no "seed" or "groups". Restore it from the last version of the data.')
+    if invalid := [f"{key}: {split}" for key, split in groups.items() if split not in SPLITS]:
+        raise DataError(
+            f"{path.name}: {len(invalid)} of {len(groups)} groups have an unknown split ({shorten(invalid)}). "
+            f"Use one of {', '.join(SPLITS)}."
+        )
+    return SplitsFile(value["seed"], groups)
+
+
+def write_splits(path: Path, splits: Splits) -> None:
+    """Write splits.json atomically: the seed, and the split of every singer and recording, by key."""
+    write_json(path, {"seed": splits.seed, "groups": splits.groups})
+
+
+def balance_groups(
     groups: Sequence[Sequence[Clip]],
     names: Sequence[str],
-    places: Sequence[int | None],
+    fixed: Sequence[int | None],
     shares: Sequence[float],
     *,
     seed: int,
     score_levels: int,
 ) -> list[int]:
-    """The part of every group: those in `places` stay where they are, the others are dealt by several seeded orders.
+    """Return the index of every group's split, balanced by source and score level.
 
-    `names` tell groups apart whatever order they come in; `shares` are the parts' wanted shares of the clips. A part
-    that would stay empty gets the smallest new group that can be spared, so there must be at least as many new groups
-    as empty parts.
+    Several seeded orders are tried, and the best balanced result is returned. A split that would stay empty gets the
+    smallest new group that another split can spare, so there must be at least as many new groups as empty splits.
+
+    Args:
+        names: Unique names of the groups, which make the result independent of their order.
+        fixed: The split of each group that must keep it, None for a new group.
+        shares: The wanted shares of the clips, by split.
     """
     table = _strata(groups, score_levels)
-    targets = np.array(shares)[:, None] * table.sum(axis=0)  # [P, K]
+    targets = np.array(shares)[:, None] * table.sum(axis=0)  # (splits, strata)
     songs = [[clip.song_id for clip in group if clip.song_id is not None] for group in groups]
-    new = [index for index, part in enumerate(places) if part is None]
-    fixed = [(index, part) for index, part in enumerate(places) if part is not None]
-    best: tuple[float, Placed] | None = None
+    new = [index for index, split in enumerate(fixed) if split is None]
+    kept = [(index, split) for index, split in enumerate(fixed) if split is not None]
+    best: tuple[float, Assignment] | None = None
     for attempt in range(TRIES):
         order = sorted(new, key=lambda index: _order_key(seed, attempt, names[index]))
-        result = _deal_in_order(order, fixed, table, songs, targets)
+        result = _assign_in_order(order, kept, table, songs, targets)
         best = result if best is None or result[0] < best[0] else best
-    parts = dict([*fixed, *(best[1] if best else [])])
-    _fill_empty(parts, len(shares), sorted(new, key=lambda index: (len(groups[index]), names[index])))
-    return [parts[index] for index in range(len(groups))]
+    assigned = dict([*kept, *(best[1] if best else [])])
+    _fill_empty(assigned, len(shares), sorted(new, key=lambda index: (len(groups[index]), names[index])))
+    return [assigned[index] for index in range(len(groups))]
+
+
+def _check_enough(groups: Sequence[Group], clips: int) -> None:
+    if len(groups) < len(SPLITS):
+        raise DataError(
+            f"{clips} clips by {len(groups)} singers cannot fill train, val and test without a singer in two splits. "
+            f"Add recordings by at least {len(SPLITS) - len(groups)} more."
+        )
+    if not can_fill(groups):
+        new = sum(group.split is None for group in groups)
+        raise DataError(
+            f"no clip for {empty_splits(groups)[0]}: only {new} of {len(groups)} groups are new, and splits.json "
+            f"assigns the others to other splits. Add recordings by new singers."
+        )
+
+
+def _assign(groups: Sequence[Group], shares: Sequence[float], seed: int, score_levels: int) -> dict[str, str]:
+    """Assign the new groups, set the split of every singer, and return that of every clip."""
+    indices = balance_groups(
+        [group.clips for group in groups],
+        [group.name for group in groups],
+        [None if group.split is None else SPLITS.index(group.split) for group in groups],
+        shares,
+        seed=seed,
+        score_levels=score_levels,
+    )
+    of: dict[str, str] = {}
+    for group, index in zip(groups, indices, strict=True):
+        of |= {clip.audio_file: SPLITS[index] for clip in group.clips}
+        for singer in group.singers:
+            singer.split = SPLITS[index]
+    return of
+
+
+def _keys(singers: Sequence[SingerClips], known: Mapping[str, str], of: Mapping[str, str]) -> dict[str, str]:
+    """The groups of the new splits.json; previous entries do not change."""
+    keys = dict(known)
+    clips = [(clip, singer) for singer in singers for clip in singer.clips]
+    # A recording may be in one split and, with another singer, excluded from a second: its own split is stored.
+    for clip, singer in sorted(clips, key=lambda one: one[0].audio_file not in of):
+        keys.setdefault(content_key(clip), previous_split(clip, known) or str(singer.split))
+    for singer in singers:
+        keys.setdefault(singer.key, str(singer.split))
+    return dict(sorted(keys.items()))
 
 
 def _strata(groups: Sequence[Sequence[Clip]], score_levels: int) -> NDArray[np.float64]:
-    """How many clips of each stratum a group holds: all, each source, each score level within a source.
+    """The number of clips of each stratum in a group: all clips, each source, each score level within a source.
 
-    Shape: [G, K], one row a group.
+    Shape: [G, K], one row per group.
     """
     scores: dict[str, list[float]] = defaultdict(list)
     for clip in [clip for group in groups for clip in group if clip.score is not None]:
@@ -91,189 +253,46 @@ def _order_key(seed: int, attempt: int, name: str) -> str:
     return hashlib.sha256(f"{seed}/{attempt}/{name}".encode()).hexdigest()
 
 
-def _deal_in_order(
+def _assign_in_order(
     order: Sequence[int],
-    fixed: Placed,
+    fixed: Assignment,
     table: NDArray[np.float64],
     songs: Sequence[Sequence[str]],
     targets: NDArray[np.float64],
-) -> tuple[float, Placed]:
-    """Put each group where it adds least to the cost: chi-square distance from the targets, and songs on two sides."""
+) -> tuple[float, Assignment]:
+    """Assign each group to the split with the least additional cost; return the total cost, too.
+
+    The cost is the chi-square distance from the targets, and that of songs in several splits.
+    """
     scale = np.maximum(targets, 1.0)
     counts = np.zeros_like(targets)
-    sung: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(len(targets)))
+    by_song: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(len(targets)))
 
-    def put(group: int, part: int) -> None:
-        counts[part] += table[group]
+    def add(group: int, split: int) -> None:
+        counts[split] += table[group]
         for song in songs[group]:
-            sung[song][part] += 1
+            by_song[song][split] += 1
 
-    for group, part in fixed:
-        put(group, part)
-    placed: Placed = []
+    for group, split in fixed:
+        add(group, split)
+    assigned: Assignment = []
     for group in order:
         added = table[group]
         cost = (added * (2 * (counts - targets) + added) / scale).sum(axis=1)
         elsewhere = np.zeros(len(targets))
-        for song in {song for song in songs[group] if song in sung}:
-            present = sung[song] > 0
+        for song in {song for song in songs[group] if song in by_song}:
+            present = by_song[song] > 0
             elsewhere += present.sum() - present
-        part = int(np.argmin(cost + SONG_WEIGHT * elsewhere))
-        put(group, part)
-        placed.append((group, part))
-    shared = sum(float(counts_of.sum() - counts_of.max()) for counts_of in sung.values())
-    return float(((counts - targets) ** 2 / scale).sum()) + SONG_WEIGHT * shared, placed
+        split = int(np.argmin(cost + SONG_WEIGHT * elsewhere))
+        add(group, split)
+        assigned.append((group, split))
+    shared = sum(float(counts_of.sum() - counts_of.max()) for counts_of in by_song.values())
+    return float(((counts - targets) ** 2 / scale).sum()) + SONG_WEIGHT * shared, assigned
 
 
-def _fill_empty(parts: dict[int, int], count: int, smallest_first: Sequence[int]) -> None:
-    """Move the smallest new group that can be spared into each part that has none."""
-    for part in range(count):
-        sizes = Counter(parts.values())
-        if not sizes[part]:
-            parts[next(group for group in smallest_first if sizes[parts[group]] > 1)] = part
-
-
-class SplitsFile(NamedTuple):
-    """What splits.json remembers: the seed, and the split of every singer and recording there ever was."""
-
-    seed: int
-    groups: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Where every clip went.
-
-    `of` goes from audio_file to split and lacks the clips that are left out; `groups` is for splits.json.
-    """
-
-    seed: int
-    groups: dict[str, str]
-    of: dict[str, str]
-    report: SplitReport
-
-
-def assign_splits(
-    clips: Sequence[Clip],
-    *,
-    val: float,
-    test: float,
-    seed: int,
-    remembered: Mapping[str, str] | None = None,
-    together: Sequence[Collection[str]] = (),
-    alike: Sequence[Collection[str]] = (),
-    score_levels: int = 4,
-) -> Splits:
-    """Deal groups of clips out to train, val and test.
-
-    A group is a singer; a clip without one is a group of its own, known by its content. Groups that hold identical
-    audio (one sha256), or that `together` joins (each item names clips by sha256 or audio_file: near-copies), are one
-    group. `val` and `test` are shares of the clips. New groups are dealt so that each split gets its share of every
-    source and of `score_levels` score levels (quantiles) within it, and so that songs, too, stay on one side as far as
-    that allows. The result depends on the seed and the clips, not on their order.
-
-    What `remembered` (splits.json) holds stays where it is: singers, and every recording by its content, so that a
-    clip keeps its split when its singer becomes known or is corrected. Where that contradicts a group, the clip in the
-    earlier of train, val and test, or the one whose singer is remembered elsewhere, is left out of all splits, and
-    reported: no clip ever moves from one to another.
-
-    `alike` are estimates: each names clips, by audio_file, that seem to share a singer. They join groups that are not
-    remembered, and bring new groups to remembered ones; where a voice is remembered in several splits nothing moves,
-    new groups follow the most of its clips, and it is counted. Estimates that would leave a split empty are not used,
-    and the report says so.
-
-    Raises DataError where there are fewer than three groups, or where no new group can fill an empty split;
-    UsageError for shares outside 0-1.
-    """
-    if not (val > 0 and test > 0 and val + test < 1):
-        raise UsageError(f"val {val:g} and test {test:g} must both be above 0, and less than 1 together.")
-    known = dict(remembered or {})
-    singers, groups, left_out = group_clips(clips, together, known)
-    _check_enough(groups, len(clips))
-    joined, voices_apart = join_alike(groups, alike)
-    usable = can_fill(joined)
-    joined, voices_apart = (joined, voices_apart) if usable else (groups, 0)
-    shares = dict(zip(SPLITS, (1 - val - test, val, test), strict=True))
-    of = _deal(joined, list(shares.values()), seed, score_levels)
-    heard = {clip.audio_file for clip in clips if clip.singer_id is None} & {name for item in alike for name in item}
-    report = report_splits(
-        clips,
-        of,
-        shares,
-        groups=len(groups),
-        new_groups=sum(group.split is None for group in groups),
-        left_out=[left_out[name] for name in sorted(left_out)],
-        heard=len(heard) if usable else 0,
-        voices_apart=voices_apart,
-    )
-    if not usable:
-        report.warnings.append(
-            f"{len(alike)} estimated voices would leave a split empty and are not used. Raise split.same_voice_cosine."
-        )
-    return Splits(seed, _remember(singers, known, of), of, report)
-
-
-def read_splits(path: Path) -> SplitsFile:
-    """Read splits.json; DataError where it is not what `write_splits` writes."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. `audioscore data sort DIR` writes it.")
-    try:
-        value = read_json(path)
-    except ValueError as fault:
-        raise DataError(f"{path.name} is not JSON ({fault}). Restore it from the data's last version.") from fault
-    groups = value.get("groups") if isinstance(value, dict) else None
-    if not isinstance(groups, dict) or not isinstance(value.get("seed"), int):
-        raise DataError(f'{path.name} lacks "seed" or "groups". Restore it from the data\'s last version.')
-    if strange := [f"{key}: {split}" for key, split in groups.items() if split not in SPLITS]:
-        raise DataError(
-            f"{path.name}: {len(strange)} of {len(groups)} groups are in no split ({shorten(strange)}). "
-            f"Give each one of {', '.join(SPLITS)}."
-        )
-    return SplitsFile(value["seed"], groups)
-
-
-def write_splits(path: Path, splits: Splits) -> None:
-    """Write splits.json atomically: the seed and every group's split, by key."""
-    write_json(path, {"seed": splits.seed, "groups": splits.groups})
-
-
-def _check_enough(groups: Sequence[Group], clips: int) -> None:
-    if len(groups) < len(SPLITS):
-        raise DataError(
-            f"{clips} clips by {len(groups)} singers cannot fill train, val and test without sharing one. "
-            f"Add recordings by at least {len(SPLITS) - len(groups)} more."
-        )
-    if not can_fill(groups):
-        new = sum(group.split is None for group in groups)
-        raise DataError(
-            f"no clip is left for {empty_splits(groups)[0]}: all but {new} of {len(groups)} groups are remembered in "
-            f"other splits (splits.json). Add recordings by new singers."
-        )
-
-
-def _deal(groups: Sequence[Group], shares: Sequence[float], seed: int, score_levels: int) -> dict[str, str]:
-    """Deal the new groups out, note every singer's split, and return every clip's."""
-    parts = deal(
-        [group.clips for group in groups],
-        [group.name for group in groups],
-        [None if group.split is None else SPLITS.index(group.split) for group in groups],
-        shares,
-        seed=seed,
-        score_levels=score_levels,
-    )
-    for group, part in zip(groups, parts, strict=True):
-        for singer in group.singers:
-            singer.split = SPLITS[part]
-    return {clip.audio_file: SPLITS[part] for group, part in zip(groups, parts, strict=True) for clip in group.clips}
-
-
-def _remember(singers: Sequence[Singer], known: Mapping[str, str], of: Mapping[str, str]) -> dict[str, str]:
-    """What splits.json holds from now on; what it held before is never changed."""
-    keys = dict(known)
-    heard = [(clip, singer) for singer in singers for clip in singer.clips]
-    # A recording may be in one split and, under another singer, left out of a second: where it is in counts.
-    for clip, singer in sorted(heard, key=lambda one: one[0].audio_file not in of):
-        keys.setdefault(content_key(clip), remembered_split(clip, known) or str(singer.split))
-    for singer in singers:
-        keys.setdefault(singer.key, str(singer.split))
-    return dict(sorted(keys.items()))
+def _fill_empty(assigned: dict[int, int], count: int, smallest_first: Sequence[int]) -> None:
+    """Move the smallest new group that can be spared into each empty split."""
+    for split in range(count):
+        sizes = Counter(assigned.values())
+        if not sizes[split]:
+            assigned[next(group for group in smallest_first if sizes[assigned[group]] > 1)] = split

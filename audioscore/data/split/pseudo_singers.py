@@ -1,4 +1,4 @@
-"""Who may be singing where nobody said: clips grouped into voices by their speaker embeddings. An estimate, no more."""
+"""Estimate the singers of clips without singer_id: cluster speaker embeddings into voices."""
 
 import unicodedata
 from collections import defaultdict
@@ -11,38 +11,37 @@ from numpy.typing import NDArray
 from audioscore.data.clips import Clip
 from audioscore.errors import DataError, shorten
 
-BLOCK = 10_000  # rows clustered at once: time grows with their square, half a minute for so many
-TIE = 1e-9  # nearness that differs by less is equal, so that rounding cannot send the search in circles
+BLOCK = 10_000  # rows clustered at once: time grows with their square, half a minute for this number
+TIE = 1e-9  # cosines that differ by less are equal, so that rounding cannot cause an endless loop
 
 
 @dataclass(frozen=True)
 class PseudoSingers:
-    """An estimate of who sings each clip that has no singer.
+    """The estimated singers of the clips without one.
 
-    `of` goes from audio_file to a voice (voice-0001, ...), or to the id of the known singer whose voice it seems to
-    be; `alike` lists, voice by voice, the files that seem to share a singer, with one file of every known singer whose
-    voice is among them.
+    `of` maps audio_file to a voice (voice-0001, ...), or to the id of a known singer with this voice. `same_voice`
+    lists the files of each voice, with one file of every known singer who has it.
     """
 
     of: dict[str, str]
-    alike: tuple[tuple[str, ...], ...]
+    same_voice: tuple[tuple[str, ...], ...]
     clips: int  # all clips, with a singer and without
-    recognised: int  # clips taken for a known singer's
-    largest: int  # clips in the voice that has most, those of its known singers included
+    recognised: int  # clips that are assigned to a known singer
+    largest: int  # clips of the largest voice, including those of known singers
     min_cosine: float
 
     def summary(self) -> str:
-        """One sentence for a report."""
-        known = f", {self.recognised} of them taken for known singers" if self.recognised else ""
-        voices = "1 voice" if len(self.alike) == 1 else f"{len(self.alike)} voices"
+        """Describe the estimate in one sentence for a report."""
+        known = f", {self.recognised} of them assigned to known singers" if self.recognised else ""
+        voices = "1 voice" if len(self.same_voice) == 1 else f"{len(self.same_voice)} voices"
         return (
             f"{len(self.of)} of {self.clips} clips have no singer: grouped into {voices} by their CAM++ embedding "
-            f"(cosine >= {self.min_cosine:g}){known}, the largest of {self.largest} clips; an estimate."
+            f"(cosine >= {self.min_cosine:g}){known}, the largest with {self.largest} clips; an estimate."
         )
 
 
 def singer_name(singer_id: str) -> str:
-    """One spelling for a singer's id: width, case and outer spaces make no other singer.
+    """Normalize the id of a singer: width, case and outer spaces are ignored.
 
     >>> singer_name(" \uff21\uff10\uff11 ") == singer_name("a01")
     True
@@ -51,16 +50,18 @@ def singer_name(singer_id: str) -> str:
 
 
 def group_voices(clips: Sequence[Clip], embeddings: NDArray[np.floating], *, min_cosine: float) -> PseudoSingers:
-    """Estimate who sings the clips that have no singer_id, whatever order the clips come in.
+    """Estimate the singers of the clips without singer_id; the result does not depend on the order of the clips.
 
-    Shape: embeddings [N, E], one row a clip, those with a singer included. A known singer's clips count as one voice
-    from the start; voices then join by `cluster_voices`' rule. Known singers who are not told apart from the same
-    unknown clips come into one voice with them: better one group too large than a singer in two splits.
+    The clips of a known singer are one voice initially; voices are then joined as in `cluster_voices`. Known singers
+    who are similar to the same unknown clips become one voice with them: a group that is too large is better than a
+    singer in two splits.
 
-    Raises DataError where rows and clips differ in number or an embedding is not finite.
+    Shape: embeddings [N, E], one row per clip, including those with a singer.
+
+    Raises DataError if the numbers of rows and clips differ, or an embedding is not finite.
     """
     if len(embeddings) != len(clips):
-        raise DataError(f"{len(embeddings)} embeddings for {len(clips)} clips. Give one a clip.")
+        raise DataError(f"{len(embeddings)} embeddings for {len(clips)} clips. Pass one per clip.")
     order = sorted(range(len(clips)), key=lambda index: (clips[index].audio_file, clips[index].sha256 or ""))
     listed = [clips[index] for index in order]
     unit = _unit(np.asarray(embeddings)[order], [clip.audio_file for clip in listed])
@@ -71,7 +72,7 @@ def group_voices(clips: Sequence[Clip], embeddings: NDArray[np.floating], *, min
     for index, voice in enumerate(_cluster(means, sizes, min_cosine)[row_of].tolist()):
         voices[voice].append(index)
     of: dict[str, str] = {}
-    alike: list[tuple[str, ...]] = []
+    same_voice: list[tuple[str, ...]] = []
     recognised = largest = 0
     for members in voices.values():
         unknown = [index for index in members if listed[index].singer_id is None]
@@ -81,22 +82,22 @@ def group_voices(clips: Sequence[Clip], embeddings: NDArray[np.floating], *, min
             int(row_of[index]): listed[index] for index in reversed(members) if listed[index].singer_id is not None
         }
         nearest = _nearest(unit[unknown], means[list(known)], [str(clip.singer_id) for clip in known.values()])
-        names = nearest or [f"voice-{len(alike) + 1:04d}"] * len(unknown)
+        names = nearest or [f"voice-{len(same_voice) + 1:04d}"] * len(unknown)
         of |= {listed[index].audio_file: name for index, name in zip(unknown, names, strict=True)}
-        alike.append((*(listed[index].audio_file for index in unknown), *(clip.audio_file for clip in known.values())))
+        same_voice.append(tuple(clip.audio_file for clip in [*(listed[index] for index in unknown), *known.values()]))
         recognised += len(nearest)
         largest = max(largest, len(members))
-    return PseudoSingers(of, tuple(alike), len(clips), recognised, largest, min_cosine)
+    return PseudoSingers(of, tuple(same_voice), len(clips), recognised, largest, min_cosine)
 
 
 def cluster_voices(embeddings: NDArray[np.floating], *, min_cosine: float) -> NDArray[np.int64]:
-    """Average-linkage clusters: two are joined while the mean cosine between their members is at least `min_cosine`.
+    """Cluster by average linkage: two clusters are joined while the mean cosine of their members is >= `min_cosine`.
+
+    The mean cosine of two clusters is the scalar product of the means of their unit vectors, so no [N, N] matrix is
+    needed, and memory is proportional to N. Up to BLOCK rows the result is exact; with more, each block of rows is
+    clustered first, and then the clusters of all blocks.
 
     Shape: embeddings [N, E] -> [N], clusters numbered from 0 in the order of their first row.
-
-    The mean cosine between two clusters is the scalar product of the means of their unit vectors, so that no [N, N]
-    matrix is needed: memory is that of the embeddings. Up to BLOCK rows the result is exact; beyond, blocks of so many
-    rows are clustered each on its own, and then their clusters by the same rule.
 
     >>> cluster_voices(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.1]]), min_cosine=0.5)
     array([0, 1, 0])
@@ -106,7 +107,7 @@ def cluster_voices(embeddings: NDArray[np.floating], *, min_cosine: float) -> ND
 
 
 def _cluster(means: NDArray[np.float64], sizes: NDArray[np.float64], min_cosine: float) -> NDArray[np.int64]:
-    """Clusters of clusters: `_average_linkage`, in blocks where there are many."""
+    """`_average_linkage`, in blocks if there are many rows."""
     labels = np.zeros(len(means), dtype=np.int64)
     found = 0
     for start in range(0, len(means), BLOCK):
@@ -126,8 +127,9 @@ def _cluster(means: NDArray[np.float64], sizes: NDArray[np.float64], min_cosine:
 def _average_linkage(means: NDArray[np.float64], sizes: NDArray[np.float64], min_cosine: float) -> NDArray[np.int64]:
     """Join weighted clusters by nearest-neighbour chains.
 
-    Follow nearest neighbours until two are each other's, and join those. Joining never brings a third cluster nearer
-    than the nearer of the two was, so the order does not matter, and what has no near neighbour is done for good.
+    Nearest neighbours are followed until two clusters are each other's nearest, and these are joined. A joined cluster
+    is never nearer to a third one than the nearer of the two was, so the order does not matter, and a cluster without a
+    near neighbour is final.
 
     Shape: means [M, E] of unit vectors, sizes [M] -> [M], numbered in the order of their first row.
     """
@@ -139,31 +141,31 @@ def _average_linkage(means: NDArray[np.float64], sizes: NDArray[np.float64], min
         if open_[start]:
             chain.append(start)
         while chain:
-            here, before = chain[-1], chain[-2] if len(chain) > 1 else -1
-            nearness = np.where(open_, means @ means[here], -np.inf)
-            nearness[here] = -np.inf
-            there = int(nearness.argmax())
-            if before >= 0 and nearness[before] >= nearness[there] - TIE:
-                there = before
-            if nearness[there] < min_cosine - TIE:
+            current, before = chain[-1], chain[-2] if len(chain) > 1 else -1
+            cosines = np.where(open_, means @ means[current], -np.inf)
+            cosines[current] = -np.inf
+            nearest = int(cosines.argmax())
+            if before >= 0 and cosines[before] >= cosines[nearest] - TIE:
+                nearest = before
+            if cosines[nearest] < min_cosine - TIE:
                 open_[chain.pop()] = False
-            elif there == before:
-                kept, joined = min(here, before), max(here, before)
-                total = sizes[here] + sizes[before]
-                means[kept] = (means[here] * sizes[here] + means[before] * sizes[before]) / total
+            elif nearest == before:
+                kept, joined = min(current, before), max(current, before)
+                total = sizes[current] + sizes[before]
+                means[kept] = (means[current] * sizes[current] + means[before] * sizes[before]) / total
                 sizes[kept], open_[joined], parent[joined] = total, False, kept
                 del chain[-2:]
                 if not chain:
                     chain.append(kept)
             else:
-                chain.append(there)
-    for row in range(len(parent)):  # a cluster is kept under its first row, so parents come before their children
+                chain.append(nearest)
+    for row in range(len(parent)):  # a cluster is stored in its first row, so parents precede their children
         parent[row] = parent[parent[row]]
     return np.unique(parent, return_inverse=True)[1].astype(np.int64)
 
 
 def _nearest(unit: NDArray[np.float64], singers: NDArray[np.float64], names: Sequence[str]) -> list[str]:
-    """The name of the singer each row is nearest to, by cosine; none where there are no singers."""
+    """The name of the nearest singer of each row, by cosine; empty without singers."""
     if not names:
         return []
     return [names[choice] for choice in (unit @ _unit(singers, names).T).argmax(axis=1).tolist()]
@@ -176,7 +178,7 @@ def _row_name(clip: Clip, index: int) -> str:
 def _unit(embeddings: NDArray[np.floating], names: Sequence[str]) -> NDArray[np.float64]:
     rows = np.asarray(embeddings, dtype=np.float64)
     if rows.ndim != 2:
-        raise DataError(f"embeddings have shape {list(rows.shape)}. Give one row a clip, [N, E].")
+        raise DataError(f"embeddings have shape {list(rows.shape)}. Pass one row per clip, [N, E].")
     if lost := [names[row] for row in np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()]:
         raise DataError(
             f"{len(lost)} of {len(rows)} voice embeddings are not finite ({shorten(lost)}). Extract them again."
@@ -186,7 +188,7 @@ def _unit(embeddings: NDArray[np.floating], names: Sequence[str]) -> NDArray[np.
 
 
 def _means(rows: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means of the rows that share a label, and their number. Shape: [N, E] with labels [N] -> [L, E], [L]."""
+    """Mean and number of the rows of each label. Shape: [N, E] with labels [N] -> [L, E], [L]."""
     sizes = np.bincount(labels).astype(np.float64) if len(labels) else np.zeros(0)
     sums = np.zeros((len(sizes), rows.shape[1]))
     np.add.at(sums, labels, rows)

@@ -1,4 +1,4 @@
-"""What a split came out as, and where it falls short of what one would want."""
+"""Report the content of the splits, with warnings about deviations from the configuration."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,27 +9,27 @@ from audioscore.data.clips import Clip
 from audioscore.data.split.pseudo_singers import singer_name
 from audioscore.errors import shorten
 
-OFF_SHARE = 0.25  # a split's share of the clips may miss its target by this part of it before a warning
+OFF_SHARE = 0.25  # largest deviation of a split's share from its target, relative to the target, without a warning
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A clip that is in no index, since it would carry a voice or a recording from one split into another."""
+class ExcludedClip:
+    """A clip that is in no index, since it would put a singer or a recording into two splits."""
 
     audio_file: str
-    split: str  # where it would have been
+    split: str  # that it would belong to
     reason: str
 
     def describe(self) -> str:
-        """As text: `b.m4a left out of train: near-identical to a.m4a in test`."""
-        return f"{self.audio_file} left out of {self.split}: {self.reason}"
+        """Describe it in one line: `b.m4a excluded from train: near-identical to a.m4a in test`."""
+        return f"{self.audio_file} excluded from {self.split}: {self.reason}"
 
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """One split: how much it holds of what. `sources` counts clips; the scores are None where no clip has one.
+    """The content of one split. `sources` counts clips; `lowest` and `highest` are scores, None if no clip has one.
 
-    `share` is its part of all clips and `wanted` what was asked for; `unscored` clips are known by order only.
+    `share` is its share of all clips, `wanted` the configured one; `unscored` clips have an order but no score.
     """
 
     clips: int
@@ -45,11 +45,12 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """All splits, and the shortfalls.
+    """The content of all splits, and warnings.
 
-    `unknown_singers` counts clips without a singer. `shared_songs` counts test clips whose song also occurs in train,
-    and `shared_song_share` is their part of the test clips whose song is known. `pseudo_singers` gives the voice that
-    a clip without a singer was estimated to have; `voices_apart` counts such voices with clips in several splits.
+    `unknown_singers` counts clips without a singer. `shared_songs` counts test clips whose song is also in train, and
+    `shared_song_share` is their share of the test clips with a song. `left_out` lists the excluded clips.
+    `pseudo_singers` maps clips without a singer to their estimated voice; `voices_apart` counts the voices with clips
+    in several splits.
     """
 
     splits: dict[str, SplitCounts]
@@ -60,12 +61,12 @@ class SplitReport:
     shared_songs: int
     shared_song_share: float
     warnings: list[str]
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[ExcludedClip] = field(default_factory=list)
     pseudo_singers: dict[str, str] = field(default_factory=dict)
     voices_apart: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain dictionaries, lists and numbers."""
+        """Return the report as dictionaries, lists and numbers."""
         return asdict(self)
 
 
@@ -76,14 +77,16 @@ def report_splits(
     *,
     groups: int,
     new_groups: int,
-    left_out: Sequence[LeftOut] = (),
-    heard: int = 0,
+    left_out: Sequence[ExcludedClip] = (),
+    grouped_by_voice: int = 0,
     voices_apart: int = 0,
 ) -> SplitReport:
-    """Count what each split holds.
+    """Count the clips, singers, songs and sources of each split, and list warnings.
 
-    `of` gives a clip's split, and none for those left out; `targets` are the wanted shares of the clips; `heard` is
-    how many clips without a singer were grouped by voice.
+    Args:
+        of: Split by audio_file, without the excluded clips.
+        targets: Wanted share of the clips by split.
+        grouped_by_voice: Number of clips without a singer that were grouped by voice.
     """
     kept = [clip for clip in clips if clip.audio_file in of]
     parts = {split: [clip for clip in kept if of[clip.audio_file] == split] for split in targets}
@@ -93,12 +96,12 @@ def report_splits(
     shared = sum(clip.song_id in trained for clip in known)
     unknown = sum(clip.singer_id is None for clip in clips)
     warnings = _share_warnings(counts, len(kept)) + _source_warnings(counts)
-    warnings += _singer_warnings(unknown - heard, len(clips), voices_apart)
+    warnings += _singer_warnings(unknown - grouped_by_voice, len(clips), voices_apart)
     if shared:
-        warnings.append(f"{shared} of {len(known)} test clips with a known song have it in train too.")
+        warnings.append(f"{shared} of {len(known)} test clips with a known song have a song that is also in train.")
     if left_out:
         warnings.append(
-            f"{len(left_out)} of {len(clips)} clips are in no split, since each would link two splits "
+            f"{len(left_out)} of {len(clips)} clips are excluded from all splits, since each links two splits "
             f"({shorten([clip.describe() for clip in left_out])})."
         )
     return SplitReport(
@@ -132,7 +135,7 @@ def _count(part: Sequence[Clip], total: int, wanted: float) -> SplitCounts:
 
 def _share_warnings(counts: Mapping[str, SplitCounts], total: int) -> list[str]:
     return [
-        f"{split} holds {count.clips} of {total} clips ({count.share:.0%}), wanted {count.wanted:.0%}."
+        f"{split} has {count.clips} of {total} clips ({count.share:.0%}), wanted {count.wanted:.0%}."
         for split, count in counts.items()
         if abs(count.share - count.wanted) > OFF_SHARE * count.wanted
     ]
@@ -141,23 +144,23 @@ def _share_warnings(counts: Mapping[str, SplitCounts], total: int) -> list[str]:
 def _source_warnings(counts: Mapping[str, SplitCounts]) -> list[str]:
     sources = sorted({source for count in counts.values() for source in count.sources})
     return [
-        f"{split} holds no clip of source {source}."
+        f"{split} has no clip of source {source}."
         for source in sources
         for split, count in counts.items()
         if source not in count.sources
     ]
 
 
-def _singer_warnings(unheard: int, total: int, voices_apart: int) -> list[str]:
+def _singer_warnings(ungrouped: int, total: int, voices_apart: int) -> list[str]:
     warnings = []
-    if unheard:
+    if ungrouped:
         warnings.append(
-            f"{unheard} of {total} clips have no singer: two of them in different splits may share one. "
-            f"Give singer_id or --singer-from, or let voices be estimated (split.pseudo_singers)."
+            f"{ungrouped} of {total} clips have no singer: two of them in different splits may have the same one. "
+            f"Add singer_id, use --singer-from, or estimate voices (split.pseudo_singers)."
         )
     if voices_apart:
         warnings.append(
-            f"{voices_apart} estimated voices have clips in several splits since earlier versions of the data; what "
-            f"was in a split stays there."
+            f"{voices_apart} estimated voices have clips in several splits since earlier versions of the data; clips "
+            f"keep their split."
         )
     return warnings

@@ -1,4 +1,4 @@
-"""One main list from the best recording to the worst, and its parts on disk."""
+"""Sort the clips from best to worst, and write and read the index of each split."""
 
 import json
 import logging
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from audioscore.data.clips import Clip
 from audioscore.data.gate.output import read_accepted, read_near_duplicates, read_ordered
 from audioscore.data.index import read_index, without_trailing_commas, write_index
-from audioscore.data.split.assign import SPLITS, Splits, assign_splits, read_splits, write_splits
+from audioscore.data.split.assign import Splits, assign_splits, read_splits, write_splits
+from audioscore.data.split.groups import SPLITS
 from audioscore.data.split.pseudo_singers import PseudoSingers, group_voices
 from audioscore.data.tables import decode_text
 from audioscore.errors import DataError, shorten
@@ -31,63 +32,64 @@ Embed = Callable[[Sequence[Clip]], NDArray[np.floating]]  # clips [N] -> voice e
 
 
 def sort_clips(clips: Iterable[Clip]) -> list[Clip]:
-    """Clips by score, high to low; equal scores by content hash, then by name, whatever the order they came in.
+    """Sort clips by score, high to low; clips with equal scores by content hash, then by name.
 
-    Raises DataError where a clip has no score: its place among the others is not known.
+    The result does not depend on the input order. Raises DataError if a clip has no score.
     """
     listed = list(clips)
     if unscored := [clip.audio_file for clip in listed if clip.score is None]:
         raise DataError(
             f"{len(unscored)} of {len(listed)} clips have no score and cannot be sorted ({shorten(unscored)}). "
-            f"Score them, or leave them out."
+            f"Score them, or remove them."
         )
     return sorted(listed, key=lambda clip: (-(clip.score or 0.0), clip.sha256 or "", clip.audio_file))
 
 
-def write_sorted(folder: Path, clips: Iterable[Clip], splits: Splits, relative: Sequence[Sequence[Clip]] = ()) -> None:
-    """Write `index/{train,val,test}.json` and `splits.json` under `folder`; equal files stay.
+def write_sorted(folder: Path, clips: Iterable[Clip], splits: Splits, unscored: Sequence[Sequence[Clip]] = ()) -> None:
+    """Write `index/{train,val,test}.json` and `splits.json` under `folder`; files without changes are not rewritten.
 
-    Each index holds its part of the main list, sorted, and then its part of every group of `relative` clips, in the
-    group's order, where that leaves two clips to compare.
+    An index contains the scored clips of its split, sorted, and then those of every `unscored` group with at least two
+    clips in the split, in the order of the group.
 
-    Raises DataError, before anything is written, where a clip has no split.
+    Raises DataError, before writing, if a clip has no split.
     """
     ordered = sort_clips(clips)
-    out = {one.audio_file for one in splits.report.left_out}
-    named = [clip.audio_file for group in (ordered, *relative) for clip in group]
-    if lost := [name for name in named if name not in splits.of and name not in out]:
-        raise DataError(f"{len(lost)} of {len(named)} clips have no split ({shorten(lost)}). Assign splits again.")
+    excluded = {one.audio_file for one in splits.report.left_out}
+    names = [clip.audio_file for group in (ordered, *unscored) for clip in group]
+    if lost := [name for name in names if name not in splits.of and name not in excluded]:
+        raise DataError(f"{len(lost)} of {len(names)} clips have no split ({shorten(lost)}). Assign splits again.")
     with tempfile.TemporaryDirectory() as scratch:
         new = Path(scratch)
         write_splits(new / SPLITS_FILE, splits)
         for split in SPLITS:
             main, *groups = [
-                [clip for clip in group if splits.of.get(clip.audio_file) == split] for group in (ordered, *relative)
+                [clip for clip in group if splits.of.get(clip.audio_file) == split] for group in (ordered, *unscored)
             ]
             write_index(new / INDEX / f"{split}.json", [main, *(group for group in groups if len(group) > 1)])
-        # What is remembered goes first: after a stop between two files, the same splits come out again.
+        # splits.json is first: if writing stops between two files, the next run gives the same splits.
         for name in (SPLITS_FILE, *(f"{INDEX}/{split}.json" for split in SPLITS)):
             text = (new / name).read_text(encoding="utf-8")
-            if not _holds(folder / name, text):
+            if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode():
                 write_text(folder / name, text)
 
 
 def read_split(folder: Path, split: str) -> list[Clip]:
-    """The scored clips of one split that `write_sorted` wrote, best first."""
+    """Read the scored clips of one split from its index, best first."""
     groups = read_index(folder / INDEX / f"{split}.json")
     return [clip for group in groups for clip in group if clip.score is not None]
 
 
-def read_relative(folder: Path, split: str) -> list[list[Clip]]:
-    """The groups of one split that carry order only, each from the best to the worst; no two are comparable."""
+def read_unscored_groups(folder: Path, split: str) -> list[list[Clip]]:
+    """Read the groups of one split without scores, each from best to worst; clips of two groups are not comparable."""
     groups = read_index(folder / INDEX / f"{split}.json")
     return [group for group in groups if group and group[0].score is None]
 
 
 def check_indexes(folder: Path, resort: bool = False) -> list[Path]:
-    """Read every `index/*.json` of a data folder; `resort` mends those whose scores and order disagree.
+    """Check every `index/*.json` of a data folder, and return the files.
 
-    Returns the files. Raises DataError naming the first inversion, or what else is wrong with a file.
+    With `resort`, files whose scores and order disagree are sorted. Raises DataError with the first inversion, or
+    another error of a file.
     """
     paths = sorted((folder / INDEX).glob("*.json"))
     for path in paths:
@@ -98,9 +100,9 @@ def check_indexes(folder: Path, resort: bool = False) -> list[Path]:
 def sort_index_file(path: Path, resort: bool = False) -> bool:
     """Check one index; with `resort`, rewrite it in place as valid JSON, each scored group high to low.
 
-    What an entry holds stays, keys that are not ours included, and so does the order of equal scores; a file that
-    needs no change is left alone. Returns whether it was rewritten. Raises DataError where the file is no index, and,
-    without `resort`, where scores and order disagree.
+    Entries keep all their keys, also unknown ones, and equal scores keep their order. Returns whether the file was
+    rewritten, which is only done if it changes. Raises DataError if the file is not an index or, without `resort`, if
+    scores and order disagree.
     """
     read_index(path, resort=resort)
     if not resort:
@@ -112,8 +114,8 @@ def sort_index_file(path: Path, resort: bool = False) -> bool:
         return False
     try:
         write_json(path, ordered)
-    except ValueError as fault:
-        raise DataError(f"{path.name} holds a number that JSON has not ({fault}). Take it out.") from fault
+    except ValueError as error:
+        raise DataError(f"{path.name} contains a number that is not valid JSON ({error}). Remove it.") from error
     return True
 
 
@@ -126,39 +128,45 @@ def sort_folder(
     *,
     resort: bool = False,
 ) -> Splits:
-    """Sort and split the accepted clips of a data folder; splits.json in the folder is remembered and extended.
+    """Sort and split the accepted clips of a data folder; clips in its splits.json keep their splits.
 
-    Writes index/ and splits.json under `target`, and split_report.json where that is not the data folder itself.
-    `embed` gives the clips' voice embeddings; it is called only where clips lack a singer and the configuration wants
-    voices estimated. Raises DataError, before anything is written, where an index in the folder has scores and order
-    that disagree; `resort` mends it.
+    Writes index/ and splits.json under `target`, and split_report.json if that is not the data folder itself.
+
+    Args:
+        validated: Folder with the output of the gate.
+        embed: Computes the voice embeddings of clips; called only if clips have no singer and
+            `split.pseudo_singers` is set.
+        resort: Sort the indexes of the folder whose scores and order disagree.
+
+    Raises:
+        DataError: Before writing: an index has scores and order that disagree, or splits.json is missing.
     """
     check_indexes(data, resort)
-    clips, relative = read_accepted(validated), read_ordered(validated)
-    everyone = list({clip.audio_file: clip for group in (*relative, clips) for clip in group}.values())
-    remembered = read_splits(data / SPLITS_FILE).groups if (data / SPLITS_FILE).is_file() else None
-    if remembered is None and target == data and all((data / INDEX / f"{split}.json").is_file() for split in SPLITS):
+    clips, unscored = read_accepted(validated), read_ordered(validated)
+    all_clips = list({clip.audio_file: clip for group in (*unscored, clips) for clip in group}.values())
+    previous = read_splits(data / SPLITS_FILE).groups if (data / SPLITS_FILE).is_file() else None
+    if previous is None and target == data and all((data / INDEX / f"{split}.json").is_file() for split in SPLITS):
         raise DataError(
-            f"{data} holds indexes, but no {SPLITS_FILE}, which remembers what was in test. Restore it from the last "
-            f"version, or delete {INDEX}/ to split afresh, which voids earlier test results."
+            f"{data}: has indexes, but no {SPLITS_FILE}, so the previous test clips are unknown. Restore it from the "
+            f"last version, or delete {INDEX}/ to create new splits, which invalidates earlier test results."
         )
-    if remembered is None and target != data:
-        log.warning("splits: new, and not remembered for later data; `audioscore data sort` remembers them")
-    voices = _estimate_voices(everyone, section, embed)
+    if previous is None and target != data:
+        log.warning("splits: new, and not stored for later data; `audioscore data sort` stores them")
+    voices = _estimate_voices(all_clips, section, embed)
     splits = assign_splits(
-        everyone,
+        all_clips,
         val=section.val,
         test=section.test,
         seed=section.seed,
-        remembered=remembered,
-        together=read_near_duplicates(validated),
-        alike=voices.alike if voices else (),
+        previous=previous,
+        same_recording=read_near_duplicates(validated),
+        same_voice=voices.same_voice if voices else (),
     )
-    splits = _add_to_report(splits, voices, relative)
+    splits = _add_to_report(splits, voices, unscored)
     for warning in splits.report.warnings:
         log.warning("%s", warning)
-    write_sorted(target, clips, splits, relative)
-    if target != data:  # it tells of one sorting, and a version of the data shall not change with it
+    write_sorted(target, clips, splits, unscored)
+    if target != data:  # the report describes one run, and must not change a version of the data
         write_json(target / REPORT, splits.report.to_json())
     return splits
 
@@ -169,28 +177,24 @@ def _estimate_voices(clips: Sequence[Clip], section: "SplitSection", embed: Embe
     return group_voices(clips, embed(clips), min_cosine=section.same_voice_cosine)
 
 
-def _add_to_report(splits: Splits, voices: PseudoSingers | None, relative: Sequence[Sequence[Clip]]) -> Splits:
-    """The report with what the splitting itself does not know: estimated singers, and groups with order only."""
+def _add_to_report(splits: Splits, voices: PseudoSingers | None, unscored: Sequence[Sequence[Clip]]) -> Splits:
+    """Add estimated singers and unscored groups to the report."""
     warnings = [voices.summary()] if voices else []
-    if relative:
+    if unscored:
         parts = [
-            [sum(splits.of.get(clip.audio_file) == split for clip in group) for split in SPLITS] for group in relative
+            [sum(splits.of.get(clip.audio_file) == split for clip in group) for split in SPLITS] for group in unscored
         ]
         kept = sum(size for sizes in parts for size in sizes if size > 1)
         alone = sum(size for sizes in parts for size in sizes if size == 1)
-        lonely = f" {alone} more are alone in their split, with nothing to compare, and left out." if alone else ""
+        excluded = f" {alone} more are excluded, since no other clip of their group is in the split." if alone else ""
         warnings.append(
-            f"{kept} clips in groups ({len(relative)}) carry order but no scores: they are learned from, and no "
-            f"figure counts them.{lonely}"
+            f"{kept} clips in groups ({len(unscored)}) have an order but no scores: they are used only for training."
+            f"{excluded}"
         )
     report = replace(
         splits.report, warnings=[*splits.report.warnings, *warnings], pseudo_singers=voices.of if voices else {}
     )
     return replace(splits, report=report)
-
-
-def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()
 
 
 def _is_plain_json(path: Path) -> bool:

@@ -1,1 +1,1 @@
-"""Recordings from wherever a labels table says they are: a folder, a web server, a bucket."""
+"""Find and download recordings from the sources that a labels table names: folders, web servers and S3 buckets."""

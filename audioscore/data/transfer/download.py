@@ -1,4 +1,4 @@
-"""Many recordings from links, at once: what has arrived stays, and a bad link is a fault of its own row."""
+"""Download many links concurrently. Received files are kept, and a failed link does not stop the others."""
 
 import errno
 import hashlib
@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
-from audioscore.data.transfer.http import download_http, new_session, shown
-from audioscore.data.transfer.partial import LARGEST, discard, partial_of, still_missing
-from audioscore.data.transfer.pool import Hooks, Unreachable, run_all
+from audioscore.data.transfer.http import download_http, new_session, redact
+from audioscore.data.transfer.partial import LARGEST, discard, missing_bytes, partial_path
+from audioscore.data.transfer.pool import Hooks, ServerUnreachable, run_all
 from audioscore.data.transfer.s3 import connect, download_object, split_uri
 from audioscore.errors import AudioscoreError, DataError, describe_os_error
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from requests import Session
 
 WORKERS = 8
-GIVE_UP_AFTER = 8  # links of one server that got no answer, with none answered: the others are not tried
+GIVE_UP_AFTER = 8  # consecutive links of one server without a response; its other links then fail at once
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
 
-class Fault(NamedTuple):
-    """A link whose file could not be had, and why."""
+class FailedDownload(NamedTuple):
+    """A link that could not be downloaded, and the reason."""
 
     uri: str
     reason: str
@@ -38,7 +38,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A link's file. `reused`: an earlier call had put it there."""
+    """The file of a link. `reused` means that an earlier call downloaded it."""
 
     uri: str
     path: Path
@@ -54,32 +54,36 @@ def download_all(
     progress: Callable[[int, int], object] | None = None,
     bytes_progress: Callable[[int], object] | None = None,
     limit: int = LARGEST,
-) -> list[Downloaded | Fault]:
-    """Download `http(s)://` and `s3://` links into `folder`, side by side; a result for each job, in their order.
+) -> list[Downloaded | FailedDownload]:
+    """Download `http(s)://` and `s3://` links into `folder` and return a result for each job, in their order.
 
-    A link's file is `folder / <first 24 hex digits of the link's SHA-256><suffix>`. What is there already is used
-    again, and what is there in part is completed: a call that was killed, interrupted or ran out of disk is simply
-    repeated. A link that comes twice is downloaded once. Two processes may not share a folder at the same time.
+    The file of a link is `folder / <first 24 hex digits of the link's SHA-256><suffix>`. Complete files are reused and
+    partial files resumed: after a kill, an interrupt or a full disk, repeat the call. A repeated link is downloaded
+    once. Only one process at a time may use a folder.
 
-    `progress` gets (links done, links) and `bytes_progress` the size of each piece as it arrives, both in the caller's
-    thread. Raises DataError where the folder cannot be written or its disk is full.
+    Args:
+        progress: Gets (finished links, all links), in the caller's thread.
+        bytes_progress: Gets the size of each received piece, in the caller's thread.
+        limit: Largest accepted size of a file, in bytes.
+
+    Raises DataError when the folder cannot be written or its disk is full.
     """
     links = list(dict.fromkeys(jobs))
-    sources = _Sources(workers, limit)
-    tasks = [bind(_download, uri, file_of(uri, folder), sources) for uri in links]
+    clients = _Clients(workers, limit)
+    tasks = [bind(_download, uri, file_of(uri, folder), clients) for uri in links]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         results = run_all(tasks, workers=workers, progress=progress, bytes_progress=bytes_progress)
-    except OSError as fault:
-        raise _disk_fault(fault, folder, links) from fault
+    except OSError as error:
+        raise _disk_error(error, folder, links) from error
     finally:
-        sources.close()
+        clients.close()
     found = dict(zip(links, results, strict=True))
     return [found[uri] for uri in jobs]
 
 
 def file_of(uri: str, folder: Path) -> Path:
-    """Where a link's file lands; what is no plain suffix is left out.
+    """Path of the file that a link is downloaded to. A suffix with unusual characters is left out.
 
     >>> file_of("https://host/%E6%AD%8C.M4A?key=1", Path("in")).as_posix()
     'in/f1814941fdcc73da6acfcb1f.m4a'
@@ -90,8 +94,8 @@ def file_of(uri: str, folder: Path) -> Path:
     return folder / (name + (suffix if SUFFIX.fullmatch(suffix) else ""))
 
 
-class _Sources:
-    """What the threads share: idle sessions, one S3 client, and which servers do not answer."""
+class _Clients:
+    """State that the threads share: idle HTTP sessions, one S3 client, and failures to connect by server."""
 
     def __init__(self, workers: int, limit: int) -> None:
         self.workers = workers
@@ -99,26 +103,28 @@ class _Sources:
         self._sessions: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._client: BaseClient | None = None
         self._lock = threading.Lock()
-        self._silent: Counter[str] = Counter()
+        self._unreachable: Counter[str] = Counter()
 
     def download(self, uri: str, target: Path, hooks: Hooks) -> None:
-        """Download one link; its server's silence is remembered."""
-        server = shown(uri).split("/")[2] if uri.startswith("http") else "S3"
-        if self._silent[server] >= GIVE_UP_AFTER:
-            raise Unreachable(f"{shown(uri)}: {server} answered none of {GIVE_UP_AFTER} links before. Run again later.")
+        """Download one link, unless its server did not respond to GIVE_UP_AFTER links before."""
+        server = redact(uri).split("/")[2] if uri.startswith("http") else "S3"
+        if self._unreachable[server] >= GIVE_UP_AFTER:
+            raise ServerUnreachable(
+                f"{redact(uri)}: {server} responded to none of {GIVE_UP_AFTER} earlier links. Run again later."
+            )
         try:
             self._fetch(uri, target, hooks)
-        except Unreachable:
+        except ServerUnreachable:
             with self._lock:
-                self._silent[server] += 1
+                self._unreachable[server] += 1
             raise
-        except AudioscoreError:  # it answered
-            self._silent[server] = 0
+        except AudioscoreError:  # the server responded
+            self._unreachable[server] = 0
             raise
-        self._silent[server] = 0
+        self._unreachable[server] = 0
 
     def _fetch(self, uri: str, target: Path, hooks: Hooks) -> None:
-        partial = partial_of(target)
+        partial = partial_path(target)
         if uri.startswith("s3://"):
             with self._lock:
                 self._client = self._client or connect(2 * self.workers)
@@ -141,30 +147,30 @@ class _Sources:
             self._sessions.put(session)
 
     def close(self) -> None:
-        """Close the sessions that no thread uses."""
+        """Close the S3 client and the sessions that no thread uses."""
         while not self._sessions.empty():
             self._sessions.get_nowait().close()
         if self._client is not None:
             self._client.close()
 
 
-def _download(uri: str, target: Path, sources: _Sources, hooks: Hooks) -> Downloaded | Fault:
+def _download(uri: str, target: Path, clients: _Clients, hooks: Hooks) -> Downloaded | FailedDownload:
     try:
         reused = target.is_file()
         if reused:
-            discard(partial_of(target))  # a kill right after the file was whole leaves the note of its beginning
+            discard(partial_path(target))  # a kill right after the file was complete leaves its note
         else:
-            sources.download(uri, target, hooks)
+            clients.download(uri, target, hooks)
         return Downloaded(uri, target, target.stat().st_size, reused)
-    except AudioscoreError as fault:
-        return Fault(uri, str(fault))
+    except AudioscoreError as error:
+        return FailedDownload(uri, str(error))
 
 
-def _disk_fault(fault: OSError, folder: Path, links: Sequence[str]) -> DataError:
-    if fault.errno not in DISK_FULL:
-        return DataError(describe_os_error(fault))
-    there = sum(file_of(uri, folder).is_file() for uri in links)
+def _disk_error(error: OSError, folder: Path, links: Sequence[str]) -> DataError:
+    if error.errno not in DISK_FULL:
+        return DataError(describe_os_error(error))
+    complete = sum(file_of(uri, folder).is_file() for uri in links)
     return DataError(
-        f"{folder}: the disk is full ({fault.strerror}) after {there} of {len(links)} downloads; those that were begun "
-        f"lack {still_missing(folder) / 1e6:.1f} MB. Free space and run again: what arrived is kept."
+        f"{folder}: the disk is full ({error.strerror}) after {complete} of {len(links)} downloads; started downloads "
+        f"still need {missing_bytes(folder) / 1e6:.1f} MB. Free space and run again; received files are kept."
     )

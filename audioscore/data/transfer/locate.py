@@ -1,4 +1,4 @@
-"""Where a recording that a table names is: a file that may be read, or a link to download."""
+"""Locate the recording that a table names: a readable file, or a link to download."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from typing import Literal
 from audioscore.errors import AudioError
 
 Kind = Literal["file", "http", "s3"]
-SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # two letters at least: C:// is a drive
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # at least two letters: C:// is a drive
 DRIVE = re.compile(r"[a-z]:(?=/)", re.IGNORECASE)
 KINDS: dict[str, Kind] = {"http": "http", "https": "http", "s3": "s3"}
 NOT_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
@@ -22,7 +22,7 @@ NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
 
 @dataclass(frozen=True)
 class Location:
-    """A recording's place: `path` of a file, or `uri` of what must be downloaded (kind http or s3)."""
+    """Where a recording is: the `path` of a file, or the `uri` of a download (kind http or s3)."""
 
     kind: Kind
     path: Path | None = None
@@ -36,24 +36,26 @@ def locate(
     absolute_allowed: bool = False,
     names: Collection[str] | None = None,
 ) -> Location:
-    """Find the recording that a table calls `audio_file`.
+    """Find the recording that a table names `audio_file`.
 
-    `root` is a folder, or `s3://bucket/prefix`. Links (http, https, s3) stand for themselves; `file://` and other
-    schemes are refused: a path is written as a path. Relative names lie under the root and may not leave it, neither
-    by `..` nor by a symbolic link. An absolute path is taken as it is where `absolute_allowed` (the root is the table's
-    own folder); else it must lie in the root, or its longest trailing part that exists there is taken: of
-    /old/disk/songs/audio/x.m4a, first ROOT/old/disk/songs/audio/x.m4a, at last ROOT/x.m4a.
+    `root` is a folder or `s3://bucket/prefix`. Links (http, https, s3) are returned as they are; `file://` and other
+    schemes are refused. A relative name is looked up under the root and may not leave it, neither by `..` nor by a
+    symbolic link. An absolute path is used unchanged with `absolute_allowed` (for a table in its own folder).
+    Otherwise it must be inside the root, or its longest suffix that exists there is used: for
+    /old/disk/songs/audio/x.m4a, first ROOT/old/disk/songs/audio/x.m4a, last ROOT/x.m4a.
 
-    Names match in either Unicode normal form (macOS decomposes), and with Windows' backslashes. For an `s3://` root,
-    `names` are the keys that lie under it, relative to it: they make missing recordings known before any download, and
-    are needed for absolute paths. Raises AudioError, one sentence, where there is no such regular, readable file.
+    Names match in both Unicode normal forms (macOS decomposes) and with the backslashes of Windows. For an `s3://`
+    root, `names` are the keys under it, relative to it: they show missing recordings before any download, and are
+    required for absolute paths.
+
+    Raises AudioError when no such regular, readable file exists.
     """
     if "\0" in audio_file or not audio_file.strip():
-        raise AudioError(f"{audio_file!r}: is no file name. Mend the table's audio_file column.")
+        raise AudioError(f"{audio_file!r}: is not a file name. Correct the audio_file column of the table.")
     if match := SCHEME.match(audio_file):
         scheme = match[1].lower()
         if scheme not in KINDS:
-            raise AudioError(f"{audio_file}: {scheme}:// is not read. Give a path, or an http, https or s3 link.")
+            raise AudioError(f"{audio_file}: {scheme}:// is not supported. Give a path, or an http, https or s3 link.")
         return Location(KINDS[scheme], uri=scheme + audio_file[len(scheme) :])
     if isinstance(root, str) and root.lower().startswith("s3://"):
         return _in_bucket(audio_file, f"s3://{root[5:].rstrip('/')}", names)
@@ -70,19 +72,19 @@ def _in_folder(audio_file: str, root: Path, absolute_allowed: bool) -> Path:
         if found is None:
             raise AudioError(_missing(audio_file, root))
         _check(found, audio_file, inside)
-    except OSError as fault:
-        raise AudioError(f"{audio_file}: {_why(fault)}.") from fault
+    except OSError as error:
+        raise AudioError(f"{audio_file}: {_reason(error)}.") from error
     return found
 
 
 def _candidates(audio_file: str, root: Path) -> Iterator[Path]:
-    """What is there under the root, best match first."""
+    """Existing paths under the root, best match first."""
     for written in dict.fromkeys((audio_file, audio_file.replace("\\", "/"))):
         path, whole = os.path.normpath(written), DRIVE.sub("", os.path.normpath(written))
         if not whole.startswith("/"):
             if path == ".." or path.startswith("../"):
                 raise AudioError(
-                    f"{audio_file}: leaves {root} by `..`. Name a recording inside it, or another --audio."
+                    f"{audio_file}: leads out of {root} by `..`. Name a recording inside it, or another --audio."
                 )
             yield from _existing(root, path.split("/"))
             continue
@@ -94,15 +96,15 @@ def _candidates(audio_file: str, root: Path) -> Iterator[Path]:
 
 
 def _existing(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """`folder/a/b/c` with each part in the normal form that it has on disk; nothing where a part is missing."""
+    """Yield `folder/a/b/c` with each part in its normal form on disk; yield nothing when a part is missing."""
     path = folder
     for part in parts:
         form = next((form for form in _forms(part) if os.path.lexists(path / form)), None)
         if form is None:
             try:
                 os.lstat(path / part)
-            except OSError as fault:  # too long a name, or a folder that may not be entered, is not a missing file
-                if fault.errno not in NOT_THERE:
+            except OSError as error:  # a name that is too long or a folder without permission is not a missing file
+                if error.errno not in NOT_THERE:
                     raise
             return
         path = path / form
@@ -110,7 +112,7 @@ def _existing(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
 
 
 def _forms(name: str) -> dict[str, None]:
-    """A name as written, composed and decomposed; each once, in this order."""
+    """A name as written, composed and decomposed, without repeats."""
     return dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
 
 
@@ -118,28 +120,28 @@ def _check(path: Path, audio_file: str, inside: Path | None) -> None:
     end = Path(os.path.realpath(path, strict=True))
     if inside is not None and not end.is_relative_to(inside):
         raise AudioError(
-            f"{audio_file}: is a link out of {inside}, to {end}. Put the recording there, or name its folder."
+            f"{audio_file}: is a link out of {inside}, to {end}. Move the recording into it, or name its folder."
         )
     mode = end.stat().st_mode
     if not stat.S_ISREG(mode):
         kind = NOT_FILES.get(stat.S_IFMT(mode), "a device")
         raise AudioError(f"{audio_file}: is {kind}, not a recording. Name a file.")
     if not os.access(end, os.R_OK):
-        raise AudioError(f"{audio_file}: may not be read (permission denied). Change its permissions.")
+        raise AudioError(f"{audio_file}: cannot be read (permission denied). Change its permissions.")
 
 
-def _why(fault: OSError) -> str:
-    if fault.errno == errno.ELOOP:
-        return "its links go round in a circle. Replace them by the recording"
-    if fault.errno in NOT_THERE:
-        return f"{fault.filename} is not there, though a link leads to it. Mend the link"
-    return f"cannot be looked up ({fault.strerror}). Check the name, and the permissions of its folders"
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "is a circular link. Replace the link by the recording"
+    if error.errno in NOT_THERE:
+        return f"is a link to {error.filename}, which does not exist. Correct the link"
+    return f"cannot be looked up ({error.strerror}). Check the name and the permissions of its folders"
 
 
 def _missing(audio_file: str, root: Path | str) -> str:
     if audio_file.startswith(("/", "\\")) or DRIVE.match(audio_file.replace("\\", "/")):
-        return f"{audio_file}: no such file, nor under {root}. Name the folder where the recordings lie by --audio."
-    return f"{audio_file}: no such file under {root}. Check the name, or name the recordings' folder by --audio."
+        return f"{audio_file}: no such file, also not under {root}. Name the folder of the recordings with --audio."
+    return f"{audio_file}: no such file under {root}. Check the name, or set the folder with --audio."
 
 
 def _in_bucket(audio_file: str, root: str, names: Collection[str] | None) -> Location:
@@ -147,10 +149,10 @@ def _in_bucket(audio_file: str, root: str, names: Collection[str] | None) -> Loc
     whole = DRIVE.sub("", path)
     parts = [part for part in whole.split("/") if part]
     if parts[:1] == [".."]:
-        raise AudioError(f"{audio_file}: leaves {root} by `..`. Name a recording inside it.")
+        raise AudioError(f"{audio_file}: leads out of {root} by `..`. Name a recording inside it.")
     if names is None:
         if whole.startswith("/"):
-            raise AudioError(f"{audio_file}: is an absolute path, but the recordings are in {root}. Write it relative.")
+            raise AudioError(f"{audio_file}: is an absolute path, but the recordings are in {root}. Make it relative.")
         return Location("s3", uri=f"{root}/{path}")
     for start in range(len(parts) if whole.startswith("/") else 1):
         for form in _forms("/".join(parts[start:])):

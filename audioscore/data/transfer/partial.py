@@ -1,4 +1,4 @@
-"""A file that is still arriving: its beginning, and beside it what the server said of the whole."""
+"""Receive a file in several attempts: a `.part` file keeps the received bytes, a note beside it describes the whole."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from audioscore.data.transfer.pool import TryAgain, persist
+from audioscore.data.transfer.pool import TransientError, with_retries
 from audioscore.errors import AudioError
 from audioscore.files import read_json
 
@@ -18,29 +18,34 @@ CHUNK = 1 << 16  # bytes read at once
 
 
 @dataclass(frozen=True)
-class Whole:
-    """What a server says of a file: where it is, which version (ETag or date), bytes, and checksums in hexadecimal."""
+class RemoteFile:
+    """A file as its server describes it; written as JSON beside the partial file.
+
+    `version` is an ETag or a date. Without it, two responses may belong to different files, so a download cannot be
+    resumed. `checksums` maps names of hashlib to hexadecimal digests.
+    """
 
     uri: str
-    version: str | None = None  # without it, two answers may be of two files, and nothing can be resumed
-    size: int | None = None
-    checksums: dict[str, str] = field(default_factory=dict)  # hashlib's name -> digest
+    version: str | None = None
+    size: int | None = None  # bytes
+    checksums: dict[str, str] = field(default_factory=dict)
 
 
-class Answer(NamedTuple):
-    """An open answer: of what, from which byte on, and the bytes."""
+class ServerResponse(NamedTuple):
+    """An open response: the file that it belongs to, the offset of its first byte, and its bytes."""
 
-    whole: Whole
+    file: RemoteFile
     offset: int
     chunks: Iterable[bytes]
 
 
-# From byte N on, of the file known so far, if any. What may pass is raised as TryAgain, also while the bytes are read.
-Ask = Callable[[int, Whole | None], AbstractContextManager[Answer]]
+# Request a file from a byte offset on; the second argument describes the partial file, if there is one.
+# Errors that may not recur are raised as TransientError, also while the bytes are read.
+OpenResponse = Callable[[int, RemoteFile | None], AbstractContextManager[ServerResponse]]
 
 
-class StartOver(TryAgain):
-    """The file has changed, or the server cannot go on where it was: what is there is of no use."""
+class RestartDownload(TransientError):
+    """The file has changed, or the server cannot resume: the received bytes are unusable."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, after=0.0)
@@ -49,7 +54,7 @@ class StartOver(TryAgain):
 def receive(
     name: str,
     uri: str,
-    ask: Ask,
+    open_response: OpenResponse,
     target: Path,
     partial: Path,
     *,
@@ -58,73 +63,73 @@ def receive(
     limit: int = LARGEST,
     check: Callable[[Path], None] = lambda path: None,
 ) -> None:
-    """Bring a file to `target`, whole, going on where `partial` ends; `name` is what messages call it.
+    """Write a complete file to `target`, resuming from `partial`; `name` stands for the file in messages.
 
-    `check` may refuse it by AudioError; size and checksums are compared first. Raises AudioError, and OSError where it
-    cannot be written: then, and when the process is killed, `partial` keeps what arrived.
+    Size and checksums are compared first; then `check` may reject the file with AudioError. After an error and after
+    a killed process, `partial` keeps the received bytes.
+
+    Raises:
+        AudioError: The file cannot be received or is rejected.
+        OSError: The file cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
 
     def attempt() -> None:
-        offset, known = resume_point(partial, uri)
+        offset, file = resume_point(partial, uri)
         try:
-            if known is None or known.size != offset:
-                with ask(offset, known) as answer:
-                    known = answer.whole
-                    _check_size(name, known.size or 0, limit)
-                    _append(name, partial, answer, limit, progress)
-            _check_arrived(partial, known)
-        except StartOver:
+            if file is None or file.size != offset:
+                with open_response(offset, file) as response:
+                    file = response.file
+                    _check_size(name, file.size or 0, limit)
+                    _append(name, partial, response, limit, progress)
+            _check_complete(partial, file)
+        except RestartDownload:
             discard(partial)
             raise
 
-    persist(attempt, lambda: _size(partial), name, sleep)
+    with_retries(attempt, lambda: _size(partial), name, sleep)
     try:
         check(partial)
     except AudioError:
         discard(partial)
         raise
-    _finish(partial, target)
-
-
-def _finish(partial: Path, target: Path) -> None:
     with partial.open("rb") as handle:
-        os.fsync(handle.fileno())  # or a power cut may leave the name without the bytes
+        os.fsync(handle.fileno())  # otherwise a power failure may leave the target's name without its bytes
     os.replace(partial, target)
     _note(partial).unlink(missing_ok=True)
 
 
-def resume_point(partial: Path, uri: str) -> tuple[int, Whole | None]:
-    """How many bytes there are, and of which file; (0, None) where they cannot be used."""
+def resume_point(partial: Path, uri: str) -> tuple[int, RemoteFile | None]:
+    """Return the number of usable received bytes and their file; (0, None) when the bytes cannot be used."""
     try:
-        whole = Whole(**read_json(_note(partial)))
+        file = RemoteFile(**read_json(_note(partial)))
         size = _size(partial)
     except (OSError, ValueError, TypeError):
         return 0, None
-    usable = whole.uri == uri and (whole.version is not None or whole.size == size)
-    return (size, whole) if usable and size and size <= (whole.size or size) else (0, None)
+    usable = file.uri == uri and (file.version is not None or file.size == size)
+    return (size, file) if usable and size and size <= (file.size or size) else (0, None)
 
 
-def partial_of(target: Path) -> Path:
-    """Where a file's beginning lies while it arrives."""
+def partial_path(target: Path) -> Path:
+    """Path of the partial file for a target."""
     return target.with_name(f"{target.name}.part")
 
 
-def still_missing(folder: Path) -> int:
-    """Bytes that the partial files below a folder lack, as far as servers said how long they are."""
-    lacking = 0
+def missing_bytes(folder: Path) -> int:
+    """Count the bytes that the partial files below a folder lack, as far as servers reported sizes."""
+    missing = 0
     for note in folder.rglob("*.part.json"):
         partial = note.with_suffix("")
         try:
-            lacking += max(0, (json.loads(note.read_text(encoding="utf-8"))["size"] or 0) - _size(partial))
+            missing += max(0, (json.loads(note.read_text(encoding="utf-8"))["size"] or 0) - _size(partial))
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return lacking
+    return missing
 
 
 def discard(partial: Path) -> None:
-    """Forget what arrived."""
+    """Delete a partial file and its note."""
     partial.unlink(missing_ok=True)
     _note(partial).unlink(missing_ok=True)
 
@@ -137,41 +142,40 @@ def _size(partial: Path) -> int:
     return partial.stat().st_size if partial.exists() else 0
 
 
-def _append(name: str, partial: Path, answer: Answer, limit: int, progress: Callable[[int], object]) -> None:
-    if answer.offset == 0:
-        # In this order, a kill between the two leaves an empty beginning, never the bytes of one file with the note
-        # of another. The note is written in place: cut short it is no JSON and not used, and no temporary file is left.
+def _append(name: str, partial: Path, response: ServerResponse, limit: int, progress: Callable[[int], object]) -> None:
+    if response.offset == 0:
+        # In this order, a kill between the two writes leaves an empty partial file, never the bytes of one file with
+        # the note of another. The note needs no temporary file: a truncated note is invalid JSON, and ignored.
         partial.write_bytes(b"")
-        _note(partial).write_text(json.dumps(asdict(answer.whole)), encoding="utf-8")
-    total = answer.offset
-    with partial.open("ab", buffering=0) as handle:  # unbuffered: what was received is there after a kill
-        for chunk in answer.chunks:
+        _note(partial).write_text(json.dumps(asdict(response.file)), encoding="utf-8")
+    total = response.offset
+    with partial.open("ab", buffering=0) as handle:  # unbuffered: received bytes survive a kill
+        for chunk in response.chunks:
             total += len(chunk)
             if total > limit:
                 discard(partial)
                 _check_size(name, total, limit)
             rest = chunk
             while rest:
-                rest = rest[handle.write(rest) :]  # a disk that is nearly full takes a part
-            progress(len(chunk))  # last, since it may raise: that is how a download is stopped
+                rest = rest[handle.write(rest) :]  # an almost full disk accepts only some of the bytes
+            progress(len(chunk))  # last, because it may raise to stop the download
 
 
 def _check_size(name: str, size: int, limit: int) -> None:
     if size > limit:
-        raise AudioError(f"{name}: is {size} bytes or more; at most {limit} are taken. Cut it.")
+        raise AudioError(f"{name}: the file has at least {size} bytes; the limit is {limit}. Shorten the recording.")
 
 
-def _check_arrived(partial: Path, whole: Whole) -> None:
-    """Raises StartOver where size or a checksum is another than was said."""
+def _check_complete(partial: Path, file: RemoteFile) -> None:
+    """Compare size and checksums with the server's. Raises TransientError, or RestartDownload for unusable bytes."""
     size = _size(partial)
-    if whole.size is not None and size < whole.size:
-        raise TryAgain(f"the connection ended after {size} of {whole.size} bytes")
-    if whole.size is not None and size > whole.size:
-        raise StartOver(f"{size} bytes arrived, not {whole.size}")
-    for algorithm, expected in whole.checksums.items():
-        found = _hash(partial, algorithm)
-        if found != expected:
-            raise StartOver(f"arrived with {algorithm.upper()} {found}, not {expected}")
+    if file.size is not None and size < file.size:
+        raise TransientError(f"the connection ended after {size} of {file.size} bytes")
+    if file.size is not None and size > file.size:
+        raise RestartDownload(f"{size} bytes arrived, not {file.size}")
+    for algorithm, expected in file.checksums.items():
+        if (found := _hash(partial, algorithm)) != expected:
+            raise RestartDownload(f"arrived with {algorithm.upper()} {found}, not {expected}")
 
 
 def _hash(path: Path, algorithm: str) -> str:

@@ -1,4 +1,4 @@
-"""Some threads for many downloads, which stop at once when the user or the disk says so."""
+"""Run many transfers in threads, and repeat those that fail for a transient reason."""
 
 import queue
 import random
@@ -10,16 +10,22 @@ from typing import Generic, TypeVar
 from audioscore.errors import AudioError
 
 T = TypeVar("T")
-LEAVE_SECONDS = 2.0  # how long threads that wait for a server are waited for; then they end with the process
+JOIN_SECONDS = 2.0  # how long to wait for threads that are blocked by a server; afterwards they end with the process
+TRIES = 5  # consecutive attempts without a new byte
+MOST_TRIES = 100  # attempts in total, for a server that closes every connection after a few bytes
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds; doubled after each failure, shortened at random by up to a half
 
 
 class Stopped(Exception):
-    """Raised inside a task when the others have been stopped."""
+    """Raised inside a task when another task failed or the caller stopped all tasks."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a task calls: `received` with each piece's size, `sleep` with seconds. Both raise Stopped to stop it."""
+    """Functions that a task calls, so that it can be stopped: both raise Stopped.
+
+    `received` takes the size of each piece in bytes, `sleep` a duration in seconds.
+    """
 
     received: Callable[[int], None]
     sleep: Callable[[float], None]
@@ -33,7 +39,7 @@ class _Done(Generic[T]):
 
 @dataclass(frozen=True)
 class _Failed:
-    fault: BaseException
+    error: BaseException
 
 
 def run_all(
@@ -43,19 +49,19 @@ def run_all(
     progress: Callable[[int, int], object] | None = None,
     bytes_progress: Callable[[int], object] | None = None,
 ) -> list[T]:
-    """Run the tasks in threads; their results, in the tasks' order.
+    """Run tasks in threads and return their results in the order of the tasks.
 
-    The first exception of a task stops the others and is raised here, as is KeyboardInterrupt. `progress` gets (tasks
-    done, tasks) and `bytes_progress` the size of each piece, both in the caller's thread.
+    The first exception of a task stops the other tasks and is raised here, as is KeyboardInterrupt. `progress` gets
+    (finished tasks, all tasks) and `bytes_progress` the size of each piece, both in the caller's thread.
     """
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    said: queue.SimpleQueue[int | _Done[T] | _Failed] = queue.SimpleQueue()
+    pending: queue.SimpleQueue[int] = queue.SimpleQueue()
+    events: queue.SimpleQueue[int | _Done[T] | _Failed] = queue.SimpleQueue()
     stop = threading.Event()
     for index in range(len(tasks)):
-        waiting.put(index)
+        pending.put(index)
 
     def received(size: int) -> None:
-        said.put(size)
+        events.put(size)
         if stop.is_set():
             raise Stopped
 
@@ -64,65 +70,63 @@ def run_all(
             raise Stopped
 
     def work() -> None:
-        while not stop.is_set() and (event := _work_off(waiting, tasks, hooks)) is not None:
+        while not stop.is_set() and (event := _run_next(pending, tasks, hooks)) is not None:
             if isinstance(event, _Failed):
                 stop.set()
-            said.put(event)
+            events.put(event)
 
     hooks = Hooks(received, sleep)
-    # Daemons, since a thread that waits for a server cannot be woken, and must not keep the process alive.
+    # Daemon threads: a thread that waits for a server cannot be interrupted, and must not keep the process running.
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(tasks)))]
     for thread in threads:
         thread.start()
     try:
-        return _collect(said, len(tasks), progress, bytes_progress)
+        return _collect(events, len(tasks), progress, bytes_progress)
     finally:
         stop.set()
         for thread in threads:
-            thread.join(LEAVE_SECONDS / len(threads))
+            thread.join(JOIN_SECONDS / len(threads))
 
 
-def _work_off(
-    waiting: "queue.SimpleQueue[int]", tasks: Sequence[Callable[[Hooks], T]], hooks: Hooks
+def _run_next(
+    pending: "queue.SimpleQueue[int]", tasks: Sequence[Callable[[Hooks], T]], hooks: Hooks
 ) -> _Done[T] | _Failed | None:
-    """Do the next task that waits; None where there is none, or it was stopped."""
+    """Run the next pending task; None when no task is pending or the task was stopped."""
     try:
-        index = waiting.get_nowait()
+        index = pending.get_nowait()
         return _Done(index, tasks[index](hooks))
     except (queue.Empty, Stopped):
         return None
-    except BaseException as fault:  # raised again where the tasks were handed in
-        return _Failed(fault)
+    except BaseException as error:  # raised again in the caller's thread
+        return _Failed(error)
 
 
 def _collect(
-    said: "queue.SimpleQueue[int | _Done[T] | _Failed]",
+    events: "queue.SimpleQueue[int | _Done[T] | _Failed]",
     count: int,
     progress: Callable[[int, int], object] | None,
     bytes_progress: Callable[[int], object] | None,
 ) -> list[T]:
     results: dict[int, T] = {}
     while len(results) < count:
-        event = said.get()
+        event = events.get()
         if isinstance(event, int):
             if bytes_progress is not None:
                 bytes_progress(event)
             continue
         if isinstance(event, _Failed):
-            raise event.fault
+            raise event.error
         results[event.index] = event.result
         if progress is not None:
             progress(len(results), count)
     return [results[index] for index in range(count)]
 
 
-TRIES = 5  # in a row without a new byte
-MOST_TRIES = 100  # in all, for a server that drops every connection after a few bytes
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds; doubled each time, and up to half of it left out by chance
+class TransientError(Exception):
+    """An error that may not occur again on a retry.
 
-
-class TryAgain(Exception):
-    """A fault that may pass. `after` is how many seconds the server asks to wait; `unreachable`: it never answered."""
+    `after` is the pause that the server requested, in seconds; `unreachable` means that the server did not answer.
+    """
 
     def __init__(self, reason: str, *, after: float | None = None, unreachable: bool = False) -> None:
         super().__init__(reason)
@@ -130,35 +134,36 @@ class TryAgain(Exception):
         self.unreachable = unreachable
 
 
-class Unreachable(AudioError):
-    """A server that was asked several times and never answered."""
+class ServerUnreachable(AudioError):
+    """A server did not answer any of several attempts."""
 
 
-def persist(
+def with_retries(
     attempt: Callable[[], None], received: Callable[[], int], name: str, sleep: Callable[[float], object]
 ) -> None:
-    """Call `attempt` until it returns; TryAgain is answered by a pause, and by AudioError after TRIES in vain.
+    """Call `attempt` until it succeeds, with a pause after each TransientError.
 
-    `received` says how many bytes there are: an attempt that brings more than any before begins the count anew.
+    `received` returns the number of bytes received so far: an attempt that increases it resets the count of failures.
+    Raises AudioError after TRIES consecutive failures or MOST_TRIES attempts.
     """
     failures, best = 0, received()
     for tried in range(1, MOST_TRIES + 1):
         try:
             attempt()
             return
-        except TryAgain as fault:
+        except TransientError as error:
             failures = 1 if received() > best else failures + 1
             best = max(best, received())
             if failures >= TRIES or tried == MOST_TRIES:
-                kind = Unreachable if fault.unreachable else AudioError
+                kind = ServerUnreachable if error.unreachable else AudioError
                 raise kind(
-                    f"{name}: {fault}, in {tried} tries ({received()} bytes arrived). Try again later."
-                ) from fault
-            sleep(pause(failures, fault.after))
+                    f"{name}: {error}, in {tried} tries ({received()} bytes arrived). Try again later."
+                ) from error
+            sleep(pause(failures, error.after))
 
 
 def pause(failures: int, after: float | None) -> float:
-    """Seconds to wait: what the server asks for, within bounds, or twice as long as before, less chance.
+    """Seconds to wait before a retry: what the server requests, within bounds, or exponential back-off with jitter.
 
     >>> pause(1, 7.0), pause(1, 3600.0)
     (7.0, 60.0)
@@ -168,4 +173,4 @@ def pause(failures: int, after: float | None) -> float:
     if after is not None:
         return min(max(after, 0.0), LONGEST_PAUSE)
     most: float = min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE)
-    return most * random.uniform(0.5, 1.0)  # so that many that failed at once do not come back at once
+    return most * random.uniform(0.5, 1.0)  # jitter, so that transfers that failed together do not retry together

@@ -1,4 +1,4 @@
-"""Objects of a bucket: listed, and downloaded one at a time."""
+"""List, download, upload and delete objects of an S3 bucket."""
 
 import base64
 import contextlib
@@ -13,36 +13,36 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from audioscore.data.transfer.partial import CHUNK, LARGEST, Answer, StartOver, Whole, receive
-from audioscore.data.transfer.pool import Hooks, TryAgain, Unreachable, run_all
+from audioscore.data.transfer.partial import CHUNK, LARGEST, RemoteFile, RestartDownload, ServerResponse, receive
+from audioscore.data.transfer.pool import Hooks, ServerUnreachable, TransientError, run_all
 from audioscore.errors import AudioError, DataError
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-
-MD5 = re.compile(r'"?([0-9a-f]{32})"?')  # another ETag is of an upload in parts, and is no MD5 of the content
+REMOVALS = 8  # concurrent requests
+MD5 = re.compile(r'"?([0-9a-f]{32})"?')  # ETags of multipart uploads do not match: they are no MD5 of the content
 CHANGED = {"PreconditionFailed", "412", "InvalidRange", "416"}
-# What an error's code means, and what to do about it.
-MEANINGS = {
-    "NoSuchBucket": ("there is no such bucket", "Check the bucket's name and AWS_ENDPOINT_URL."),
-    "NoSuchKey": ("there is no such object", "Check the key; upper and lower case differ."),
-    "404": ("there is no such object", "Check the bucket and the key."),
-    "AccessDenied": ("access is denied", "Ask for the right to list and read this bucket."),
-    "403": ("access is denied", "Check your credentials, and ask for the right to list and read this bucket."),
-    "InvalidAccessKeyId": ("the access key is unknown there", "Check your credentials and AWS_ENDPOINT_URL."),
+MEANINGS = {  # error code -> cause, fix
+    "NoSuchBucket": ("the bucket does not exist", "Check the bucket's name and AWS_ENDPOINT_URL."),
+    "NoSuchKey": ("the object does not exist", "Check the key; upper and lower case differ."),
+    "404": ("the object does not exist", "Check the bucket and the key."),
+    "AccessDenied": ("access is denied", "Request permission to list and read this bucket."),
+    "403": ("access is denied", "Check your credentials, and request permission to list and read this bucket."),
+    "InvalidAccessKeyId": ("the server has no such access key", "Check your credentials and AWS_ENDPOINT_URL."),
     "SignatureDoesNotMatch": ("the secret key is wrong", "Check your credentials."),
     "ExpiredToken": ("the session has expired", "Log in again."),
-    "RequestTimeTooSkewed": ("this machine's clock is wrong", "Set it."),
+    "RequestTimeTooSkewed": ("this machine's clock is wrong", "Set the clock."),
     "InvalidObjectState": ("the object is archived", "Restore it from the archive first."),
 }
 CREDENTIALS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
 UNREACHABLE = "Check AWS_ENDPOINT_URL and the network."
+CHECK_WRITE = "Check the bucket, AWS_ENDPOINT_URL, your credentials and your permission to write there."
 
 
 @dataclass(frozen=True)
 class S3Object:
-    """One object under a prefix: its key, its name relative to the prefix, bytes, and the ETag without quotes."""
+    """An object under a prefix: its key, its name relative to the prefix, bytes, and the ETag without quotes."""
 
     key: str
     name: str
@@ -51,9 +51,9 @@ class S3Object:
 
 
 def connect(connections: int = 16) -> "BaseClient":
-    """A client by the standard credential chain and AWS_ENDPOINT_URL; threads may share it.
+    """Create an S3 client from the standard credential chain and AWS_ENDPOINT_URL. Threads may share it.
 
-    Raises DataError where the configuration cannot be read; credentials are first looked at by a request.
+    Raises DataError for a configuration that cannot be read; credentials are first checked by a request.
     """
     import boto3
     from botocore.config import Config
@@ -64,23 +64,23 @@ def connect(connections: int = 16) -> "BaseClient":
         retries={"mode": "standard", "max_attempts": 5},
         connect_timeout=10,
         read_timeout=60,
-        response_checksum_validation="when_required",  # else it checks a range against the checksum of the whole
+        response_checksum_validation="when_required",  # otherwise a range is compared with the whole object's checksum
     )
     try:
-        return boto3.session.Session().client("s3", config=config)  # of its own: the default one is not thread-safe
-    except (BotoCoreError, ValueError) as fault:
+        return boto3.session.Session().client("s3", config=config)  # the default session is not thread-safe
+    except (BotoCoreError, ValueError) as error:
         raise DataError(
-            f"S3 at {endpoint()} cannot be used ({fault}). Check AWS_PROFILE and AWS_ENDPOINT_URL."
-        ) from fault
+            f"S3 at {endpoint()} cannot be used ({error}). Check AWS_PROFILE and AWS_ENDPOINT_URL."
+        ) from error
 
 
 def endpoint() -> str:
-    """Where S3 requests go, for messages."""
+    """Address of the S3 server, for messages."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key, or prefix without slashes around it. Raises DataError where no bucket is named.
+    """Split an s3:// URI into bucket and key (or prefix). Raises DataError when it has no bucket.
 
     >>> split_uri("s3://songs/录音 1/a.m4a")
     ('songs', '录音 1/a.m4a')
@@ -92,9 +92,9 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def list_objects(client: "BaseClient", uri: str) -> list[S3Object]:
-    """Every object under `s3://bucket/prefix`, as under a folder; keys that only stand for a folder are none.
+    """List the objects under `s3://bucket/prefix`, like the files of a folder. Folder markers are left out.
 
-    Raises DataError where the bucket cannot be listed; no object at all is an empty list.
+    Raises DataError when the bucket cannot be listed; without objects, the list is empty.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -107,8 +107,8 @@ def list_objects(client: "BaseClient", uri: str) -> list[S3Object]:
                 name = item["Key"].removeprefix(prefix)
                 if name and not name.endswith("/"):
                     objects.append(S3Object(item["Key"], name, item["Size"], item["ETag"].strip('"')))
-    except (BotoCoreError, ClientError) as fault:
-        raise explain(fault, uri) from fault
+    except (BotoCoreError, ClientError) as error:
+        raise s3_error(error, uri) from error
     return objects
 
 
@@ -123,90 +123,99 @@ def download_object(
     sleep: Callable[[float], object] = time.sleep,
     progress: Callable[[int], object] = lambda received: None,
 ) -> None:
-    """Download one object to `target`, whole or not at all, going on where `partial` ends.
+    """Download a complete object to `target`, resuming from `partial`.
 
-    It goes on only with the same object (If-Match with its ETag). Size, MD5 (an ETag that is one) and SHA-256 (where
-    the object was stored with it) are compared. The client asks again by itself where no answer comes; connections
-    that break within an answer are tried again here. `progress` is told the size of each piece, and may raise to stop.
+    A download resumes only with the same version (If-Match with the ETag). Size, MD5 (from the ETag) and SHA-256 are
+    compared where the object has them. The client retries requests without a response; connections that break within
+    a response are retried here. `progress` gets the size of each piece and may raise to stop the download.
 
-    Raises AudioError, one sentence, where the object cannot be had; OSError where it cannot be written.
+    Raises:
+        AudioError: The object cannot be received.
+        OSError: The file cannot be written.
     """
     uri = f"s3://{bucket}/{key}"
 
-    def ask(offset: int, known: Whole | None) -> contextlib.AbstractContextManager[Answer]:
-        return _ask(client, bucket, key, offset, known)
+    def open_response(offset: int, file: RemoteFile | None) -> contextlib.AbstractContextManager[ServerResponse]:
+        return _open_response(client, bucket, key, offset, file)
 
-    receive(uri, uri, ask, target, partial, sleep=sleep, progress=progress, limit=limit)
+    receive(uri, uri, open_response, target, partial, sleep=sleep, progress=progress, limit=limit)
 
 
 @contextlib.contextmanager
-def _ask(client: Any, bucket: str, key: str, offset: int, known: Whole | None) -> Iterator[Answer]:
+def _open_response(
+    client: Any, bucket: str, key: str, offset: int, file: RemoteFile | None
+) -> Iterator[ServerResponse]:
+    """Request the object from a byte offset on; see `partial.OpenResponse`."""
     from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
     from urllib3.exceptions import HTTPError
 
     uri = f"s3://{bucket}/{key}"
     request = {"Bucket": bucket, "Key": key}
-    if offset and known and known.version:
-        request |= {"Range": f"bytes={offset}-", "IfMatch": known.version}
+    if offset and file and file.version:
+        request |= {"Range": f"bytes={offset}-", "IfMatch": file.version}
     else:
         request |= {"ChecksumMode": "ENABLED"}
-    answered = False
+    responded = False
     try:
-        answer = client.get_object(**request)
-        answered = True
-        with contextlib.closing(answer["Body"]) as body:
+        response = client.get_object(**request)
+        responded = True
+        with contextlib.closing(response["Body"]) as body:
             chunks = iter(lambda: body.read(CHUNK), b"")
-            if known and str(answer.get("ContentRange", "")).startswith(f"bytes {offset}-"):
-                yield Answer(known, offset, chunks)
+            if file and str(response.get("ContentRange", "")).startswith(f"bytes {offset}-"):
+                yield ServerResponse(file, offset, chunks)
             else:
-                yield Answer(_describe(answer, uri), 0, chunks)
-    except ClientError as fault:
-        if _code(fault) in CHANGED:
-            raise StartOver("the object changed while it was downloaded") from fault
-        raise explain(fault, uri) from fault
-    except FlexibleChecksumError as fault:
-        raise StartOver("arrived with another checksum than it was stored with") from fault
-    except (BotoCoreError, HTTPError) as fault:
-        if answered:
-            raise TryAgain("the connection broke") from fault
-        raise explain(fault, uri) from fault
+                yield ServerResponse(_describe(response, uri), 0, chunks)
+    except ClientError as error:
+        if _code(error) in CHANGED:
+            raise RestartDownload("the object changed during the download") from error
+        raise s3_error(error, uri) from error
+    except FlexibleChecksumError as error:
+        raise RestartDownload("the checksum differs from the stored one") from error
+    except (BotoCoreError, HTTPError) as error:
+        if responded:
+            raise TransientError("the connection broke") from error
+        raise s3_error(error, uri) from error
 
 
-def _describe(answer: dict[str, Any], uri: str) -> Whole:
+def _describe(response: dict[str, Any], uri: str) -> RemoteFile:
     checksums: dict[str, str] = {}
-    # Encrypted with a key of its own, an object has an ETag that is no MD5 of its content.
-    sealed = "kms" in answer.get("ServerSideEncryption", "") or "SSECustomerAlgorithm" in answer
-    if (match := MD5.fullmatch(answer.get("ETag", ""))) and not sealed:
-        checksums["md5"] = match[1]
-    sha256 = answer.get("ChecksumSHA256", "")
-    if sha256 and "-" not in sha256:  # with "-N" it is of an upload in parts
+    if (md5 := _md5_of_content(response)) is not None:
+        checksums["md5"] = md5
+    sha256 = response.get("ChecksumSHA256", "")
+    if sha256 and "-" not in sha256:  # "-N" marks the checksum of a multipart upload
         checksums["sha256"] = base64.b64decode(sha256).hex()
-    return Whole(uri, answer.get("ETag"), answer["ContentLength"], checksums)
+    return RemoteFile(uri, response.get("ETag"), response["ContentLength"], checksums)
 
 
-def explain(fault: Exception, uri: str) -> AudioError:
-    """What a fault of boto3 means, as one sentence: what cannot be fetched, from where, why, and what to do."""
-    from botocore import exceptions as known
+def _md5_of_content(response: dict[str, Any]) -> str | None:
+    """The ETag where it is the MD5 of the content; that of an object encrypted with its own key is not."""
+    encrypted = "kms" in response.get("ServerSideEncryption", "") or "SSECustomerAlgorithm" in response
+    match = MD5.fullmatch(response.get("ETag", ""))
+    return match[1] if match and not encrypted else None
+
+
+def s3_error(error: Exception, uri: str) -> AudioError:
+    """Convert an exception of boto3 to an AudioError that names the object, the endpoint, the cause and a fix."""
+    from botocore import exceptions
     from urllib3.exceptions import HTTPError
 
-    kind, reason, advice = AudioError, str(fault), "Check the bucket's name, your credentials and AWS_ENDPOINT_URL."
-    if isinstance(fault, known.ClientError):
-        meaning, todo = MEANINGS.get(_code(fault), (fault.response["Error"].get("Message", ""), advice))
-        reason, advice = f"{_code(fault)}: {meaning}", todo
-    elif isinstance(fault, (known.NoCredentialsError, known.PartialCredentialsError, known.CredentialRetrievalError)):
-        advice = CREDENTIALS
-    elif isinstance(fault, (known.ConnectionError, known.HTTPClientError, HTTPError)):  # no answer in several tries
-        kind, advice = Unreachable, UNREACHABLE
-    reason = " ".join(reason.split()).rstrip(".")  # some are of several lines
-    return kind(f"{uri} cannot be fetched from {endpoint()} ({reason}). {advice}")
+    kind, reason, fix = AudioError, str(error), "Check the bucket's name, your credentials and AWS_ENDPOINT_URL."
+    if isinstance(error, exceptions.ClientError):
+        meaning, fix = MEANINGS.get(_code(error), (error.response["Error"].get("Message", ""), fix))
+        reason = f"{_code(error)}: {meaning}"
+    elif isinstance(
+        error,
+        (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError),
+    ):
+        fix = CREDENTIALS
+    elif isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError, HTTPError)):
+        kind, fix = ServerUnreachable, UNREACHABLE  # the client has retried already
+    reason = " ".join(reason.split()).rstrip(".")  # some messages have several lines
+    return kind(f"{uri} cannot be fetched from {endpoint()} ({reason}). {fix}")
 
 
-def _code(fault: Any) -> str:
-    return str(fault.response.get("Error", {}).get("Code", ""))
-
-
-REMOVALS = 8  # at once
-ADVICE = "Check the bucket, AWS_ENDPOINT_URL, your credentials and the right to write there."
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def upload_object(
@@ -217,29 +226,32 @@ def upload_object(
     *,
     progress: Callable[[int], object] = lambda sent: None,
 ) -> int:
-    """Store a file, or bytes, as one object, whole or not at all; how many bytes.
+    """Store a file, or bytes, as one complete object and return its size in bytes.
 
-    Its SHA-256 goes with it, which the server checks and `download_object` compares later; an ETag that is an MD5 is
-    compared here, since not every server checks. `progress` is told the size, once it is there. Raises DataError, one
-    sentence, where it cannot be stored or the server got other bytes than were sent.
+    The server checks the SHA-256 that is sent along, and `download_object` compares it later. An ETag that is an MD5
+    is compared here, because not every server checks. `progress` gets the size after the upload.
+
+    Raises DataError when the object cannot be stored, or the server received different bytes.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as body:
-        size, sha256, md5 = _measured(body)
-        answer = _request(
+        size, sha256, md5 = _measure(body)
+        response = _request(
             client, "put_object", bucket, key, "stored",
             Body=body, ChecksumAlgorithm="SHA256", ChecksumSHA256=base64.b64encode(sha256).decode(),
         )  # fmt: skip
-    sealed = "kms" in answer.get("ServerSideEncryption", "")  # then the ETag is no MD5 of the content
-    if (match := MD5.fullmatch(answer.get("ETag", ""))) and not sealed and match[1] != md5:
-        raise DataError(f"s3://{bucket}/{key} was stored with MD5 {match[1]}, not {md5}. Delete it, and try again.")
+    if (stored := _md5_of_content(response)) not in (None, md5):
+        raise DataError(f"s3://{bucket}/{key} was stored with MD5 {stored}, not {md5}. Delete it, and try again.")
     progress(size)
     return size
 
 
 def remove_objects(client: "BaseClient", bucket: str, keys: Sequence[str]) -> int:
-    """Take objects away, several at once; those that are not there count as taken away.
+    """Delete objects concurrently; missing objects count as deleted.
 
-    Returns of how many the bucket keeps the content as an older version. Raises DataError for the first that stays.
+    Returns:
+        The number of objects whose content the bucket keeps as an older version.
+
+    Raises DataError for the first object that cannot be deleted.
     """
     markers: list[str] = []
 
@@ -251,25 +263,25 @@ def remove_objects(client: "BaseClient", bucket: str, keys: Sequence[str]) -> in
     return len(markers)
 
 
-def _measured(body: BinaryIO) -> tuple[int, bytes, str]:
-    """Bytes, SHA-256 and MD5 of what can be read, which is at its beginning again afterwards."""
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+def _measure(body: BinaryIO) -> tuple[int, bytes, str]:
+    """Size, SHA-256 and MD5 of a stream, which is rewound afterwards."""
+    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     while piece := body.read(1 << 20):
         sha256.update(piece)
         md5.update(piece)
-    size = body.tell()
+        size += len(piece)
     body.seek(0)
     return size, sha256.digest(), md5.hexdigest()
 
 
 def _request(client: Any, action: str, bucket: str, key: str, done: str, **request: Any) -> dict[str, Any]:
-    """A request that changes an object; its answer."""
+    """Send a request that changes an object and return the response."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        answer: dict[str, Any] = getattr(client, action)(Bucket=bucket, Key=key, **request)
-    except (BotoCoreError, ClientError) as fault:
-        code = getattr(fault, "response", {}).get("Error", {}).get("Code")
-        why = " ".join(str(code or fault).split()).rstrip(".")
-        raise DataError(f"s3://{bucket}/{key} cannot be {done} at {endpoint()} ({why}). {ADVICE}") from fault
-    return answer
+        response: dict[str, Any] = getattr(client, action)(Bucket=bucket, Key=key, **request)
+    except (BotoCoreError, ClientError) as error:
+        code = getattr(error, "response", {}).get("Error", {}).get("Code")
+        reason = " ".join(str(code or error).split()).rstrip(".")
+        raise DataError(f"s3://{bucket}/{key} cannot be {done} at {endpoint()} ({reason}). {CHECK_WRITE}") from error
+    return response

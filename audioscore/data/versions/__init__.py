@@ -1,1 +1,1 @@
-"""Versions of a data folder: DVC records, history, changes, and where the data are stored."""
+"""Versions of a data folder: record, push, pull and compare them with DVC, and fetch a folder from its storage."""

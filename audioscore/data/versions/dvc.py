@@ -1,4 +1,4 @@
-"""DVC's repository around a data folder: opening it quietly, locking it, and saying in one sentence what went wrong."""
+"""Open and lock the DVC repository around a data folder, and convert DVC's errors to DataError."""
 
 import contextlib
 import importlib
@@ -16,13 +16,13 @@ from audioscore.files import write_text
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-LONGEST = 300  # characters of somebody else's message
-LIBRARIES = ("dvc", "dvc_data", "dvc_objects")  # whose log holds the reason where their exception is only a count
+LONGEST = 300  # characters of a third-party message
+LIBRARIES = ("dvc", "dvc_data", "dvc_objects")  # they log the cause where their exception only counts failures
 
 
 @contextlib.contextmanager
 def open_repository(folder: Path) -> "Iterator[Repo]":
-    """The DVC repository around a folder, without analytics; DVC's own deprecations are not its caller's."""
+    """Open the DVC repository around a folder, without analytics, DVC's log output and its deprecation warnings."""
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -32,78 +32,78 @@ def open_repository(folder: Path) -> "Iterator[Repo]":
         above = Path(os.path.abspath(folder)).parent
         try:
             repository = Repo(str(above))
-        except NotDvcRepoError as fault:
+        except NotDvcRepoError as error:
             raise DataError(
-                f"{folder}: there is no DVC repository at {above} or above it. Run `dvc init` in the folder that shall "
-                f"be one (`dvc init --no-scm` where there is no git), or work without versions (--no-version)."
-            ) from fault
-        except (DvcException, OSError) as fault:  # its settings, or a git repository that is not there
+                f"{folder}: there is no DVC repository at {above} or above it. Run `dvc init` there (`dvc init "
+                f"--no-scm` without git), or work without versions (--no-version)."
+            ) from error
+        except (DvcException, OSError) as error:  # invalid settings, or a missing git repository
             raise DataError(
-                f"{folder}: its DVC repository cannot be opened ({_reason(fault)}). Mend .dvc/config; without git it "
-                f"needs `dvc config core.no_scm true`."
-            ) from fault
-        with contextlib.closing(repository), _overheard():
+                f"{folder}: its DVC repository cannot be opened ({_reason(error)}). Correct .dvc/config; without git, "
+                f"set `dvc config core.no_scm true`."
+            ) from error
+        with contextlib.closing(repository), _captured_log():
             yield repository
 
 
 @contextlib.contextmanager
-def explained(what: str, advice: str) -> Iterator[None]:
-    """Whatever DVC, or a storage library beneath it, raises becomes one sentence: `what` (reason). `advice`."""
-    with _overheard() as heard:
+def dvc_errors(what: str, fix: str) -> Iterator[None]:
+    """Convert every exception of DVC and of the storage libraries below it to a DataError: `what` (reason). `fix`."""
+    with _captured_log() as logged:
         try:
             yield
         except AudioscoreError:
             raise
-        except Exception as fault:  # aiohttp's, botocore's and git's among them: they share no base class
-            raise DataError(f"{what} ({_reason(heard[0] if heard else fault)}). {advice}") from fault
+        except Exception as error:  # exceptions of aiohttp, botocore and git have no common base class
+            raise DataError(f"{what} ({_reason(logged[0] if logged else error)}). {fix}") from error
 
 
 @contextlib.contextmanager
-def _overheard() -> Iterator[list[BaseException]]:
-    """The exceptions that DVC logs instead of raising; its log goes nowhere else meanwhile."""
-    heard: list[BaseException] = []
+def _captured_log() -> Iterator[list[BaseException]]:
+    """Collect the exceptions that DVC logs instead of raising, and suppress its log output."""
+    logged: list[BaseException] = []
 
-    class Listener(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.exc_info and record.exc_info[1] is not None:
-                heard.append(record.exc_info[1])
+                logged.append(record.exc_info[1])
 
-    importlib.import_module("dvc")  # which gives its loggers handlers that write to standard output
+    importlib.import_module("dvc")  # the import adds handlers that write to standard output
     loggers = [(logger, logger.handlers, logger.propagate) for logger in map(logging.getLogger, LIBRARIES)]
     for logger, _, _ in loggers:
-        logger.handlers, logger.propagate = [Listener(logging.WARNING)], False
+        logger.handlers, logger.propagate = [Collector(logging.WARNING)], False
     try:
-        yield heard
+        yield logged
     finally:
         for logger, handlers, propagate in loggers:
             logger.handlers, logger.propagate = handlers, propagate
 
 
-def _reason(fault: BaseException) -> str:
-    """The first paragraph of what an exception says, on one line, and no more of it than one can read."""
-    told = " ".join(str(fault).strip().split("\n\n")[0].split()).rstrip(".")
-    return (told if len(told) <= LONGEST else f"{told[:LONGEST]} ...") or type(fault).__name__
+def _reason(error: BaseException) -> str:
+    """The first paragraph of an exception's message, on one line of limited length."""
+    text = " ".join(str(error).strip().split("\n\n")[0].split()).rstrip(".")
+    return (text if len(text) <= LONGEST else f"{text[:LONGEST]} ...") or type(error).__name__
 
 
 @contextlib.contextmanager
 def locked(repository: "Repo") -> Iterator[None]:
-    """The repository's lock, as DVC takes it; names who has it where that is another process."""
+    """Hold the repository's DVC lock. Raises DataError that names the process when another process holds it."""
     from dvc.lock import LockError
     from dvc.repo import lock_repo
 
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock_repo(repository))
-        except LockError as fault:
+        except LockError as error:
             raise DataError(
-                f"{repository.root_dir}: locked by another DVC process{_holder(repository)}. Wait until it has ended, "
+                f"{repository.root_dir}: locked by another DVC process{_lock_holder(repository)}. Wait until it ends, "
                 f"and run the command again."
-            ) from fault
+            ) from error
         yield
 
 
-def _holder(repository: "Repo") -> str:
-    """Number and command of the process that has the repository's lock, where they can be told."""
+def _lock_holder(repository: "Repo") -> str:
+    """Number and command of the process that holds the repository's lock, if they can be read."""
     from dvc.rwlock import psutil
 
     with contextlib.suppress(OSError, ValueError, psutil.Error):
@@ -112,14 +112,14 @@ def _holder(repository: "Repo") -> str:
     return ""
 
 
-def mend_rwlock(folder: Path) -> None:
-    """Drop from DVC's list of busy paths what its owner's death left there.
+def repair_rwlock(folder: Path) -> None:
+    """Remove entries of ended processes from DVC's list of busy paths, `rwlock` in its temporary folder.
 
-    A list that is no JSON was cut by a kill: whoever writes it holds its lock, and we have that now. An entry is stale
-    if no process has its number, or the one that has it was started after the list was last written.
+    A list that is not JSON was truncated by a kill: writers hold the list's lock, which this function holds. An entry
+    is stale if no process has its number, or that process started after the list was last written.
     """
     from dvc.lock import LockError, make_lock
-    from dvc.rwlock import psutil  # with which DVC itself looks for owners
+    from dvc.rwlock import psutil  # DVC uses the same library to find the owners
 
     busy = folder / "rwlock"
 
@@ -128,7 +128,7 @@ def mend_rwlock(folder: Path) -> None:
             return bool(psutil.Process(int(entry["pid"])).create_time() <= busy.stat().st_mtime)
         return False
 
-    # Whoever keeps that lock for seconds is alive, and what follows will say so.
+    # A process that holds this lock for seconds is running; DVC then reports the busy path itself.
     with contextlib.suppress(FileNotFoundError, LockError), make_lock(str(folder / "rwlock.lock")):
         try:
             entries = json.loads(busy.read_text(encoding="utf-8"))

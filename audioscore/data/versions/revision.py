@@ -1,4 +1,4 @@
-"""Names for what a run was made of: the data by DVC's own digest, the code by its git revision."""
+"""Identify the data and the code of a run: DVC's digest of a data folder, and the git revision of the code."""
 
 import hashlib
 import json
@@ -10,15 +10,16 @@ from pathlib import Path
 from audioscore.errors import DataError
 from audioscore.files import sha256_of
 
-NEVER_TRACKED = frozenset({".git", ".hg", ".dvc"})  # folders that DVC skips; of these, `.git` also where it is a file
+NEVER_TRACKED = frozenset({".git", ".hg", ".dvc"})  # folders that DVC skips; it skips a file named .git, too
 
 
 def data_files(folder: Path) -> dict[str, Path]:
-    """The files that DVC would track in a folder, by path relative to it (with /), sorted.
+    """List the files that DVC would track in a folder, sorted by relative path (with /).
 
-    Hidden files count; `.git`, `.hg` and `.dvc` do not, nor folders with a DVC project of their own, nor links to
-    folders. Patterns of a .dvcignore above the folder are not looked at: the folder may lie anywhere. Raises DataError
-    where there is no such folder, or a .dvcignore lies inside it, which DVC refuses as well.
+    Hidden files are included. `.git`, `.hg`, `.dvc`, folders with a DVC project of their own and links to folders are
+    not. A .dvcignore above the folder is not applied, because the folder may be anywhere.
+
+    Raises DataError when the folder does not exist or contains a .dvcignore, which DVC refuses as well.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Give the folder that holds the labels and the audio.")
@@ -28,32 +29,35 @@ def data_files(folder: Path) -> dict[str, Path]:
         folders[:] = [name for name in folders if name not in NEVER_TRACKED and not (here / name / ".dvc").is_dir()]
         for name in names:
             if name == ".dvcignore":
-                raise DataError(f"{here / name}: DVC takes no .dvcignore inside a data folder. Move it above {folder}.")
+                raise DataError(
+                    f"{here / name}: DVC does not allow a .dvcignore inside a data folder. Move it above {folder}."
+                )
             if name != ".git":
                 found[(here / name).relative_to(folder).as_posix()] = here / name
     return dict(sorted(found.items()))
 
 
 def folder_digest(folder: Path) -> str:
-    """DVC's MD5 of a folder, `<md5>.dir`: the same that `dvc add` records, whether or not the folder is under DVC.
+    """Compute DVC's MD5 of a folder, `<md5>.dir`, as `dvc add` records it; the folder need not be under DVC.
 
-    It is the MD5 of a JSON list of every file's MD5 and relative path, so names and contents count, and dates do not.
-    Raises DataError as `data_files` does, and where a file cannot be read.
+    It is the MD5 of a JSON list with the MD5 and relative path of every file: it depends on names and contents, not on
+    dates. Raises DataError as `data_files`, and when a file cannot be read.
+
     Source: dvc-data 3.18, dvc_data/hashfile/tree.py (Tree.as_bytes, Tree.digest).
     """
     return digest_of(file_md5s(folder))
 
 
 def file_md5s(folder: Path) -> dict[str, str]:
-    """MD5 of every file that DVC would track in a folder, by relative path. Raises DataError as `folder_digest`."""
+    """Compute the MD5 of every file that DVC would track, by relative path. Raises DataError as `folder_digest`."""
     try:
         return {name: _md5_of(path) for name, path in data_files(folder).items()}
-    except OSError as fault:
-        raise DataError(f"{fault.filename}: cannot be read ({fault.strerror}). Mend or remove it.") from fault
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}). Repair or remove it.") from error
 
 
 def digest_of(md5s: Mapping[str, str]) -> str:
-    """The digest of a folder that holds these files: MD5 by relative path.
+    """Compute the digest of a folder from the MD5 of its files by relative path.
 
     >>> digest_of({})
     'd751713988987e9331980363e24189ce.dir'
@@ -68,16 +72,16 @@ def _md5_of(path: Path) -> str:
 
 
 def data_revision(folder: Path) -> str | None:
-    """The MD5 that the `.dvc` file beside a folder records for it; None where there is no such file.
+    """Read the MD5 that the `.dvc` file beside a folder records; None without such a file.
 
-    It is what was last added, which the folder may have left since: compare it with `folder_digest`.
+    The folder may have changed since it was recorded: compare with `folder_digest`.
     """
     record = folder.with_name(f"{folder.name}.dvc")
     return recorded_md5(record.read_bytes(), folder.name) if record.is_file() else None
 
 
 def recorded_md5(record: bytes, name: str) -> str:
-    """The MD5 that the text of a `.dvc` file records for the folder `name`; DataError where it records none.
+    """Read the MD5 of the folder `name` from the text of a `.dvc` file. Raises DataError when there is no MD5.
 
     >>> recorded_md5(b"outs: [{md5: 5fd2.dir, path: data}]", "data")
     '5fd2.dir'
@@ -87,17 +91,17 @@ def recorded_md5(record: bytes, name: str) -> str:
     try:
         outs = yaml.safe_load(record.decode())["outs"]
         return next(str(out["md5"]) for out in outs if out["path"] == name)
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, StopIteration) as fault:
-        raise DataError(f"{name}.dvc records no MD5 for {name}. Write it again: `dvc add {name}`.") from fault
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, StopIteration) as error:
+        raise DataError(f"{name}.dvc records no MD5 for {name}. Write it again: `dvc add {name}`.") from error
 
 
 def code_revision(root: Path) -> str:
-    """The image's revision in one, else the git commit of the code under `root`; `unknown` where there is none.
+    """Return the revision of the container image, else the git commit of the code under `root`, else `unknown`.
 
-    Uncommitted work, new files included, adds `-dirty-` and 8 hexadecimal digits that change with it.
+    Uncommitted changes, new files included, add `-dirty-` and 8 hexadecimal digits of their hash.
     """
-    if noted := image_revision():
-        return noted
+    if revision := image_revision():
+        return revision
     try:
         top = Path(_git(root, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
         commit = _git(top, "rev-parse", "HEAD").decode().strip()
@@ -113,12 +117,12 @@ def code_revision(root: Path) -> str:
 
 
 def image_revision() -> str | None:
-    """The revision of the container image that this runs in, as its build noted it; None elsewhere, or if it did not.
+    """Return the code revision that the build of this container image recorded; None outside an image.
 
-    A pipeline's steps ask for it themselves: who submits a run to a cluster cannot read what an image says of itself.
+    The steps of a pipeline call this themselves, because the submitting machine cannot read it from the image.
     """
-    said = os.environ.get("AUDIOSCORE_CODE_REVISION", "")
-    return None if said in ("", "unknown") else said
+    revision = os.environ.get("AUDIOSCORE_CODE_REVISION", "")
+    return None if revision in ("", "unknown") else revision
 
 
 def _git(folder: Path, *arguments: str) -> bytes:

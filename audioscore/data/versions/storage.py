@@ -1,4 +1,4 @@
-"""Putting a data folder in place, from wherever it is kept."""
+"""Fetch a data folder from its storage: another folder, an S3 prefix, or a git repository with DVC data."""
 
 import logging
 import os
@@ -12,19 +12,19 @@ from audioscore.data.transfer.pool import Hooks, run_all
 from audioscore.data.transfer.s3 import connect, download_object, list_objects, split_uri
 from audioscore.data.versions.revision import data_files, data_revision, folder_digest
 from audioscore.errors import DataError, shorten
-from audioscore.files import atomic_folder, place
+from audioscore.files import atomic_folder, link_or_copy
 
-ACCEPTED = "a folder, s3://BUCKET/PREFIX, or a git repository with DVC data: [git+]URL_OR_PATH@REV[#FOLDER]"
-DATA_FOLDER = "data"  # what a git repository calls its data unless told
-DOWNLOADS = 8  # at once
-LARGEST_FILE = 1 << 40  # bytes: a data folder may hold more than recordings
-# A repository's address up to where its own @ signs end: scheme://[user@]host, or [user@]host: as ssh writes it.
+DATA_URI_FORMS = "a folder, s3://BUCKET/PREFIX, or a git repository with DVC data: [git+]URL_OR_PATH@REV[#FOLDER]"
+DATA_FOLDER = "data"  # default folder of a git repository
+DOWNLOADS = 8  # concurrent
+LARGEST_FILE = 1 << 40  # bytes: a data folder may hold other files than recordings
+# The part of a repository's address that may contain @ signs: scheme://[user@]host, or [user@]host: as in ssh.
 ADDRESS = re.compile(r"(?:[a-z+]+://[^/]*|[^/@]+@[^/:@]+:)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What was put in place: how many files and bytes, from where; `revision` is a git commit or a DVC MD5, if any."""
+    """What was fetched: the number of files, their bytes, and the git commit or DVC MD5 as `revision`, if any."""
 
     uri: str
     kind: str  # folder, s3 or git
@@ -34,17 +34,17 @@ class FetchReport:
 
 
 def fetch(data_uri: str, target: Path) -> FetchReport:
-    """Put the data folder that `data_uri` names at `target`, whole or not at all.
+    """Fetch the data folder at `data_uri` to `target`, completely or not at all.
 
-    A folder's files become hard links (copies on another file system); objects of a bucket are checked against their
-    size and checksum; a DVC folder against its recorded MD5. Nothing is written at the source. Files that a labels
-    table names by absolute path or URI are left where they are.
+    Files of a folder become hard links (copies on another file system). S3 objects are checked by size and checksum, a
+    DVC folder by its recorded MD5. Nothing is written at the source. Files that a labels table names by absolute path
+    or URI are not fetched. S3 uses the standard credential chain and AWS_ENDPOINT_URL.
 
-    S3 uses the standard credential chain and AWS_ENDPOINT_URL. Raises DataError where the source does not exist, is
-    empty, cannot be reached or arrives damaged, and where `target` already holds files.
+    Raises DataError when the source does not exist, is empty, cannot be reached or arrives damaged, and when `target`
+    already holds files.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(f"{target} already holds files, and fetching would replace them. Give a new or empty folder.")
+        raise DataError(f"{target} already holds files, which fetching would replace. Give a new or empty folder.")
     if data_uri.startswith("s3://"):
         return _fetch_s3(data_uri, target)
     if Path(data_uri).is_dir():
@@ -54,7 +54,7 @@ def fetch(data_uri: str, target: Path) -> FetchReport:
         return _fetch_git(data_uri, target, repository, revision, folder)
     if data_uri.startswith("git+"):
         raise DataError(f"{data_uri} names no revision. Add one: {data_uri.split('#')[0]}@main.")
-    raise DataError(f"{data_uri}: no such folder. Give {ACCEPTED}.")
+    raise DataError(f"{data_uri}: no such folder. Give {DATA_URI_FORMS}.")
 
 
 def _report(uri: str, kind: str, folder: Path, revision: str | None) -> FetchReport:
@@ -65,19 +65,19 @@ def _report(uri: str, kind: str, folder: Path, revision: str | None) -> FetchRep
 def _fetch_folder(data_uri: str, target: Path) -> FetchReport:
     source = Path(data_uri).resolve()
     if target.resolve().is_relative_to(source):
-        raise DataError(f"{target} lies inside {data_uri}, which it would copy into itself. Give another folder.")
+        raise DataError(f"{target} is inside {data_uri}, which would be copied into itself. Give another folder.")
     if not os.access(source, os.R_OK | os.X_OK):
-        raise DataError(f"{data_uri} may not be read by user {os.getuid()}. Let that user read it.")
+        raise DataError(f"{data_uri} cannot be read by user {os.getuid()}. Give that user read permission.")
     files = data_files(source)
     if not files:
-        raise DataError(f"{data_uri} is an empty folder. Give {ACCEPTED}.")
+        raise DataError(f"{data_uri} is an empty folder. Give {DATA_URI_FORMS}.")
     if broken := [name for name, path in files.items() if not path.exists()]:
         raise DataError(
-            f"{data_uri}: {len(broken)} of {len(files)} files are links to nothing ({shorten(broken)}). Mend them."
+            f"{data_uri}: {len(broken)} of {len(files)} files are broken links ({shorten(broken)}). Repair them."
         )
     with atomic_folder(target) as temporary:
         for name, path in files.items():
-            place(path.resolve(), temporary / name)
+            link_or_copy(path.resolve(), temporary / name)
     return _report(data_uri, "folder", target, data_revision(source))
 
 
@@ -85,7 +85,7 @@ def _fetch_folder(data_uri: str, target: Path) -> FetchReport:
 
 
 def local_repository(data_uri: str) -> Path | None:
-    """The git repository of this machine whose data an address names, if it is such an address.
+    """Return the local git repository of a data URI; None if the URI is not of that kind.
 
     >>> local_repository("git+file:///srv/songs@v1#corpus"), local_repository("../songs@v1")
     (PosixPath('/srv/songs'), PosixPath('../songs'))
@@ -101,7 +101,7 @@ def local_repository(data_uri: str) -> Path | None:
 
 
 def _split_git(data_uri: str) -> tuple[str, str, str]:
-    """Repository, revision ("" where none is named) and folder.
+    """Split a data URI into repository, revision ("" without one) and folder.
 
     >>> _split_git("git+https://me@host/songs@v1#corpus")
     ('https://me@host/songs', 'v1', 'corpus')
@@ -117,7 +117,7 @@ def _split_git(data_uri: str) -> tuple[str, str, str]:
 def _fetch_git(data_uri: str, target: Path, repository: str, revision: str, folder: str) -> FetchReport:
     is_local = not ADDRESS.match(repository)
     if is_local and not Path(repository).is_dir():
-        raise DataError(f"{repository}: no such folder or repository. Give {ACCEPTED}.")
+        raise DataError(f"{repository}: no such folder or repository. Give {DATA_URI_FORMS}.")
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from dvc.scm import CloneError, RevError
@@ -130,25 +130,23 @@ def _fetch_git(data_uri: str, target: Path, repository: str, revision: str, fold
         recorded = files.info(f"/{folder}").get("md5")
         commit = str(files.repo.get_rev())
         with atomic_folder(target) as temporary:
-            temporary.rmdir()  # where it exists, DVC would put the folder inside it
+            temporary.rmdir()  # DVC would put the folder inside an existing one
             files.get(f"/{folder}", str(temporary), recursive=True)
             _check_digest(data_uri, temporary, recorded)
-    except RevError as fault:
-        raise DataError(f"{repository} has no revision {revision}. Give a branch, tag or commit of it.") from fault
-    except CloneError as fault:
-        raise DataError(f"{repository} cannot be cloned ({fault}). Check its address and your access.") from fault
-    except (DvcException, DataIndexError, OSError) as fault:
+    except RevError as error:
+        raise DataError(f"{repository} has no revision {revision}. Give a branch, tag or commit of it.") from error
+    except CloneError as error:
+        raise DataError(f"{repository} cannot be cloned ({error}). Check its address and your permissions.") from error
+    except (DvcException, DataIndexError, OSError) as error:
         raise DataError(
-            f"{data_uri}: DVC cannot bring {folder} ({fault}). Check that `dvc push` put it in a remote you can reach."
-        ) from fault
+            f"{data_uri}: DVC cannot fetch {folder} ({error}). Check that `dvc push` sent it to a remote you can reach."
+        ) from error
     return _report(data_uri, "git", target, commit)
 
 
 def _check_digest(data_uri: str, folder: Path, recorded: str | None) -> None:
     if recorded and recorded.endswith(".dir") and (found := folder_digest(folder)) != recorded:
-        raise DataError(
-            f"{data_uri}: arrived with MD5 {found}, but DVC records {recorded}. Push it to the remote again."
-        )
+        raise DataError(f"{data_uri}: the fetched files have MD5 {found}, but DVC records {recorded}. Push them again.")
 
 
 # --- S3 ---
@@ -159,10 +157,10 @@ def _fetch_s3(data_uri: str, target: Path) -> FetchReport:
     objects = list_objects(client, data_uri)
     if not objects:
         raise DataError(f"{data_uri} holds no objects. Check the prefix; a data folder has a labels table and audio.")
-    # A key may hold any name; one that would land outside the folder, or under another name, is refused.
+    # Keys may contain any characters: refuse those whose path would be outside the folder or have another name.
     if bad := [item.key for item in objects if not _is_plain(item.name)]:
         raise DataError(
-            f"{data_uri}: {len(bad)} of {len(objects)} keys are no file names ({shorten(bad)}). Rename them."
+            f"{data_uri}: {len(bad)} of {len(objects)} keys are not valid file names ({shorten(bad)}). Rename them."
         )
     bucket = split_uri(data_uri)[0]
     with (
@@ -178,9 +176,7 @@ def _fetch_s3(data_uri: str, target: Path) -> FetchReport:
             )  # fmt: skip
             size = (temporary / item.name).stat().st_size
             if size != item.size:
-                raise DataError(
-                    f"s3://{bucket}/{item.key} became {size} from {item.size} bytes meanwhile. Fetch again."
-                )
+                raise DataError(f"s3://{bucket}/{item.key} changed from {item.size} to {size} bytes. Fetch again.")
 
         run_all([partial(download, number) for number in range(len(objects))], workers=DOWNLOADS)
     logging.getLogger(__name__).info("%s: %d objects", data_uri, len(objects))

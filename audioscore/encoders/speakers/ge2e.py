@@ -1,9 +1,9 @@
-"""Resemblyzer's speaker encoder, from its published `pretrained.pt` alone.
+"""Resemblyzer's speaker encoder (GE2E), from its published `pretrained.pt` alone.
 
-Three LSTM layers over energies in 40 mel bands (not their logarithm), a linear layer, a ReLU: every entry of an
-embedding is 0 or more. It was trained on speech.
+Three LSTM layers over energies in 40 mel bands (not their logarithm), a linear layer and a ReLU, so no element of an
+embedding is negative. It was trained on speech.
 
-Unlike the package, silences are kept: its voice-activity detector is of speech, and drops held notes.
+Unlike the package, this keeps silences: the package's voice-activity detector is for speech, and drops held notes.
 
 Source: Wan et al. 2018, Generalized End-to-End Loss for Speaker Verification, arXiv 1710.10467; package Resemblyzer
 0.1.4, weights and code Apache-2.0.
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audioscore.encoders.speakers.targets import (
-    SPEAKER_RATE,
     MelBands,
     SpeakerTarget,
     check_names,
@@ -22,24 +21,25 @@ from audioscore.encoders.speakers.targets import (
     read_checkpoint,
 )
 from audioscore.errors import ModelError
+from audioscore.units import CAMPPLUS_RATE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-HOP = SPEAKER_RATE // 100  # 10 ms
-FFT = SPEAKER_RATE // 40  # 25 ms
-PARTIAL = 160  # frames heard at once: 1.6 s
+HOP = CAMPPLUS_RATE // 100  # 10 ms
+FFT = CAMPPLUS_RATE // 40  # 25 ms
+PARTIAL = 160  # frames of a partial, the encoder's input: 1.6 s
 STEP = 77  # frames from one partial to the next: 100 frames/s / 1.3 partials/s
-COVERAGE = 0.75  # of the last partial that must be recording, and not zeros after it
-LEVEL_DB = -30.0  # relative to full scale: quieter recordings are raised to this, since energies are no logarithms
-LOSS = ("similarity_weight", "similarity_bias")  # of the loss it was trained by
-BATCH = 64  # partials a forward pass, so that long recordings do not fill the memory
+COVERAGE = 0.75  # share of the last partial that must be recording rather than padding
+LEVEL_DB = -30.0  # relative to full scale: quieter recordings are amplified to this, since energies are not logarithms
+LOSS = ("similarity_weight", "similarity_bias")  # parameters of the training loss
+BATCH = 64  # partials per forward pass, which bounds memory
 
 
 def load_ge2e(source: Path, *, device: str = "cpu") -> SpeakerTarget:
     """Load a checkpoint in the layout of Resemblyzer's `pretrained.pt`; sizes are read from its weights.
 
-    Raises ModelError where it is missing, damaged, or does not hold exactly the weights of such an encoder.
+    Raises: ModelError where it is missing, damaged, or does not have exactly the weights of such an encoder.
     """
     import torch
     from torch import nn
@@ -52,20 +52,20 @@ def load_ge2e(source: Path, *, device: str = "cpu") -> SpeakerTarget:
     check_names(state, [*names, "linear.weight", "linear.bias"], source)
     try:
         bands, (dim, hidden) = state["lstm.weight_ih_l0"].shape[1], state["linear.weight"].shape
-    except (IndexError, ValueError) as fault:
-        raise ModelError(f"{source}: its weights are no matrices. Give the published checkpoint.") from fault
-    with torch.random.fork_rng(devices=[]):  # the first weights are random, and replaced
+    except (IndexError, ValueError) as error:
+        raise ModelError(f"{source}: its weights are not matrices. Give the published checkpoint.") from error
+    with torch.random.fork_rng(devices=[]):  # keeps the caller's random state; the random weights are replaced
         module = nn.ModuleDict(
             {"lstm": nn.LSTM(bands, hidden, layers, batch_first=True), "linear": nn.Linear(hidden, dim)}
         )
     fill(module, state, source)
-    return SpeakerTarget(module, dim, "ge2e", (source,), _listen, device)
+    return SpeakerTarget(module, dim, "ge2e", (source,), _embed, device)
 
 
 def partials(samples: int) -> list[int]:
-    """First frames of the partials that a recording is heard in, as Resemblyzer lays them at its default rate.
+    """First frames of a recording's partials, as in Resemblyzer at its default rate.
 
-    The last may reach beyond the recording's end, where it hears zeros.
+    The last may extend beyond the recording's end, and is padded with zeros.
 
     >>> partials(8_000), partials(32_000), partials(48_000)
     ([0], [0, 77], [0, 77, 154])
@@ -78,19 +78,19 @@ def partials(samples: int) -> list[int]:
 
 
 def ge2e_mel(wave: "Tensor", starts: list[int], count: int = 40) -> "Tensor":
-    """Energies in `count` mel bands, 160 frames from each of the frames `starts` on, zeros beyond the recording's end.
+    """Energies in `count` mel bands, 160 frames from each frame in `starts` on, zeros beyond the recording's end.
 
     Shape: wave [T] at 16 kHz, W starts -> [W, 160, count].
     """
     import torch.nn.functional as F
 
-    bands = MelBands(SPEAKER_RATE, FFT, FFT, HOP, count, 0.0, SPEAKER_RATE / 2, 2.0)
+    bands = MelBands(CAMPPLUS_RATE, FFT, FFT, HOP, count, 0.0, CAMPPLUS_RATE / 2, 2.0)
     wave = F.pad(wave, (0, max(0, (starts[-1] + PARTIAL) * HOP - len(wave))))
     return mel_windows(wave, starts, PARTIAL, bands, pad="constant")
 
 
-def _listen(module: "nn.Module", wave: "Tensor") -> "Tensor":
-    """Mean of the partials' embeddings. Shape: wave [T] -> [dim]."""
+def _embed(module: "nn.Module", wave: "Tensor") -> "Tensor":
+    """Mean of the embeddings of all partials. Shape: wave [T] -> [dim]."""
     import torch
     import torch.nn.functional as F
 
@@ -98,9 +98,9 @@ def _listen(module: "nn.Module", wave: "Tensor") -> "Tensor":
     linear: Any = module.get_submodule("linear")
     level = 10 * wave.double().square().mean().log10().item()
     wave = wave * 10 ** (max(0.0, LEVEL_DB - level) / 20)
-    starts, heard = partials(len(wave)), []
+    starts, embeddings = partials(len(wave)), []
     for first in range(0, len(starts), BATCH):
         mel = ge2e_mel(wave, starts[first : first + BATCH], lstm.input_size).to(linear.weight.device)
         _, (hidden, _) = lstm(mel)
-        heard.append(F.normalize(F.relu(linear(hidden[-1])), dim=1))
-    return torch.cat(heard).mean(dim=0)
+        embeddings.append(F.normalize(F.relu(linear(hidden[-1])), dim=1))
+    return torch.cat(embeddings).mean(dim=0)

@@ -1,6 +1,7 @@
-"""Speaker encoders that an adversary learns to predict: what they share.
+"""Common parts of the speaker encoders whose embeddings an adversary learns to predict.
 
-They are never part of a scorer. CAM++ serves as a target too; see `samoye` and `ge2e` for the other two.
+All take audio at 16 kHz, as CAM++ does, and are never part of a scorer. CAM++ can be a target too; see `samoye` and
+`ge2e` for the other two.
 """
 
 import pickle
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audioscore.encoders.features import EncoderReference, Kind
-from audioscore.errors import AudioError, ModelError, shorten
+from audioscore.errors import AudioError, ModelError, first_line, shorten
 from audioscore.files import sha256_of
 from audioscore.units import CAMPPLUS_RATE
 
@@ -19,15 +20,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-
-SPEAKER_RATE = CAMPPLUS_RATE  # 16 000 Hz: what every speaker encoder here hears
-MIN_SAMPLES = SPEAKER_RATE // 4
+MIN_SAMPLES = CAMPPLUS_RATE // 4
 
 
 class SpeakerTarget:
-    """A frozen speaker encoder: `listen(module, wave)` gives a voice as [dim], of any length but zero.
+    """A frozen speaker encoder: `embed(module, wave)` returns an embedding [dim] of any length but zero.
 
-    Its reference's hash is of `files` after one another, all that decide its embeddings.
+    Its reference has the hash of `files`, which together determine its embeddings.
     """
 
     def __init__(
@@ -36,19 +35,19 @@ class SpeakerTarget:
         dim: int,
         kind: Kind,
         files: tuple[Path, ...],
-        listen: "Callable[[nn.Module, Tensor], Tensor]",
+        embed: "Callable[[nn.Module, Tensor], Tensor]",
         device: str = "cpu",
     ) -> None:
         self.module = module.eval().requires_grad_(False).to(device)
         self.dim = dim
         self.reference = EncoderReference(kind, None, None, sha256_of(*files))
-        self._listen = listen
+        self._embed = embed
 
     def embedding(self, wave: "Tensor") -> "Tensor":
-        """Who sings, as a point on the unit sphere.
+        """Compute the singer's embedding, normalized to length 1.
 
-        Shape: wave [T] at 16 kHz, float32 -> [dim], float32, on the CPU. Raises ModelError for a wave of another shape
-        or below 0.25 s, AudioError for one that holds no voice to embed.
+        Shape: wave [T] at 16 kHz, float32 -> [dim], float32, on the CPU.
+        Raises: ModelError for a wave of another shape or below 0.25 s, AudioError for one without a voice.
         """
         import torch
         import torch.nn.functional as F
@@ -59,40 +58,38 @@ class SpeakerTarget:
                 f"{list(wave.shape)}."
             )
         if not (wave.isfinite().all() and wave.any()):
-            raise AudioError("A wave that is silent or not finite has no speaker. Leave the recording out.")
+            raise AudioError("The wave is silent or not finite: no speaker embedding. Remove the recording.")
         with torch.inference_mode():
-            voice = self._listen(self.module, wave.cpu().float()).float().cpu()
+            voice = self._embed(self.module, wave.cpu().float()).float().cpu()
             if not (voice.isfinite().all() and voice.any()):
-                raise AudioError("The speaker encoder hears nobody in the wave. Leave the recording out.")
+                raise AudioError("The speaker encoder finds no voice in the wave. Remove the recording.")
             return F.normalize(voice, dim=0)
 
 
 def read_checkpoint(source: Path, entry: str) -> "dict[str, Tensor]":
-    """The named tensors under one entry of a torch checkpoint, on the CPU; what lies beside them is left alone.
+    """Read the named tensors under one entry of a torch checkpoint, on the CPU; other entries are ignored.
 
-    Raises ModelError where the file is missing, damaged, holds more than a weights-only load opens, or has no such
-    entry.
+    Raises: ModelError where the file is missing, damaged, not a weights-only checkpoint, or has no such entry.
     """
     import torch
 
     try:
         checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-    except FileNotFoundError as fault:
-        raise ModelError(f"{source}: no such file. Give the published checkpoint.") from fault
-    except pickle.UnpicklingError as fault:
-        raise ModelError(f"{source}: is not a weights-only checkpoint, and is not opened.") from fault
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as fault:
-        reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0][:200]
-        raise ModelError(f"{source}: cannot be read ({reason}). Transfer it again.") from fault
+    except FileNotFoundError as error:
+        raise ModelError(f"{source}: no such file. Give the published checkpoint.") from error
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{source}: not a weights-only checkpoint. It was not opened.") from error
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(f"{source}: cannot be read ({first_line(error)}). Transfer it again.") from error
     state = checkpoint.get(entry) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         found = shorten(sorted(map(str, checkpoint))) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise ModelError(f"{source}: has no named tensors under {entry!r}, but {found}. Give the published checkpoint.")
+        raise ModelError(f"{source}: no named tensors under {entry!r}, but {found}. Give the published checkpoint.")
     return state
 
 
 def check_names(state: "dict[str, Tensor]", wanted: list[str], source: Path) -> None:
-    """Raise ModelError, naming the tensors, unless exactly those wanted are there."""
+    """Raise ModelError, naming the tensors, unless exactly the wanted ones are there."""
     missing, surplus = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or surplus:
         parts = [f"{word} {shorten(names)}" for word, names in (("lacks", missing), ("also has", surplus)) if names]
@@ -100,21 +97,21 @@ def check_names(state: "dict[str, Tensor]", wanted: list[str], source: Path) -> 
 
 
 def fill(module: Any, state: "dict[str, Tensor]", source: Path) -> None:
-    """Load weights strictly. Raises ModelError where a shape does not fit or a weight is not finite."""
+    """Load weights strictly. Raises: ModelError where a shape does not fit or a weight is not finite."""
     try:
         module.load_state_dict(state, strict=True)
-    except RuntimeError as fault:
-        reason = str(fault).strip().splitlines()[-1].strip()[:200]
-        raise ModelError(f"{source}: {reason} Give the published checkpoint.") from fault
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:200]
+        raise ModelError(f"{source}: {reason} Give the published checkpoint.") from error
     if bad := [name for name, value in state.items() if not value.isfinite().all()]:
         raise ModelError(f"{source}: {shorten(bad)} not finite. Transfer it again.")
 
 
 @dataclass(frozen=True)
 class MelBands:
-    """Slaney's mel bands, each of equal area, over a Hann-windowed STFT.
+    """Settings of a mel spectrogram: Slaney's bands of equal area over a Hann-windowed STFT.
 
-    `fft`, `window` and `hop` in samples; `low` and `high` in Hz; `power` 1 for amplitudes, 2 for energies.
+    `fft`, `window` and `hop` in samples; `low` and `high` in Hz; `power` is 1 for amplitudes, 2 for energies.
     """
 
     rate: int
@@ -127,7 +124,7 @@ class MelBands:
     power: float
 
     def frames(self, samples: int) -> int:
-        """Frames of a recording, centred on every `hop`-th sample from the first on.
+        """The number of frames of a recording, centred on every `hop`-th sample from the first on.
 
         >>> MelBands(16_000, 400, 400, 160, 40, 0.0, 8_000.0, 2.0).frames(16_000)
         101
@@ -136,10 +133,10 @@ class MelBands:
 
 
 def mel_windows(wave: "Tensor", starts: "Sequence[int]", frames: int, bands: MelBands, *, pad: str) -> "Tensor":
-    """`frames` frames from each of the frames `starts` on; only these are computed.
+    """Compute windows of a mel spectrogram: `frames` frames from each frame in `starts` on.
 
-    Frames are centred: beyond its ends the recording goes on as zeros (`pad` "constant") or mirrored ("reflect",
-    which needs more than fft / 2 samples). Every window must end by the recording's last frame.
+    Frames are centred: beyond its ends the recording is padded with zeros (`pad` "constant") or mirrored ("reflect",
+    which needs more than fft / 2 samples). Every window must end at the recording's last frame or before.
 
     Shape: wave [T], W starts -> [W, frames, count].
     Source: librosa 0.11, feature.melspectrogram.

@@ -1,4 +1,4 @@
-"""Which plan wins on validation, and whether the winner may take the champion's place."""
+"""Choose the winner on validation, and decide whether it may replace the champion."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from audioscore.evaluation.bootstrap import (
     singer_clusters,
 )
 from audioscore.evaluation.evaluate import evaluate
-from audioscore.evaluation.gate.slices import Slice, SliceRule, judge_slices, slices_text
+from audioscore.evaluation.gate.slices import Slice, SliceRule, compare_slices, slices_text
 from audioscore.evaluation.metrics import spearman, within_sources
 from audioscore.evaluation.predictions import Prediction
 
@@ -27,28 +27,30 @@ if TYPE_CHECKING:
     from audioscore.config import EvaluationSection
 
 
-MIN_SPEARMAN = 0.3  # a first model must rank at least this well overall
-MIN_CLIPS, MIN_SINGERS = 10, 3  # of two singers, equal models are promoted in a quarter of the cases
+MIN_SPEARMAN = 0.3  # overall, of a first model
+CHAMPION = "champion"  # plan name of the champion's predictions
+MIN_CLIPS, MIN_SINGERS = 10, 3  # with two singers, equal models would be promoted in a quarter of the cases
 
 
 def choose_winner(validation: Mapping[str, Sequence[float | None]]) -> str:
-    """The plan with the highest validation Spearman, averaged over its seeds; equal plans: the first given.
+    """Return the plan with the highest validation Spearman averaged over seeds; the first of equal ones.
 
-    A seed whose Spearman is undefined (None or NaN: it gives every clip the same score) ranks nothing and counts 0.
-    Raises DataError for no plans, a plan without seeds, or no defined value at all.
+    A seed with an undefined Spearman (None or NaN: constant predictions) counts 0.
+
+    Raises: DataError without plans, for a plan without seeds, or without any defined value.
 
     >>> choose_winner({"baseline": [0.5, 0.6], "hybrid": [0.7, 0.5]})
     'hybrid'
     """
     empty = [plan for plan, values in validation.items() if not values]
     if not validation or empty:
-        raise DataError(f"Choosing a winner needs a validation value for every plan; none for {empty or 'any plan'}.")
+        raise DataError(f"Winner: no validation values for {empty or 'any plan'}. Train every plan with a seed.")
     defined = {plan: [v for v in values if v is not None and not math.isnan(v)] for plan, values in validation.items()}
     if not any(defined.values()):
         seeds = sum(len(values) for values in validation.values())
         raise DataError(
-            f"None of {seeds} validation values of {len(validation)} plans is defined: no model orders the clips, "
-            "or they are too few. Look at the training curves, or validate on more clips."
+            f"Winner: all {seeds} validation values of {len(validation)} plans are undefined. "
+            "Check the training curves, or validate on more clips."
         )
     means = {plan: math.fsum(values) / len(validation[plan]) for plan, values in defined.items()}
     return max(means, key=lambda plan: means[plan])
@@ -56,11 +58,12 @@ def choose_winner(validation: Mapping[str, Sequence[float | None]]) -> str:
 
 @dataclass(frozen=True)
 class Decision:
-    """The gate's answer: `delta` and its interval are Spearman(challenger) - Spearman(champion), None for no champion.
+    """The decision of the gate, with the values it is based on.
 
-    `reason` is one sentence with the figures it rests on. `clips` and `singers` (those unknown count one each) were
-    judged, `dropped` left out because a model had trained on them. `slices` is empty without a champion; `probes` names
-    those that refuse.
+    `delta` and its interval are Spearman(challenger) - Spearman(champion), None without a champion. `reason` states the
+    deciding values. `clips` and `singers` were compared (an unknown singer counts separately for each clip); `dropped`
+    clips were excluded because a model was trained on them. `slices` is empty without a champion; `failed_tests` are
+    the robustness tests that refuse the promotion.
     """
 
     promoted: bool
@@ -72,26 +75,20 @@ class Decision:
     singers: int = 0
     dropped: int = 0
     slices: tuple[Slice, ...] = ()
-    probes: tuple[str, ...] = ()
+    failed_tests: tuple[str, ...] = ()
 
     def verdict(self) -> dict[str, Any]:
-        """The answer, its difference and its sentence, for JSON."""
-        return {
-            "delta": self.delta,
-            "lo": self.lo,
-            "hi": self.hi,
-            "promoted": self.promoted,
-            "reason": self.reason,
-        }
+        """Return the decision, the difference and the reason, for JSON."""
+        return {key: getattr(self, key) for key in ("delta", "lo", "hi", "promoted", "reason")}
 
     def parts(self) -> dict[str, Any]:
-        """What the decision rests on beside the difference, for JSON."""
+        """Return the other values of the decision, for JSON."""
         return {
             "clips": self.clips,
             "singers": self.singers,
             "dropped": self.dropped,
             "slices": [asdict(one) for one in self.slices],
-            "probes": list(self.probes),
+            "probes": list(self.failed_tests),
         }
 
 
@@ -103,7 +100,7 @@ def decide(
     singers: Sequence[str | None],
     sources: Sequence[str | None],
     dropped: int = 0,
-    failed_probes: Sequence[str] = (),
+    failed_tests: Sequence[str] = (),
     margin: float = 0.0,
     slices: SliceRule | None = None,
     min_spearman: float = MIN_SPEARMAN,
@@ -112,44 +109,48 @@ def decide(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Decision:
-    """May the challenger be promoted? Everything is [N], over the same test clips in the same order.
+    """Decide whether the challenger is promoted.
 
-    The caller has left out, and counted as `dropped`, the clips that either model trained on. Without a champion the
-    challenger needs an overall Spearman of at least `min_spearman`; with one, the lower bound of the paired
-    cluster-bootstrap interval of the difference in Spearman must lie above `margin`, and it may fall on none of the
-    `slices` (None: judged by the usual rule). In both cases its Spearman within the recording domains must have a lower
-    bound above 0, and no probe may have failed.
+    Without a champion the overall Spearman must be at least `min_spearman`. With a champion, the lower bound of the
+    paired cluster-bootstrap interval of the difference in Spearman must exceed `margin`, and no slice may regress
+    (`slices`, default `SliceRule()`). In both cases the lower bound of the within-source Spearman must exceed 0, and
+    no test may be in `failed_tests`. The caller excludes the clips that either model was trained on, and passes their
+    number as `dropped`.
+
+    Shape: all [N], for the same test clips in the same order.
     """
     human, new = np.asarray(scores, dtype=np.float64), np.asarray(challenger, dtype=np.float64)
     old = None if champion is None else np.asarray(champion, dtype=np.float64)
     _check_same_clips(human, new, old, singers, sources)
     clusters = singer_clusters(singers)
     count = len(np.unique(clusters))
-    size: dict[str, Any] = {"clips": len(human), "singers": count, "dropped": dropped, "probes": tuple(failed_probes)}
-    ground = _ground(singers, dropped)
+    size: dict[str, Any] = {"clips": len(human), "singers": count, "dropped": dropped}
+    size["failed_tests"] = tuple(failed_tests)
+    basis = _basis(singers, dropped)
     if len(human) < min_clips or count < MIN_SINGERS:
-        needed = f"at least {min_clips} clips of {MIN_SINGERS} singers are needed"
-        return Decision(False, f"there is too little to judge by: {ground}, where {needed}", **size)
+        return Decision(
+            False, f"too few test clips: {basis}; {min_clips} clips of {MIN_SINGERS} singers are needed", **size
+        )
     if count < FEW_CLUSTERS:
-        ground += ", so few singers that intervals are rough"
+        basis += " (few singers: rough intervals)"
     if old is not None and np.array_equal(new, old):
-        equal = f"challenger and champion are equal: the same predictions on {ground}"
+        equal = f"challenger and champion make the same predictions on {basis}"
         return Decision(False, equal, 0.0, 0.0, 0.0, **size)
     counts = cluster_counts(clusters, resamples, seed)
     within = estimate(within_sources(sources), human, new, counts, confidence)
     if old is None:
         overall = estimate(spearman, human, new, counts, confidence)
-        return _with_probes(replace(_first_model(overall, within, min_spearman, ground, confidence), **size))
+        return _with_tests(replace(_first_model(overall, within, min_spearman, basis, confidence), **size))
     difference = paired_difference(spearman, human, new, old, counts, confidence)
     ranks = (spearman(human, new), spearman(human, old))
-    decision = _against_champion(difference, ranks, within, margin, ground, confidence)
+    decision = _against_champion(difference, ranks, within, margin, basis, confidence)
     rule = slices or SliceRule()
-    judged = judge_slices(human, new, old, clusters, sources, counts, rule, confidence)
-    return _with_probes(_with_slices(replace(decision, **size), judged, rule.margin))
+    compared = compare_slices(human, new, old, clusters, sources, counts, rule, confidence)
+    return _with_tests(_with_slices(replace(decision, **size), compared, rule.margin))
 
 
 def _with_slices(decision: Decision, slices: tuple[Slice, ...], margin: float) -> Decision:
-    """Refused where a slice fell; what was judged and what could not be is said either way."""
+    """Refuse the promotion where a slice fell, and add the slices to the reason."""
     fell = any(one.verdict == "fell" for one in slices)
     text = slices_text(slices, margin)
     return replace(
@@ -160,11 +161,11 @@ def _with_slices(decision: Decision, slices: tuple[Slice, ...], margin: float) -
     )
 
 
-def _with_probes(decision: Decision) -> Decision:
-    """Refused where a probe failed, naming those that did."""
-    if not decision.probes:
+def _with_tests(decision: Decision) -> Decision:
+    """Refuse the promotion where a robustness test failed, and name the failed tests."""
+    if not decision.failed_tests:
         return decision
-    failed = f"{decision.reason}; it fails the probes {shorten(list(decision.probes), 10)}"
+    failed = f"{decision.reason}; failed robustness tests: {shorten(list(decision.failed_tests), 10)}"
     return replace(decision, promoted=False, reason=failed)
 
 
@@ -176,15 +177,15 @@ def _check_same_clips(
         sizes["champion"] = len(old)
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise DataError(f"The gate compares models on the same clips; got {listed}. Predict the same clips with both.")
+        raise DataError(f"Gate: the inputs differ in clips: {listed}. Predict the same clips with both models.")
 
 
-def _ground(singers: Sequence[str | None], dropped: int) -> str:
-    """What the decision stands on, in words."""
-    known, unknown = len(set(singers) - {None}), sum(singer is None for singer in singers)
-    of = [f"{known} singer{'' if known == 1 else 's'}"] if known else []
+def _basis(singers: Sequence[str | None], dropped: int) -> str:
+    """Describe the clips that the decision is based on."""
+    named, unknown = len(set(singers) - {None}), sum(singer is None for singer in singers)
+    of = [f"{named} singer{'' if named == 1 else 's'}"] if named else []
     of += [f"{unknown} unknown singer{'' if unknown == 1 else 's'}"] if unknown else []
-    left_out = f" ({dropped} more left out, because a model had trained on them)" if dropped else ""
+    left_out = f" ({dropped} more excluded: a model was trained on them)" if dropped else ""
     return f"{len(singers)} test clips of {' and '.join(of) or 'no singer'}{left_out}"
 
 
@@ -196,21 +197,21 @@ def _range(found: Estimate, confidence: float, sign: str = "") -> str:
 
 def _within_text(within: Estimate, confidence: float) -> str:
     if math.isnan(within.value):
-        return "Spearman within sources is undefined"
-    return f"Spearman within sources is {within.value:.3f} ({_range(within, confidence)})"
+        return "within-source Spearman is undefined"
+    return f"within-source Spearman is {within.value:.3f} ({_range(within, confidence)})"
 
 
-def _first_model(overall: Estimate, within: Estimate, min_spearman: float, ground: str, confidence: float) -> Decision:
-    """No champion yet: does the model rank at all, and not only tell the recording domains apart?"""
+def _first_model(overall: Estimate, within: Estimate, min_spearman: float, basis: str, confidence: float) -> Decision:
+    """Decide without a champion: the model must rank clips overall, and within the sources."""
     ranks = overall.value >= min_spearman  # False where undefined
-    hears = within.lo > 0
+    within_source = within.lo > 0
     verdict = "reaches" if ranks else "does not reach"
     text = "undefined" if math.isnan(overall.value) else f"{overall.value:.3f} ({_range(overall, confidence)})"
     reason = (
-        f"first model, on {ground}: overall Spearman {text} {verdict} the {min_spearman:g} required, and "
-        f"{_within_text(within, confidence)}, {'above 0' if hears else 'not shown to be above 0'}"
+        f"first model, on {basis}: overall Spearman {text} {verdict} the required {min_spearman:g}, and "
+        f"{_within_text(within, confidence)}, {'above 0' if within_source else 'not significantly above 0'}"
     )
-    return Decision(bool(ranks and hears), reason)
+    return Decision(bool(ranks and within_source), reason)
 
 
 def _against_champion(
@@ -218,47 +219,45 @@ def _against_champion(
     ranks: tuple[float, float],
     within: Estimate,
     margin: float,
-    ground: str,
+    basis: str,
     confidence: float,
 ) -> Decision:
-    """Is the challenger better than the champion by more than chance and the margin, and not by domain alone?"""
+    """Decide against a champion: significantly better by more than the margin, and above 0 within sources."""
     if math.isnan(difference.value):
         constant = "challenger" if math.isnan(ranks[0]) else "champion"
-        return Decision(False, f"the {constant}'s Spearman is undefined on {ground}, so nothing can be compared")
-    better, hears = difference.lo > margin, within.lo > 0
-    shown = "above" if better else "not shown to be above"
+        return Decision(False, f"the Spearman of the {constant} is undefined on {basis}")
+    better, within_source = difference.lo > margin, within.lo > 0
+    shown = "above" if better else "not significantly above"
     reason = (
-        f"Spearman {ranks[0]:.3f} against the champion's {ranks[1]:.3f} on {ground}: difference "
+        f"Spearman {ranks[0]:.3f}, champion {ranks[1]:.3f}, on {basis}: difference "
         f"{difference.value:+.3f} ({_range(difference, confidence, '+')}), {shown} {margin:g}, and "
-        f"{_within_text(within, confidence)}, {'above 0' if hears else 'not shown to be above 0'}"
+        f"{_within_text(within, confidence)}, {'above 0' if within_source else 'not significantly above 0'}"
     )
-    return Decision(better and hears, reason, difference.value, or_none(difference.lo), or_none(difference.hi))
+    return Decision(better and within_source, reason, difference.value, or_none(difference.lo), or_none(difference.hi))
 
 
-CHAMPION = "champion"
-
-
-def beside_champion(
+def compare_with_champion(
     predictions: Sequence[Prediction],
     representative: Mapping[str, int],
     champion: Sequence[Prediction],
     settings: "EvaluationSection",
 ) -> dict[str, Any]:
-    """The document of `evaluate` for the plans' representatives and the champion, with the champion as reference.
+    """Evaluate the plans and the champion on the same clips, with the champion as reference.
 
-    `champion` are its rows, made now, on those test clips of `predictions` that neither it nor a plan was trained on;
-    the rest of the test clips is left out and counted as `dropped`. Raises DataError where a row is of another clip, or
-    there is none.
+    `champion` holds the champion's predictions, made now, for the test clips that neither it nor a plan was trained on.
+    The other test clips are excluded and counted as `dropped`. Returns the document of `evaluate` with `dropped`.
+
+    Raises: DataError without champion rows, or for a row that is not of a test clip.
     """
     chosen = [row for row in predictions if row.split == "test" and representative.get(row.plan) == row.seed]
-    judged, known = {row.clip for row in champion}, {row.clip for row in chosen}
-    if not judged:
+    compared, test = {row.clip for row in champion}, {row.clip for row in chosen}
+    if not compared:
         raise DataError(
-            f"None of {len(known)} test clips is new to the champion and the plans. Add clips, or leave it out."
+            f"Champion: it or a plan was trained on all of the {len(test)} test clips. Add clips, or omit the champion."
         )
-    if strangers := judged - known:
-        raise DataError(f"{len(strangers)} of the champion's {len(judged)} clips are no test clips. Predict those.")
-    rows = [row for row in chosen if row.clip in judged]
+    if other := compared - test:
+        raise DataError(f"Champion: {len(other)} of its {len(compared)} clips are not test clips. Predict those.")
+    rows = [row for row in chosen if row.clip in compared]
     rows += [replace(row, plan=CHAMPION, seed=0, split="test") for row in champion]
     found = evaluate(
         rows,
@@ -269,4 +268,4 @@ def beside_champion(
         confidence=settings.confidence,
         seed=settings.seed,
     )
-    return {**found, "dropped": len(known) - len(judged)}
+    return {**found, "dropped": len(test) - len(compared)}

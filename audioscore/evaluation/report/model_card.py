@@ -1,7 +1,6 @@
-"""The model card of a run's winner, in Markdown: what it is, what it is for, what is known of it, and what is not.
+"""The model card of a run's winner, in Markdown, with values that are all in the report.
 
-It stands beside the report, is made from the same inputs, and holds no figure that the report does not have.
-Source of the headings: Mitchell et al., Model Cards for Model Reporting, 2019.
+Source: Mitchell et al., Model Cards for Model Reporting, 2019 (headings).
 """
 
 import html
@@ -10,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from audioscore.evaluation.evaluate import BASELINE, HYBRID
 from audioscore.evaluation.predictions import Prediction
-from audioscore.evaluation.report.decision import METRIC_TITLES, SIGNED, UNITS, figure_text, lead_text, plan_title
-from audioscore.evaluation.report.page import SOURCE_HEADERS, flat, sources_of
+from audioscore.evaluation.report.page import SOURCE_HEADERS, flat, lead_text, sources_of
+from audioscore.evaluation.report.tables import METRIC_TITLES, SIGNED, UNITS, figure_text, plan_title
 
 if TYPE_CHECKING:
     from audioscore.scoring.scorer import Description
 
 MODEL_CARD = "model_card.md"
-NON_COMMERCIAL = "-NC"  # in a licence's name: its weights, and what is made from them, may not be sold
-HEARS = {"muq": "MuQ (features of the music and the singing)", "campplus": "CAM++ (the timbre of the voice)"}
-TUNED = {"frozen": "frozen", "lora": "tuned by low-rank adapters", "full": "tuned whole"}
+NON_COMMERCIAL = "-NC"  # in the name of a licence
+FEATURES = {"muq": "MuQ features (music and singing)", "campplus": "CAM++ features (voice timbre)"}
+TUNED = {"frozen": "frozen", "lora": "fine-tuned with low-rank adapters", "full": "fully fine-tuned"}
 
 
 def render_model_card(
@@ -29,32 +28,32 @@ def render_model_card(
     provenance: Mapping[str, Any],
     decision: Mapping[str, Any] | None,
     *,
-    probes: Mapping[str, Any] | None = None,
+    robustness: Mapping[str, Any] | None = None,
     validation: Mapping[str, Any] | None = None,
 ) -> str:
-    """The card of the scorer that `description` describes, whose plan is one of the evaluation's.
+    """Render the card of the scorer that `description` describes; its plan must be in the evaluation.
 
     The other arguments are those of `render_report`. Names from the data are escaped.
     """
     plan = description.plan
     name = str(provenance.get("registered model", "audioscore"))
     sections = {
-        "What it is": _what(description),
-        "Intended use and limits": _use(description, predictions, probes),
+        "Model": _model(description),
+        "Intended use and limits": _use(description, predictions, robustness),
         "Training data": _data(description, predictions, validation),
         "Evaluation": _evaluation(evaluation, plan, decision),
-        "Probes and known faults": _probes(plan, probes, evaluation["warnings"]),
+        "Robustness and warnings": _robustness(plan, robustness, evaluation["warnings"]),
         "Calibration": _calibration(description, evaluation["plans"][plan]),
         "Licence": _licence(description),
         "Provenance": _list(f"{_text(key)}: {_text(value)}" for key, value in flat(provenance).items()),
-        "How to load it": _loading(name),
+        "Usage": _loading(name),
     }
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items())
     return f"# {_text(name)}: {plan_title(plan)}\n\n{body}\n"
 
 
 def _text(value: Any) -> str:
-    """A name from the data as plain Markdown.
+    """Escape a text for Markdown.
 
     >>> _text("a|b <i>")
     'a\\\\|b &lt;i&gt;'
@@ -74,39 +73,39 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _what(description: "Description") -> str:
-    kinds = [HEARS.get(kind, kind) for kind in description.encoders]
+def _model(description: "Description") -> str:
+    kinds = [FEATURES.get(kind, kind) for kind in description.encoders]
     tuning = TUNED[description.tuning.mode] if description.tuning else "frozen"
+    muq = f"; MuQ is {tuning}" if "muq" in description.encoders else ""
     return (
-        f"A scorer of recorded singing. It hears {' and '.join(kinds)}; MuQ, where it is heard, is {tuning}. The head "
-        f"({_text(description.head.get('kind', 'light'))}) was trained on pairs of recordings that people scored, and "
-        "its output is mapped to the 0-100 scale of their labels: higher is better. Every score comes with an "
-        f"interval. This is seed {description.seed}, the one of its plan that did best on validation."
+        f"A scorer of recorded singing from {' and '.join(kinds)}{muq}. The head "
+        f"({_text(description.head.get('kind', 'light'))}) was trained on recordings with human scores. Its output is "
+        "calibrated to their scale (0-100, higher is better); every score has a prediction interval. This is seed "
+        f"{description.seed}, the best of its plan on validation."
     )
 
 
-def _use(description: "Description", predictions: Sequence[Prediction], probes: Mapping[str, Any] | None) -> str:
-    known = ", ".join(_text(row[0]) for row in sources_of(predictions))
+def _use(description: "Description", predictions: Sequence[Prediction], robustness: Mapping[str, Any] | None) -> str:
+    sources = ", ".join(_text(row[0]) for row in sources_of(predictions))
     lines = [
-        f"For: ranking and scoring recordings of one singer from the sources it was trained on ({known}).",
-        "Not for: recordings from other sources, microphones or processing, which nothing here says anything about.",
-        "Not for: decisions about a person that no person looks at.",
-        "It is refused what is too short, silent or clipped to be judged.",
-        "It repeats the judgement of those who labelled, their taste and their mistakes included.",
+        f"Intended use: scoring and ranking recordings of one singer from the sources it was trained on ({sources}).",
+        "Not validated for other sources, microphones or processing.",
+        "Not for decisions about people without human review.",
+        "Recordings that are too short, silent or clipped are rejected.",
+        "The scores reproduce the taste and the errors of the raters.",
     ]
-    if flags := _flags(description.plan, probes):
-        lines.append(
-            f"It was caught rewarding faults, or hearing what should not matter: {'; '.join(flags)}. See below."
-        )
+    tests = {} if robustness is None else robustness["plans"].get(description.plan, {}).get("degradations", {})
+    if flags := [_text(one["title"]) for one in tests.values() if one["flagged"]]:
+        lines.append(f"Flagged by robustness tests: {'; '.join(flags)}.")
     if NON_COMMERCIAL in description.licence:
-        lines.append(f"Not for commercial use: its weights are under {_text(description.licence)}.")
+        lines.append(f"Not for commercial use: the licence of its weights is {_text(description.licence)}.")
     return _list(lines)
 
 
 def _data(description: "Description", predictions: Sequence[Prediction], validation: Mapping[str, Any] | None) -> str:
     lines = [
         f"Digest: `{_text(description.data_digest)}`",
-        f"Fitted, selected or calibrated on {len(description.seen_clips)} recordings, listed in `scorer.json`.",
+        f"Trained, selected and calibrated on {len(description.seen_clips)} recordings, listed in `scorer.json`.",
     ]
     if validation is not None:
         lines.append(
@@ -122,16 +121,16 @@ def _metric(figures: Mapping[str, Any], metric: str) -> str:
 
 
 def _evaluation(evaluation: Mapping[str, Any], plan: str, decision: Mapping[str, Any] | None) -> str:
-    """Overall and within source, by slice, beside the other plan, the controls and the raters' ceiling."""
+    """Show metrics overall, within source and by slice, with the other plan, the controls and the noise ceiling."""
     figures, counts = evaluation["plans"][plan], evaluation["counts"]
     inside = figures["within_source"]
     metrics = [metric for metric in METRIC_TITLES if metric in inside]
     overall = [[METRIC_TITLES[m].removesuffix(" overall"), _metric(figures, m), _metric(inside, m)] for m in metrics]
-    said = (
-        f"On {counts['clips']} test clips of {counts['singers']} singers, none of them in its training data as far as "
-        f"singers are known. Brackets hold {evaluation['confidence']:.0%} intervals from {evaluation['resamples']} "
-        f"bootstrap resamples of whole {evaluation['clusters']}s. Within source is the figure to trust: overall, "
-        "telling the recording domains apart is rewarded."
+    basis = (
+        f"{counts['clips']} test clips of {counts['singers']} singers, who are not in the training data (as far as "
+        f"singers are known). Brackets: {evaluation['confidence']:.0%} interval (bootstrap by "
+        f"{evaluation['clusters']}, {evaluation['resamples']} resamples). Overall values also reward separating the "
+        "sources; values within source do not."
     )
     slices = [
         [f"{kind} {_text(name)}", str(one["clips"]), *(_metric(one, metric) for metric in ("spearman", "mae", "bias"))]
@@ -145,17 +144,17 @@ def _evaluation(evaluation: Mapping[str, Any], plan: str, decision: Mapping[str,
     return "\n\n".join(
         [
             _text(lead_text(decision)[0]),
-            said,
+            basis,
             _table(["", "overall", "within source"], overall),
             _table(["slice", "clips", "Spearman", "MAE", "bias"], slices),
             _table(["human score", "precision", "recall"], top),
-            _beside(evaluation),
+            _references(evaluation),
         ]
     )
 
 
-def _beside(evaluation: Mapping[str, Any]) -> str:
-    """What the figures have to be compared with."""
+def _references(evaluation: Mapping[str, Any]) -> str:
+    """List the values to compare with: the other plan, the controls and the noise ceiling."""
     lines = []
     if comparison := evaluation["comparison"]:
         overall = figure_text(comparison, name="delta", sign="+")
@@ -165,60 +164,55 @@ def _beside(evaluation: Mapping[str, Any]) -> str:
     for name, control in evaluation["controls"].items():
         if control["spearman"]["value"] is not None:
             within = _metric(control, "spearman_within_source")
-            lines.append(f"{_text(name)} alone: Spearman {_metric(control, 'spearman')}; within source {within}.")
+            lines.append(f"Control {_text(name)}: Spearman {_metric(control, 'spearman')}; within source {within}.")
     ceiling = evaluation["noise_ceiling"]
     if ceiling["clips"]:
         inside = figure_text(ceiling["within_source"])
-        lines.append(f"Noise ceiling of the raters: {figure_text(ceiling['overall'])}; within source {inside}.")
+        lines.append(f"Noise ceiling: {figure_text(ceiling['overall'])}; within source {inside}.")
     return _list(lines)
 
 
-def _flags(plan: str, probes: Mapping[str, Any] | None) -> list[str]:
-    found = {} if probes is None else probes["plans"].get(plan, {}).get("degradations", {})
-    return [_text(one["title"]) for one in found.values() if one["flagged"]]
-
-
-def _probes(plan: str, probes: Mapping[str, Any] | None, warnings: Sequence[str]) -> str:
-    """What degraded recordings did to its scores, and what a reader of the figures must know."""
+def _robustness(plan: str, robustness: Mapping[str, Any] | None, warnings: Sequence[str]) -> str:
+    """Show the robustness tests and the domain probe, and the warnings of the evaluation."""
     parts = [_list(map(_text, warnings))] if warnings else []
-    of_plan = None if probes is None else probes["plans"].get(plan)
-    if probes is None or of_plan is None:
-        return "\n\n".join(["No probe was run: it is not known what faults do to its scores.", *parts])
+    of_plan = None if robustness is None else robustness["plans"].get(plan)
+    if of_plan is None:
+        return "\n\n".join(["No robustness tests.", *parts])
     rows = [
         [_text(one["title"]), one["expected"], figure_text(one["effect"], "points", sign="+"),
          figure_text(one["violations"], "share"), "flagged" if one["flagged"] else "not flagged"]
         for one in of_plan["degradations"].values()
     ]  # fmt: skip
     if rows:
-        parts.append(_table(["change", "score should be", "effect, points", "violations", "verdict"], rows))
+        parts.append(_table(["degradation", "expected score", "effect, points", "violations", "verdict"], rows))
     else:
-        parts.append("No recording was degraded: it is not known what faults do to its scores.")
+        parts.append("No robustness tests.")
     domain = of_plan["domain"]
     if domain["balanced_accuracy"] is None:
-        parts.append(f"How much of the recording domain it knows was not asked: {_text(domain['reason'])}.")
+        parts.append(f"Domain probe: undefined: {_text(domain['reason'])}.")
     else:
-        accuracy = figure_text(domain["balanced_accuracy"])
-        parts.append(f"Recording domain, read off what it knows within a band of scores: balanced accuracy {accuracy}.")
+        accuracy, chance = figure_text(domain["balanced_accuracy"]), f"{domain['chance']:.3f}"
+        parts.append(f"Domain probe within score bands: balanced accuracy {accuracy}, chance {chance}.")
     return "\n\n".join(parts)
 
 
 def _calibration(description: "Description", figures: Mapping[str, Any]) -> str:
     coverage = figures["coverage"]
     return (
-        f"Raw outputs are mapped to scores by a monotone map through {len(description.calibration.raw)} knots, fitted "
-        "on validation clips, which changes no order. The interval is split-conformal, from residuals of singers that "
-        f"the map had not seen, meant to hold {description.calibration.coverage:.0%} of human scores. On the test "
-        f"clips it holds {figure_text(coverage, 'share', 'share')} of {coverage['clips']}."
+        f"Raw outputs are mapped to scores by a monotone function with {len(description.calibration.raw)} knots, "
+        f"fitted on validation clips. The prediction interval is split conformal, with a nominal coverage of "
+        f"{description.calibration.coverage:.0%}. Its coverage on {coverage['clips']} test clips is "
+        f"{figure_text(coverage, 'share', 'share')}."
     )
 
 
 def _licence(description: "Description") -> str:
-    lines = [f"Weights of the scorer: {_text(description.licence)}, those of the encoders it was made from."]
+    lines = [f"Weights of the scorer: {_text(description.licence)} (the licences of its encoders)."]
     for kind, reference in description.encoders.items():
-        where = reference.id or "embedded in the scorer"
-        lines.append(f"{kind}: {_text(where)}, {_text(reference.licence)}, sha256 `{reference.sha256}`")
+        name = reference.id or "embedded in the scorer"
+        lines.append(f"{kind}: {_text(name)}, {_text(reference.licence)}, sha256 `{reference.sha256}`")
     if "unknown" in description.licence:
-        lines.append("Unknown means that nothing may be assumed: ask whoever made those weights.")
+        lines.append("Unknown licence: ask the authors of the weights before using them.")
     return _list(lines)
 
 
@@ -230,16 +224,16 @@ from pathlib import Path
 
 from audioscore.scoring.checkpoint import load_scorer
 
-answer = load_scorer(Path("scorer")).score("take.m4a")
-print(answer.score, answer.interval)
+result = load_scorer(Path("scorer")).score("recording.m4a")
+print(result.score, result.interval)
 ```
 
-From the registry, where only the pinned requirements are installed:
+From the registry:
 
 ```python
 import mlflow
 import pandas
 
 model = mlflow.pyfunc.load_model("models:/{name}@champion")
-model.predict(pandas.DataFrame({{"audio": [open("take.m4a", "rb").read()]}}))
+model.predict(pandas.DataFrame({{"audio": [open("recording.m4a", "rb").read()]}}))
 ```"""

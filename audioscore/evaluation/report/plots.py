@@ -1,4 +1,4 @@
-"""The figures of an evaluation report. Legends and captions belong to the page, so that they stay readable there."""
+"""The plots of the report. Legends and captions are HTML, so that they scale with the page."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 4.6, 3.4  # inches; two figures share a row on a wide page and stack on a phone
-MANY_CLIPS = 600  # beyond this, dots are drawn as one picture: a path each would fill the page
+MANY_CLIPS = 600  # with more, dots are rasterized to limit the size of the page
 EPOCH_KEYS = ("train_loss", "val_spearman")
 
 Run = Sequence[Mapping[str, Any]]  # epochs in order, each with `epoch`, `train_loss` and `val_spearman`
 
 
 def colours(names: Sequence[str], first: int = 0) -> dict[str, str]:
-    """A colour for each name, counted from colour number `first`; after the last comes the first again.
+    """Assign palette colours to names, starting at colour `first` and wrapping around.
 
     >>> list(colours(["ktv", "acapella"], first=2).values()) == list(PALETTE[2:4])
     True
@@ -29,7 +29,7 @@ def colours(names: Sequence[str], first: int = 0) -> dict[str, str]:
 
 
 def _axes(xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple["Figure", Any]:
-    """A figure without pyplot, which would keep it alive and ask for a display."""
+    """Create a figure without pyplot, which would keep figures in memory and need a display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height))
@@ -45,7 +45,7 @@ def _diagonal(axes: Any, low: float, high: float) -> None:
 
 
 def _limits(*values: Array) -> tuple[float, float]:
-    """One range for both axes, so that the diagonal is the diagonal."""
+    """Return one range for both axes."""
     low, high = min(part.min() for part in values), max(part.max() for part in values)
     pad = max(1.0, 0.04 * (high - low))
     return float(low - pad), float(high + pad)
@@ -54,7 +54,10 @@ def _limits(*values: Array) -> tuple[float, float]:
 def agreement(
     human: Array, predicted: Array, intervals: Array, sources: Sequence[str], palette: Mapping[str, str]
 ) -> "Figure":
-    """Predicted against human score, a dot a clip, with its interval. Shapes: [N], [N], [N, 2] (NaN for none), N."""
+    """Plot predicted against human score with prediction intervals.
+
+    Shape: human, predicted [N], intervals [N, 2] (NaN for none), sources [N].
+    """
     figure, axes = _axes("human score", "predicted score", HEIGHT + 0.5)
     low, high = _limits(human, predicted)
     many = len(human) > MANY_CLIPS
@@ -72,31 +75,31 @@ def agreement(
     return figure
 
 
-def residuals_by_band(human: Array, predicted: Array, reach: float, colour: str) -> "Figure":
-    """Predicted minus human score for each band of human scores, dots and a box, on an axis of +-`reach` points.
+def residuals_by_band(human: Array, predicted: Array, limit: float, colour: str) -> "Figure":
+    """Plot predicted minus human score by band of human score, on an axis of +-`limit` points.
 
-    Shapes: human [N], predicted [N].
+    Shape: human [N], predicted [N].
     """
     figure, axes = _axes("human score", "predicted \N{MINUS SIGN} human, points", HEIGHT + 0.3)
     of_clip = np.array([band_of(float(score)) for score in human])
     bands = [name for low, high in SCORE_BANDS if (name := f"{low:g}-{high:g}") in of_clip]
-    spread = np.random.default_rng(0)  # sideways only, so that dots do not hide each other
+    jitter = np.random.default_rng(0)  # horizontal jitter, so that dots do not overlap
     many = len(human) > MANY_CLIPS
-    for place, band in enumerate(bands):
+    for position, band in enumerate(bands):
         errors = (predicted - human)[of_clip == band]
-        aside = place + spread.uniform(-0.25, 0.25, len(errors))
-        axes.scatter(aside, errors, s=8, color=colour, alpha=0.4, linewidths=0, rasterized=many)
-        _box(axes, errors, place, 0.6, colour)
+        jittered = position + jitter.uniform(-0.25, 0.25, len(errors))
+        axes.scatter(jittered, errors, s=8, color=colour, alpha=0.4, linewidths=0, rasterized=many)
+        _box(axes, errors, position, 0.6, colour)
     axes.axhline(0, color=INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)
     axes.set_xticks(range(len(bands)), [f"{band}\nn={int((of_clip == band).sum())}" for band in bands])
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_ylim(-reach, reach)
+    axes.set_ylim(-limit, limit)
     axes.grid(False, axis="x")
     return figure
 
 
 def _box(axes: Any, errors: Array, centre: float, width: float, colour: str) -> None:
-    """Quartiles as a box, the median as a bar, the 5th to 95th percentile as whiskers."""
+    """Draw quartiles as a box, the median as a bar, and the 5th and 95th percentile as whiskers."""
     line = {"color": colour, "linewidth": 1.4}
     axes.boxplot(
         [errors],
@@ -115,7 +118,7 @@ def _box(axes: Any, errors: Array, centre: float, width: float, colour: str) -> 
 def training_curve(
     runs: Mapping[str, Mapping[int, Run]], chosen: Mapping[str, int], key: str, palette: Mapping[str, str]
 ) -> "Figure":
-    """One quantity by epoch: every seed faint, each plan's chosen seed bold, its best validation epoch ringed."""
+    """Plot `key` by epoch for all seeds, with the shown seed bold and its best validation epoch ringed."""
     figure, axes = _axes("epoch", {"train_loss": "training loss", "val_spearman": "validation Spearman"}[key])
     for plan, seeds in runs.items():
         for seed, run in seeds.items():
@@ -141,25 +144,25 @@ def training_curve(
 
 
 def best_epoch(run: Run) -> Any:
-    """The epoch with the highest validation Spearman, the earliest of equals; None where it was never defined.
+    """Return the first epoch with the highest validation Spearman; None where it is never defined.
 
     >>> best_epoch([{"epoch": 1, "val_spearman": 0.2}, {"epoch": 2, "val_spearman": 0.4}, {"epoch": 3}])
     2
     """
-    known = [epoch for epoch in run if epoch.get("val_spearman") is not None]
-    return max(known, key=lambda epoch: epoch["val_spearman"])["epoch"] if known else None
+    defined = [epoch for epoch in run if epoch.get("val_spearman") is not None]
+    return max(defined, key=lambda epoch: epoch["val_spearman"])["epoch"] if defined else None
 
 
 def accuracy_by_gap(gaps: Mapping[str, Mapping[str, Mapping[str, Any]]], palette: Mapping[str, str]) -> "Figure":
-    """Pairwise accuracy with its interval for each gap in human score, a colour a plan; `gaps` is plan -> gap."""
+    """Plot pairwise accuracy with intervals by difference in human score; `gaps` is plan -> gap -> value."""
     figure, axes = _axes("difference in human score, points", "pairs in the right order")
     names = list(next(iter(gaps.values())))
     for number, (plan, by_gap) in enumerate(gaps.items()):
-        for place, name in enumerate(names):
+        for position, name in enumerate(names):
             value, lo, hi = (by_gap[name][part] for part in ("value", "lo", "hi"))
             if value is None:
                 continue
-            x = place + 0.14 * (number - (len(gaps) - 1) / 2)
+            x = position + 0.14 * (number - (len(gaps) - 1) / 2)
             if lo is not None and hi is not None:
                 axes.plot([x, x], [lo, hi], color=palette[plan], linewidth=2, alpha=0.6)
             axes.plot(x, value, "o", color=palette[plan], markersize=6)
@@ -173,9 +176,9 @@ def accuracy_by_gap(gaps: Mapping[str, Mapping[str, Mapping[str, Any]]], palette
 
 
 def calibration(curves: Mapping[str, Sequence[Mapping[str, Any]]], palette: Mapping[str, str]) -> "Figure":
-    """Mean human score, with its interval, over bins of predicted score, a line a plan.
+    """Plot mean human score, with intervals, against mean predicted score, one line for each plan.
 
-    `curves` is plan -> bins, each with the mean `predicted` and `human` as `calibration_curve` gives it.
+    `curves` is plan -> bins, as returned by `calibration_curve`.
     """
     figure, axes = _axes("mean predicted score", "mean human score")
     means = {

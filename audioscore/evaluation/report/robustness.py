@@ -1,9 +1,10 @@
-"""What degraded recordings do to the scores, and how much of the recording domain a model knows."""
+"""Report sections on robustness tests, the domain probe, and slices of the test clips."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from audioscore.evaluation.report.decision import (
+from audioscore.evaluation.report.tables import (
     Notes,
     bare_html,
     figure_html,
@@ -14,115 +15,112 @@ from audioscore.evaluation.report.decision import (
 )
 from audioscore.html import paragraph
 
-KNOWN = "it is known, not estimated"
+GIVEN = "given by the number of sources"
+KEYS = ("spearman", "mae", "bias")
+TITLES = {"spearman": "Spearman", "mae": "MAE", "bias": "bias"}
 
 
-def probes_section(probes: Mapping[str, Any] | None, plans: Mapping[str, Any]) -> str:
-    """Both probes of every plan that was asked."""
-    if probes is None:
-        return paragraph("No probe was run.", "soft")
-    asked = {plan: probes["plans"][plan] for plan in plans if plan in probes["plans"]}
-    warnings = "".join(paragraph(text, "bad") for text in probes["warnings"])
-    return _degradations(probes, asked) + _domain(asked) + warnings
+def robustness_section(document: Mapping[str, Any] | None, plans: Mapping[str, Any]) -> str:
+    """Show the robustness tests and the domain probe of every tested plan."""
+    if document is None:
+        return paragraph("No robustness tests.", "soft")
+    tested = {plan: document["plans"][plan] for plan in plans if plan in document["plans"]}
+    warnings = "".join(paragraph(text, "bad") for text in document["warnings"])
+    return _degradations(document, tested) + _domain(tested) + warnings
 
 
-def _degradations(probes: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    names = list(dict.fromkeys(name for own in asked.values() for name in own["degradations"]))
+def _degradations(document: Mapping[str, Any], tested: Mapping[str, Any]) -> str:
+    names = list(dict.fromkeys(name for own in tested.values() for name in own["degradations"]))
     if not names:
-        return paragraph(f"No clip was degraded: {probes['reason'] or 'no plan could be asked'}.", "soft")
+        return paragraph(f"No robustness tests: {document['reason'] or 'no plan was tested'}.", "soft")
     notes = Notes()
     rows = [
         [
-            of_plan(one["title"], plan), _verdict(name, one, probes),
+            of_plan(one["title"], plan), _verdict(name, one, document["refuse"]),
             figure_html(one["effect"], notes, "points", sign="+"), figure_html(one["violations"], notes, "share"),
             one["expected"], one["clips"],
         ]
         for name in names
-        for plan, own in asked.items()
+        for plan, own in tested.items()
         if (one := own["degradations"].get(name)) is not None
     ]  # fmt: skip
     note = (
-        f"{len(probes['probed'])} test clips, changed on purpose and scored again. Effect: the mean change of the "
-        "score in points. Violations: the share of clips whose score went where it should not, by more than the "
-        f"tolerance of {probes['tolerance_points']:g} points. Flagged: on average it went there by more than that, "
-        "chance allowed for; such a model rewards the fault, or hears a difference where there is none."
+        f"{len(document['probed'])} test clips, degraded and scored again. Effect: mean change of the score in points. "
+        "Violations: share of clips that change in the unexpected direction by more than "
+        f"{document['tolerance_points']:g} points. Flagged: the mean change in that direction is significantly larger."
     )
-    refuse = probes["refuse"]
-    asked_to = f"These refuse a promotion: {', '.join(refuse)}." if refuse else "None of them refuses a promotion."
-    headers = ["change", "verdict", "effect", "violations", "score should be", "clips"]
-    left_out = _left_out(probes["left_out"])
-    return noted_table(headers, rows, notes) + f'<p class="notes">{note} {asked_to}</p>' + left_out
+    refuse = document["refuse"]
+    gate = f"These tests refuse a promotion: {', '.join(refuse)}." if refuse else "No test refuses a promotion."
+    headers = ["degradation", "verdict", "effect", "violations", "expected score", "clips"]
+    skipped = _skipped(document["left_out"])
+    return noted_table(headers, rows, notes) + f'<p class="notes">{note} {gate}</p>' + skipped
 
 
-def _verdict(name: str, one: Mapping[str, Any], probes: Mapping[str, Any]) -> str:
+def _verdict(name: str, one: Mapping[str, Any], refuse: Sequence[str]) -> str:
     if one["wrong_way"]["lo"] is None:
-        return "not judged"
+        return "no interval"
     if not one["flagged"]:
         return "passed"
-    return "flagged, refuses" if name in probes["refuse"] else "flagged"
+    return "flagged, refuses" if name in refuse else "flagged"
 
 
-def _left_out(left_out: list[Mapping[str, Any]]) -> str:
-    """Versions that could not be made or would be refused, counted by reason."""
-    reasons: dict[str, int] = {}
-    for one in left_out:
-        said = str(one["reason"]).removeprefix(f"{one['audio_file']}: ")
-        reasons[said] = reasons.get(said, 0) + 1
+def _skipped(skipped: Sequence[Mapping[str, Any]]) -> str:
+    """Count the degraded versions without a score by reason."""
+    reasons = Counter(str(one["reason"]).removeprefix(f"{one['audio_file']}: ") for one in skipped)
     if not reasons:
         return ""
-    most = sorted(reasons.items(), key=lambda item: -item[1])[:5]
-    listed = "; ".join(f"{count}: {reason}" for reason, count in most)
-    return paragraph(f"{len(left_out)} degraded versions were left out. Most often: {listed}", "soft")
+    listed = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common(5))
+    return paragraph(f"{len(skipped)} degraded versions were skipped. Most frequent reasons: {listed}", "soft")
 
 
-def _domain(asked: Mapping[str, Any]) -> str:
+def _domain(tested: Mapping[str, Any]) -> str:
     notes = Notes()
     rows = []
-    for plan, own in asked.items():
+    for plan, own in tested.items():
         found = own["domain"]
         figure = found["balanced_accuracy"] or {"value": None, "lo": None, "hi": None, "no_interval": found["reason"]}
-        chance = bare_html(found["chance"], notes, found["reason"] or KNOWN)
+        chance = bare_html(found["chance"], notes, found["reason"] or GIVEN)
         bands = ", ".join(found["bands"]) or "none"
         rows.append([plan_title(plan), figure_html(figure, notes), chance, found["clips"], bands])
     if not rows:
         return ""
     note = (
-        "Domain probe: how well a linear classifier names the recording domain of a test clip from what the model "
-        "knows of it, within a band of scores, where it should not matter. Near chance the model does not know it; "
-        "far above it may use it, and Spearman within source says whether it does."
+        "Domain probe: how well a linear classifier predicts the source of a clip from the model's features, within "
+        "score bands. Near chance, the features do not contain the source."
     )
-    headers = ["recording domain", "balanced accuracy", "chance", "clips", "bands"]
+    headers = ["domain probe", "balanced accuracy", "chance", "clips", "bands"]
     return noted_table(headers, rows, notes) + paragraph(note, "soft")
 
 
-KEYS = ("spearman", "mae", "bias")
-TITLES = {"spearman": "Spearman", "mae": "MAE", "bias": "bias"}
-
-
 def sources(plans: Mapping[str, Any]) -> str:
-    """Spearman, MAE and bias inside each recording domain."""
+    """Show Spearman, MAE and bias of each source."""
     return _by(plans, "per_source", "source", KEYS)
 
 
 def bands(plans: Mapping[str, Any]) -> str:
-    """The same in each band of human scores."""
-    note = "Human scores inside a band differ little, so that Spearman is low there for any judge, people included."
+    """Show Spearman, MAE and bias of each band of human scores."""
+    note = "Within a band human scores differ little, so Spearman is low for any model and any rater."
     return _by(plans, "per_band", "human score", KEYS) + paragraph(note, "soft")
 
 
 def _by(plans: Mapping[str, Any], key: str, heading: str, metrics: Sequence[str]) -> str:
-    """A row for each slice and plan: narrow enough for a phone, whatever the number of plans."""
+    """Return a row for each slice and plan, narrow enough for a phone with any number of plans."""
     notes = Notes()
     rows = [
-        [of_plan(name, plan), found["clips"], found["singers"], *(metric_html(found, m, notes) for m in metrics)]
+        [
+            of_plan(name, plan),
+            found["clips"],
+            found["singers"],
+            *(metric_html(found, m, notes) for m in metrics),
+        ]
         for name in next(iter(plans.values()))[key]
         for plan, found in ((plan, figures[key][name]) for plan, figures in plans.items())
     ]
     return noted_table([heading, "clips", "singers", *(TITLES[m] for m in metrics)], rows, notes)
 
 
-def at_the_top(plans: Mapping[str, Any]) -> str:
-    """Precision and recall of the clips that people put at or above 85 and 90."""
+def high_scores(plans: Mapping[str, Any]) -> str:
+    """Show precision and recall of human scores of 85 or more and of 90 or more."""
     notes = Notes()
     rows = [
         [of_plan(f"{top} or above", plan), one["clips"], one["predicted"],
@@ -131,15 +129,15 @@ def at_the_top(plans: Mapping[str, Any]) -> str:
         for plan, one in ((plan, figures["at_or_above"][top]) for plan, figures in plans.items())
     ]  # fmt: skip
     note = (
-        "Precision: of the clips that the model puts there, the share that people put there. Recall: of those that "
-        "people put there, the share that the model does."
+        "Precision: share of the clips predicted at or above the threshold whose human score is, too. Recall: share of "
+        "the clips with such a human score that are predicted there."
     )
-    headers = ["human score", "clips there", "predicted there", "precision", "recall"]
+    headers = ["threshold", "clips", "predicted", "precision", "recall"]
     return noted_table(headers, rows, notes) + paragraph(note, "soft")
 
 
 def singers_and_songs(plans: Mapping[str, Any]) -> str:
-    """Singers' means, order inside songs, and the songs with the largest errors."""
+    """Show the metrics of singers' means, Spearman within songs, and the songs with the largest errors."""
     notes = Notes()
     rows: list[list[Any]] = []
     for plan, figures in plans.items():
@@ -148,11 +146,11 @@ def singers_and_songs(plans: Mapping[str, Any]) -> str:
             [plan_title(plan), singer["singers"], metric_html(singer, "spearman", notes),
              metric_html(singer, "mae", notes), song["songs"], metric_html(song, "spearman", notes)]
         )  # fmt: skip
-    headers = ["", "singers", "Spearman of their means", "MAE of their means", "songs", "Spearman inside songs"]
+    headers = ["", "singers", "Spearman of singer means", "MAE of singer means", "songs", "Spearman within songs"]
     first = next(iter(plans.values()))
     note = (
         f"Singers with {first['by_singer']['min_clips']} clips or more, songs with {first['by_song']['min_clips']} "
-        "clips or more."
+        "or more."
     )
     return noted_table(headers, rows, notes) + paragraph(note, "soft") + _worst_songs(plans)
 
@@ -168,4 +166,4 @@ def _worst_songs(plans: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     listed = noted_table(["song", "clips", "singers", "MAE", "bias"], rows, notes)
-    return f"<details><summary>The songs furthest off</summary>{listed}</details>"
+    return f"<details><summary>Songs with the largest errors</summary>{listed}</details>"

@@ -1,7 +1,7 @@
-"""Which way a model's scores move when held-out recordings are degraded on purpose.
+"""Scores of degraded test recordings, and how far each degradation moves them.
 
-The recordings go the way of any that is scored: refused where a scorer refuses, heard by the scorer's own encoders,
-judged by its network, calibrated. What several plans hear alike is heard once for all of them.
+Recordings are processed as in scoring: checked, encoded by the scorer's own encoders, predicted by its network and
+calibrated. Encoder outputs that several plans share are computed once.
 """
 
 import logging
@@ -17,17 +17,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from audioscore.config import ProbeName
+from audioscore.config import DegradationName
 from audioscore.data.audio import Recording, decode
-from audioscore.data.audio_checks import audio_path, probe, refusal
+from audioscore.data.audio_checks import measure_recording, rejection_reason
 from audioscore.data.clips import Clip
+from audioscore.data.file_checks import audio_path
 from audioscore.encoders.compute import one_torch_thread
-from audioscore.encoders.extract import PROGRESS_SECONDS, Part, quick_form
+from audioscore.encoders.extract import PROGRESS_SECONDS
 from audioscore.encoders.features import WINDOWS, EncoderReference, Features, Kind
+from audioscore.encoders.inference import EncoderOutput, optimized_encoder
 from audioscore.errors import AudioError, DataError, ModelError
-from audioscore.evaluation.bootstrap import Estimate, cluster_counts, estimate, singer_clusters
-from audioscore.evaluation.estimates import few_singers, with_wilson
-from audioscore.evaluation.metrics import bias
+from audioscore.evaluation.bootstrap import (
+    Estimate,
+    cluster_counts,
+    estimate,
+    few_singers,
+    singer_clusters,
+    with_wilson,
+)
+from audioscore.evaluation.metrics import Array, bias
 from audioscore.evaluation.robustness.degradations import DEGRADATIONS, Expected, degrade, with_headroom
 from audioscore.files import sha256_of
 from audioscore.scoring.checkpoint import ENCODERS, load_network, load_reference, read_description
@@ -42,17 +50,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
+OutputKey = tuple[EncoderReference, int | None]  # an encoder, and the hidden state for MuQ unless it is the output
 
-CLEAN = "clean"  # the recording itself, with the headroom that its degraded versions need
-HELD_FRAMES = 16_384  # rows of features in memory before the networks judge them
-LITTLE = 1 / 3  # of a rise is what a fall counts, where a score may fall a little
-NO_CLIP = "no clip could be asked"
+CLEAN = "clean"  # the undegraded recording, attenuated by the same headroom as its degraded versions
+MAX_FRAMES = 16_384  # feature frames in memory before the networks run
+SMALL_DECREASE_WEIGHT = 1 / 3  # weight of a decrease where the score may decrease a little
+NO_CLIP = "no clip could be scored"
 
 
 @dataclass(frozen=True)
-class Judge:
+class ScorerUnderTest:
     """The representative scorer of a plan, without its encoders."""
 
     plan: str
@@ -60,118 +68,119 @@ class Judge:
     description: Description
     network: "ScoreNetwork"
 
-    def hears(self) -> dict[Kind, tuple[EncoderReference, int | None]]:
-        """What it must be told of a recording: an encoder, and for MuQ the hidden state if it is not the output."""
+    def needs(self) -> dict[Kind, OutputKey]:
+        """Return the encoder outputs that it needs."""
         layer = self.description.prefix_layer
         return {kind: (one, layer if kind == "muq" else None) for kind, one in self.description.encoders.items()}
 
 
-Heard = Mapping[tuple[EncoderReference, int | None], "tuple[Tensor, int]"]  # the feature, and in how many windows
+EncodedVersion = Mapping[OutputKey, "tuple[Tensor, int]"]  # features, and the number of windows
 
 
-class LeftOut(NamedTuple):
-    """A probe that could not be made of a clip, or that a scorer would refuse to score, and why."""
+class SkippedRecording(NamedTuple):
+    """A version of a recording that could not be made or would be rejected by a scorer, with the reason."""
 
-    probe: str
+    version: str
     audio_file: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Degraded:
-    """Scores in points by plan and then version, "clean" or a probe: [N] each, NaN where a version was left out."""
+class DegradedScores:
+    """Scores in points by plan and version ("clean" or a degradation): [N] each, NaN for skipped versions."""
 
     clips: list[Clip]
     scores: dict[str, dict[str, Array]]
-    left_out: list[LeftOut]
+    skipped: list[SkippedRecording]
 
 
-def load_judge(trained: TrainedPlan, device: str) -> Judge:
-    """The scorer of a plan's representative seed."""
+def load_scorer_under_test(trained: TrainedPlan, device: str) -> ScorerUnderTest:
+    """Load the scorer of a plan's representative seed."""
     folder = trained.scorer_folder()
     description = read_description(folder)
-    return Judge(trained.plan, folder, description, load_network(folder, description, device))
+    return ScorerUnderTest(trained.plan, folder, description, load_network(folder, description, device))
 
 
-def chosen_clips(clips: Sequence[Clip], most: int) -> list[Clip]:
-    """At most so many clips, as evenly over sources as they go, and in each evenly from its best to its worst.
+def select_clips(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """Select at most `count` clips, spread evenly over the sources and over the scores in each source.
 
     >>> clips = [Clip(f"{n}.wav", float(n), source="ktv" if n < 6 else "acapella") for n in range(8)]
-    >>> [clip.audio_file for clip in chosen_clips(clips, 5)]
+    >>> [clip.audio_file for clip in select_clips(clips, 5)]
     ['7.wav', '6.wav', '5.wav', '3.wav', '0.wav']
     """
     by_source: dict[str, list[Clip]] = {}
     for clip in sorted(clips, key=lambda one: (-(one.score or 0.0), one.sha256 or "", one.audio_file)):
         by_source.setdefault(clip.source or "", []).append(clip)
-    quota, left = dict.fromkeys(by_source, 0), min(most, len(clips))
-    while left:
-        open_to = sorted(name for name, own in by_source.items() if quota[name] < len(own))
-        for name in open_to[:left]:
+    quota, remaining = dict.fromkeys(by_source, 0), min(count, len(clips))
+    while remaining:
+        not_full = sorted(name for name, own in by_source.items() if quota[name] < len(own))
+        for name in not_full[:remaining]:
             quota[name] += 1
-        left -= min(left, len(open_to))
+        remaining -= min(remaining, len(not_full))
     return [
-        own[place]
+        own[index]
         for name, own in sorted(by_source.items())
-        for place in np.linspace(0, len(own) - 1, quota[name]).round().astype(int)
+        for index in np.linspace(0, len(own) - 1, quota[name]).round().astype(int)
     ]
 
 
 def score_degraded(
-    judges: Sequence[Judge], clips: Sequence[Clip], data: Path, device: str, progress: Progress | None = None
-) -> Degraded:
-    """Score every clip as it is and in every degraded version, with both candidates and with controls that hear alike.
+    scorers: Sequence[ScorerUnderTest],
+    clips: Sequence[Clip],
+    data: Path,
+    device: str,
+    progress: Progress | None = None,
+) -> DegradedScores:
+    """Score every clip and all its degraded versions, with the candidates and the controls that need no more encoders.
 
-    Raises DataError where a recording is not the one that was validated, AudioError where it cannot be decoded.
+    Raises: DataError for a recording that changed since the validation; AudioError for one that cannot be decoded.
     """
-    parts = _parts(judges, device)
-    asked = [judge for judge in judges if all(part in parts for part in judge.hears().values())]
-    versions: tuple[ProbeName | None, ...] = (None, *DEGRADATIONS)
-    columns = {judge.plan: {_name(one): np.full(len(clips), np.nan) for one in versions} for judge in asked}
-    left_out: list[LeftOut] = []
-    waiting: list[tuple[str, int, Heard]] = []
-    shown = time.monotonic()
+    encoders = _load_encoders(scorers, device)
+    tested = [scorer for scorer in scorers if all(key in encoders for key in scorer.needs().values())]
+    versions: tuple[DegradationName | None, ...] = (None, *DEGRADATIONS)
+    columns = {scorer.plan: {one or CLEAN: np.full(len(clips), np.nan) for one in versions} for scorer in tested}
+    skipped: list[SkippedRecording] = []
+    waiting: list[tuple[str, int, EncodedVersion]] = []
+    logged = time.monotonic()
 
-    def judge_waiting() -> None:
-        for judge in asked:
-            for (version, row, _), points in zip(waiting, _points(judge, waiting, device), strict=True):
-                columns[judge.plan][version][row] = points
+    def score_waiting() -> None:
+        for scorer in tested:
+            points = _predict(scorer, [encoded for _, _, encoded in waiting], device)
+            for (version, row, _), value in zip(waiting, points, strict=True):
+                columns[scorer.plan][version][row] = value
         waiting.clear()
 
     with one_torch_thread(), ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         for row, clip in enumerate(clips):
-            hear = partial(_hear, _recording(clip, data), int(str(clip.sha256)[:8], 16), parts)
-            for version, heard in zip(versions, pool.map(hear, versions), strict=True):
-                if isinstance(heard, str):
-                    left_out.append(LeftOut(_name(version), clip.audio_file, heard))
+            encode = partial(_encode_version, _decode(clip, data), int(str(clip.sha256)[:8], 16), encoders)
+            for version, encoded in zip(versions, pool.map(encode, versions), strict=True):
+                if isinstance(encoded, str):
+                    skipped.append(SkippedRecording(version or CLEAN, clip.audio_file, encoded))
                     continue
-                waiting.append((_name(version), row, heard))
-                if sum(len(feature) for _, _, one in waiting for feature, _ in one.values()) > HELD_FRAMES:
-                    judge_waiting()
+                waiting.append((version or CLEAN, row, encoded))
+                if sum(len(features) for _, _, one in waiting for features, _ in one.values()) > MAX_FRAMES:
+                    score_waiting()
             if progress is not None:
                 progress(row + 1, len(clips))
-            if time.monotonic() - shown > PROGRESS_SECONDS:
-                shown = time.monotonic()
-                log.info("probed %d of %d clips", row + 1, len(clips))
-        judge_waiting()
-    return Degraded(list(clips), columns, left_out)
+            if time.monotonic() - logged > PROGRESS_SECONDS:
+                logged = time.monotonic()
+                log.info("robustness tests: %d of %d clips", row + 1, len(clips))
+        score_waiting()
+    return DegradedScores(list(clips), columns, skipped)
 
 
-def _name(version: ProbeName | None) -> str:
-    return version or CLEAN
+def _load_encoders(scorers: Sequence[ScorerUnderTest], device: str) -> dict[OutputKey, EncoderOutput]:
+    """Load each encoder that a candidate needs once."""
+    encoders: dict[OutputKey, EncoderOutput] = {}
+    for scorer in scorers:
+        for kind, (reference, layer) in scorer.needs().items() if scorer.plan in CANDIDATES else ():
+            if (reference, layer) not in encoders:
+                encoder = load_reference(kind, reference, scorer.folder / ENCODERS / kind, device)
+                encoders[reference, layer] = EncoderOutput(encoder, layer, optimized_encoder(encoder))
+    return encoders
 
 
-def _parts(judges: Sequence[Judge], device: str) -> dict[tuple[EncoderReference, int | None], Part]:
-    """What the candidates hear with, each encoder loaded once."""
-    parts: dict[tuple[EncoderReference, int | None], Part] = {}
-    for judge in judges:
-        for kind, (reference, layer) in judge.hears().items() if judge.plan in CANDIDATES else ():
-            if (reference, layer) not in parts:
-                encoder = load_reference(kind, reference, judge.folder / ENCODERS / kind, device)
-                parts[reference, layer] = Part(encoder, layer, quick_form(encoder))
-    return parts
-
-
-def _recording(clip: Clip, data: Path) -> Recording:
+def _decode(clip: Clip, data: Path) -> Recording:
     path = audio_path(data, clip.audio_file)
     recording = decode(path)
     if sha256_of(path) != clip.sha256:
@@ -179,56 +188,54 @@ def _recording(clip: Clip, data: Path) -> Recording:
     return Recording(with_headroom(recording.wave), recording.rate)
 
 
-def _hear(
-    recording: Recording,
-    seed: int,
-    parts: Mapping[tuple[EncoderReference, int | None], Part],
-    version: ProbeName | None,
-) -> Heard | str:
-    """A version of a recording as every encoder hears it, or why it cannot be scored."""
+def _encode_version(
+    recording: Recording, seed: int, encoders: Mapping[OutputKey, EncoderOutput], version: DegradationName | None
+) -> EncodedVersion | str:
+    """Degrade and encode a recording; return the reason where it cannot be scored."""
     try:
         if version is not None:
             recording = Recording(degrade(recording.wave, recording.rate, version, seed), recording.rate)
-        reason = refusal(probe(recording))
-        return reason or {key: part.hear(recording) for key, part in parts.items()}
-    except (AudioError, ModelError) as fault:
-        return str(fault)
+        reason = rejection_reason(measure_recording(recording))
+        return reason or {key: encoder.encode(recording) for key, encoder in encoders.items()}
+    except (AudioError, ModelError) as error:
+        return str(error)
 
 
-def _points(judge: Judge, waiting: Sequence[tuple[str, int, Heard]], device: str) -> Array:
-    """Calibrated scores of recordings that were heard. Shape: W -> [W]."""
+def _predict(scorer: ScorerUnderTest, versions: Sequence[EncodedVersion], device: str) -> Array:
+    """Predict calibrated scores of encoded recordings. Shape: W -> [W]."""
     import torch
 
     from audioscore.scoring.network import raw_outputs
 
-    features: list[Features] = []
-    for _, _, heard in waiting:
-        told: dict[str, Tensor] = {kind: heard[key][0] for kind, key in judge.hears().items()}
-        if judge.description.prefix_layer is not None and "muq" in told:
-            features.append({**told, WINDOWS: torch.tensor(heard[judge.hears()["muq"]][1])})
-        else:
-            features.append(told)
-    return judge.description.calibration.apply(raw_outputs(judge.network, features, device))
+    needs, batch = scorer.needs(), list[Features]()
+    for encoded in versions:
+        features: dict[str, Tensor] = {kind: encoded[key][0] for kind, key in needs.items()}
+        if scorer.description.prefix_layer is not None and "muq" in needs:
+            features[WINDOWS] = torch.tensor(encoded[needs["muq"]][1])
+        batch.append(features)
+    return scorer.description.calibration.apply(raw_outputs(scorer.network, batch, device))
 
 
-def probe_figures(
+def robustness_metrics(
     clean: Array, degraded: Array, expected: Expected, singers: Sequence[str | None], settings: "EvaluationSection"
 ) -> dict[str, Any]:
-    """How a change moved the scores of N clips, in points; NaN clips are left out. Everything is [N].
+    """Compute how a degradation moved the scores of N clips, in points; clips with NaN are excluded.
 
-    `effect`: the mean change. `wrong_way`: the mean of how far scores went where they should not; for a fault, which
-    may not raise the score, that is the effect itself, and for a change that should not matter its size, where a fall
-    counts a third if a little is allowed. `violations`: the share of clips that went there by more than the tolerance.
-    `flagged` where the lower bound of `wrong_way` is above the tolerance. What has no interval says why.
+    `effect` is the mean change. `wrong_way` is the mean change in the unexpected direction: the effect itself for "not
+    higher", the absolute change for "same"; for "same or a little lower" a decrease has a third of its size.
+    `violations` is the share of clips that moved this way by more than the tolerance. The test is `flagged` where the
+    lower bound of `wrong_way` exceeds the tolerance.
+
+    Shape: all [N].
     """
-    known = np.flatnonzero(np.isfinite(clean) & np.isfinite(degraded))
-    effects = (degraded - clean)[known]
+    defined = np.flatnonzero(np.isfinite(clean) & np.isfinite(degraded))
+    effects = (degraded - clean)[defined]
     wrong = _wrong_way(effects, expected)
-    clusters = singer_clusters([singers[int(place)] for place in known])
-    moved, tolerance = _mean(wrong, clusters, settings), settings.probes.tolerance_points
+    clusters = singer_clusters([singers[int(index)] for index in defined])
+    moved, tolerance = _mean(wrong, clusters, settings), settings.robustness.tolerance_points
     return {
         "expected": expected,
-        "clips": len(known),
+        "clips": len(defined),
         "effect": _mean(effects, clusters, settings).as_dict(),
         "wrong_way": moved.as_dict(),
         "violations": _share(wrong > tolerance, clusters, settings).as_dict(),
@@ -237,7 +244,7 @@ def probe_figures(
 
 
 def _mean(values: Array, clusters: NDArray[np.int64], settings: "EvaluationSection") -> Estimate:
-    """A mean over clips, whose singers are resampled whole. Shape: [N], [N]."""
+    """Estimate a mean over clips by the cluster bootstrap. Shape: [N], [N]."""
     if not len(values):
         return Estimate(np.nan, np.nan, np.nan, no_interval=NO_CLIP)
     if few := few_singers(len(np.unique(clusters))):
@@ -247,7 +254,7 @@ def _mean(values: Array, clusters: NDArray[np.int64], settings: "EvaluationSecti
 
 
 def _share(hits: NDArray[np.bool_], clusters: NDArray[np.int64], settings: "EvaluationSection") -> Estimate:
-    """A share of clips. Of none and of all, where every resample is alike, Wilson's interval says how sure it is."""
+    """Estimate a share of clips, with Wilson's interval where all resamples are equal."""
     found = _mean(hits.astype(np.float64), clusters, settings)
     if found.lo == found.hi:
         return with_wilson(found, len(np.unique(clusters)), settings.confidence)
@@ -255,8 +262,8 @@ def _share(hits: NDArray[np.bool_], clusters: NDArray[np.int64], settings: "Eval
 
 
 def _wrong_way(effects: Array, expected: Expected) -> Array:
-    """How far each score went where it should not. Shape: [N] -> [N]."""
+    """Return how far each score moved in the unexpected direction. Shape: [N] -> [N]."""
     if expected == "not higher":
         return effects
-    fall = LITTLE if expected == "same or a little lower" else 1.0
-    return np.where(effects < 0, -fall * effects, effects)
+    weight = SMALL_DECREASE_WEIGHT if expected == "same or a little lower" else 1.0
+    return np.where(effects < 0, -weight * effects, effects)

@@ -1,1 +1,1 @@
-"""Why a recording has its score."""
+"""Explanations of the score of a recording."""

@@ -1,4 +1,4 @@
-"""A score each few seconds: the head's answer to what is heard around each moment."""
+"""Timeline: the score of overlapping segments of a recording."""
 
 import torch
 from torch import Tensor
@@ -6,40 +6,40 @@ from torch import Tensor
 from audioscore.encoders.features import Features
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.network import BATCH_CLIPS, Batch, ScoreNetwork, collate
-from audioscore.scoring.results import Moment
+from audioscore.scoring.results import TimelineSegment
 
-HOP_SECONDS = 2.5  # from one moment to the next
-SPAN_SECONDS = 10.0  # heard around each: the length of a short take, which the calibration has met
+HOP_SECONDS = 2.5  # between the starts of two segments
+SPAN_SECONDS = 10.0  # of one segment: the length of a short clip, as in the calibration data
 
 
-def moments(
+def timeline_segments(
     network: ScoreNetwork, calibration: Calibration, features: Features, seconds: float, device: str
-) -> tuple[Moment, ...]:
-    """Scores of spans of a recording, each judged as if it were one; none where the scorer hears the voice alone.
+) -> tuple[TimelineSegment, ...]:
+    """Score each segment of a recording like a recording of its own; empty for a scorer without MuQ.
 
-    MuQ hears the recording once, as for its score: frames of a span know what is around it. The voice is that of the
-    whole recording.
+    MuQ runs once for the whole recording, so that the frames of a segment have context. The voice embedding is that of
+    the whole recording.
     """
     if "muq" not in features:
         return ()
     spans = _spans(seconds)
     with torch.inference_mode():
-        heard = network.hear(collate([features], windowed=network.windowed).to(device))
-        assert heard.frames is not None
-        frames = heard.frames[0, : int(heard.lengths[0])]  # (F, D)
+        encoded = network.encode(collate([features], windowed=network.windowed).to(device))
+        assert encoded.frames is not None
+        frames = encoded.frames[0, : int(encoded.lengths[0])]  # (F, D)
         parts: list[Tensor] = [_span(frames, start, end, seconds) for start, end in spans]
         raw = torch.cat(
-            [_raw(network, parts[at : at + BATCH_CLIPS], heard) for at in range(0, len(parts), BATCH_CLIPS)]
+            [_raw(network, parts[at : at + BATCH_CLIPS], encoded) for at in range(0, len(parts), BATCH_CLIPS)]
         )
     scores = calibration.apply(raw.double().cpu().numpy())
-    return tuple(Moment(start, end, float(score)) for (start, end), score in zip(spans, scores, strict=True))
+    return tuple(TimelineSegment(start, end, float(score)) for (start, end), score in zip(spans, scores, strict=True))
 
 
-def _raw(network: ScoreNetwork, parts: list[Tensor], heard: Batch) -> Tensor:
+def _raw(network: ScoreNetwork, parts: list[Tensor], whole: Batch) -> Tensor:
     padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
     lengths = torch.tensor([len(part) for part in parts])
-    embedding = None if heard.embedding is None else heard.embedding.expand(len(parts), -1)
-    return network.judge(network.head.represent(Batch(lengths, padded, embedding)))
+    embedding = None if whole.embedding is None else whole.embedding.expand(len(parts), -1)
+    return network.predict(network.head.represent(Batch(lengths, padded, embedding)))
 
 
 def _span(frames: Tensor, start: float, end: float, seconds: float) -> Tensor:
@@ -48,7 +48,7 @@ def _span(frames: Tensor, start: float, end: float, seconds: float) -> Tensor:
 
 
 def _spans(seconds: float) -> list[tuple[float, float]]:
-    """Spans of SPAN_SECONDS, HOP_SECONDS apart, the last one ending with the recording.
+    """Segments of SPAN_SECONDS, HOP_SECONDS apart; the last one ends with the recording.
 
     >>> _spans(4.0), _spans(13.0)
     ([(0.0, 4.0)], [(0.0, 10.0), (2.5, 12.5), (3.0, 13.0)])

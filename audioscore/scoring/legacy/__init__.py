@@ -1,1 +1,1 @@
-"""Models of the earlier code base (QwenFeat-Vocal-Score): loading, running and converting them."""
+"""Legacy models (QwenFeat-Vocal-Score): load, run and convert them."""

@@ -1,6 +1,7 @@
-"""The predecessor's folders as native scorers: the same ranking as `generate_tag`, read, served and trained on as ours.
+"""Convert a legacy model folder to a scorer folder that ranks as `generate_tag` does.
 
-Without scored clips nobody knows what a raw output is worth: the scale is then `generate_tag`'s, stretched to 0-100.
+A converted scorer can be served, registered and fine-tuned as any other. Without scored clips for calibration, its
+scale is that of `generate_tag`, stretched to 0-100.
 """
 
 import math
@@ -14,32 +15,33 @@ from torch import Tensor
 
 from audioscore.data.audio import Recording, Wave
 from audioscore.data.clips import Clip
-from audioscore.data.split.assign import SPLITS
+from audioscore.data.split.groups import SPLITS
 from audioscore.data.split.sort import read_split
 from audioscore.data.versions.revision import folder_digest
-from audioscore.encoders.extract import encode_recording
 from audioscore.encoders.features import EncoderReference, Kind
+from audioscore.encoders.inference import encode_recording
 from audioscore.encoders.muq import FILES, MuQEncoder, load_muq
 from audioscore.errors import DataError, ModelError, UsageError
 from audioscore.files import atomic_folder, sha256_of
 from audioscore.scoring.calibration import MIN_CLIPS, Calibration, fit_calibration
 from audioscore.scoring.checkpoint import build_network, load_scorer, load_tuned_state, save_scorer, tuned_state
-from audioscore.scoring.legacy.folder import HEAD, KIND, Adapter, State, read_files
+from audioscore.scoring.head import LEGACY_KIND
+from audioscore.scoring.legacy.folder import HEAD, KIND, LegacyAdapter, TensorDict, read_files
 from audioscore.scoring.legacy.model import (
     DISCRIMINATOR_PREFIX,
     LAYERS,
     READ_LAYER,
-    Predecessor,
-    load_predecessor,
-    load_predecessor_head,
+    LegacyModel,
+    load_legacy_head,
+    load_legacy_model,
 )
 from audioscore.scoring.scorer import Description, Scorer, Tuning
 from audioscore.units import MUQ_RATE, SCORE_MAX, SCORE_MIN
 
-UNKNOWN = "unknown"  # data that no one calibrated on, code that no one named
-KNOTS, OUTERMOST = 141, 10.0  # beyond a raw output of 10 the tag is within 1e-8 of its end
-SAME_TAG = 1e-4  # how far `2 + 2 tanh(raw)` of what was written may be from `generate_tag`
-CHECKED_SECONDS = (1.3, 2.9)  # of the synthetic recordings on which that is looked at
+UNKNOWN = "unknown"  # digest of the data without calibration, or revision of the code if it was not given
+KNOTS, OUTERMOST = 141, 10.0  # beyond a raw output of 10 the tag is within 1e-8 of its limit
+TAG_TOLERANCE = 1e-4  # between `2 + 2 tanh(raw)` of the written scorer and `generate_tag`
+CHECKED_SECONDS = (1.3, 2.9)  # lengths of the synthetic recordings for this check
 
 Progress = Callable[[int, int], None]
 
@@ -57,29 +59,30 @@ def convert(
     code_revision: str = UNKNOWN,
     progress: Progress | None = None,
 ) -> Description:
-    """Write the predecessor's folder `old` as the scorer folder `new`, whole or not at all; read it back to compare.
+    """Convert the legacy folder `old` to the scorer folder `new`, then load it and compare its outputs.
 
-    `muq` is the hub id or folder of the MuQ it was trained with; where `old` holds another whole MuQ, that one is
-    embedded. `rank` and `alpha` say by what factor the adapters of a whole MuQ count; others say it themselves.
-    `use_grl` None reads off the folder whether its head carries the adversary's discriminator, which is left behind.
-    `data` is a sorted data folder to calibrate on: its val clips, or all scored clips where those are fewer than 8.
-
-    Raises UsageError where `new` is in use, ModelError where a folder is incomplete or does not fit, DataError and
-    AudioError where the clips cannot be calibrated on.
+    Args:
+        muq: Hub id or folder of the MuQ that the model was trained with. If `old` contains another MuQ, that one is
+            embedded.
+        use_grl: Whether the head contains the adversary's discriminator, which is not converted; None: detect it.
+        rank, alpha: Scale the adapters of a folder with a full MuQ by alpha / rank; other folders store the factor.
+        data: Sorted data folder for calibration: its val clips, or all scored clips if val has fewer than 8.
+    Raises: UsageError if `new` is not empty, ModelError if a folder is incomplete or does not match, DataError or
+        AudioError if calibration on `data` is not possible.
     """
     if new.exists() and not (new.is_dir() and not any(new.iterdir())):
-        raise UsageError(f"{new}: exists and is not empty. Name a new folder for the scorer.")
+        raise UsageError(f"{new}: exists and is not empty. Choose a new folder for the scorer.")
     if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
-        raise UsageError(f"lora_r and lora_alpha must be above 0; got {rank} and {alpha}.")
+        raise UsageError(f"lora_r and lora_alpha: must be greater than 0; got {rank} and {alpha}.")
     head_state, _ = read_files(old)
     if use_grl is None:
         use_grl = any(name.startswith(DISCRIMINATOR_PREFIX) for name in head_state)
     encoder = load_muq(muq, layer=READ_LAYER, revision=revision, window_seconds=None)
-    judge = load_predecessor(old, str(encoder.folder), use_grl=use_grl, rank=rank, alpha=alpha)
-    tags = [judge.tag(wave) for wave in _waves()]  # before anything is written: weights of no use are refused here
+    legacy = load_legacy_model(old, str(encoder.folder), use_grl=use_grl, rank=rank, alpha=alpha)
+    tags = [legacy.tag(wave) for wave in _waves()]  # first, because it raises for weights that are not finite
     with atomic_folder(new) as target:
-        encoder, embedded = _own_encoder(judge, encoder, target / "own")
-        scorer = _scorer(judge, encoder, str(old / HEAD), code_revision)
+        encoder, embedded = _select_encoder(legacy, encoder, target / "own")
+        scorer = _scorer(legacy, encoder, str(old / HEAD), code_revision)
         if data is not None:
             scorer.description = _calibrated(scorer, data, progress)
         tuned = tuned_state(scorer.description.tuning, encoder)
@@ -88,15 +91,15 @@ def convert(
     return scorer.description
 
 
-def _scorer(judge: Predecessor, encoder: MuQEncoder, source: str, code_revision: str) -> Scorer:
-    """The predecessor's network as ours, on its own scale; `encoder` gets the adapters."""
-    tuning, adapters = native_adapters(judge.weights.adapters)
-    head = {"kind": "predecessor", "dim": encoder.dim, "hidden": len(judge.weights.head["ffd.0.weight"])}
-    with torch.random.fork_rng(devices=[]):  # the first weights are random, and replaced
+def _scorer(legacy: LegacyModel, encoder: MuQEncoder, source: str, code_revision: str) -> Scorer:
+    """The legacy model as a scorer on the scale of its tags; `encoder` gets the adapters."""
+    tuning, adapters = native_adapters(legacy.weights.adapters)
+    head = {"kind": LEGACY_KIND, "dim": encoder.dim, "hidden": len(legacy.weights.head["ffd.0.weight"])}
+    with torch.random.fork_rng(devices=[]):  # the random initial weights are replaced
         network = build_network(head, tuning, encoder)
-    load_predecessor_head(network.head, judge.weights.head, source)
+    load_legacy_head(network.head, legacy.weights.head, source)
     load_tuned_state(tuning, encoder, adapters)
-    adversary = any(name.startswith(DISCRIMINATOR_PREFIX) for name in judge.weights.head)
+    adversary = any(name.startswith(DISCRIMINATOR_PREFIX) for name in legacy.weights.head)
     description = Description(
         plan="baseline",
         seed=0,
@@ -112,11 +115,11 @@ def _scorer(judge: Predecessor, encoder: MuQEncoder, source: str, code_revision:
     return Scorer(network, description, {"muq": encoder})
 
 
-def native_adapters(adapters: Mapping[str, Adapter]) -> tuple[Tuning, dict[str, Tensor]]:
-    """The adapters of the layers that are read, as `encoders.adapters` names them, and what they were made with.
+def native_adapters(adapters: Mapping[str, LegacyAdapter]) -> tuple[Tuning, dict[str, Tensor]]:
+    """The adapters of the layers that are read, with the names of `encoders.adapters`, and their tuning.
 
-    Ours all count by one whole alpha over their rank. Where the predecessor's count by something else, the difference
-    goes into their B, so that what they add to a weight stays (to rounding).
+    A scorer's adapters all have the scale alpha / rank with an integer alpha. If a legacy adapter has another scale,
+    the difference is multiplied into B, so that the product stays the same (up to rounding).
     """
     kept = {path: one for path, one in adapters.items() if _layer(path) < READ_LAYER}
     first = next(iter(kept.values()))
@@ -125,16 +128,18 @@ def native_adapters(adapters: Mapping[str, Adapter]) -> tuple[Tuning, dict[str, 
     state = {}
     for path, one in kept.items():
         ratio = one.scaling * rank / alpha
-        same = math.isclose(ratio, 1.0, rel_tol=1e-6)  # a factor is stored in single precision
+        same = math.isclose(ratio, 1.0, rel_tol=1e-6)  # the scale is stored in single precision
         state[f"{path}.lora_A.weight"] = one.a.float()
         state[f"{path}.lora_B.weight"] = one.b.float() if same else (one.b.double() * ratio).float()
     return Tuning("lora", 0, rank, alpha), state
 
 
-def differing(base: State, module: torch.nn.Module) -> list[str]:
-    """Names of the weights of a MuQ up to the layer that is read, with adapters or without, that are others in `base`.
+def differing_weights(base: TensorDict, module: torch.nn.Module) -> list[str]:
+    """Names of the weights of `module`, up to the layer that is read, that differ from `base`.
 
-    `base` is of a predecessor's folder that holds its whole MuQ.
+    Args:
+        base: MuQ's weights of a legacy folder that contains the full MuQ.
+        module: MuQ, with or without adapters.
     """
     own = {
         name.replace(".base_layer.", "."): value for name, value in module.state_dict().items() if ".lora_" not in name
@@ -143,19 +148,19 @@ def differing(base: State, module: torch.nn.Module) -> list[str]:
 
 
 def tag_calibration() -> Calibration:
-    """Raw outputs to 25 x `generate_tag`, within 0.02 points; its interval is the whole scale, since nothing is known.
+    """Calibration that maps raw outputs to 25 x `generate_tag`, within 0.02 points; the interval is the whole scale.
 
     >>> tag_calibration().apply([-20.0, 0.0, 20.0]).round(6).tolist()
     [0.0, 50.0, 100.0]
     """
-    # Closest together where the tanh bends.
+    # The knots are closest where the tanh has the largest curvature.
     raw = np.sinh(np.linspace(-math.asinh(OUTERMOST), math.asinh(OUTERMOST), KNOTS))
     scores = (SCORE_MAX - SCORE_MIN) / 4 * (2 + 2 * np.tanh(raw))
     return Calibration(tuple(raw.tolist()), tuple(scores.tolist()), SCORE_MAX - SCORE_MIN)
 
 
 def is_calibrated(description: Description) -> bool:
-    """Whether a converted scorer's scores rest on clips that people scored."""
+    """Whether a converted scorer was calibrated on clips with scores of raters."""
     return bool(description.seen_clips)
 
 
@@ -163,56 +168,56 @@ def _layer(path: str) -> int:
     return int(path.removeprefix(f"{LAYERS}.").split(".")[0])
 
 
-def _own_encoder(judge: Predecessor, named: MuQEncoder, scratch: Path) -> tuple[MuQEncoder, dict[Kind, Path]]:
-    """The MuQ that the scorer hears with, and the folders to embed, written to `scratch`.
+def _select_encoder(legacy: LegacyModel, given: MuQEncoder, scratch: Path) -> tuple[MuQEncoder, dict[Kind, Path]]:
+    """The MuQ of the scorer, and the folders to embed, written to `scratch`.
 
-    It is the MuQ that was named, or the one that the predecessor's folder holds where that is another.
+    It is the given MuQ, unless the legacy folder contains another one.
     """
-    base = judge.weights.base
-    if base is not None and differing(base, named.module):
-        _write_muq(base, named, judge.depth, scratch)
+    base = legacy.weights.base
+    if base is not None and differing_weights(base, given.module):
+        _write_muq(base, given, legacy.depth, scratch)
         return load_muq(str(scratch), layer=READ_LAYER, window_seconds=None), {"muq": scratch}
-    if named.reference.id is not None:
-        return named, {}
-    named.save(scratch)
-    return named, {"muq": scratch}
+    if given.reference.id is not None:
+        return given, {}
+    given.save(scratch)
+    return given, {"muq": scratch}
 
 
 def _pinned(encoder: MuQEncoder) -> EncoderReference:
-    """Its reference; what came by a name that may move is named by its commit, as the hub's cache names its folder."""
+    """The encoder's reference, pinned to the commit of the hub: the name of its folder in the hub's cache."""
     reference = encoder.reference
     if reference.id is None or encoder.folder.parent.name != "snapshots":
         return reference
     return replace(reference, revision=encoder.folder.name)
 
 
-def _write_muq(base: State, like: MuQEncoder, depth: int, folder: Path) -> None:
-    """The whole MuQ of a predecessor's folder in the published layout, in the number formats of the named one."""
+def _write_muq(base: TensorDict, like: MuQEncoder, depth: int, folder: Path) -> None:
+    """Write the full MuQ of a legacy folder in the published layout, with the dtypes of the given MuQ."""
     from safetensors.torch import save_file
 
     whole = load_muq(str(like.folder), layer=depth).module.state_dict()
     config, weights = FILES
     folder.mkdir(parents=True)
     (folder / config).write_bytes((like.folder / config).read_bytes())
-    # Each its own memory: safetensors refuses tensors that share theirs.
+    # Copies, because safetensors refuses tensors that share memory.
     save_file(
         {name: base[name].to(value.dtype, copy=True).contiguous() for name, value in whole.items()}, folder / weights
     )
 
 
 def _calibrated(scorer: Scorer, data: Path, progress: Progress | None) -> Description:
-    """The description with a map fitted on scored clips, which then count as seen."""
+    """The description with a calibration on scored clips, which are then listed as seen."""
     clips, hashes, raw = _clips_of(data), [], []
     for done, clip in enumerate(clips, start=1):
         path = data / clip.audio_file
         raw.append(scorer.score(path).raw)
         hashes.append(sha256_of(path))
         if clip.sha256 not in (None, hashes[-1]):
-            raise DataError(f"{clip.audio_file}: changed since it was validated. Sort the data again.")
+            raise DataError(f"{clip.audio_file}: has changed since validation. Sort the data again.")
         if progress is not None:
             progress(done, len(clips))
     clusters = [clip.singer_id or sha256 for clip, sha256 in zip(clips, hashes, strict=True)]
-    calibration = fit_calibration(raw, [clip.score or 0.0 for clip in clips], clusters)
+    calibration = fit_calibration(np.array(raw, float), [clip.score or 0.0 for clip in clips], clusters)
     return replace(
         scorer.description,
         calibration=calibration,
@@ -222,29 +227,29 @@ def _calibrated(scorer: Scorer, data: Path, progress: Progress | None) -> Descri
 
 
 def _clips_of(data: Path) -> list[Clip]:
-    """The scored clips of the val split; of every split where it has too few to calibrate on."""
+    """The scored clips of the val split, or of all splits if val has too few for calibration."""
     val = read_split(data, "val")
     return val if len(val) >= MIN_CLIPS else [clip for split in SPLITS for clip in read_split(data, split)]
 
 
 def _waves() -> list[Wave]:
-    """Wavering tones over noise, 24 kHz."""
+    """Tones with vibrato and noise, 24 kHz."""
     rng = np.random.default_rng(0)
     times = [np.arange(round(seconds * MUQ_RATE)) / MUQ_RATE for seconds in CHECKED_SECONDS]
     return [
-        (0.2 * np.sin(2 * np.pi * 220 * (place + 1) * time + 3 * np.sin(10 * np.pi * time))
+        (0.2 * np.sin(2 * np.pi * 220 * (index + 1) * time + 3 * np.sin(10 * np.pi * time))
          + 0.02 * rng.normal(size=len(time))).astype(np.float32)
-        for place, time in enumerate(times)
+        for index, time in enumerate(times)
     ]  # fmt: skip
 
 
 def _check_converted(scorer: Scorer, tags: list[float], new: Path) -> None:
-    """Raise ModelError where a scorer that was read back would rank otherwise than the tags of `_waves` do."""
+    """Raise ModelError if a loaded scorer does not reproduce the tags of `_waves`."""
     recordings = [Recording(wave, MUQ_RATE) for wave in _waves()]
-    heard = [encode_recording(one, scorer.encoders, scorer.description.prefix_layer) for one in recordings]
-    worst = float(np.abs(2 + 2 * np.tanh(scorer.raw(heard)) - (5 - np.array(tags))).max())
-    if not worst <= SAME_TAG:
+    features = [encode_recording(one, scorer.encoders, scorer.description.prefix_layer) for one in recordings]
+    worst = float(np.abs(2 + 2 * np.tanh(scorer.raw(features)) - (5 - np.array(tags))).max())
+    if not worst <= TAG_TOLERANCE:
         raise ModelError(
-            f"{new}: what was written differs from generate_tag by up to {worst:.3g}, and is not kept. "
+            f"{new}: the converted scorer differs from generate_tag by up to {worst:.3g}, and was deleted. "
             f"Report it with the folder's lora_r and lora_alpha."
         )

@@ -1,6 +1,6 @@
-"""The predecessor's model: MuQ with adapters in its attention, its head, and the tag that it gives a recording.
+"""The legacy model: MuQ with adapters in its attention layers, and a head that predicts the tag of a recording.
 
-Only the layers that are read are run. The folders it comes from: `predecessor_folder`.
+Only the layers that are read are run. The module `folder` reads and writes its files.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from audioscore.data.audio import Wave, decode
-from audioscore.data.audio_checks import ProbeLimits, findings, probe
+from audioscore.data.audio_checks import AudioLimits, findings, measure_recording
 from audioscore.encoders.muq import MIN_SAMPLES, load_muq
 from audioscore.errors import AudioError, ModelError, UsageError
 from audioscore.scoring.fusion import frame_mask, framewise, masked_max, masked_mean, without_padding
@@ -19,10 +19,10 @@ from audioscore.scoring.head import SelfAttention
 from audioscore.scoring.legacy.folder import (
     HEAD,
     MUQ,
-    Adapter,
+    LegacyAdapter,
+    LegacyWeights,
     Shape,
-    State,
-    Weights,
+    TensorDict,
     check_factor,
     check_keys,
     read_files,
@@ -34,17 +34,36 @@ from audioscore.units import MUQ_RATE
 
 READ_LAYER = 6
 HEADS, ATTENTIONS, CLASSES, READ_CLASS = 8, 4, 5, 1
-DISCRIMINATOR = (512, 256)  # hidden and output size where the weights do not say
+DISCRIMINATOR = (512, 256)  # default hidden and output size
 LAYERS, FINAL_NORM = "model.conformer.layers", "model.conformer.layer_norm"
-# Attention over a whole file takes memory with the square of its length: at 16 heads 2.3 GB a matrix for 4 minutes.
+# Attention over a whole file needs memory with the square of its length: 2.3 GB per matrix for 4 minutes, at 16 heads.
 MAX_SECONDS = 900.0
-REFUSED = ("too_short", "silent")  # of the data gate's rules; the predecessor scores what breaks the others
+REFUSED = ("too_short", "silent")  # of the rules of the data gate; legacy models score recordings that break others
+DISCRIMINATOR_PREFIX = "speaker_discriminator."  # weights of the adversary, which tags do not depend on
+
+# Legacy name of each weight, and its name in `LegacyScoreHead`.
+NAMES = {
+    f"{legacy}.{leaf}": f"{name}.{leaf}"
+    for legacy, name in (("ffd.0", "feed_forward.0"), ("ffd.2", "feed_forward.2"), ("fc", "classes"))
+    for leaf in ("weight", "bias")
+} | {
+    f"attn.{layer}.{legacy}": f"attentions.{layer}.{name}"
+    for layer in range(ATTENTIONS)
+    for legacy, name in (
+        ("in_proj_weight", "inputs.weight"), ("in_proj_bias", "inputs.bias"),
+        ("out_proj.weight", "output.weight"), ("out_proj.bias", "output.bias"),
+    )
+}  # fmt: skip
 
 
-class PredecessorHead(nn.Module):
-    """Feed-forward, four chained self-attentions without residual or norm, mean of these and maximum of that, tanh.
+class LegacyHead(nn.Module):
+    """The head with the names of legacy weights, which computes tags exactly as the legacy code does.
 
-    `discriminator` adds the adversary's layers, which no tag depends on: their hidden and output sizes.
+    Feed-forward layer; four chained self-attention layers without residual or norm; time-mean of the last attention
+    output and time-maximum of the feed-forward output; linear layer; tanh.
+
+    Args:
+        discriminator: Hidden and output size of the adversary's layers, which tags do not depend on; None: no layers.
     Source: SongEval, arXiv 2505.10793.
     """
 
@@ -60,7 +79,7 @@ class PredecessorHead(nn.Module):
             )
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Tags from 1 to 5. Shape: frames [B, F, D], none of them padding -> [B]."""
+        """Predict tags from 1 to 5. Shape: frames [B, F, D] without padding -> [B]."""
         fed = self.ffd(frames)  # (B, F, D)
         states = fed
         for attention in self.attn:
@@ -70,13 +89,14 @@ class PredecessorHead(nn.Module):
         return tags[:, READ_CLASS]
 
 
-class Predecessor:
-    """A loaded model, in eval mode: the same recording gets the same tag, alone, again, and from several threads.
+class LegacyModel:
+    """A loaded legacy model in eval mode; a recording always gets the same tag. Thread-safe.
 
-    `module` is MuQ up to the layer that is read, adapters merged; `weights` is all that its folder held, for saving.
+    `module` is MuQ up to the layer that is read, with merged adapters; `weights` is the content of the folder, for
+    saving.
     """
 
-    def __init__(self, weights: Weights, module: nn.Module, head: PredecessorHead, source: str, depth: int) -> None:
+    def __init__(self, weights: LegacyWeights, module: nn.Module, head: LegacyHead, source: str, depth: int) -> None:
         self.weights = weights
         self.module = module
         self.head = head
@@ -85,13 +105,13 @@ class Predecessor:
         self.device = "cpu"
 
     def to(self, device: str) -> None:
-        """Move what is run; what is only kept for saving stays in the machine's memory."""
+        """Move the modules to a device; the weights for saving stay on the CPU."""
         self.module.to(device)
         self.head.to(device)
         self.device = device
 
     def tag(self, wave: Wave, *, half: bool = False) -> float:
-        """The tag of a whole recording, from 1 (best) to 5, in one pass. `half`: MuQ in float16, but not on a CPU.
+        """Predict the tag of a whole recording, from 1 (best) to 5. `half`: MuQ in float16, ignored on a CPU.
 
         Shape: wave [T] at 24 kHz, float32.
         """
@@ -103,13 +123,13 @@ class Predecessor:
             value = float(self.head(frames.float())[0])
         if not math.isfinite(value):
             seconds = len(wave) / MUQ_RATE
-            raise ModelError(f"the model gives {value} for a recording of {seconds:.1f} s. Its weights are of no use.")
+            raise ModelError(f"the model output is {value} for a recording of {seconds:.1f} s. Use another model.")
         return value
 
     def save(self, folder: Path, *, rank: int, alpha: float, full: bool | None = None) -> None:
-        """Write the model's folder. `full`: with MuQ's weights; None writes what was read.
+        """Write the model folder. `full`: with MuQ's weights; None: the variant that was read.
 
-        Raises ModelError where `full` would lose the factor of the adapters, which must then be `alpha / rank`.
+        Raises ModelError if MuQ is included and the scale of the adapters is not `alpha / rank`.
         """
         base = None if full is False else self.weights.base
         if full and base is None:
@@ -119,11 +139,13 @@ class Predecessor:
         write_folder(self.weights, folder, base=base)
 
 
-def load_predecessor(folder: Path, muq: str, *, use_grl: bool, rank: int, alpha: float) -> Predecessor:
-    """Read a folder, strictly. Widths come from the weights; `rank` and `alpha` matter for a whole MuQ only.
+def load_legacy_model(folder: Path, muq: str, *, use_grl: bool, rank: int, alpha: float) -> LegacyModel:
+    """Load a legacy folder, strictly. Layer sizes are read from the weights.
 
-    `muq` is a hub id or a folder. Raises ModelError where a file is missing or damaged, naming every key that is
-    missing or too many, and tensors of another shape than the rest asks for.
+    Args:
+        muq: Hub id or folder.
+        rank, alpha: Only used for a folder with a full MuQ.
+    Raises: ModelError if a file is missing or damaged, with the keys that are missing, too many or of another shape.
     """
     head_state, stored = read_files(folder)
     head = _build_head(head_state, str(folder / HEAD), use_grl)
@@ -131,45 +153,45 @@ def load_predecessor(folder: Path, muq: str, *, use_grl: bool, rank: int, alpha:
     depth, module = int(encoder.module.config.encoder_depth), encoder.module
     if head.fc.in_features != 2 * encoder.dim:
         raise ModelError(
-            f"{folder / HEAD}: reads frames of {head.fc.in_features // 2} channels; {muq} gives {encoder.dim}. "
-            f"Name the MuQ that the folder was trained with."
+            f"{folder / HEAD}: needs frames of {head.fc.in_features // 2} channels; {muq} has {encoder.dim}. "
+            f"Pass the MuQ that the folder was trained with."
         )
     shapes = _muq_shapes(module, depth, encoder.dim)
     adapters, base = split_muq(stored, shapes, str(folder / MUQ), rank=rank, alpha=alpha)
     if base is not None:
         module.load_state_dict({name: base[name] for name in module.state_dict()})
     _merge(module, adapters)
-    return Predecessor(Weights(head_state, adapters, base), module, head, muq, depth)
+    return LegacyModel(LegacyWeights(head_state, adapters, base), module, head, muq, depth)
 
 
-def hear(path: str) -> Wave:
-    """A whole file as the predecessor hears it: channels averaged, then soxr HQ to 24 kHz, its length rounded up.
+def decode_legacy(path: str) -> Wave:
+    """Decode a file as the legacy code does: average the channels, resample to 24 kHz (soxr HQ), round the length up.
 
-    That is librosa.load's way, and for 16-bit wav the same samples. From compressed files the predecessor's decoder
-    rounds each channel to 16 bit first, which is not imitated; it may also cut encoder delay differently.
+    librosa.load does the same, and gives the same samples for 16-bit wav. For compressed files, the legacy decoder
+    first rounds each channel to 16 bit and may cut the encoder delay differently; this is not reproduced.
 
-    Shape: -> [ceil(T * 24 000 / rate)]. Raises AudioError where the file cannot be decoded, is too short, too long or
-    silent.
+    Shape: -> [ceil(T * 24 000 / rate)].
+    Raises: AudioError if the file cannot be decoded, is too short, too long or silent.
     """
     recording = decode(path, max_seconds=MAX_SECONDS)
-    for found in findings(probe(recording), ProbeLimits(min_seconds=MIN_SAMPLES / MUQ_RATE)):
+    for found in findings(measure_recording(recording), AudioLimits(min_seconds=MIN_SAMPLES / MUQ_RATE)):
         if found.rule in REFUSED:
             raise AudioError(f"{path}: {found.reason}")
-    return recording.rounded_up(MUQ_RATE)
+    return recording.resample_rounded_up(MUQ_RATE)
 
 
-def _build_head(state: State, source: str, use_grl: bool) -> PredecessorHead:
-    """The head with its weights, in eval mode; its widths are those of the weights."""
+def _build_head(state: TensorDict, source: str, use_grl: bool) -> LegacyHead:
+    """The head with its weights, in eval mode; its sizes are those of the weights."""
 
-    def rows(name: str, otherwise: int) -> int:
-        return len(state[name]) if name in state and state[name].ndim else otherwise
+    def rows(name: str, default: int) -> int:
+        return len(state[name]) if name in state and state[name].ndim else default
 
     dim, hidden = rows("ffd.2.weight", HEADS), rows("ffd.0.weight", 1)
     if dim % HEADS:
-        raise ModelError(f"{source}: is {dim} channels wide, which its {HEADS} heads cannot share. Save it again.")
+        raise ModelError(f"{source}: has {dim} channels, not a multiple of its {HEADS} heads. Save the model again.")
     speaker = "speaker_discriminator"
     sizes = rows(f"{speaker}.0.weight", DISCRIMINATOR[0]), rows(f"{speaker}.3.weight", DISCRIMINATOR[1])
-    head = PredecessorHead(dim, hidden, sizes if use_grl else None)
+    head = LegacyHead(dim, hidden, sizes if use_grl else None)
     adversarial = any(name.startswith(speaker) for name in state)
     hint = "Save the model again." if adversarial == use_grl else f"Pass use_grl={adversarial}."
     check_keys(state, {name: tuple(value.shape) for name, value in head.state_dict().items()}, source, hint)
@@ -178,7 +200,7 @@ def _build_head(state: State, source: str, use_grl: bool) -> PredecessorHead:
 
 
 def _muq_shapes(module: nn.Module, depth: int, dim: int) -> dict[str, Shape]:
-    """Shapes of a whole MuQ's tensors by name, from one that keeps the layers that are read: all layers are alike."""
+    """Shapes of all tensors of a full MuQ, from one with only the layers that are read: all layers are alike."""
     shapes: dict[str, Shape] = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     first = {name.removeprefix(f"{LAYERS}.0."): shape for name, shape in shapes.items() if f"{LAYERS}.0." in name}
     for layer in range(READ_LAYER, depth):
@@ -186,39 +208,21 @@ def _muq_shapes(module: nn.Module, depth: int, dim: int) -> dict[str, Shape]:
     return shapes | {f"{FINAL_NORM}.{name}": (dim,) for name in ("weight", "bias")}
 
 
-def _merge(module: nn.Module, adapters: Mapping[str, Adapter]) -> None:
-    """Add each adapter to the weight it adapts, rounded once: a pass then costs what it costs without adapters."""
-    run = dict(module.named_parameters())
+def _merge(module: nn.Module, adapters: Mapping[str, LegacyAdapter]) -> None:
+    """Merge each adapter into its weight, with a single rounding, so that adapters need no extra computation."""
+    parameters = dict(module.named_parameters())
     with torch.no_grad():
         for path, adapter in adapters.items():
-            weight = run.get(f"{path}.weight")
+            weight = parameters.get(f"{path}.weight")
             if weight is not None:  # in a layer that is read
                 weight.copy_(weight.double() + adapter.scaling * (adapter.b.double() @ adapter.a.double()))
 
 
-DISCRIMINATOR_PREFIX = "speaker_discriminator."  # the adversary's weights beside the head's; no tag depends on them
+class LegacyScoreHead(nn.Module):
+    """The legacy head for padded batches, with one raw output per clip; padding and other clips do not change it.
 
-# The predecessor's name of each weight, and ours.
-NAMES = {
-    f"{theirs}.{leaf}": f"{ours}.{leaf}"
-    for theirs, ours in (("ffd.0", "feed_forward.0"), ("ffd.2", "feed_forward.2"), ("fc", "classes"))
-    for leaf in ("weight", "bias")
-} | {
-    f"attn.{layer}.{theirs}": f"attentions.{layer}.{ours}"
-    for layer in range(ATTENTIONS)
-    for theirs, ours in (
-        ("in_proj_weight", "inputs.weight"), ("in_proj_bias", "inputs.bias"),
-        ("out_proj.weight", "output.weight"), ("out_proj.bias", "output.bias"),
-    )
-}  # fmt: skip
-
-
-class PredecessorScoreHead(nn.Module):
-    """Frames of MuQ to one raw output a clip; what a clip is padded with, or beside, never changes it.
-
-    Feed-forward, four chained self-attentions without residual or norm; the mean over time of these beside the maximum
-    of that; five classes of which one is read. The raw output is minus that class before its tanh: higher is better,
-    and `generate_tag` is 2 + 2 tanh(raw). The other classes are kept so that the model can be written back.
+    The layers are those of `LegacyHead`. The raw output is minus the logit of the class that is read, so that higher
+    is better and `generate_tag` is 2 + 2 tanh(raw). The other classes are kept to write the model back.
     Source: SongEval, arXiv 2505.10793.
     """
 
@@ -226,8 +230,8 @@ class PredecessorScoreHead(nn.Module):
         super().__init__()
         if dim < 1 or hidden < 1 or dim % HEADS:
             raise UsageError(
-                f"the predecessor's head of {dim} channels, hidden {hidden}: its {HEADS} attention heads must divide "
-                f"the channels of MuQ. Use another MuQ or another head."
+                f"legacy head with {dim} channels, hidden {hidden}: the channels of MuQ must be a multiple of the "
+                f"{HEADS} attention heads. Use another MuQ or another head."
             )
         self.feed_forward = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
         self.attentions = nn.ModuleList(SelfAttention(dim, HEADS) for _ in range(ATTENTIONS))
@@ -235,12 +239,12 @@ class PredecessorScoreHead(nn.Module):
         self.representation_dim = 2 * dim
 
     def represent(self, batch: Batch) -> Tensor:
-        """What the head knows of each clip before it judges. Shape: frames of B clips [B, F, dim] -> [B, 2 dim].
+        """Pooled representation of each clip, the input of `predict`. Shape: frames [B, F, dim] -> [B, 2 dim].
 
         Raises ValueError for a batch without frames.
         """
         if batch.frames is None:
-            raise ValueError("the predecessor's head hears MuQ; this batch holds none of its frames")
+            raise ValueError("the legacy head needs frames of MuQ; the batch has none")
         mask = frame_mask(batch.lengths.to(batch.frames.device), batch.frames.shape[1])
         states = framewise(self.feed_forward, without_padding(batch.frames, mask))  # (B, F, dim)
         highest = masked_max(states, mask)
@@ -248,28 +252,28 @@ class PredecessorScoreHead(nn.Module):
             states = attention(states, mask)
         return torch.cat([masked_mean(states, mask), highest], dim=-1)
 
-    def judge(self, representation: Tensor) -> Tensor:
+    def predict(self, representation: Tensor) -> Tensor:
         """Shape: [B, 2 dim] -> raw outputs [B]."""
         classes: Tensor = self.classes(representation)
         return -classes[:, READ_CLASS]
 
     def forward(self, batch: Batch) -> Tensor:
         """Shape: B clips -> raw outputs [B]."""
-        return self.judge(self.represent(batch))
+        return self.predict(self.represent(batch))
 
 
-def load_predecessor_head(head: PredecessorScoreHead, state: Mapping[str, Tensor], source: str) -> None:
-    """Put the weights of the predecessor's head, by its names, into one of ours; its discriminator is left behind.
+def load_legacy_head(head: LegacyScoreHead, state: Mapping[str, Tensor], source: str) -> None:
+    """Load legacy head weights (`weights.pt`) into `head`; the discriminator is ignored.
 
-    Raises ModelError naming `source` and the keys that are missing, too many, or of another shape.
+    Raises ModelError with `source` and the keys that are missing, too many, or of another shape.
     """
     own = {name: value for name, value in state.items() if not name.startswith(DISCRIMINATOR_PREFIX)}
-    shapes = {name: tuple(value.shape) for name, value in predecessor_state(head).items()}
+    shapes = {name: tuple(value.shape) for name, value in legacy_state(head).items()}
     check_keys(own, shapes, source, "Save the model again.")
-    head.load_state_dict({ours: own[theirs] for theirs, ours in NAMES.items()})
+    head.load_state_dict({name: own[legacy] for legacy, name in NAMES.items()})
 
 
-def predecessor_state(head: PredecessorScoreHead) -> dict[str, Tensor]:
-    """A copy of a head's weights, on the CPU, by the predecessor's names, for `predecessor_folder.write_folder`."""
+def legacy_state(head: LegacyScoreHead) -> dict[str, Tensor]:
+    """Copy a head's weights to the CPU, with their legacy names, for `write_folder`."""
     state = head.state_dict()
-    return {theirs: state[ours].detach().cpu().clone() for theirs, ours in NAMES.items()}
+    return {legacy: state[name].detach().cpu().clone() for legacy, name in NAMES.items()}

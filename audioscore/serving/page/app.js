@@ -1,61 +1,61 @@
-// The page: two takes, what they are compared by, the language, the token.
+// The page: two recordings, their comparison, the language, and the access token.
 
 import { points } from "./charts.js";
-import { Refused, askModel, scoreRecording } from "./service.js";
+import { RecordingCard } from "./recording.js";
+import { RequestError, fetchModel, scoreRecording } from "./service.js";
 import { fillTexts, language, switchLanguage, text } from "./strings.js";
-import { Take } from "./take.js";
 
-const PATIENCE = 2000; // ms between questions to a service that is starting
+const RETRY = 2000; // ms between requests to a service that is starting
 const MINUTE = 60; // s
 const element = (id) => document.getElementById(id);
 
-let model = null; // what the service said last of its model
-let notice = null; // key of the text over the takes
+let model = null; // the service's last response about its model
+let notice = null; // key of the text above the recordings
 
-const takes = [1, 2].map(
+const cards = [1, 2].map(
   (number) =>
-    new Take(number, {
+    new RecordingCard(number, {
       score,
       changed: compare,
       longest: () => (model ? model.limits.minutes * MINUTE : Infinity),
     }),
 );
 
-async function score(recording, signal) {
-  await meetModel();
+async function score(audio, signal) {
+  await loadModel();
   const token = element("token").value.trim();
   try {
-    const result = await scoreRecording(recording, { token, limits: model.limits, signal });
+    const result = await scoreRecording(audio, { token, limits: model.limits, signal });
     return { result, model };
-  } catch (fault) {
-    if (fault instanceof Refused && fault.key === "status401") {
+  } catch (error) {
+    if (error instanceof RequestError && error.key === "status401") {
       element("token-form").hidden = false;
       element("token").focus();
     }
-    throw fault;
+    throw error;
   }
 }
 
-async function meetModel() {
-  model = await askModel();
+async function loadModel() {
+  model = await fetchModel();
   notice = null;
   element("token-form").hidden = !model.token_required;
   show();
 }
 
-/** Ask for the model until the service has one. */
+/** Poll until the service has a model. */
 async function awaitModel() {
   try {
-    await meetModel();
-  } catch (fault) {
-    notice = fault.key === "status503" ? "loading" : fault.key;
+    await loadModel();
+  } catch (error) {
+    notice = error.key === "status503" ? "loading" : error.key;
     show();
-    setTimeout(awaitModel, PATIENCE);
+    setTimeout(awaitModel, RETRY);
   }
 }
 
 function compare() {
-  const both = takes.map((take) => take.scored?.result);
+  const both = cards.map((card) => card.scored?.result);
   const section = element("comparison");
   section.hidden = !both.every(Boolean);
   if (section.hidden) {
@@ -87,18 +87,18 @@ function modelLine() {
   return text("model", { ...model, version, minutes: Math.round(minutes * 10) / 10, megabytes });
 }
 
-element("takes").append(...takes.map((take) => take.root));
+element("recordings").append(...cards.map((card) => card.root));
 element("language").addEventListener("click", () => {
   switchLanguage();
   show();
-  takes.forEach((take) => take.show());
+  cards.forEach((card) => card.show());
 });
 element("token-form").addEventListener("submit", (event) => event.preventDefault());
-// A file that misses a take shall not replace the page.
+// A file that is dropped outside of the recordings must not replace the page.
 for (const kind of ["dragover", "drop"]) {
   document.addEventListener(kind, (event) => event.preventDefault());
 }
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => takes.forEach((take) => take.recolour()));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => cards.forEach((card) => card.updateColours()));
 show();
-takes.forEach((take) => take.show());
+cards.forEach((card) => card.show());
 awaitModel();

@@ -1,9 +1,9 @@
-// The service behind the page: which model it has, and what it answers about a recording.
+// Requests to the service: its model, and the score of a recording.
 
-const RETRY_SECONDS = 5; // where a busy service does not say when to come back
+const RETRY_SECONDS = 5; // if a response has no Retry-After
 
-/** Why there is no answer: the key of a text, and what to fill in. */
-export class Refused extends Error {
+/** Why a request failed: the key of a text, and the values to fill in. */
+export class RequestError extends Error {
   constructor(key, values = {}) {
     super(key);
     this.key = key;
@@ -11,42 +11,42 @@ export class Refused extends Error {
   }
 }
 
-/** The model, its scale, bands and limits. Throws Refused. */
-export async function askModel() {
-  const answer = await reach("model");
-  if (!answer.ok) {
-    throw refused(answer, null);
+/** The model, its scale, bands and limits. Throws RequestError. */
+export async function fetchModel() {
+  const response = await request("model");
+  if (!response.ok) {
+    throw requestError(response, null);
   }
-  return answer.json();
+  return response.json();
 }
 
-/** One recording's result: {score, interval, seconds, error, timeline}. Throws Refused, or AbortError. */
-export async function scoreRecording(recording, { token, limits, signal }) {
-  if (limits && recording.size > limits.megabytes * 2 ** 20) {
-    throw new Refused("status413", { megabytes: limits.megabytes });
+/** The result of one recording: {score, interval, seconds, error, timeline}. Throws RequestError or AbortError. */
+export async function scoreRecording(audio, { token, limits, signal }) {
+  if (limits && audio.size > limits.megabytes * 2 ** 20) {
+    throw new RequestError("status413", { megabytes: limits.megabytes });
   }
   const body = new FormData();
-  body.append("file", recording, "recording"); // its own name says nothing about how it is sung
+  body.append("file", audio, "recording"); // the name of the file stays in the browser
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const answer = await reach("score?timeline=true", { method: "POST", body, headers, signal });
-  if (!answer.ok) {
-    throw refused(answer, limits);
+  const response = await request("score?timeline=true", { method: "POST", body, headers, signal });
+  if (!response.ok) {
+    throw requestError(response, limits);
   }
-  const { results } = await answer.json();
+  const { results } = await response.json();
   return results[0];
 }
 
-async function reach(path, options = {}) {
+async function request(path, options = {}) {
   try {
     return await fetch(path, { cache: "no-store", ...options });
-  } catch (fault) {
-    throw fault.name === "AbortError" ? fault : new Refused("unreachable");
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new RequestError("unreachable");
   }
 }
 
-function refused(answer, limits) {
-  const seconds = Number(answer.headers.get("Retry-After")) || RETRY_SECONDS;
-  const known = [400, 401, 408, 413, 429, 503].includes(answer.status);
-  const values = { status: answer.status, seconds, megabytes: limits?.megabytes };
-  return new Refused(known ? `status${answer.status}` : "statusOther", values);
+function requestError(response, limits) {
+  const seconds = Number(response.headers.get("Retry-After")) || RETRY_SECONDS;
+  const hasText = [400, 401, 408, 413, 429, 503].includes(response.status);
+  const values = { status: response.status, seconds, megabytes: limits?.megabytes };
+  return new RequestError(hasText ? `status${response.status}` : "statusOther", values);
 }

@@ -1,4 +1,4 @@
-// Waveforms by wavesurfer.js, of recordings and of the microphone, under a policy that allows no inline style.
+// Waveforms of recordings and of the microphone with wavesurfer.js, under a policy that allows no inline styles.
 
 import Recorder from "./vendor/wavesurfer-record.esm.js";
 import Ruler from "./vendor/wavesurfer-timeline.esm.js";
@@ -7,34 +7,34 @@ import { clock } from "./strings.js";
 
 const HEIGHT = 72; // CSS pixels
 const RULER_HEIGHT = 20;
-// Singing is to be heard as it is sung, not as a telephone call: no suppression, no automatic gain.
-const AS_SUNG = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+// The processing for telephone calls would change the singing: no noise suppression, no automatic gain.
+const UNPROCESSED = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
 
-/** The waveform of a recording in `place`, played by the `player` element. `onTime(seconds)` follows it. */
-export function drawRecording(place, player, recording, { onTime, onFault }) {
-  const wave = create(place, {
+/** Draw the waveform of an audio file in `container`; `player` plays it, and `onTime(seconds)` follows it. */
+export function drawRecording(container, player, audio, { onTime, onError }) {
+  const wave = create(container, {
     media: player,
     plugins: [Ruler.create({ height: RULER_HEIGHT, secondaryLabelOpacity: 0.8, formatTimeCallback: clock })],
   });
   wave.on("timeupdate", onTime);
-  wave.loadBlob(recording).catch(onFault);
+  wave.loadBlob(audio).catch(onError);
   return wave;
 }
 
-/** Start recording the microphone, drawn in `place`. Throws where it cannot; `whyNoMicrophone` tells more.
+/** Start recording the microphone, drawn in `container`. Throws if that is not possible, see `microphoneError`.
  *
- * Returns {stop, cancel}: stop() gives the recording as the browser encodes it, cancel() throws it away.
+ * Returns {stop, cancel}: stop() returns the audio as the browser encodes it, cancel() deletes it.
  */
-export async function recordMicrophone(place, { onTime, onLost }) {
+export async function recordMicrophone(container, { onTime, onLost }) {
   const recorder = Recorder.create({ renderRecordedAudio: false, scrollingWaveform: true });
-  const wave = create(place, { plugins: [recorder], interact: false });
+  const wave = create(container, { plugins: [recorder], interact: false });
   recorder.on("record-progress", (milliseconds) => onTime(milliseconds / 1000));
   const ended = new Promise((resolve) => recorder.on("record-end", resolve));
   try {
-    await recorder.startRecording(AS_SUNG);
-  } catch (fault) {
+    await recorder.startRecording(UNPROCESSED);
+  } catch (error) {
     wave.destroy();
-    throw fault;
+    throw error;
   }
   recorder.on("record-ended-externally", onLost);
   return {
@@ -42,16 +42,16 @@ export async function recordMicrophone(place, { onTime, onLost }) {
       if (recorder.isRecording()) {
         recorder.stopRecording();
       }
-      const recording = await ended;
+      const audio = await ended;
       wave.destroy();
-      return recording;
+      return audio;
     },
     cancel: () => wave.destroy(),
   };
 }
 
-/** Key of the text that says why the microphone could not be had: what wavesurfer.js throws tells it to nobody. */
-export async function whyNoMicrophone() {
+/** Key of the text why the microphone is not available; the error of wavesurfer.js does not contain the reason. */
+export async function microphoneError() {
   const devices = await navigator.mediaDevices.enumerateDevices();
   if (!devices.some((device) => device.kind === "audioinput")) {
     return "noMicrophone";
@@ -60,20 +60,20 @@ export async function whyNoMicrophone() {
     const permission = await navigator.permissions.query({ name: "microphone" });
     return permission.state === "denied" ? "denied" : "notRecorded";
   } catch {
-    return "notRecorded"; // not every browser can be asked
+    return "notRecorded"; // some browsers do not support this query
   }
 }
 
-/** The colours of waveforms, as the page's style sheet has them for light or dark. */
+/** The colours of waveforms, from the style sheet of the page for light or dark mode. */
 export function colours() {
   const style = getComputedStyle(document.documentElement);
   const of = (name) => style.getPropertyValue(name).trim();
   return { waveColor: of("--wave"), progressColor: of("--played"), cursorColor: of("--ink") };
 }
 
-function create(place, options) {
-  // wavesurfer.js styles itself by a style element. A page that allows none must take it out before it is shown, and
-  // hand its text to the shadow root as a sheet.
+function create(container, options) {
+  // wavesurfer.js adds an inline style element, which the policy blocks: remove it before it is attached, and adopt its
+  // text as a style sheet of the shadow root.
   const host = document.createElement("div");
   const wave = WaveSurfer.create({
     container: host,
@@ -91,6 +91,6 @@ function create(place, options) {
   sheet.replaceSync(own.textContent);
   root.adoptedStyleSheets = [sheet];
   own.remove();
-  place.replaceChildren(host);
+  container.replaceChildren(host);
   return wave;
 }

@@ -1,1 +1,1 @@
-"""Training on a cluster's machines by a TrainJob of Kubeflow Trainer."""
+"""Training on the machines of a cluster, as a TrainJob of Kubeflow Trainer."""

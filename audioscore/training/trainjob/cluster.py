@@ -1,4 +1,4 @@
-"""The cluster's side of a training: TrainJobs of Kubeflow Trainer, by its Python SDK, and what they say."""
+"""TrainJobs of Kubeflow Trainer, their states and their logs, by its Python SDK."""
 
 import contextlib
 import logging
@@ -12,28 +12,28 @@ from audioscore.errors import AudioscoreError, UsageError
 if TYPE_CHECKING:
     from audioscore.config import TrainJobSection
 
-TRAINING = "audioscore/training"  # annotation: which training a job is of, in full
+TRAINING = "audioscore/training"  # annotation: the full identity of a job's training
 PLAN = "audioscore/plan"  # label
 PODS = "jobset.sigs.k8s.io/jobset-name={},jobset.sigs.k8s.io/replicatedjob-name=node"
 RANK = "batch.kubernetes.io/job-completion-index"
-CONTAINER = "node"  # what Trainer's runtimes call the container that trains
+CONTAINER = "node"  # name of the training container in Trainer's runtimes
 TRANSIENT = {408, 429, 500, 502, 503, 504}
 REQUEST_SECONDS = 30.0
 INSTALL = "launcher trainjob needs the package kubeflow. Install it: pip install 'audioscore[cluster]'."
 
 
 class ClusterError(AudioscoreError):
-    """The cluster said no."""
+    """The cluster refused a request."""
 
 
-class Unreachable(ClusterError):
-    """The cluster did not answer; it may later."""
+class ClusterUnreachable(ClusterError):
+    """The cluster did not answer; the request can be repeated."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What a TrainJob says of itself: its phase (Created, Running, Suspended, Complete, Failed), why, which training it
-    is of, and since when it is there."""
+    """The state of a TrainJob: its phase (Created, Running, Suspended, Complete, Failed), the reason, the identity of
+    its training, and when it was created."""
 
     phase: str
     why: str
@@ -42,48 +42,48 @@ class JobState:
 
 
 class Cluster:
-    """A namespace's TrainJobs, as the kubeconfig or the pod's service account may see them.
+    """The TrainJobs of a namespace, with the access of the kubeconfig or of the pod's service account.
 
-    Raises ClusterError, one sentence, for what is refused, and Unreachable where nothing answers.
+    Raises: ClusterError if a request is refused, ClusterUnreachable if there is no answer.
     """
 
     def __init__(self, settings: "TrainJobSection", image: str) -> None:
         try:
             from kubeflow.trainer import KubernetesBackendConfig, TrainerClient
             from kubernetes.config import ConfigException
-        except ImportError as fault:
-            raise UsageError(INSTALL) from fault
-        # It warns, at length, where it may not read which version of Trainer there is.
+        except ImportError as error:
+            raise UsageError(INSTALL) from error
+        # It logs long warnings if it may not read the version of Trainer.
         logging.getLogger("kubeflow").setLevel(logging.ERROR)
         try:
             self._client: Any = TrainerClient(KubernetesBackendConfig(namespace=settings.namespace))
-        except ConfigException as fault:
+        except ConfigException as error:
             raise ClusterError(
-                "no cluster to train on: there is neither a kubeconfig nor a pod's service account. Set KUBECONFIG."
-            ) from fault
+                "launcher trainjob: there is neither a kubeconfig nor a pod's service account. Set KUBECONFIG."
+            ) from error
         self._settings, self._image = settings, image
         self._api, self._core = self._client.backend.custom_api, self._client.backend.core_api
         self.namespace = str(self._client.backend.namespace)
 
     def find(self, job: str) -> JobState | None:
-        """What a job says of itself; None where there is none of this name."""
+        """Return the state of a job; None if no job has this name."""
         from kubeflow.trainer.constants import constants
         from kubernetes.client import ApiException
 
-        with self._asking("read TrainJobs"):
+        with self._explained("read TrainJobs"):
             try:
                 found = self._api.get_namespaced_custom_object(
                     constants.GROUP, constants.VERSION, self.namespace, constants.TRAINJOB_PLURAL, job,
                     _request_timeout=REQUEST_SECONDS,
                 )  # fmt: skip
-            except ApiException as fault:
-                if fault.status == 404:
+            except ApiException as error:
+                if error.status == 404:
                     return None
                 raise
         return _state(found)
 
     def create(self, job: str, plan: str, training: str, command: list[str]) -> bool:
-        """Create a job; False where one of this name has come to be meanwhile."""
+        """Create a job; return False if a job of this name exists by now."""
         from kubeflow.trainer import CustomTrainerContainer
         from kubeflow.trainer.options import ActiveDeadlineSeconds, Annotations, Labels, Name, TrainerCommand
 
@@ -96,40 +96,40 @@ class Cluster:
             ActiveDeadlineSeconds(max(1, round(settings.hours * 3600))),
         ]  # fmt: skip
         try:
-            with self._asking(f"find the runtime {settings.runtime}"):
+            with self._explained(f"find the runtime {settings.runtime}"):
                 runtime = self._client.get_runtime(settings.runtime)
-            with self._asking("create TrainJobs"):
+            with self._explained("create TrainJobs"):
                 self._client.train(runtime=runtime, trainer=container, options=options)
-        except ClusterError as fault:
-            if _status(fault) == 409:
+        except ClusterError as error:
+            if _status(error) == 409:
                 return False
             raise
         return True
 
     def delete(self, job: str) -> None:
-        """Delete a job and its pods; nothing where there is none."""
+        """Delete a job and its pods, if it exists."""
         try:
-            with self._asking("delete TrainJobs"):
+            with self._explained("delete TrainJobs"):
                 self._client.delete_job(job)
-        except ClusterError as fault:
-            if _status(fault) != 404:
+        except ClusterError as error:
+            if _status(error) != 404:
                 raise
 
     def logs(self, job: str, lines: int | None = None) -> dict[str, list[str]]:
-        """What each pod of a job has said so far, or its last `lines`, by its name.
+        """Return the log of each pod of a job, or its last `lines`, by the pod's name.
 
-        The first machine's come first, and of one machine's the newest: where pods fail, others may take their place.
+        The pods of the first machine come first, the newest first: a failed pod may be replaced by another.
         """
-        with self._asking("read pods and their logs"):
+        with self._explained("read pods and their logs"):
             pods = self._core.list_namespaced_pod(
                 self.namespace, label_selector=PODS.format(job), _request_timeout=REQUEST_SECONDS
             ).items
-            said: dict[str, list[str]] = {}
+            logs: dict[str, list[str]] = {}
             pods.sort(key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
             for pod in sorted(pods, key=lambda pod: int(pod.metadata.labels.get(RANK, 0))):
                 if pod.status.phase in ("Running", "Succeeded", "Failed"):
-                    said[pod.metadata.name] = self._log(pod.metadata.name, lines)
-        return said
+                    logs[pod.metadata.name] = self._log(pod.metadata.name, lines)
+        return logs
 
     def _log(self, pod: str, lines: int | None) -> list[str]:
         from kubernetes.client import ApiException
@@ -139,27 +139,27 @@ class Cluster:
             text = self._core.read_namespaced_pod_log(
                 pod, self.namespace, container=CONTAINER, _request_timeout=REQUEST_SECONDS, **options
             )
-        except ApiException as fault:
-            if fault.status in (400, 404):  # it is being made, or was just taken away
+        except ApiException as error:
+            if error.status in (400, 404):  # it is being created, or was just deleted
                 return []
             raise
         return str(text).splitlines()
 
     @contextlib.contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
-        """Make one sentence of what goes wrong while the cluster is asked to do something."""
+    def _explained(self, what: str) -> Iterator[None]:
+        """Turn an error of the API into a ClusterError; `what` names the request."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
             yield
-        except (ApiException, HTTPError, RuntimeError, ValueError, TimeoutError) as fault:
-            cause = fault.__cause__ or fault  # the SDK wraps what the API answered, and what it cannot read of it
+        except (ApiException, HTTPError, RuntimeError, ValueError, TimeoutError) as error:
+            cause = error.__cause__ or error  # the SDK wraps the API's errors, and its own when it parses a response
             if isinstance(cause, ApiException | HTTPError | TimeoutError):
                 raise _explain(cause, what, self.namespace, self._host()) from cause
-            told = " ".join(str(cause).split()).rstrip(".")
+            reason = " ".join(str(cause).split()).rstrip(".")
             raise ClusterError(
-                f"cannot {what} in namespace {self.namespace} ({told}). Mend that, or training.trainjob."
+                f"cannot {what} in namespace {self.namespace} ({reason}). Correct that, or training.trainjob."
             ) from cause
 
     def _host(self) -> str:
@@ -167,7 +167,7 @@ class Cluster:
 
 
 def _state(found: dict[str, Any]) -> JobState:
-    """A TrainJob's own words; its phase is what its conditions say, or, before they say, what its nodes do."""
+    """Read a TrainJob's state: its conditions decide the phase, or the state of its nodes before there are any."""
     status, metadata = found.get("status") or {}, found["metadata"]
     phase, why = "Created", ""
     if any(job.get("name") == CONTAINER and job.get("ready") for job in status.get("jobsStatus") or []):
@@ -182,27 +182,29 @@ def _state(found: dict[str, Any]) -> JobState:
     return JobState(phase, why, (metadata.get("annotations") or {}).get(TRAINING), created)
 
 
-def _status(fault: BaseException) -> int | None:
-    return getattr(fault.__cause__, "status", None)
+def _status(error: BaseException) -> int | None:
+    return getattr(error.__cause__, "status", None)
 
 
 def _explain(cause: BaseException, what: str, namespace: str, host: str) -> ClusterError:
-    """One sentence for what the API answered, or did not."""
+    """Describe an error response of the API, or a missing one."""
     status, reason = getattr(cause, "status", None), getattr(cause, "reason", None)
     if status is None or status in TRANSIENT:
         why = f"{status} {reason}" if status else " ".join(str(cause).split())
-        return Unreachable(
+        return ClusterUnreachable(
             f"the Kubernetes API at {host} does not answer ({why}). Check the kubeconfig and the network."
         )
     if status in (401, 403):
         return ClusterError(
-            f"may not {what} in namespace {namespace} ({status} {reason}). Give the kubeconfig's user, or the step's "
-            f"service account, a role that may."
+            f"not allowed to {what} in namespace {namespace} ({status} {reason}). Give the kubeconfig's user, or the "
+            f"step's service account, a role with this permission."
         )
     if status == 404:
         return ClusterError(
-            f"the cluster cannot {what}: neither namespace {namespace} nor the whole cluster has it (404). Install "
-            f"Kubeflow Trainer and its runtimes, or set training.trainjob.runtime."
+            f"cannot {what}: it exists neither in namespace {namespace} nor in the cluster (404). Install Kubeflow "
+            f"Trainer and its runtimes, or set training.trainjob.runtime."
         )
     body = " ".join(str(getattr(cause, "body", "") or "").split())
-    return ClusterError(f"cannot {what} in namespace {namespace} ({status} {reason}: {body}). Mend training.trainjob.")
+    return ClusterError(
+        f"cannot {what} in namespace {namespace} ({status} {reason}: {body}). Correct training.trainjob."
+    )

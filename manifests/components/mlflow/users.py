@@ -1,7 +1,6 @@
-"""Give MLflow its two users, with the passwords that the secrets hold now; run again, it changes passwords.
+"""Create MLflow's two users with the passwords of the secrets; repeated, it sets their passwords again.
 
-`pipeline` writes runs and models, and owns what it creates. `serving` may read them, and change nothing that others
-made.
+`pipeline` writes runs and models, and owns what it creates. `serving` may read them, but not change them.
 """
 
 import json
@@ -13,7 +12,7 @@ from base64 import b64encode
 
 
 def call(method: str, path: str, values: dict[str, str]) -> int:
-    """The status of one request to the server's interface for users; any but 404 and success is an error."""
+    """Send a request to the server's API for users; returns the status. Statuses other than success and 404 raise."""
     admin = b64encode(f"admin:{os.environ['MLFLOW_AUTH_ADMIN_PASSWORD']}".encode()).decode()
     request = urllib.request.Request(
         f"{os.environ['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/users/{path}",
@@ -22,11 +21,11 @@ def call(method: str, path: str, values: dict[str, str]) -> int:
         method=method,
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as fault:
-        fault.close()
-        if fault.code == 404:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 404:
             return 404
         raise
 

@@ -94,29 +94,3 @@ def test_exit_codes_of_an_interrupt_and_a_full_disk(
         error = capsys.readouterr().err
         assert error.startswith("error: report.html: No space left on device")
         assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ("demo", "--demo"),
-        ("demo --set training.epochs=3 --json", "--demo --set training.epochs=3 --json"),
-        ("run", ""),
-        ("run --on docker --resume", "--on docker --resume"),
-        (
-            "run --config c.yaml --data d --set a=1 --set b=2 --dry-run --json",
-            "--config c.yaml --data d --dry-run --set a=1 --set b=2 --json",
-        ),
-        ("run --require-promotion", "--require-promotion"),
-    ],
-)
-def test_a_run_replaces_the_process(arguments: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, list[str]]] = []
-
-    def execute(program: str, command: list[str]) -> None:
-        calls.append((program, command))
-        raise SystemExit(0)  # as os.execv, it does not return
-
-    monkeypatch.setattr("audioscore.cli.app.os.execv", execute)
-    CliRunner().invoke(cli.app, arguments.split())
-    assert calls == [(sys.executable, [sys.executable, "-m", "pipelines", "submit", *expected.split()])]

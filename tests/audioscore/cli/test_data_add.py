@@ -115,7 +115,7 @@ def test_without_a_dvc_repository_nothing_is_written(
 def test_the_demo_corpus_is_not_added_to(repository: Path, delivery: Path, tiny_corpus: Path) -> None:
     assert data_revision(ROOT / "data") == DEMO_CORPUS
     (repository / "songs.dvc").write_text(f"outs:\n- md5: {DEMO_CORPUS}\n  path: songs\n")
-    with pytest.raises(UsageError, match=r"songs .*demo corpus.*--data songs"):
+    with pytest.raises(UsageError, match=r"songs: .*demo corpus.*--data songs"):
         add(delivery, tiny_corpus)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from audioscore.cli import doctor as doctor_command
+from audioscore.cli import doctor
 from audioscore.cli.app import app
 from audioscore.config import SMALL, load_config
 from audioscore.encoders.download import PUBLISHED
@@ -15,7 +15,7 @@ from audioscore.errors import ModelError
 
 
 @pytest.fixture
-def findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, object]]:
+def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, object]]:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
     result = CliRunner().invoke(app, ["doctor", "--json"])
     found = json.loads(result.stdout)
@@ -25,26 +25,26 @@ def findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[
     return {one["check"]: one for one in found}
 
 
-def test_findings_match_the_installation(findings: dict[str, dict[str, object]], tmp_path: Path) -> None:
-    assert findings["mlflow"] == {"check": "mlflow", "ok": True, "found": version("mlflow"), "remedy": ""}
-    assert findings["home"]["found"] == str(tmp_path / "home")
-    assert findings["home"]["ok"]
+def test_checks_match_the_installation(checks: dict[str, dict[str, object]], tmp_path: Path) -> None:
+    assert checks["mlflow"] == {"check": "mlflow", "ok": True, "found": version("mlflow"), "remedy": ""}
+    assert checks["home"]["found"] == str(tmp_path / "home")
+    assert checks["home"]["ok"]
     encoders = load_config(SMALL).encoders
     for check, source in (("encoder muq", encoders.muq.source), ("encoder campplus", encoders.campplus.source)):
-        assert findings[check]["found"] == source
-        assert findings[check]["ok"] == Path(source).is_dir()
+        assert checks[check]["found"] == source
+        assert checks[check]["ok"] == Path(source).is_dir()
     for name in ("audioscore", "audioscore-demo"):
-        assert not re.search(r"\d", str(findings[f"champion {name}"]["found"]))
+        assert not re.search(r"\d", str(checks[f"champion {name}"]["found"]))
 
 
 def test_a_missing_package_and_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_command, "PACKAGES", ("torch", "no-such-package"))
-    python, torch, missing = doctor_command.check_python()
+    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
+    python, torch, missing = doctor.check_python()
     assert python.ok
     assert (torch.ok, torch.found) == (True, version("torch"))
     assert (missing.check, missing.ok) == ("no-such-package", False)
-    monkeypatch.setattr(doctor_command, "FREE_GIB", 1 << 40)
-    disk = doctor_command.check_home()[1]
+    monkeypatch.setattr(doctor, "FREE_GIB", 1 << 40)
+    disk = doctor.check_home()[1]
     assert (disk.check, disk.ok) == ("disk", False)
     assert disk.remedy
 
@@ -59,7 +59,7 @@ def test_missing_encoders_come_with_the_commands_that_fetch_them(
     config = tmp_path / "run.yaml"
     config.write_text(f"encoders:\n  muq: {{source: ./gone}}\n  campplus: {{source: {tiny_encoders}/campplus-small}}\n")
     monkeypatch.setattr("audioscore.config.SMALL", config)
-    muq, campplus, *published = doctor_command.check_encoders()
+    muq, campplus, *published = doctor.check_encoders()
     assert (muq.check, muq.ok, muq.found) == ("encoder muq", False, str(tmp_path / "gone"))
     assert "`audioscore data pull`" in muq.remedy
     assert "`audioscore encoders pull`" in muq.remedy
@@ -71,15 +71,15 @@ def test_missing_encoders_come_with_the_commands_that_fetch_them(
         assert "`audioscore encoders pull`" in one.remedy
     cached = tmp_path / "hf" / f"models--{PUBLISHED['muq'].replace('/', '--')}" / "snapshots" / "0123"
     shutil.copytree(tiny_encoders / "muq-small", cached)
-    here = doctor_command.check_encoders()[2]
+    here = doctor.check_encoders()[2]
     assert (here.found, here.remedy) == (PUBLISHED["muq"], "")
 
 
-def test_a_failed_check_is_a_finding_with_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    def check_registry() -> list[doctor_command.Finding]:
+def test_an_error_is_a_failed_check_with_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check_registry() -> list[doctor.DoctorCheck]:
         raise ModelError("mlflow.db is damaged.")
 
-    monkeypatch.setattr(doctor_command, "CHECKS", (check_registry,))
+    monkeypatch.setattr(doctor, "CHECKS", (check_registry,))
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 1
     assert re.fullmatch(r"FAIL +registry +mlflow\.db is damaged\.\n", result.stdout)

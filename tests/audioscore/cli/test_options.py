@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from moto.server import ThreadedMotoServer
 
-from audioscore.cli import options as score_sources
-from audioscore.cli.options import takes_of
+from audioscore.cli import options
+from audioscore.cli.options import find_recordings
 from audioscore.errors import AudioError, UsageError
 
 
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(*arguments: str) -> list[str]:
-    return [recording.file for recording in takes_of(arguments)]
+    return [recording.file for recording in find_recordings(arguments)]
 
 
 def test_files_folders_and_patterns_in_order(folder: Path) -> None:
@@ -68,12 +68,12 @@ def test_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_ENDPOINT_URL": endpoint,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    score_sources.client.cache_clear()
+    options.client.cache_clear()
     try:
         bucket = boto3.session.Session().resource("s3", endpoint_url=endpoint).create_bucket(Bucket="songs")
         for key in ("in/b.wav", "in/a.m4a", "in/notes.txt", "out.wav"):
             bucket.put_object(Key=key, Body=key.encode())
-        found = takes_of(["s3://songs/in", "s3://songs/out.wav", "s3://songs/gone.wav"])
+        found = find_recordings(["s3://songs/in", "s3://songs/out.wav", "s3://songs/gone.wav"])
         uris = ["in/a.m4a", "in/b.wav", "out.wav", "gone.wav"]
         assert [recording.file for recording in found] == [f"s3://songs/{key}" for key in uris]
         sources = [recording.source for recording in found]
@@ -83,7 +83,7 @@ def test_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(AudioError, match=r"s3://songs/gone\.wav"):
             sources[3]()
         with pytest.raises(UsageError, match="s3://songs/none"):
-            takes_of(["s3://songs/none"])
+            find_recordings(["s3://songs/none"])
     finally:
-        score_sources.client.cache_clear()
+        options.client.cache_clear()
         server.stop()

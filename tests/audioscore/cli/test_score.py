@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -6,11 +8,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import audioscore
 from audioscore.cli.app import app
 from audioscore.cli.options import find_model
+from audioscore.cli.score import csv_lines, json_row, timeline_figure, write_picture
 from audioscore.errors import AudioscoreError, ModelError, UsageError
 from audioscore.model import SongEvalGenerator_audio_lora
 from audioscore.scoring.checkpoint import load_scorer
+from audioscore.scoring.results import ClipScore, TimelineSegment
 
 
 def test_good_recordings_are_scored_though_one_is_bad(
@@ -97,7 +102,7 @@ def test_wrong_arguments_are_named(scorer_directory: Path, options: list[str], p
 @pytest.mark.parametrize(
     ("name", "kind", "part"),
     [
-        (None, ModelError, "champion.*home.*`audioscore run"),
+        (None, ModelError, "home.*champion.*`audioscore run"),
         ("gone", UsageError, "^gone: no such folder"),
         *(
             (uri, UsageError, f"^{uri}: .*models:/NAME@ALIAS .*models:/NAME/VERSION")
@@ -117,13 +122,13 @@ def test_a_missing_model_is_named_and_no_home_is_made(
 
 
 def test_a_legacy_folder_is_converted_once(
-    judge: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    legacy: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("audioscore.tracking.find_scorer.PREDECESSOR_MUQ", str(judge.muq))
+    monkeypatch.setattr("audioscore.tracking.find_scorer.LEGACY_MUQ", str(legacy.muq))
     clip = tiny_corpus / "audio" / "c003.wav"
     results = [
-        CliRunner().invoke(app, ["score", str(clip), "--model", str(judge.adapters), "--json"]) for _ in range(2)
+        CliRunner().invoke(app, ["score", str(clip), "--model", str(legacy.adapters), "--json"]) for _ in range(2)
     ]
     assert [run.exit_code for run in results] == [0, 0], results[0].output
     assert str(tmp_path / "home") in results[0].stderr
@@ -131,17 +136,17 @@ def test_a_legacy_folder_is_converted_once(
     assert all("25 x generate_tag" in run.stderr for run in results)
     document, again = (json.loads(run.stdout) for run in results)
     assert document == again
-    assert document["model"] == str(judge.adapters)
-    model = SongEvalGenerator_audio_lora(muq=str(judge.muq))
-    model.load_model(judge.adapters)
+    assert document["model"] == str(legacy.adapters)
+    model = SongEvalGenerator_audio_lora(muq=str(legacy.muq))
+    model.load_model(legacy.adapters)
     assert document["results"][0]["score"] == pytest.approx(25 * model.generate_tag(clip), abs=0.03)
 
 
 def test_a_damaged_legacy_folder_is_refused_and_writes_nothing(
-    judge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    legacy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
-    shutil.copytree(judge.adapters, tmp_path / "old")
+    shutil.copytree(legacy.adapters, tmp_path / "old")
     (tmp_path / "old" / "muq_lora.pt").unlink()
     with pytest.raises(ModelError, match=r"old: muq_lora\.pt"):
         find_model(str(tmp_path / "old"))
@@ -181,3 +186,75 @@ def test_a_champion_that_cannot_be_loaded_is_an_error(champions: set[str], monke
     monkeypatch.setattr("audioscore.tracking.registry.scorer_folder", broken)
     with pytest.raises(ModelError, match="models:/audioscore@champion: broken"):
         find_model(None)
+
+
+GOOD = ClipScore(
+    "a, b.wav", 81.234567, (76.1, 86.400049), -0.123456789, 12.34567, None, (TimelineSegment(0, 10, 80.00004),)
+)
+BAD = ClipScore("c.wav", error='c.wav: "silent".')
+
+
+def test_csv_round_trips() -> None:
+    header, *rows = csv.reader(io.StringIO("\n".join(csv_lines([GOOD, BAD]))))
+    assert header == ["file", "score", "lo", "hi", "raw", "seconds", "error"]
+    assert rows[0] == ["a, b.wav", "81.2346", "76.1", "86.4", "-0.123456789", "12.346", ""]
+    assert rows[1] == ["c.wav", "", "", "", "", "", 'c.wav: "silent".']
+
+
+def test_json_keys_and_optional_timeline() -> None:
+    row = json_row(GOOD, timeline=True)
+    assert list(row) == ["file", "score", "interval", "raw", "seconds", "error", "timeline"]
+    assert row["timeline"] == [{"start": 0, "end": 10, "score": 80.0}]
+    assert "timeline" not in json_row(GOOD, timeline=False)
+    assert json_row(BAD, timeline=True)["timeline"] is None
+
+
+SEGMENTS = tuple(TimelineSegment(2.5 * step, 2.5 * step + 10, 70.0 + step) for step in range(9))
+ROW = ClipScore("in/歌$1.wav", 75.0, (70.0, 80.0), 0.1, 30.0, None, SEGMENTS)
+
+
+def test_a_second_picture_of_one_name_is_numbered(tmp_path: Path) -> None:
+    first, second = write_picture(ROW, tmp_path / "new"), write_picture(ROW, tmp_path / "new")
+    assert [first.name, second.name] == ["歌$1.wav.timeline.png", "歌$1.wav.timeline-2.png"]
+    assert first.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_every_segment_is_drawn_at_its_centre() -> None:
+    axes = timeline_figure(ROW).axes[0]
+    line = axes.lines[-1]
+    assert list(line.get_xdata()) == [5 + 2.5 * step for step in range(9)]
+    assert list(line.get_ydata()) == [70.0 + step for step in range(9)]
+    assert axes.get_ylim() == (67.0, 83.0)
+
+
+def test_a_file_instead_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"--pictures .*file"):
+        write_picture(ROW, tmp_path / "file")
+
+
+def test_a_folder_is_loaded_and_gives_the_same_score(scorer_directory: Path, tiny_corpus: Path) -> None:
+    clip = tiny_corpus / "audio" / "c003.wav"
+    expected = load_scorer(scorer_directory).score(clip)
+    assert audioscore.load_scorer(scorer_directory, device="cpu").score(clip) == expected
+    assert audioscore.load_scorer(str(scorer_directory), device="cpu").score(clip) == expected
+
+
+def test_the_fast_mode_is_close(scorer_directory: Path, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audioscore.muq_cpu.matmul.MIN_WIDTH", 1)  # as for layers of the published width
+    monkeypatch.setattr("audioscore.encoders.inference.fast_dtype", lambda device: "int16")
+    clip = tiny_corpus / "audio" / "c003.wav"
+    exact, fast = (
+        audioscore.load_scorer(scorer_directory, device="cpu", fast=fast).score(clip) for fast in (False, True)
+    )
+    assert fast.raw != exact.raw
+    assert fast.score == pytest.approx(exact.score, abs=0.5)
+
+
+def test_a_model_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="champion"):
+        audioscore.load_scorer()
+    with pytest.raises(UsageError, match="nowhere"):
+        audioscore.load_scorer("nowhere")
+    with pytest.raises(ModelError, match=r"scorer\.json missing"):
+        audioscore.load_scorer(tmp_path)

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from typer.testing import CliRunner
 
 from audioscore.cli.app import app
+from audioscore.config import load_config
 from audioscore.errors import AudioscoreError, UsageError
 from audioscore.scoring.checkpoint import read_description
 from audioscore.scoring.trained_plan import read_trained
@@ -68,11 +70,11 @@ def test_a_training_is_one_json_document(config: Path, data: Path, tmp_path: Pat
 
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Arguments of the process launcher; no process is started."""
+    """The calls of the process launcher, which starts no process and fails."""
     calls: list[Any] = []
 
-    def fail(given: list[str], processes: int) -> None:
-        calls.append((given, processes))
+    def fail(request: launch.TrainingRequest, processes: int) -> None:
+        calls.append((request, processes))
         failed = launch.ProcessesFailed("printed above")
         failed.exit_code = 2
         raise failed
@@ -88,31 +90,43 @@ def test_several_processes_get_the_options_and_print_their_own_errors(
     result = CliRunner().invoke(app, options(config, data, tmp_path, *more))
     assert result.exit_code == 2
     assert result.output == ""
-    ((given, processes),) = together
+    ((request, processes),) = together
     assert processes == 4
-    from audioscore.training.__main__ import parse
+    assert (request.plans, request.resume, request.mlflow, request.device) == (("hybrid",), True, "trials", "cpu")
+    assert request.config == load_config(config, ["training.processes=4", 'training.init="warm:old"'])
+    assert (request.data, request.out, request.single) == (data, tmp_path, False)
 
-    parsed = parse(given)
-    assert (parsed.plan, parsed.resume, parsed.mlflow, parsed.device) == (["hybrid"], True, "trials", "cpu")
-    assert parsed.overrides == ["training.processes=4", 'training.init="warm:old"']
-    assert (parsed.config, parsed.data, parsed.out) == (config, data, tmp_path)
+
+def test_curves_are_logged_to_the_named_experiment(
+    config: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    more = ["--plan", "campplus_only", "--set", "training.seeds=[4]", "--mlflow", "trials"]
+    result = CliRunner().invoke(app, options(config, data, tmp_path / "out", *more))
+    assert result.exit_code == 0, result.output
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("trials").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("campplus_only, seed 4", "FINISHED")
+    (entry,) = read_trained(tmp_path / "out" / "campplus_only").curves[4]
+    assert run.data.metrics["train_loss"] == entry["train_loss"]
 
 
 @pytest.mark.parametrize(
     ("more", "part"),
     [
-        (["--device", "tpu"], "--device tpu: .*auto, cpu and cuda"),
+        (["--device", "tpu"], "--device tpu: .*auto, cpu, cuda"),
         (["--plan", "x"], "'x': .*baseline, hybrid, campplus_only, muq_frozen"),
-        (["--init", "cold"], r"1 wrong: training\.init: "),
-        (["--set", "training.epoch=3"], r"1 wrong: training\.epoch: "),
+        (["--init", "cold"], r"\b1 \w+: training\.init: "),
+        (["--set", "training.epoch=3"], r"\b1 \w+: training\.epoch: "),
         (["--data", "gone"], r"gone: .*index/train\.json.*`audioscore data sort gone`"),
     ],
 )
 def test_wrong_arguments_are_named(config: Path, data: Path, tmp_path: Path, more: list[str], part: str) -> None:
-    with pytest.raises(AudioscoreError, match=part) as fault:
+    with pytest.raises(AudioscoreError, match=part) as error:
         CliRunner().invoke(app, options(config, data, tmp_path / "out", *more), catch_exceptions=False)
-    assert "\n" not in str(fault.value)
-    assert fault.value.exit_code == 2
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
     assert not (tmp_path / "out").exists()
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from audioscore.data.agreement import describe_agreement, rater_agreement
 
-# Shrout and Fleiss 1979, table 2: four judges, six targets; ICC(2,1) = .29 and ICC(2,4) = .62.
+# Shrout and Fleiss 1979, table 2: four raters, six targets; ICC(2,1) = .29 and ICC(2,4) = .62.
 SHROUT_FLEISS = [(9, 2, 5, 8), (6, 1, 3, 2), (8, 4, 6, 8), (7, 1, 2, 6), (10, 5, 6, 9), (6, 2, 4, 7)]
 
 
-def test_icc_is_the_published_one_and_reliability_spearman_browns() -> None:
+def test_icc_matches_the_published_value_and_reliability_spearman_brown() -> None:
     found = rater_agreement(SHROUT_FLEISS)
     assert found is not None
     assert (found.clips, found.raters, found.complete) == (6, 4, 6)
@@ -23,7 +23,7 @@ def test_icc_is_the_published_one_and_reliability_spearman_browns() -> None:
     assert found.ceiling == pytest.approx(math.sqrt(4 * mean / (1 + 3 * mean)))
 
 
-def test_the_ceiling_is_what_the_true_score_reaches() -> None:
+def test_the_ceiling_is_the_correlation_of_the_true_score() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(75, 5, 4000)
     ratings = truth[:, None] + rng.normal(0, 11, (4000, 5))
@@ -32,7 +32,7 @@ def test_the_ceiling_is_what_the_true_score_reaches() -> None:
     assert found.ceiling == pytest.approx(np.corrcoef(truth, ratings.mean(axis=1))[0, 1], abs=0.02)
 
 
-def test_gaps_are_left_out() -> None:
+def test_missing_scores_are_ignored() -> None:
     rows = [(80.0, None, 82.0), (70.0, 71.0), (90.0, None, 95.0), (60.0, None, 58.0), (None, 50.0), ()]
     found = rater_agreement(rows)
     assert found is not None
@@ -41,7 +41,7 @@ def test_gaps_are_left_out() -> None:
     assert (found.icc_single, found.icc_mean) == (None, None)
 
 
-def test_what_has_no_agreement_and_raters_without_scores() -> None:
+def test_undefined_agreement_and_raters_without_scores() -> None:
     assert rater_agreement([]) is None
     assert rater_agreement([(80.0,), (70.0,)]) is None
     few = rater_agreement([(80.0, 70.0), (60.0, 50.0)])

@@ -18,7 +18,7 @@ CODECS = {"m4a": "aac", "mp3": "libmp3lame", "flac": "flac", "wav": "pcm_s16le",
 
 def tone(seconds: float = 2.0, rate: int = RATE, frequency: float = 220.0) -> Wave:
     t = np.arange(round(seconds * rate)) / rate
-    # A swell, so that a shift in time shows.
+    # An envelope, so that a shift in time is detected.
     wave = 0.5 * np.sin(2 * np.pi * frequency * t) * np.sin(np.pi * t / seconds) ** 2
     return np.asarray(wave, dtype=np.float32)
 
@@ -29,7 +29,7 @@ def music(seconds: float = 3.0) -> Wave:
 
 
 @pytest.mark.parametrize("suffix", CODECS)
-def test_every_format_is_reproducible_and_gives_back_what_was_written(tmp_path: Path, suffix: str) -> None:
+def test_every_format_is_reproducible_and_keeps_the_samples(tmp_path: Path, suffix: str) -> None:
     path, again = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
     for target in (path, again):
         encode(tone(), RATE, target, codec=CODECS[suffix])
@@ -39,7 +39,7 @@ def test_every_format_is_reproducible_and_gives_back_what_was_written(tmp_path: 
     np.testing.assert_array_equal(recording.wave, second.wave)
     np.testing.assert_array_equal(recording.wave, uploaded.wave)
     assert recording.wave.dtype == np.float32
-    assert recording.seconds == pytest.approx(2.0, abs=0.03)  # an AAC frame, 1024 samples, may be filled up
+    assert recording.seconds == pytest.approx(2.0, abs=0.03)  # an AAC frame, 1024 samples, may be padded
     decoded = recording.at(RATE)[: 2 * RATE]
     # Aligned (no encoder delay left), and at the same level; lame scales by 0.95.
     assert float(decoded @ tone()) / float(tone() @ tone()) == pytest.approx(1.0, abs=0.06)
@@ -57,7 +57,7 @@ def test_wav_of_any_depth_and_rate_is_exact_to_its_step(tmp_path: Path, rate: in
     np.testing.assert_allclose(recording.wave, wave, atol=step)
 
 
-def test_24_bit_wav_is_read_as_such(tmp_path: Path) -> None:
+def test_24_bit_wav_is_decoded(tmp_path: Path) -> None:
     values = np.array([0, 1, -1, 2**22, -(2**23), 2**23 - 1])
     with wavefile.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((1, 3, RATE, 0, "NONE", ""))
@@ -68,7 +68,7 @@ def test_24_bit_wav_is_read_as_such(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("others", "loss"), [([], 0), ([1.0], 0), ([0.0], -3.01), ([-1.0], -120), ([-0.5], -10.0), ([0.0] * 5, -7.78)]
 )
-def test_what_averaging_the_channels_costs_is_measured(tmp_path: Path, others: list[float], loss: float) -> None:
+def test_the_loss_by_averaging_channels_is_measured(tmp_path: Path, others: list[float], loss: float) -> None:
     channels = [tone(0.5), *(np.float32(gain) * tone(0.5) for gain in others)]
     wavfile.write(tmp_path / "a.wav", RATE, np.stack(channels, axis=1) if others else channels[0])
     recording = decode(tmp_path / "a.wav")
@@ -76,7 +76,7 @@ def test_what_averaging_the_channels_costs_is_measured(tmp_path: Path, others: l
     np.testing.assert_array_equal(recording.wave, np.mean(channels, axis=0, dtype=np.float32))
 
 
-def test_different_channels_are_averaged_and_silent_ones_lose_nothing(tmp_path: Path) -> None:
+def test_different_channels_are_averaged_and_silent_channels_have_no_loss(tmp_path: Path) -> None:
     left, right = tone(0.5), tone(0.5, frequency=330)
     wavfile.write(tmp_path / "two.wav", RATE, np.stack([left, right], axis=1))
     np.testing.assert_allclose(decode(tmp_path / "two.wav").wave, (left + right) / 2, atol=1e-7)
@@ -106,7 +106,7 @@ def test_resampling_keeps_a_tone_below_the_cutoff_and_drops_one_above() -> None:
         ("junk.m4a", np.random.default_rng(1).bytes(4_000), "decoded"),
     ],
 )
-def test_what_is_no_recording_is_named_and_refused(tmp_path: Path, name: str, content: bytes | None, word: str) -> None:
+def test_other_files_are_refused_with_their_name(tmp_path: Path, name: str, content: bytes | None, word: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(AudioError) as refused:
@@ -117,7 +117,7 @@ def test_what_is_no_recording_is_named_and_refused(tmp_path: Path, name: str, co
 
 @pytest.mark.parametrize("suffix", ["m4a", "mp3", "flac", "wav"])
 @pytest.mark.parametrize("share", [0.001, 0.02, 0.3, 0.5, 0.95])
-def test_a_transfer_that_stopped_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
+def test_an_incomplete_transfer_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
     path = tmp_path / f"a.{suffix}"
     encode(music(20.0), RATE, path, codec=CODECS[suffix])
     content = path.read_bytes()
@@ -127,7 +127,7 @@ def test_a_transfer_that_stopped_is_refused(tmp_path: Path, suffix: str, share: 
 
 
 @pytest.mark.parametrize("suffix", ["m4a", "mp3", "flac", "ogg"])
-def test_damage_inside_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_damaged_frame_is_refused(tmp_path: Path, suffix: str) -> None:
     encode(music(), RATE, tmp_path / f"a.{suffix}", codec=CODECS[suffix])
     content = bytearray((tmp_path / f"a.{suffix}").read_bytes())
     middle = len(content) // 2
@@ -136,11 +136,11 @@ def test_damage_inside_is_refused(tmp_path: Path, suffix: str) -> None:
         decode(bytes(content))
 
 
-def test_a_wav_without_its_size_is_read_and_a_short_or_empty_one_refused(tmp_path: Path) -> None:
+def test_a_wav_without_size_is_decoded_and_a_short_or_empty_one_refused(tmp_path: Path) -> None:
     encode(tone(), RATE, tmp_path / "a.wav", codec="pcm_s16le")
     content = (tmp_path / "a.wav").read_bytes()
     at = content.index(b"data") + 4
-    piped = content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :]  # as a pipe leaves it
+    piped = content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :]  # as written to a pipe
     assert decode(piped).seconds == pytest.approx(2.0, abs=1e-3)
     (tmp_path / "cut.wav").write_bytes(content[:-1_000])
     with pytest.raises(AudioError, match="1000 bytes"):
@@ -161,7 +161,7 @@ def test_one_sample_that_is_not_finite_is_refused(tmp_path: Path, bits: int, bad
         decode(tmp_path / "bad.wav")
 
 
-def test_samples_and_rates_that_no_sound_has_are_refused(tmp_path: Path) -> None:
+def test_impossible_samples_and_rates_are_refused(tmp_path: Path) -> None:
     wavfile.write(tmp_path / "loud.wav", RATE, 32_768 * tone(0.5))  # integers written as floats: clipped, but decoded
     assert np.abs(decode(tmp_path / "loud.wav").wave).max() > 10_000
     wavfile.write(tmp_path / "bad.wav", RATE, np.float32(1e30) * tone(0.5))
@@ -173,7 +173,7 @@ def test_samples_and_rates_that_no_sound_has_are_refused(tmp_path: Path) -> None
         decode(tmp_path / "slow.wav")
 
 
-def test_what_is_no_regular_file_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_special_files_are_refused_and_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     os.mkfifo("pipe.wav")
     with socket.socket(socket.AF_UNIX) as listening:
@@ -185,7 +185,7 @@ def test_what_is_no_regular_file_is_refused_unopened(tmp_path: Path, monkeypatch
                 decode(name)
 
 
-def test_a_film_without_sound_is_refused(tmp_path: Path) -> None:
+def test_a_video_without_audio_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10, width=32, height=32)
@@ -206,7 +206,7 @@ def test_too_long_is_refused_before_and_without_a_declared_length(tmp_path: Path
         decode(tmp_path / "a.aac", max_seconds=1.0)
 
 
-def test_what_the_system_does_not_open_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_cannot_be_opened_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AudioError, match=r"x{300}"):
         decode(tmp_path / ("x" * 300 + ".wav"))
     with pytest.raises(AudioError, match="a\0b"):
@@ -221,7 +221,7 @@ def test_what_the_system_does_not_open_is_refused(tmp_path: Path, monkeypatch: p
         decode(tmp_path / "a.wav")
 
 
-def test_a_rate_the_codec_does_not_take_is_refused_and_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_rate_that_the_codec_does_not_support_is_refused_and_keeps_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "a.ogg").write_bytes(b"old")
     with pytest.raises(AudioError, match=r"a\.ogg: .*libopus.* 44100 Hz"):
         encode(tone(), 44_100, tmp_path / "a.ogg", codec="libopus")

@@ -7,14 +7,14 @@ import soxr
 
 from audioscore.data import fingerprint as module
 from audioscore.data.audio import Recording, Wave, decode, encode
-from audioscore.data.fingerprint import LONGEST_SECONDS, WORD_HZ, fingerprint, near_duplicates
+from audioscore.data.fingerprint import MAX_SECONDS, WORD_HZ, fingerprint, near_duplicates
 
 RATE = 24_000
 
 
 @cache
 def melody(seed: int, seconds: float = 8.0, song: int = 0) -> Recording:
-    """A voice that sings notes of `song`, each recording (`seed`) with its own timing, drift and breath."""
+    """A voice that sings the notes of `song`; each recording (`seed`) has different timing, drift and breath noise."""
     notes = 57 + np.random.default_rng(song).integers(0, 12, 64)
     rng = np.random.default_rng([song, seed])
     t = np.arange(round(seconds * RATE)) / RATE
@@ -33,11 +33,11 @@ def as_file(recording: Recording, path: Path, codec: str, bit_rate: int) -> Reco
     return decode(path)
 
 
-def alike(one: Recording, other: Recording) -> bool:
+def is_copy(one: Recording, other: Recording) -> bool:
     return near_duplicates([fingerprint(one), fingerprint(other)]) == [(0, 1)]
 
 
-def test_the_same_samples_give_the_same_words_and_gain_changes_none() -> None:
+def test_the_fingerprint_is_deterministic_and_independent_of_gain() -> None:
     one = melody(1)
     assert fingerprint(one) == fingerprint(Recording(one.wave.copy(), RATE))
     assert fingerprint(one) == fingerprint(Recording(one.wave / 4, RATE))
@@ -49,14 +49,14 @@ def test_the_same_samples_give_the_same_words_and_gain_changes_none() -> None:
     [("m4a", "aac", 24_000), ("mp3", "libmp3lame", 32_000), ("ogg", "libopus", 16_000), ("wav", "pcm_s16le", 0)],
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_a_copy_by_any_codec_is_found(tmp_path: Path, suffix: str, codec: str, bit_rate: int, seed: int) -> None:
-    assert alike(melody(seed), as_file(melody(seed), tmp_path / f"a.{suffix}", codec, bit_rate))
+def test_a_copy_in_another_codec_is_found(tmp_path: Path, suffix: str, codec: str, bit_rate: int, seed: int) -> None:
+    assert is_copy(melody(seed), as_file(melody(seed), tmp_path / f"a.{suffix}", codec, bit_rate))
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
 def test_a_resampled_copy_is_found(rate: int) -> None:
     up = soxr.resample(melody(1).wave, RATE, rate).astype(np.float32)
-    assert alike(melody(1), Recording(up, rate))
+    assert is_copy(melody(1), Recording(up, rate))
 
 
 @pytest.mark.parametrize("first", [0.0, 0.013, 1.2125, 3.5])
@@ -65,42 +65,42 @@ def test_a_cut_and_quieter_and_noisier_copy_is_found(first: float, last: float) 
     cut = 0.3 * melody(2).wave[round(first * RATE) : round(last * RATE)]
     noisy = cut + np.random.default_rng(0).normal(0, cut.std() * 10 ** (-25 / 20), len(cut))
     copy = Recording(noisy.astype(np.float32), RATE)
-    assert alike(melody(2), copy)
-    assert alike(copy, melody(2))
+    assert is_copy(melody(2), copy)
+    assert is_copy(copy, melody(2))
 
 
-def test_two_recordings_of_one_song_are_no_copies() -> None:
+def test_two_recordings_of_one_song_are_not_copies() -> None:
     prints = [fingerprint(melody(seed, song=song)) for song in range(3) for seed in range(6)]
     assert near_duplicates(prints) == []
 
 
-def test_an_intro_in_common_is_no_copy() -> None:
+def test_a_common_intro_is_not_a_copy() -> None:
     def song(seed: int) -> Wave:
         return np.concatenate([melody(50).wave[: 3 * RATE], melody(seed).wave[: 4 * RATE]])
 
-    assert not alike(Recording(song(1), RATE), Recording(song(2), RATE))
+    assert not is_copy(Recording(song(1), RATE), Recording(song(2), RATE))
 
 
 def test_a_short_recording_must_match_as_a_whole() -> None:
     one = melody(3).wave[: round(1.5 * RATE)]
-    assert alike(Recording(one, RATE), Recording(one / 2, RATE))
-    assert not alike(Recording(one, RATE), melody(3))
-    assert not alike(Recording(one, RATE), Recording(one[: RATE // 2], RATE))
+    assert is_copy(Recording(one, RATE), Recording(one / 2, RATE))
+    assert not is_copy(Recording(one, RATE), melody(3))
+    assert not is_copy(Recording(one, RATE), Recording(one[: RATE // 2], RATE))
 
 
-def test_silence_matches_nothing_and_around_a_sound_does_not_matter() -> None:
+def test_silence_matches_no_recording_and_is_ignored_around_a_sound() -> None:
     silent = Recording(np.zeros(3 * RATE, dtype=np.float32), RATE)
     none = Recording(np.zeros(0, dtype=np.float32), RATE)
     assert fingerprint(silent) == fingerprint(none) == b""
     assert near_duplicates([b"", None, fingerprint(silent), fingerprint(melody(1)), b""]) == []
     assert near_duplicates([]) == []
     still = np.zeros(2 * RATE, dtype=np.float32)
-    assert alike(melody(1), Recording(np.concatenate([still, melody(1).wave, still]), RATE))
+    assert is_copy(melody(1), Recording(np.concatenate([still, melody(1).wave, still]), RATE))
 
 
-def test_only_the_beginning_of_a_long_recording_is_kept() -> None:
+def test_only_the_start_of_a_long_recording_is_used() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, 130 * 8_000).astype(np.float32)
-    assert len(fingerprint(Recording(noise, 8_000))) == 4 * LONGEST_SECONDS * WORD_HZ
+    assert len(fingerprint(Recording(noise, 8_000))) == 4 * MAX_SECONDS * WORD_HZ
 
 
 def test_many_copies_are_all_linked() -> None:
@@ -115,7 +115,7 @@ def test_many_copies_are_all_linked() -> None:
     assert group == set(range(1, 41))
 
 
-def test_parts_of_the_index_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_the_index_give_the_same_pairs_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     words = [rng.integers(0, 2**32, 200, dtype=np.uint64).astype("<u4") for _ in range(12)]
     prints = [one.tobytes() for one in (*words, *(one[20:] for one in words[:6]), words[0][40:])]
@@ -125,7 +125,7 @@ def test_parts_of_the_index_give_what_the_whole_gives(monkeypatch: pytest.Monkey
     assert near_duplicates(prints) == whole
 
 
-def test_each_of_a_thousand_finds_its_copy_and_no_other() -> None:
+def test_each_of_a_thousand_recordings_matches_only_its_copy() -> None:
     rng = np.random.default_rng(0)
     words = [rng.integers(1, 2**32, 200, dtype=np.uint64).astype("<u4") for _ in range(1_000)]
     flips = [np.packbits(rng.random((200, 32)) < 0.06, axis=1).view("<u4")[:, 0] for _ in words]

@@ -29,7 +29,7 @@ def test_an_index_without_scores_keeps_its_order_and_may_have_trailing_commas(tm
 
 @settings(max_examples=25, deadline=None)
 @given(st.recursive(st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_valid_json_is_left_alone(value: object) -> None:
+def test_valid_json_does_not_change(value: object) -> None:
     assert without_trailing_commas(json.dumps(value)) == json.dumps(value)
 
 
@@ -42,7 +42,7 @@ def test_groups_and_a_bare_list(tmp_path: Path) -> None:
     assert read_index(write(tmp_path, "[[]]")) == [[]]
 
 
-def test_the_first_inversion_is_named_and_resort_corrects_it(tmp_path: Path) -> None:
+def test_the_first_inversion_is_reported_and_resort_corrects_it(tmp_path: Path) -> None:
     scores = [("a", 90), ("b", 80), ("c", 85.5), ("d", 80), ("e", 99)]
     path = write(tmp_path, json.dumps([[{"audio_file": name, "score": score} for name, score in scores]]))
     with pytest.raises(DataError) as caught:
@@ -80,7 +80,7 @@ def test_the_first_inversion_is_named_and_resort_corrects_it(tmp_path: Path) -> 
         ),
     ],
 )
-def test_what_is_no_index_is_refused(tmp_path: Path, entry: str, words: list[str]) -> None:
+def test_other_json_is_refused(tmp_path: Path, entry: str, words: list[str]) -> None:
     with pytest.raises(DataError) as caught:
         read_index(write(tmp_path, entry), resort=True)
     assert [word for word in words if word not in str(caught.value)] == []
@@ -97,7 +97,7 @@ def test_a_missing_index_is_refused_and_other_encodings_are_read(tmp_path: Path)
         read_index(path)
 
 
-def test_foreign_keys_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_keys_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "audioscore.data.index"):
         read_index(write(tmp_path, '[[{"audio_file": "a", "singer_id": 7, "socre": 1}]]'))
     [message] = caplog.messages
@@ -105,7 +105,7 @@ def test_foreign_keys_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "singer_id" not in message
 
 
-def test_what_is_written_is_valid_json_and_read_back(tmp_path: Path) -> None:
+def test_a_written_index_is_valid_json_and_reads_back(tmp_path: Path) -> None:
     full = Clip(
         "录音.m4a", 90.5, "001", "s", "ktv", "x", (90.0, None, 91.0), 3, "s3://b/k", "5fd2", 4.25, -20.5, 1234, 31.5
     )
@@ -116,7 +116,7 @@ def test_what_is_written_is_valid_json_and_read_back(tmp_path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8"))[0][1] == {"audio_file": "b", "score": 90.5}
 
 
-def test_an_index_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+def test_an_unreadable_index_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a \(score 1, position 1\).* b \(score 2, position 2\)"):
         write_index(tmp_path / "train.json", [[Clip("a", 1.0), Clip("b", 2.0)]])
     with pytest.raises(DataError, match=r"1 of 2\b"):

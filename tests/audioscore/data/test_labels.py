@@ -20,9 +20,9 @@ def table(folder: Path, text: str, encoding: str = "utf-8", **options: str) -> L
     return read_labels(path, singer_from=options.get("singer_from"), source=options.get("source"))
 
 
-def check_faults(labels: LabelsTable, words: dict[int, str]) -> None:
-    """The faults are those of these rows, and every reason holds these words."""
-    found = {fault.row: fault.reason for fault in labels.faults}
+def check_row_errors(labels: LabelsTable, words: dict[int, str]) -> None:
+    """The row errors are those of these rows, and every reason contains these words."""
+    found = {error.row: error.reason for error in labels.row_errors}
     assert sorted(found) == sorted(words)
     assert {row: found[row] for row in words if any(word not in found[row] for word in words[row].split())} == {}
 
@@ -31,7 +31,7 @@ def test_english_headers_in_any_spelling(tmp_path: Path) -> None:
     labels = table(tmp_path, "File Name, RATING ,Singer-ID,song_id\na.m4a,85.5,001,s1\n")
     assert labels.clips == [Clip("a.m4a", 85.5, "001", "s1", row=1)]
     names = {"audio_file": "File Name", "score": "RATING", "singer_id": "Singer-ID", "song_id": "song_id"}
-    assert (labels.columns, labels.faults) == (names, [])
+    assert (labels.columns, labels.row_errors) == (names, [])
 
 
 @pytest.mark.parametrize("header", ["标记分数", "分数", "分数标记", "标记粉丝"])
@@ -66,11 +66,11 @@ def test_bad_rows_are_listed_and_the_others_kept(tmp_path: Path) -> None:
     labels = table(tmp_path, "\n".join(["file,score", *rows, ",70", "x.m4a,70,80"]))
     assert [(clip.row, clip.score) for clip in labels.clips] == [(1, 85.0), (12, 100.0), (13, 85.0)]
     words = {2: "score", 3: "'abc'", 4: "101 0-100", 5: "-1 0-100", 6: "score", 7: "'inf'", 8: "'8 5'", 9: "'85,5'"}
-    check_faults(labels, words | {10: "'9²'", 11: "'1_0'", 14: "score", 15: "file name", 16: "3 2"})
-    assert [fault.audio_file for fault in labels.faults[:2]] == ["2.m4a", "3.m4a"]
+    check_row_errors(labels, words | {10: "'9²'", 11: "'1_0'", 14: "score", 15: "file name", 16: "3 2"})
+    assert [error.audio_file for error in labels.row_errors[:2]] == ["2.m4a", "3.m4a"]
 
 
-def test_raters_are_kept_and_stand_in_for_a_missing_score_column(tmp_path: Path) -> None:
+def test_raters_are_kept_and_replace_a_missing_score_column(tmp_path: Path) -> None:
     labels = table(tmp_path, "file,评分2,评分1\na,90,80\nb,,71\nc,,\nd,80,x\ne,60,-\n")
     assert [(clip.score, clip.raters) for clip in labels.clips] == [
         (85.0, (80.0, 90.0)),
@@ -78,20 +78,20 @@ def test_raters_are_kept_and_stand_in_for_a_missing_score_column(tmp_path: Path)
         (60.0, (None, 60.0)),
     ]
     assert labels.columns == {"audio_file": "file", "rater_1": "评分1", "rater_2": "评分2"}
-    check_faults(labels, {3: "score rater", 4: "rater_1 'x'"})
+    check_row_errors(labels, {3: "score rater", 4: "rater_1 'x'"})
     scored = table(tmp_path, "file,score,Rater 1,rater_2\na,70,80,90\nb,,80,90\n")
     assert [(clip.score, clip.raters) for clip in scored.clips] == [(70.0, (80.0, 90.0))]
-    check_faults(scored, {2: "score"})
+    check_row_errors(scored, {2: "score"})
 
 
-def test_repeated_files_count_once_or_not_at_all(tmp_path: Path) -> None:
+def test_duplicates_with_equal_scores_count_once_and_others_never(tmp_path: Path) -> None:
     labels = table(tmp_path, "file,score\na,80\nb,70\n./a,80.0\nb,71\nc,60\nB,70\n")
     assert [clip.audio_file for clip in labels.clips] == ["a", "c", "B"]
     conflict = "conflict 70 row 2 71 row 4"
-    check_faults(labels, {2: conflict, 3: "duplicate row 1 80", 4: conflict})
+    check_row_errors(labels, {2: conflict, 3: "duplicate row 1 80", 4: conflict})
 
 
-def test_missing_columns_are_named_with_what_would_do(tmp_path: Path) -> None:
+def test_missing_columns_are_reported_with_accepted_headers(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         table(tmp_path, "文件名,备注,points\na,b,1\n")
     message = str(caught.value)
@@ -100,7 +100,7 @@ def test_missing_columns_are_named_with_what_would_do(tmp_path: Path) -> None:
     assert "录音链接" not in message
 
 
-def test_a_map_names_the_column(tmp_path: Path) -> None:
+def test_a_column_map_selects_the_column(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("file,points,score\na,85,1\n", encoding="utf-8")
     labels = read_labels(path, column_map={"score": "Points"})
@@ -111,7 +111,7 @@ def test_a_map_names_the_column(tmp_path: Path) -> None:
         read_labels(path, column_map={"scroe": "points"})
 
 
-def test_two_columns_of_one_meaning_are_refused(tmp_path: Path) -> None:
+def test_two_headers_of_one_column_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'分数'.*\b2\b.*'score'.*\b4\b"):
         table(tmp_path, "file,分数,song,score\na,1,x,2\n")
 
@@ -133,7 +133,7 @@ def test_sheets_of_a_workbook_are_one_table(tmp_path: Path) -> None:
     labels = read_labels(find_labels(tmp_path))
     assert labels.clips == [Clip("c.m4a", 95.5, row=3)]
     conflict = "conflict 85 row 1 84 row 4"
-    check_faults(labels, {1: conflict, 2: "'KTV' 'x'", 4: conflict, 5: "'说明' audio_file score"})
+    check_row_errors(labels, {1: conflict, 2: "'KTV' 'x'", 4: conflict, 5: "'说明' audio_file score"})
     notes.cell(1, 1, "file")
     book.save(tmp_path / "labels.xlsx")
     with pytest.raises(DataError, match=r"labels\.xlsx.*'说明'.*\bscore\b.*\bfile\b"):
@@ -153,9 +153,9 @@ def test_exactly_one_table_is_found_and_json_lines_and_long_ones_are_read(tmp_pa
     path.write_text('{"audio": "a", "score": 85, "singer_id": "001"}\nxx\n{"audio": "b", "score": NaN}\n', "utf-8")
     labels = read_labels(find_labels(tmp_path))
     assert labels.clips == [Clip("a", 85.0, "001", row=1)]
-    assert sorted(fault.row for fault in labels.faults) == [2, 3]
+    assert sorted(error.row for error in labels.row_errors) == [2, 3]
     rows = [f"audio/{number}.m4a,{50 + number % 50},s{number % 97}" for number in range(10_000)]
     labels = table(tmp_path, "\n".join(["audio_file,score,singer_id", *rows]))
-    assert (len(labels.clips), labels.clips[-1].row, labels.faults) == (10_000, 10_000, [])
+    assert (len(labels.clips), labels.clips[-1].row, labels.row_errors) == (10_000, 10_000, [])
     with pytest.raises(DataError, match=r"\b2\b.*\(labels\.csv, labels\.jsonl\)"):
         find_labels(tmp_path)

@@ -1,4 +1,4 @@
-"""Whatever can be written into a table or an index is read back as it was, and by plain JSON."""
+"""Property tests: tables, indexes and state files read back as they were written, and as plain JSON."""
 
 import csv
 import json
@@ -28,13 +28,13 @@ from audioscore.data.index import read_index, without_trailing_commas, write_ind
 from audioscore.data.labels import read_labels, write_labels
 from audioscore.data.split.sort import sort_index_file
 
-quick = settings(max_examples=20, deadline=None)
+few_examples = settings(max_examples=20, deadline=None)
 
-# Any characters of names: quotes, commas, brackets, Chinese, emoji, marks of direction; no line ends.
+# Characters of names: quotes, commas, brackets, Chinese, emoji, direction marks; no line ends.
 letters = st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("\"',;[]{}\\/ \N{MICROPHONE}录音0")
 words = st.text(letters, min_size=1, max_size=10).map(str.strip).filter(bool)
 scores = st.floats(0, 100) | st.integers(0, 100).map(float)
-dice = st.randoms(use_true_random=True)  # which draws quickly; what it chose is not shrunk
+dice = st.randoms(use_true_random=True)  # draws fast; its choices are not shrunk
 hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
 
 
@@ -43,7 +43,7 @@ ratings = st.lists(st.none() | scores, max_size=3).filter(lambda given: not give
 
 @st.composite
 def scored_clips(draw: st.DrawFn) -> list[Clip]:
-    """Clips as a table holds them: every field that a table has, and names that are files of their own."""
+    """Clips of a table: all fields that a table has, with unique file names."""
     names = draw(st.lists(words, min_size=1, max_size=6))
     return [
         Clip(
@@ -63,7 +63,7 @@ def scored_clips(draw: st.DrawFn) -> list[Clip]:
 
 @st.composite
 def groups_of_clips(draw: st.DrawFn) -> list[list[Clip]]:
-    """Groups of an index: some sorted high to low, some with order alone."""
+    """Groups of an index: some sorted high to low, some without scores."""
     groups: list[list[Clip]] = []
     for _ in range(draw(st.integers(0, 3))):
         clips = draw(scored_clips())
@@ -82,7 +82,7 @@ def folder() -> Iterator[Path]:
 
 
 def strictly(path: Path) -> Any:
-    """What plain JSON reads, which has neither NaN nor infinity."""
+    """The value by strict JSON, without NaN and infinity."""
 
     def refuse(text: str) -> None:
         raise AssertionError(f"{text} is not JSON")
@@ -92,7 +92,7 @@ def strictly(path: Path) -> Any:
 
 
 def with_trailing_commas(dice: random.Random, value: object) -> str:
-    """The value as JSON, with space and commas before some of its closing brackets."""
+    """The value as JSON, with spaces and commas before some closing brackets."""
 
     def closing(end: re.Match[str]) -> str:
         return dice.choice(["", ",", ", ", ",\n\t"]) + end[0]
@@ -101,21 +101,21 @@ def with_trailing_commas(dice: random.Random, value: object) -> str:
     return re.sub(r"\n *[\]}]", closing, text)  # inside a string, a line end is escaped
 
 
-@quick
+@few_examples
 @given(scored_clips())
-def test_a_table_is_read_as_it_was_written(clips: list[Clip]) -> None:
+def test_a_table_reads_back_as_written(clips: list[Clip]) -> None:
     with folder() as data:
         write_labels(data / "labels.csv", clips)
         table = read_labels(data / "labels.csv")
         write_labels(data / "again.csv", [replace(clip, row=None) for clip in table.clips])
         assert (data / "again.csv").read_bytes() == (data / "labels.csv").read_bytes()
-    assert table.faults == []
+    assert table.row_errors == []
     assert table.clips == [replace(clip, row=row) for row, clip in enumerate(clips, 1)]
 
 
-@quick
+@few_examples
 @given(scored_clips())
-def test_a_new_table_is_read_as_it_was_filled(clips: list[Clip]) -> None:
+def test_a_new_table_reads_back_as_filled(clips: list[Clip]) -> None:
     table = LabelsFile()
     for clip in clips:
         table.append(clip)
@@ -123,23 +123,23 @@ def test_a_new_table_is_read_as_it_was_filled(clips: list[Clip]) -> None:
         assert write_labels_file(data, table)
         assert not write_labels_file(data, read_labels_file(data))
         read = read_labels(data / "labels.csv")
-    assert read.faults == []
+    assert read.row_errors == []
     texts = ("singer_id", "song_id", "artist", "origin")
     lines = [{name: " ".join(vars(clip)[name].split()) for name in texts if vars(clip)[name]} for clip in clips]
     pairs = zip(clips, lines, strict=True)
     assert read.clips == [replace(clip, row=row, **inner) for row, (clip, inner) in enumerate(pairs, 1)]
 
 
-@quick
+@few_examples
 @given(scored_clips(), st.data())
-def test_an_edit_keeps_what_is_not_ours(clips: list[Clip], data: st.DataObject) -> None:
-    strange = ["备注", "", "note", "score (old)"]
-    cells = [[data.draw(st.just("") | words) for _ in strange] for _ in clips]
+def test_an_edit_keeps_unknown_columns(clips: list[Clip], data: st.DataObject) -> None:
+    unknown = ["备注", "", "note", "score (old)"]
+    cells = [[data.draw(st.just("") | words) for _ in unknown] for _ in clips]
     changed = data.draw(st.integers(1, len(clips)))
     with folder() as home:
         with (home / "labels.csv").open("w", encoding="utf-8", newline="") as handle:
             rows = [[*before[:2], f"{number}.wav", "80", *before[2:]] for number, before in enumerate(cells)]
-            csv.writer(handle).writerows([[*strange[:2], "录音", "分数", *strange[2:]], *rows])
+            csv.writer(handle).writerows([[*unknown[:2], "录音", "分数", *unknown[2:]], *rows])
         table = read_labels_file(home)
         table.update(changed, {"score": "81", "singer_id": "001"})
         table.append(Clip("new.wav", 70.0))
@@ -147,7 +147,7 @@ def test_an_edit_keeps_what_is_not_ours(clips: list[Clip], data: st.DataObject) 
         with (home / "labels.csv").open(encoding="utf-8", newline="") as handle:
             header, *after = csv.reader(handle)
         read = read_labels(home / "labels.csv")
-    assert header == [*strange[:2], "录音", "分数", *strange[2:], "singer_id"]
+    assert header == [*unknown[:2], "录音", "分数", *unknown[2:], "singer_id"]
     assert [[*row[:2], *row[4:6]] for row in after[:-1]] == cells
     assert after[-1] == ["", "", "new.wav", "70", "", "", ""]
     assert [clip.score for clip in read.clips] == [
@@ -156,9 +156,9 @@ def test_an_edit_keeps_what_is_not_ours(clips: list[Clip], data: st.DataObject) 
     assert [clip.singer_id for clip in read.clips].index("001") == changed - 1
 
 
-@quick
+@few_examples
 @given(groups_of_clips())
-def test_an_index_is_read_as_it_was_written_and_by_plain_json(groups: list[list[Clip]]) -> None:
+def test_an_index_reads_back_as_written_and_as_strict_json(groups: list[list[Clip]]) -> None:
     with folder() as data:
         write_index(data / "train.json", groups)
         assert read_index(data / "train.json") == groups
@@ -168,9 +168,9 @@ def test_an_index_is_read_as_it_was_written_and_by_plain_json(groups: list[list[
     ]
 
 
-@quick
+@few_examples
 @given(groups_of_clips(), st.data())
-def test_trailing_commas_change_nothing(groups: list[list[Clip]], data: st.DataObject) -> None:
+def test_trailing_commas_are_ignored(groups: list[list[Clip]], data: st.DataObject) -> None:
     with folder() as home:
         write_index(home / "train.json", groups)
         value = strictly(home / "train.json")
@@ -180,9 +180,9 @@ def test_trailing_commas_change_nothing(groups: list[list[Clip]], data: st.DataO
         assert read_index(home / "train.json") == groups
 
 
-@quick
+@few_examples
 @given(groups_of_clips(), st.data())
-def test_a_resorted_index_is_plain_json_with_everything_in_it(groups: list[list[Clip]], data: st.DataObject) -> None:
+def test_a_resorted_index_is_strict_json_with_all_keys(groups: list[list[Clip]], data: st.DataObject) -> None:
     with folder() as home:
         path = home / "train.json"
         write_index(path, groups)
@@ -204,9 +204,9 @@ def test_a_resorted_index_is_plain_json_with_everything_in_it(groups: list[list[
             assert after == before
 
 
-@quick
+@few_examples
 @given(groups_of_clips())
-def test_groups_in_order_are_remembered(groups: list[list[Clip]]) -> None:
+def test_order_json_reads_back_as_written(groups: list[list[Clip]]) -> None:
     expected = [[replace(clip, score=None, row=None) for clip in group] for group in groups if group]
     with folder() as data:
         write_order(data, groups)
@@ -214,10 +214,10 @@ def test_groups_in_order_are_remembered(groups: list[list[Clip]]) -> None:
             assert read_index(data / "order.json") == expected
             first = (data / "order.json").stat().st_ino
             write_order(data, groups)
-            assert (data / "order.json").stat().st_ino == first  # it reads so already, and stays the same file
+            assert (data / "order.json").stat().st_ino == first  # without changes, the file is not rewritten
             assert len(strictly(data / "order.json")) == len(expected)
         write_order(data, [])
-        assert not expected or read_index(data / "order.json") == []  # a file of the recorded version is not taken away
+        assert not expected or read_index(data / "order.json") == []  # a file of the recorded version is not removed
 
 
 withdrawals = st.builds(
@@ -228,9 +228,9 @@ withdrawals = st.builds(
 )
 
 
-@quick
+@few_examples
 @given(st.dictionaries(hashes, withdrawals, max_size=5))
-def test_what_was_withdrawn_is_remembered(withdrawn: dict[str, Withdrawn]) -> None:
+def test_withdrawn_json_reads_back_as_written(withdrawn: dict[str, Withdrawn]) -> None:
     with folder() as data:
         write_withdrawn(data, withdrawn)
         assert read_withdrawn(data) == withdrawn

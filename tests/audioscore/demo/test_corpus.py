@@ -9,11 +9,11 @@ import pytest
 
 from audioscore.data.audio import decode
 from audioscore.demo import corpus
-from audioscore.demo.corpus import render, write_corpus
+from audioscore.demo.corpus import main, render, write_corpus
 from audioscore.demo.plan import SOURCES, plan_corpus
 from audioscore.errors import DataError, UsageError
 
-PLAN = [dataclasses.replace(clip, seconds=3.0 + 0.1 * place) for place, clip in enumerate(plan_corpus(4, 2, seed=3))]
+PLAN = [dataclasses.replace(clip, seconds=3.0 + 0.1 * number) for number, clip in enumerate(plan_corpus(4, 2, seed=3))]
 
 
 def flutter(wave: np.ndarray) -> float:
@@ -98,3 +98,17 @@ def test_foreign_folders_and_files_are_not_replaced(tmp_path: Path) -> None:
 def test_impossible_counts_are_refused(tmp_path: Path, count: int, workers: int) -> None:
     with pytest.raises(UsageError, match=rf"\b{count}\b.*\b{workers}\b"):
         write_corpus(tmp_path / "x", PLAN[:count], workers=workers)
+
+
+def test_it_writes_a_corpus(tmp_path: Path) -> None:
+    out = tmp_path / "corpus"
+    given = ["--out", str(out), "--singers", "2", "--clips-per-singer", "1", "--seed", "1", "--workers", "1"]
+    assert main(given) == 0
+    assert len((out / "labels.csv").read_text(encoding="utf-8").splitlines()) == 3
+    assert len(list((out / "audio").iterdir())) == 2
+
+
+def test_a_wrong_share_exits_with_2(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["--out", str(tmp_path / "x"), "--timbre-share", "2"]) == 2
+    assert "2.0" in caplog.text
+    assert not (tmp_path / "x").exists()

@@ -39,7 +39,7 @@ def test_scores_fill_the_band_and_follow_quality(source: str) -> None:
 @pytest.mark.parametrize("source", [None, *SOURCES])
 @pytest.mark.parametrize("name", [*NUISANCES, "order", "silence"])
 def test_nothing_else_correlates_with_the_score(name: str, source: str | None) -> None:
-    values = [place if name == "order" else getattr(clip, name, 0.0) for place, clip in enumerate(PLAN)]
+    values = [number if name == "order" else getattr(clip, name, 0.0) for number, clip in enumerate(PLAN)]
     if name == "silence":
         values = [(clip.lead + clip.trail) / clip.seconds for clip in PLAN]
     here = [(value, clip.score) for value, clip in zip(values, PLAN, strict=True) if source in (None, clip.source)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from audioscore.config import EncodersSection
-from audioscore.encoders import bucket_store as store_bucket
+from audioscore.encoders import bucket_store
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +48,8 @@ def bucket(served_bucket: Any, clients: list[Any], monkeypatch: pytest.MonkeyPat
     }.items():
         monkeypatch.setenv(name, value)
     if not clients:  # slow to make for every store
-        clients.append(store_bucket.connect(16))
-    monkeypatch.setattr(store_bucket, "connect", lambda connections: clients[0])
+        clients.append(bucket_store.connect(16))
+    monkeypatch.setattr(bucket_store, "connect", lambda connections: clients[0])
     yield served_bucket
     served_bucket.objects.all().delete()
 
@@ -90,14 +90,14 @@ def section(tiny_encoders: Path) -> EncodersSection:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count the forward passes of each encoder, by kind and layer."""
-    from audioscore.encoders.extract import Part
+    from audioscore.encoders.inference import EncoderOutput
 
     calls: Counter[str] = Counter()
-    hear = Part.hear
+    encode = EncoderOutput.encode
 
-    def count(part: Part, recording: Any) -> Any:
+    def count(part: EncoderOutput, recording: Any) -> Any:
         calls[part.reference.kind + ("" if part.reference.layer is None else f"-l{part.reference.layer}")] += 1
-        return hear(part, recording)
+        return encode(part, recording)
 
-    monkeypatch.setattr(Part, "hear", count)
+    monkeypatch.setattr(EncoderOutput, "encode", count)
     return calls

@@ -23,8 +23,8 @@ WAVES = 0.1 * torch.randn(2, 12_000, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def encoder(lively_muq: Path) -> MuQEncoder:
-    return load_muq(str(lively_muq), layer=LAYER)
+def encoder(dropout_muq: Path) -> MuQEncoder:
+    return load_muq(str(dropout_muq), layer=LAYER)
 
 
 def forward(encoder: MuQEncoder) -> Tensor:
@@ -114,7 +114,7 @@ def test_a_frozen_module_stays_so_in_a_deep_copy(encoder: MuQEncoder) -> None:
     assert trainable(other) == []
 
 
-def test_saved_adapters_load_into_a_new_encoder(lively_muq: Path, encoder: MuQEncoder) -> None:
+def test_saved_adapters_load_into_a_new_encoder(dropout_muq: Path, encoder: MuQEncoder) -> None:
     add_lora(encoder.module, rank=4, alpha=2, from_layer=1)
     train_a_little(encoder)
     state = adapter_state(encoder.module)
@@ -123,7 +123,7 @@ def test_saved_adapters_load_into_a_new_encoder(lively_muq: Path, encoder: MuQEn
     assert state[f"{path}.lora_A.weight"].shape == (4, 32)
     assert state[f"{path}.lora_B.weight"].shape == (32, 4)
     assert len(state) == 16
-    fresh = load_muq(str(lively_muq), layer=LAYER)
+    fresh = load_muq(str(dropout_muq), layer=LAYER)
     add_lora(fresh.module, rank=4, alpha=2, from_layer=1)
     untrained = fresh.frames(WAVES[0])
     load_adapter_state(fresh.module, state)
@@ -153,7 +153,7 @@ def test_adapters_that_do_not_fit_are_not_loaded(encoder: MuQEncoder) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_merged_adapters_give_the_same_frames(lively_muq: Path, encoder: MuQEncoder) -> None:
+def test_merged_adapters_give_the_same_frames(dropout_muq: Path, encoder: MuQEncoder) -> None:
     add_lora(encoder.module, rank=4, alpha=2)
     train_a_little(encoder)
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
@@ -163,7 +163,7 @@ def test_merged_adapters_give_the_same_frames(lively_muq: Path, encoder: MuQEnco
     assert torch.allclose(attention.linear_q(x), projected, rtol=0, atol=1e-6)
     assert (encoder.frames(WAVES[0]) - before).norm() < 1e-6 * before.norm()
     assert trainable(encoder.module) == []
-    assert encoder.module.state_dict().keys() == load_muq(str(lively_muq), layer=LAYER).module.state_dict().keys()
+    assert encoder.module.state_dict().keys() == load_muq(str(dropout_muq), layer=LAYER).module.state_dict().keys()
     assert len(add_lora(encoder.module, rank=2, alpha=1)) == 8 * LAYER
 
 
@@ -180,7 +180,7 @@ def test_broken_adapters_are_not_merged(encoder: MuQEncoder) -> None:
     ]
 
 
-def test_whole_layers_are_tuned_without_batch_statistics(lively_muq: Path, encoder: MuQEncoder) -> None:
+def test_whole_layers_are_tuned_without_batch_statistics(dropout_muq: Path, encoder: MuQEncoder) -> None:
     names = tune_layers(encoder.module, from_layer=2)
     layer = "model.conformer.layers.2."
     assert set(names) == {name for name, _ in encoder.module.named_parameters() if name.startswith(layer)}
@@ -194,7 +194,7 @@ def test_whole_layers_are_tuned_without_batch_statistics(lively_muq: Path, encod
     assert {name for name in parts if not f"{name}.".startswith(layer)} == set()
     encoder.module.eval()
     assert torch.equal(forward(encoder), forward(encoder))
-    names = tune_layers(load_muq(str(lively_muq), layer=4).module, from_layer=3)
+    names = tune_layers(load_muq(str(dropout_muq), layer=4).module, from_layer=3)
     last = {f"model.conformer.layer_norm.{name}" for name in ("weight", "bias")}
     assert {name for name in names if "layers.3." not in name} == last
 

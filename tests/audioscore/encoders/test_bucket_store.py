@@ -15,9 +15,8 @@ import torch
 from safetensors import safe_open
 
 from audioscore.data.clips import Clip
-from audioscore.data.transfer import pool as retry
-from audioscore.data.transfer import s3
-from audioscore.encoders import bucket_store as store_bucket
+from audioscore.data.transfer import pool, s3
+from audioscore.encoders import bucket_store
 from audioscore.encoders.bucket_store import CACHE, LIMIT
 from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.muq_layers import prefix_reference
@@ -34,7 +33,7 @@ CLIPS = [f"{number:02x}" * 32 for number in range(12)]
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return call(*given, **named)
 
     for name in ("list_objects", "download_object"):
-        monkeypatch.setattr(store_bucket, name, partial(count, name, getattr(store_bucket, name)))
+        monkeypatch.setattr(bucket_store, name, partial(count, name, getattr(bucket_store, name)))
     return calls
 
 
@@ -134,7 +133,7 @@ def test_all_pages_are_listed(bucket: Any, monkeypatch: pytest.MonkeyPatch, else
     elsewhere()
     client = s3.connect(16)
     client.meta.events.register("provide-client-params.s3.ListObjectsV2", lambda params, **_: params | {"MaxKeys": 5})
-    monkeypatch.setattr(store_bucket, "connect", lambda connections: client)
+    monkeypatch.setattr(bucket_store, "connect", lambda connections: client)
     store = FeatureStore(URI)
     assert all(store.has(MUQ, clip) for clip in CLIPS)
 
@@ -169,7 +168,7 @@ def test_eight_features_are_downloaded_at_once(
             eight.wait(20)  # fails where fewer come
         download(client, name, key, *more, **named)
 
-    monkeypatch.setattr(store_bucket, "download_object", together)
+    monkeypatch.setattr(bucket_store, "download_object", together)
     FeatureStore(URI).fetch((MUQ, clip) for clip in CLIPS)
     assert len(begun) == len(copies()) == len(CLIPS)
 
@@ -256,10 +255,10 @@ def test_a_changed_object_is_refused(bucket: Any, elsewhere: Callable[[], None],
 def test_a_failed_upload_leaves_nothing(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FeatureStore(URI)
     with monkeypatch.context() as patch:
-        faults = (KeyboardInterrupt, KeyboardInterrupt), (DataError("MD5 1, not 2"), ModelError)
-        for fault, expected in faults:
-            patch.setattr(store_bucket, "upload_object", Mock(side_effect=fault))
-            with pytest.raises(expected, match=str(fault) if expected is ModelError else None):
+        cases = (KeyboardInterrupt, KeyboardInterrupt), (DataError("MD5 1, not 2"), ModelError)
+        for error, expected in cases:
+            patch.setattr(bucket_store, "upload_object", Mock(side_effect=error))
+            with pytest.raises(expected, match=str(error) if expected is ModelError else None):
                 store.put(MUQ, CLIPS[0], frames(CLIPS[0]))
             assert list(bucket.objects.all()) == copies() == []
     assert not store.has(MUQ, CLIPS[0])

@@ -170,9 +170,9 @@ def test_a_configuration_without_weights_in_its_folder_is_refused(copy: Path, mo
         load_campplus(str(copy))
 
 
-@pytest.mark.parametrize("lost", ["configuration.json", "campplus_small.bin"])
+@pytest.mark.parametrize("missing", ["configuration.json", "campplus_small.bin"])
 def test_a_partial_download_in_the_cache_is_completed(
-    tiny_encoders: Path, copy: Path, lost: str, monkeypatch: pytest.MonkeyPatch
+    tiny_encoders: Path, copy: Path, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with quiet_imports():
         hub = importlib.import_module("modelscope.hub.snapshot_download")
@@ -184,20 +184,20 @@ def test_a_partial_download_in_the_cache_is_completed(
         if state == "empty" or (state == "offline" and not local_files_only):
             raise ConnectionError("no route")
         if state == "online" and not local_files_only:
-            shutil.copy(tiny_encoders / "campplus-small" / lost, copy / lost)
+            shutil.copy(tiny_encoders / "campplus-small" / missing, copy / missing)
         return str(copy)
 
-    (copy / lost).unlink()
+    (copy / missing).unlink()
     monkeypatch.setattr(hub, "snapshot_download", download)
     with pytest.raises(ModelError, match=r"^iic/small: .*`audioscore encoders pull`") as caught:
         load_campplus("iic/small", revision="v1.0.0")
-    assert lost not in str(caught.value)
+    assert missing not in str(caught.value)
     assert asked == [True, False], "the cache first: offline, the hub's client retries for 20 s"
     state = "offline"
-    with pytest.raises(ModelError, match=rf"^iic/small: .*{lost}.*`audioscore encoders pull`.*campplus\.source"):
+    with pytest.raises(ModelError, match=rf"^iic/small: .*{missing}.*`audioscore encoders pull`.*campplus\.source"):
         load_campplus("iic/small")
     state = "incomplete"
-    with pytest.raises(ModelError, match=rf"^iic/small: .*{lost}") as caught:
+    with pytest.raises(ModelError, match=rf"^iic/small: .*{missing}") as caught:
         load_campplus("iic/small")
     assert "encoders pull" not in str(caught.value)
     state = "online"

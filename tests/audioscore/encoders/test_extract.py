@@ -16,25 +16,24 @@ from audioscore.config import EncodersSection, TrainingSection
 from audioscore.data.audio import decode, encode
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
-from audioscore.data.split.sort import read_relative
+from audioscore.data.split.sort import read_unscored_groups
 from audioscore.encoders import extract
 from audioscore.encoders.extract import (
     Extraction,
-    choose_device,
-    encode_recording,
     extract_features,
     extract_folder,
     load_encoders,
     read_extraction,
     write_extraction,
 )
-from audioscore.encoders.features import WINDOWS, Encoders
+from audioscore.encoders.features import WINDOWS, Encoders, Features
+from audioscore.encoders.inference import encode_recording
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.muq_layers import prefix_frames, prefix_reference
 from audioscore.encoders.speakers.targets import SpeakerTarget
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored_features import StoredFeatures
-from audioscore.errors import AudioError, DataError, ModelError, UsageError
+from audioscore.errors import AudioError, DataError, ModelError
 from audioscore.files import sha256_of
 from audioscore.muq_cpu import conformer as muq_conformer
 from audioscore.muq_cpu import front_end as muq_front
@@ -90,7 +89,7 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> SpeakerTarget:
     return SpeakerTarget(torch.nn.Identity(), 2, "ge2e", (weights,), forward)
 
 
-def equal(ours: Sequence[extract.Features], wanted: Sequence[extract.Features]) -> bool:
+def equal(ours: Sequence[Features], wanted: Sequence[Features]) -> bool:
     return len(ours) == len(wanted) and all(
         set(one) == set(other) and all(torch.equal(one[kind], other[kind]) for kind in one)
         for one, other in zip(ours, wanted, strict=True)
@@ -162,12 +161,12 @@ def test_an_extraction_is_written_with_its_own_encoders(
         del reference["precision"], reference["window"]
     source.write_text(json.dumps(older))
     assert read_extraction(tmp_path / "out") == extraction
-    known = copy.copy(encoders["muq"])
-    known.reference = replace(encoders["muq"].reference, id="OpenMuQ/MuQ-large-msd-iter", revision="b83ebda")
-    hub: Encoders = {"muq": known}
+    published = copy.copy(encoders["muq"])
+    published.reference = replace(encoders["muq"].reference, id="OpenMuQ/MuQ-large-msd-iter", revision="b83ebda")
+    hub: Encoders = {"muq": published}
     write_extraction(extract_features(clips[:1], folder, hub, store), hub, tmp_path / "hub")
     assert [path.name for path in (tmp_path / "hub").iterdir()] == ["extraction.json"]
-    assert read_extraction(tmp_path / "hub").encoders["muq"] == known.reference
+    assert read_extraction(tmp_path / "hub").encoders["muq"] == published.reference
 
 
 def test_all_splits_and_relative_labels_are_extracted(
@@ -175,7 +174,7 @@ def test_all_splits_and_relative_labels_are_extracted(
 ) -> None:
     relative = [replace(clip, score=None) for clip in clips[2:6]]
     index = write_splits(tmp_path, [clips[:3], relative], [clips[6:7]], [clips[7:8]])
-    assert [len(group) for group in read_relative(index, "train")] == [4]
+    assert [len(group) for group in read_unscored_groups(index, "train")] == [4]
     extraction = extract_folder(folder, index, tmp_path / "out", tmp_path / "features", section)
     assert (extraction.clips, extraction.computed) == (8, 8)
     assert read_extraction(tmp_path / "out") == extraction
@@ -221,19 +220,19 @@ def test_optimized_kernels_are_shared_by_all_threads(
     plain = extract_features(clips, folder, encoders, store, prefix_layer=layer)
     for module in (muq_front, muq_conformer):
         monkeypatch.setattr(module, "MIN_CHANNELS", 1)
-    quick = FeatureStore(tmp_path / "quick")
+    optimized = FeatureStore(tmp_path / "optimized")
     monkeypatch.setattr(MuQEncoder, "by_window", None)  # the encoder's own forward
     made: list[object] = []
     real = muq_front.FrontEnd.__init__
     monkeypatch.setattr(muq_front.FrontEnd, "__init__", lambda self, *given: (made.append(self), real(self, *given))[1])
-    assert extract_features(clips, folder, encoders, quick, prefix_layer=layer).computed == plain.computed == COUNT
+    assert extract_features(clips, folder, encoders, optimized, prefix_layer=layer).computed == plain.computed == COUNT
     assert len(made) == 1
     features = StoredFeatures(clips, plain.encoders, ["muq"], store, prefix_layer=layer)
     assert [int(one[WINDOWS]) for one in features] == [1, 1, *[2] * 6, *[3] * 4]  # clips of 0.5 to 1.6 s
     assert [store.windows(encoders["muq"].reference, str(clip.sha256)) for clip in clips[1:3]] == [1, 2]
     for prefix in (None, layer):
         found, wanted = (
-            StoredFeatures(clips, plain.encoders, ["muq"], one, prefix_layer=prefix) for one in (quick, store)
+            StoredFeatures(clips, plain.encoders, ["muq"], one, prefix_layer=prefix) for one in (optimized, store)
         )
         for ours, theirs in zip(found, wanted, strict=True):
             assert set(ours) == set(theirs)
@@ -278,8 +277,8 @@ def test_features_for_training_are_extracted(
     folder: Path, clips: list[Clip], section: EncodersSection, speaker: SpeakerTarget, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], layer: int | None, loads: bool,
 ) -> None:  # fmt: skip
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(extract, "load_speaker", lambda *given: (asked.append(given[:3]), speaker)[1])
+    loaded: list[tuple[str, ...]] = []
+    monkeypatch.setattr(extract, "load_speaker", lambda *given: (loaded.append(given[:3]), speaker)[1])
     index, store = write_splits(tmp_path, [clips[:1]], [clips[1:2]], [clips[2:3]]), tmp_path / "features"
     if "adversary" in settings:
         settings = {"adversary": settings["adversary"] | {"source": "/srv/voices"}}
@@ -287,27 +286,7 @@ def test_features_for_training_are_extracted(
     done = extract_folder(folder, index, tmp_path / "out", store, section, training)
     layers = {2} if layer is None else {2, layer}
     assert {path.name.split("-")[2] for path in store.glob("muq-*")} == {f"l{one}" for one in layers}
-    assert asked == ([("ge2e", "/srv/voices", "cpu")] if loads else [])
+    assert loaded == ([("ge2e", "/srv/voices", "cpu")] if loads else [])
     assert (done.computed, done.speaker) == (3, speaker.reference if loads else None)
     features = StoredFeatures(clips[:3], done.encoders, ["muq"], FeatureStore(store), prefix_layer=layer)
     assert len(list(features)) == 3
-
-
-@pytest.mark.parametrize(
-    ("device", "gpus", "chosen", "refused"),
-    [
-        ("cpu", 2, "cpu", ""), ("auto", 0, "cpu", ""), ("auto", 2, "cuda:1", ""), ("cuda", 2, "cuda:1", ""),
-        ("cuda:0", 2, "cuda:0", ""), ("tpu", 2, "", "auto, cpu, cuda.*cuda:N"),
-        ("cuda:x", 2, "", "auto, cpu, cuda.*cuda:N"), ("cuda:", 2, "", "auto, cpu, cuda.*cuda:N"),
-        ("cuda", 0, "", r"\b0 GPUs"), ("cuda:2", 2, "", r"\b2 GPUs"),
-    ],
-)  # fmt: skip
-def test_choose_device(device: str, gpus: int, chosen: str, refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    if chosen:
-        assert choose_device(device) == chosen
-    else:
-        with pytest.raises(UsageError, match=rf"^device {device}: .*{refused}"):
-            choose_device(device)

@@ -27,14 +27,14 @@ def noise(seconds: float, seed: int = 0) -> Tensor:
 
 
 @pytest.fixture
-def copy(lively_muq: Path, tmp_path: Path) -> Path:
+def copy(dropout_muq: Path, tmp_path: Path) -> Path:
     """A copy of the folder to damage."""
-    return Path(shutil.copytree(lively_muq, tmp_path / "muq-copy"))
+    return Path(shutil.copytree(dropout_muq, tmp_path / "muq-copy"))
 
 
 @pytest.mark.parametrize("layer", range(1, DEPTH + 1))
-def test_frames_equal_the_full_models_hidden_state(lively_muq: Path, full_muq: HiddenStates, layer: int) -> None:
-    encoder = load_muq(str(lively_muq), layer=layer)
+def test_frames_equal_the_full_models_hidden_state(dropout_muq: Path, full_muq: HiddenStates, layer: int) -> None:
+    encoder = load_muq(str(dropout_muq), layer=layer)
     wave = noise(1.7)
     states = full_muq(wave)
     assert len(states) == DEPTH + 1
@@ -43,20 +43,20 @@ def test_frames_equal_the_full_models_hidden_state(lively_muq: Path, full_muq: H
     assert (encoder.layer, encoder.dim) == (layer, 32)
 
 
-def test_frames_are_deterministic_and_frozen(lively_muq: Path) -> None:
-    encoder = load_muq(str(lively_muq), layer=2)
+def test_frames_are_deterministic_and_frozen(dropout_muq: Path) -> None:
+    encoder = load_muq(str(dropout_muq), layer=2)
     wave = noise(4.0)
     frames = encoder.frames(wave)
     assert frames.shape == (100, 32)
     assert frames.dtype == torch.float32
     assert torch.equal(frames, encoder.frames(wave))
-    assert torch.equal(frames, load_muq(str(lively_muq), layer=2).frames(wave))
+    assert torch.equal(frames, load_muq(str(dropout_muq), layer=2).frames(wave))
     assert [name for name, parameter in encoder.module.named_parameters() if parameter.requires_grad] == []
     assert [name for name, part in encoder.module.named_modules() if part.training] == []
 
 
-def test_a_long_recording_is_split_into_equal_windows(lively_muq: Path, full_muq: HiddenStates) -> None:
-    encoder = load_muq(str(lively_muq), layer=2, window_seconds=2.0)
+def test_a_long_recording_is_split_into_equal_windows(dropout_muq: Path, full_muq: HiddenStates) -> None:
+    encoder = load_muq(str(dropout_muq), layer=2, window_seconds=2.0)
     wave = noise(5.0)  # 5 s are three windows of 5/3 s, not 2 + 2 + 1
     parts = [encoder.frames(wave[start : start + 40_000]) for start in (0, 40_000, 80_000)]
     assert torch.equal(encoder.frames(wave), torch.cat(parts))
@@ -65,8 +65,8 @@ def test_a_long_recording_is_split_into_equal_windows(lively_muq: Path, full_muq
     assert encoder.reference.key.endswith("-w2")
 
 
-def test_without_windows_frames_equal_the_full_models(lively_muq: Path, full_muq: HiddenStates) -> None:
-    encoder, windowed = load_muq(str(lively_muq), layer=2, window_seconds=None), load_muq(str(lively_muq), layer=2)
+def test_without_windows_frames_equal_the_full_models(dropout_muq: Path, full_muq: HiddenStates) -> None:
+    encoder, windowed = load_muq(str(dropout_muq), layer=2, window_seconds=None), load_muq(str(dropout_muq), layer=2)
     wave = noise(40.0)
     frames = encoder.frames(wave)
     assert len(frames) == 1000
@@ -81,9 +81,9 @@ def test_without_windows_frames_equal_the_full_models(lively_muq: Path, full_muq
 
 
 @pytest.mark.parametrize(("precision", "off"), [("bf16", 0.03), ("fp16", 0.004)])
-def test_a_lower_precision_is_used_in_the_conformer(lively_muq: Path, precision: Precision, off: float) -> None:
-    usual, loaded = load_muq(str(lively_muq), layer=2), load_muq(str(lively_muq), layer=2)
-    lower = MuQEncoder(loaded.module, 2, replace(loaded.reference, precision=precision), lively_muq)
+def test_a_lower_precision_is_used_in_the_conformer(dropout_muq: Path, precision: Precision, off: float) -> None:
+    usual, loaded = load_muq(str(dropout_muq), layer=2), load_muq(str(dropout_muq), layer=2)
+    lower = MuQEncoder(loaded.module, 2, replace(loaded.reference, precision=precision), dropout_muq)
     wave = torch.sin(torch.arange(48_000) * (2 * torch.pi * 440 / 24_000))  # its power is beyond fp16
     dtypes: list[torch.dtype] = []
     lower.module.model.conv.register_forward_pre_hook(lambda _, inputs: dtypes.append(inputs[0].dtype))
@@ -98,20 +98,20 @@ def test_a_lower_precision_is_used_in_the_conformer(lively_muq: Path, precision:
     assert lower.reference.key == f"{usual.reference.key}-{precision}"
 
 
-def test_a_cpu_computes_in_fp32_within_autocast(lively_muq: Path) -> None:
-    encoder, wave = load_muq(str(lively_muq), layer=2), noise(1.0)
+def test_a_cpu_computes_in_fp32_within_autocast(dropout_muq: Path) -> None:
+    encoder, wave = load_muq(str(dropout_muq), layer=2), noise(1.0)
     wanted = encoder.frames(wave)
     for precision in get_args(Precision):
-        lower = load_muq(str(lively_muq), layer=2, precision=precision)
+        lower = load_muq(str(dropout_muq), layer=2, precision=precision)
         assert lower.reference == encoder.reference
         assert torch.equal(lower.frames(wave), wanted)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(encoder.frames(wave), wanted)
 
 
-def test_positions_are_exact_in_a_lower_precision(lively_muq: Path) -> None:
+def test_positions_are_exact_in_a_lower_precision(dropout_muq: Path) -> None:
     """Frame 257 is no bf16 number: rounded, two frames would have one position."""
-    usual = load_muq(str(lively_muq), layer=2, window_seconds=None)
+    usual = load_muq(str(dropout_muq), layer=2, window_seconds=None)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         states = torch.zeros(1, 2_000, 32, dtype=torch.bfloat16)
         table = usual.module.model.conformer.embed_positions(states)
@@ -129,10 +129,10 @@ def test_the_pinned_hash_is_checked_before_loading(copy: Path) -> None:
 
 
 def test_loading_keeps_the_random_state_and_prints_nothing(
-    lively_muq: Path, copy: Path, capsys: pytest.CaptureFixture[str], global_rng: Callable[[], object]
+    dropout_muq: Path, copy: Path, capsys: pytest.CaptureFixture[str], global_rng: Callable[[], object]
 ) -> None:
     before = global_rng()
-    load_muq(str(lively_muq), layer=1)
+    load_muq(str(dropout_muq), layer=1)
     assert global_rng() == before
     (copy / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelError):
@@ -141,12 +141,12 @@ def test_loading_keeps_the_random_state_and_prints_nothing(
     assert capsys.readouterr().out == ""
 
 
-def test_a_saved_encoder_is_complete(lively_muq: Path, tmp_path: Path) -> None:
-    encoder = load_muq(str(lively_muq), layer=1)
+def test_a_saved_encoder_is_complete(dropout_muq: Path, tmp_path: Path) -> None:
+    encoder = load_muq(str(dropout_muq), layer=1)
     reference = encoder.reference
     assert (reference.id, reference.kind, reference.layer) == (None, "muq", 1)
-    assert reference.sha256 == sha256_of(lively_muq / "config.json", lively_muq / "model.safetensors")
-    assert str(lively_muq) not in json.dumps(reference.to_json())
+    assert reference.sha256 == sha256_of(dropout_muq / "config.json", dropout_muq / "model.safetensors")
+    assert str(dropout_muq) not in json.dumps(reference.to_json())
     encoder.save(tmp_path / "embedded" / "muq")
     again = load_muq(str(tmp_path / "embedded" / "muq"), layer=1)
     assert again.reference == reference
@@ -154,14 +154,14 @@ def test_a_saved_encoder_is_complete(lively_muq: Path, tmp_path: Path) -> None:
     assert len(load_muq(str(tmp_path / "embedded" / "muq"), layer=DEPTH).module.model.conformer.layers) == DEPTH
 
 
-def test_invalid_layers_windows_and_waves_are_refused(lively_muq: Path) -> None:
+def test_invalid_layers_windows_and_waves_are_refused(dropout_muq: Path) -> None:
     for layer in (0, -1, DEPTH + 1):
         with pytest.raises(ModelError, match=rf"layer {layer}: .*1 to {DEPTH}\."):
-            load_muq(str(lively_muq), layer=layer)
+            load_muq(str(dropout_muq), layer=layer)
     for seconds in (0.0, 0.49, -30.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match=rf"{seconds} s: .*\b0\.5\b"):
-            load_muq(str(lively_muq), layer=1, window_seconds=seconds)
-    encoder = load_muq(str(lively_muq), layer=1)
+            load_muq(str(dropout_muq), layer=1, window_seconds=seconds)
+    encoder = load_muq(str(dropout_muq), layer=1)
     for shape in ((5_999,), (0,), (1, 24_000)):
         with pytest.raises(ModelError, match=rf"\b6000\b.*{re.escape(str(list(shape)))}"):
             encoder.frames(torch.zeros(shape))
@@ -209,11 +209,11 @@ def test_an_offline_hub_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_muq("somebody/muq", layer=1)
 
 
-@pytest.mark.parametrize("fault", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError])
+@pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError])
 def test_an_http_error_of_the_hub_is_a_model_error(
-    monkeypatch: pytest.MonkeyPatch, fault: type[httpx.TransportError]
+    monkeypatch: pytest.MonkeyPatch, error: type[httpx.TransportError]
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=fault("no route\nto host")))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=error("no route\nto host")))
     with pytest.raises(ModelError) as caught:
         load_muq("somebody/muq", layer=1)
     names = ("somebody/muq: ", "(no route)", "`audioscore encoders pull`", "encoders.muq.source", "config.json",

@@ -41,13 +41,15 @@ def adapt(encoder: MuQEncoder, from_layer: int = 0, dropout: float = 0.0) -> lis
 
 
 @pytest.fixture
-def encoder(lively_muq: Path) -> MuQEncoder:
-    return load_muq(str(lively_muq), layer=3)
+def encoder(dropout_muq: Path) -> MuQEncoder:
+    return load_muq(str(dropout_muq), layer=3)
 
 
 @pytest.mark.parametrize(("layer", "cut"), [(1, 0), (3, 0), (3, 1), (3, 2), (DEPTH, 0), (DEPTH, 3)])
-def test_prefix_and_suffix_equal_the_full_model(lively_muq: Path, full_muq: HiddenStates, layer: int, cut: int) -> None:
-    encoder, wave = load_muq(str(lively_muq), layer=layer), noise(40_000)
+def test_prefix_and_suffix_equal_the_full_model(
+    dropout_muq: Path, full_muq: HiddenStates, layer: int, cut: int
+) -> None:
+    encoder, wave = load_muq(str(dropout_muq), layer=layer), noise(40_000)
     frames, states = prefix_frames(encoder, wave, cut), full_muq(wave)
     assert torch.equal(frames, states[cut])
     suffix = MuQSuffix(encoder, cut).eval()
@@ -72,8 +74,8 @@ def test_training_uses_a_fused_kernel_with_the_same_gradients(encoder: MuQEncode
 
 @pytest.mark.parametrize("filler", [0.0, 7.0, float("nan")])
 @pytest.mark.parametrize(("layer", "cut"), [(3, 1), (DEPTH, 0)])
-def test_a_clip_in_a_batch_equals_the_clip_alone(lively_muq: Path, layer: int, cut: int, filler: float) -> None:
-    encoder = load_muq(str(lively_muq), layer=layer)
+def test_a_clip_in_a_batch_equals_the_clip_alone(dropout_muq: Path, layer: int, cut: int, filler: float) -> None:
+    encoder = load_muq(str(dropout_muq), layer=layer)
     adapt(encoder, cut)
     suffix = MuQSuffix(encoder, cut)
     # Shorter and longer than the convolution's reach of 31 frames, and one of a single frame.
@@ -187,8 +189,8 @@ def test_bfloat16_autocast_is_close_and_masks(encoder: MuQEncoder) -> None:
 
 
 @pytest.mark.parametrize("samples", [48_000, 48_001, 48_479, 48_480, 48_961, 96_001, 130_001, 191_999, 193_438])
-def test_a_long_recording_is_split_into_its_windows(lively_muq: Path, samples: int) -> None:
-    encoder = load_muq(str(lively_muq), layer=3, window_seconds=2.0)
+def test_a_long_recording_is_split_into_its_windows(dropout_muq: Path, samples: int) -> None:
+    encoder = load_muq(str(dropout_muq), layer=3, window_seconds=2.0)
     wave = noise(samples)
     windows = torch.tensor_split(wave, -(-samples // 48_000))
     parts = split_windows(prefix_frames(encoder, wave, 1), samples, encoder.window)
@@ -200,19 +202,19 @@ def test_a_long_recording_is_split_into_its_windows(lively_muq: Path, samples: i
 
 
 @pytest.mark.parametrize("cut", [0, 2])
-def test_without_windows_any_length_is_encoded(lively_muq: Path, full_muq: HiddenStates, cut: int) -> None:
-    encoder, wave = load_muq(str(lively_muq), layer=3, window_seconds=None), noise(35 * 24_000)
+def test_without_windows_any_length_is_encoded(dropout_muq: Path, full_muq: HiddenStates, cut: int) -> None:
+    encoder, wave = load_muq(str(dropout_muq), layer=3, window_seconds=None), noise(35 * 24_000)
     frames = prefix_frames(encoder, wave, cut)
     (only,) = split_windows(frames, len(wave), encoder.window)
     suffix = MuQSuffix(encoder, cut)
     with torch.no_grad():
         assert torch.equal(alone(suffix, only), full_muq(wave)[3])
-    assert suffix.state_dict().keys() == MuQSuffix(load_muq(str(lively_muq), layer=3), cut).state_dict().keys()
+    assert suffix.state_dict().keys() == MuQSuffix(load_muq(str(dropout_muq), layer=3), cut).state_dict().keys()
     assert prefix_reference(encoder.reference, cut).key.endswith(f"-l{cut}-e1-whole")
 
 
-def test_without_windows_a_batch_equals_its_clips_and_trains(lively_muq: Path) -> None:
-    encoder = load_muq(str(lively_muq), layer=3, window_seconds=None)
+def test_without_windows_a_batch_equals_its_clips_and_trains(dropout_muq: Path) -> None:
+    encoder = load_muq(str(dropout_muq), layer=3, window_seconds=None)
     parameters = adapt(encoder, 1)
     suffix = MuQSuffix(encoder, 1, checkpointing=True)
     clips = [prefix_frames(encoder, noise(samples), 1) for samples in (12_000, 32 * 24_000)]
@@ -224,14 +226,14 @@ def test_without_windows_a_batch_equals_its_clips_and_trains(lively_muq: Path) -
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_the_prefix_uses_the_encoders_precision(lively_muq: Path, encoder: MuQEncoder, precision: Precision) -> None:
-    loaded = load_muq(str(lively_muq), layer=3)
-    lower = MuQEncoder(loaded.module, 3, replace(loaded.reference, precision=precision), lively_muq)
+def test_the_prefix_uses_the_encoders_precision(dropout_muq: Path, encoder: MuQEncoder, precision: Precision) -> None:
+    loaded = load_muq(str(dropout_muq), layer=3)
+    lower = MuQEncoder(loaded.module, 3, replace(loaded.reference, precision=precision), dropout_muq)
     frames, wanted = prefix_frames(lower, noise(24_000), 2), prefix_frames(encoder, noise(24_000), 2)
     assert frames.dtype == torch.float32
     assert 0 < (frames - wanted).norm() < 0.05 * wanted.norm()
     assert prefix_reference(lower.reference, 2).key == f"{prefix_reference(encoder.reference, 2).key}-{precision}"
-    shallow = load_muq(str(lively_muq), layer=2)
+    shallow = load_muq(str(dropout_muq), layer=2)
     assert prefix_reference(encoder.reference, 2) == shallow.reference
     assert torch.equal(wanted, shallow.frames(noise(24_000)))
     assert prefix_reference(encoder.reference, 0).key.endswith("-l0-e1")

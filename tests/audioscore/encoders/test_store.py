@@ -8,12 +8,13 @@ import torch
 from safetensors.torch import save_file
 
 from audioscore.encoders.features import EncoderReference
-from audioscore.encoders.store import FeatureStore
-from audioscore.errors import ModelError
+from audioscore.encoders.store import DeletedFeatures, FeatureStore, delete_features
+from audioscore.errors import DataError, ModelError
 
 MUQ = EncoderReference("muq", None, None, "ab" * 32, 2)
 CAMPPLUS = EncoderReference("campplus", None, None, "cd" * 32)
 CLIP = "0123456789abcdef" * 4
+GONE, STAYS = "0a" * 32, "0b" * 32
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def store(tmp_path: Path) -> FeatureStore:
 
 
 def test_frames_and_embeddings_are_read_bit_for_bit(store: FeatureStore) -> None:
-    chance = torch.Generator().manual_seed(0)
-    frames, embedding = torch.randn(50, 32, generator=chance), torch.randn(64, generator=chance)
+    generator = torch.Generator().manual_seed(0)
+    frames, embedding = torch.randn(50, 32, generator=generator), torch.randn(64, generator=generator)
     store.put(MUQ, CLIP, frames)
     store.put(CAMPPLUS, CLIP, embedding)
     assert torch.equal(store.get(MUQ, CLIP), frames)
@@ -100,3 +101,34 @@ def test_a_killed_write_leaves_no_partial_file(store: FeatureStore, monkeypatch:
     assert torch.equal(store.get(MUQ, CLIP), torch.ones(2, 2))
     assert not store.has(CAMPPLUS, CLIP)
     assert [path.name for path in store.root.rglob("*") if path.is_file()] == [f"{CLIP}.safetensors"]
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    request.getfixturevalue("bucket")
+    return "s3://encoder-features/team a/特征"
+
+
+def test_only_the_recordings_features_are_deleted(uri: str, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
+    store = FeatureStore(uri)
+    for encoder in (MUQ, CAMPPLUS):
+        for recording in (GONE, STAYS):
+            store.put(encoder, recording, torch.ones(2, 3))
+    assert delete_features(uri, {GONE, "ff" * 32}) == DeletedFeatures(2)
+    assert delete_features(uri, {GONE}) == DeletedFeatures(0)
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "another"))
+    fresh = FeatureStore(uri)
+    assert [fresh.has(encoder, GONE) for encoder in (MUQ, CAMPPLUS)] == [False, False]
+    assert [fresh.has(encoder, STAYS) for encoder in (MUQ, CAMPPLUS)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [("/gone/features", ""), ("s3://nowhere/features", r".*NoSuchBucket"), ("s3:///features", r".*\bbucket\b")],
+)
+def test_an_unreachable_store_is_named(uri: str, shown: str, bucket: Any) -> None:
+    with pytest.raises(DataError, match=rf"^{uri}\b{shown}"):
+        delete_features(uri, {GONE})

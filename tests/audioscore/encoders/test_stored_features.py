@@ -44,26 +44,26 @@ def stored(store: FeatureStore, clips: list[Clip] = CLIPS, kinds: tuple[Kind, ..
     return StoredFeatures(clips, REFERENCES, kinds, store, **more)
 
 
-def numbers(features: list[Features]) -> list[float]:
+def first_values(features: list[Features]) -> list[float]:
     return [float(one["muq"][0, 0]) for one in features]
 
 
 def test_features_are_in_clip_order(store: CountingStore) -> None:
     features = stored(store, kinds=("muq", "campplus"))
     assert len(features) == 5
-    assert numbers(list(features)) == [0, 1, 2, 3, 4]
+    assert first_values(list(features)) == [0, 1, 2, 3, 4]
     assert [len(one["muq"]) for one in features] == [2, 3, 4, 5, 6]
     assert [one["campplus"].tolist() for one in features] == [[10.0 * number] * 4 for number in range(5)]
     assert [set(one) for one in features] == [{"muq", "campplus"}] * 5
-    assert numbers(list(stored(store, CLIPS[::-1]))) == [4, 3, 2, 1, 0]
-    assert numbers(list(stored(store, [CLIPS[2], CLIPS[2], CLIPS[0]]))) == [2, 2, 0]
+    assert first_values(list(stored(store, CLIPS[::-1]))) == [4, 3, 2, 1, 0]
+    assert first_values(list(stored(store, [CLIPS[2], CLIPS[2], CLIPS[0]]))) == [2, 2, 0]
 
 
 def test_indexing_follows_list_rules(store: CountingStore) -> None:
     features = stored(store)
-    assert numbers(features[1:4]) == [1, 2, 3]
-    assert numbers(features[::-2]) == [4, 2, 0]
-    assert numbers([features[-1], features[-5]]) == [4, 0]
+    assert first_values(features[1:4]) == [1, 2, 3]
+    assert first_values(features[::-2]) == [4, 2, 0]
+    assert first_values([features[-1], features[-5]]) == [4, 0]
     assert features[5:] == []
     for index in (5, -6):
         with pytest.raises(IndexError):
@@ -85,8 +85,8 @@ def test_only_the_requested_clip_and_kinds_are_read(store: CountingStore, more: 
 def test_features_within_the_memory_limit_are_read_once(store: CountingStore, kept: dict[str, int], reads: int) -> None:
     features = stored(store, **kept)
     for _ in range(3):
-        assert numbers(list(features)) == [0, 1, 2, 3, 4]
-    assert numbers([features[-1]]) == [4]
+        assert first_values(list(features)) == [0, 1, 2, 3, 4]
+    assert first_values([features[-1]]) == [4]
     assert store.read == reads * [("muq-2", number) for number in range(5)] + [("muq-2", 4)] * (reads > 1)
 
 
@@ -106,7 +106,7 @@ def test_the_first_clips_stay_in_memory(store: CountingStore) -> None:
 def test_a_hidden_state_replaces_the_output(store: CountingStore) -> None:
     features = stored(store, kinds=("muq", "campplus"), prefix_layer=1)
     assert [set(one) for one in features] == [{"muq", "campplus", WINDOWS}] * 5
-    assert numbers(list(features)) == [0, -1, -2, -3, -4]
+    assert first_values(list(features)) == [0, -1, -2, -3, -4]
     assert [int(one[WINDOWS]) for one in features] == [1, 2, 3, 4, 5]
     assert ("muq-2", 0) not in store.read
     with pytest.raises(ModelError, match=r"muq-abababababababab-l0-e1 .*000000000000"):
@@ -122,6 +122,6 @@ def test_a_missing_kind_or_clip_is_refused(store: CountingStore) -> None:
         StoredFeatures(CLIPS, only, ["muq", "campplus"], store)
     assert store.read == []
     features = stored(store, [CLIPS[0], Clip("audio/new.wav", 50.0, sha256="12" * 32)])
-    assert numbers([features[0]]) == [0]
+    assert first_values([features[0]]) == [0]
     with pytest.raises(ModelError, match=rf"{MUQ.key} .*121212121212"):
         features[1]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audioscore.evaluation.estimates import HeldOut, hold_out
+from audioscore.evaluation.bootstrap import ResampledClips, resample_test_split
 from audioscore.evaluation.predictions import Prediction
 
 MakePredictions = Callable[..., list[Prediction]]
@@ -48,12 +48,12 @@ def rows(make_predictions: MakePredictions) -> list[Prediction]:
 
 
 @pytest.fixture
-def test(rows: list[Prediction]) -> HeldOut:
-    return hold_out(rows, 100, 0.9, 0)[0]
+def test(rows: list[Prediction]) -> ResampledClips:
+    return resample_test_split(rows, 100, 0.9, 0)[0]
 
 
 class Section(HTMLParser):
-    """One section of a page: tables as rows of text, and paragraphs with their class; a raised mark reads `^a`."""
+    """One section of a page: tables as rows of text, and paragraphs with their class; a superscript becomes `^a`."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -118,8 +118,8 @@ def read_page() -> Callable[[str], Page]:
 
 
 @pytest.fixture(scope="session")
-def probes_document() -> dict[str, Any]:
-    """What `probe_plans` writes of two plans: one flagged fault, one without a verdict, and a domain probe."""
+def robustness_document() -> dict[str, Any]:
+    """The document of `run_robustness_tests` for two plans: one test flagged, one without interval."""
 
     def one(title: str, expected: str, effect: float, flagged: bool) -> dict[str, Any]:
         figure = {"value": effect, "lo": effect - 0.75, "hi": effect + 0.75}

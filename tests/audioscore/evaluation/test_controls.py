@@ -5,8 +5,8 @@ import pytest
 
 from audioscore.data.clips import Clip
 from audioscore.errors import UsageError
-from audioscore.evaluation.controls import constant_mean, control_figures, measured_controls, source_means
-from audioscore.evaluation.estimates import HeldOut, hold_out
+from audioscore.evaluation.bootstrap import ResampledClips, resample_test_split
+from audioscore.evaluation.controls import constant_mean, evaluate_controls, measured_controls, source_means
 from audioscore.evaluation.predictions import Prediction
 
 Make = Callable[..., list[Prediction]]
@@ -47,14 +47,14 @@ def test_the_constant_is_the_mean_of_train(make_predictions: Make) -> None:
     assert constant_mean([r for r in rows if r.split == "test"]) == {}
 
 
-def held_out(rows: list[Prediction]) -> HeldOut:
+def held_out(rows: list[Prediction]) -> ResampledClips:
     test = {r.clip: r for r in rows if r.split == "test"}
-    return hold_out([row for _, row in sorted(test.items())], 50, 0.95, 0)[0]
+    return resample_test_split([row for _, row in sorted(test.items())], 50, 0.95, 0)[0]
 
 
 def test_a_constant_has_errors_and_no_rank(make_predictions: Make) -> None:
     rows = make_predictions()
-    found, warnings = control_figures({}, rows, held_out(rows))
+    found, warnings = evaluate_controls({}, rows, held_out(rows))
     assert list(found) == ["source", "constant"]
     assert warnings == []
     constant = found["constant"]
@@ -73,7 +73,7 @@ def test_a_constant_has_errors_and_no_rank(make_predictions: Make) -> None:
 
 def test_a_measured_control_has_a_rank_and_no_error(make_predictions: Make) -> None:
     rows = make_predictions()
-    found, _ = control_figures({"SNR": {r.sha256: r.human for r in rows}, "empty": {}}, rows, held_out(rows))
+    found, _ = evaluate_controls({"SNR": {r.sha256: r.human for r in rows}, "empty": {}}, rows, held_out(rows))
     assert (found["SNR"]["spearman"]["value"], found["SNR"]["mae"]["value"]) == (1.0, None)
     assert found["SNR"]["mae"]["no_interval"]
     assert found["empty"]["spearman"]["value"] is None
@@ -81,7 +81,7 @@ def test_a_measured_control_has_a_rank_and_no_error(make_predictions: Make) -> N
 
 
 @pytest.mark.parametrize("name", ["source", "constant"])
-def test_our_names_are_taken(name: str, make_predictions: Make) -> None:
+def test_reserved_names_are_an_error(name: str, make_predictions: Make) -> None:
     rows = make_predictions()
     with pytest.raises(UsageError, match=rf"\b{name}\b"):
-        control_figures({name: {}}, rows, held_out(rows))
+        evaluate_controls({name: {}}, rows, held_out(rows))

@@ -9,15 +9,24 @@ import pytest
 from scipy import stats
 
 from audioscore.errors import UsageError
-from audioscore.evaluation.evaluate import evaluate
-from audioscore.evaluation.predictions import Prediction
+from audioscore.evaluation.bootstrap import SLICE_SINGERS, ResampledClips, resample_test_split
+from audioscore.evaluation.evaluate import (
+    METRICS,
+    calibration_curve,
+    evaluate,
+    interval_coverage,
+    plan_metrics,
+    predicted_scores,
+    resampled_ranks,
+)
+from audioscore.evaluation.predictions import Prediction, align_runs
 
 Make = Callable[..., list[Prediction]]
 BOTH = {"baseline": 0, "hybrid": 1}
 
 
 def test_figures_are_those_of_the_representative_test_rows(make_predictions: Make) -> None:
-    """The other figures are compared with scipy in test_report_figures.py."""
+    """The other figures are compared with scipy in report/test_figures.py."""
     rows = make_predictions()
     hybrid = evaluate(rows, {}, BOTH, resamples=200)["plans"]["hybrid"]
     test = [r for r in rows if (r.plan, r.seed, r.split) == ("hybrid", 1, "test")]
@@ -95,24 +104,24 @@ def test_a_constant_model_is_undefined_and_not_an_error(make_predictions: Make) 
 
 
 def test_a_reference_that_was_not_evaluated_is_an_error(make_predictions: Make) -> None:
-    with pytest.raises(UsageError, match=r"muq_frozen .*baseline, hybrid"):
+    with pytest.raises(UsageError, match=r"muq_frozen\b.*baseline, hybrid"):
         evaluate(make_predictions(), {}, BOTH, reference="muq_frozen")
 
 
 def estimates(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every figure with an interval, by its place in the document."""
+    """Yield every value with `lo` and `hi`, with its path in the document."""
     if isinstance(value, dict):
         if "lo" in value:
             yield path, value
         for key, below in value.items():
             yield from estimates(below, f"{path}/{key}")
     elif isinstance(value, list):
-        for place, below in enumerate(value):
-            yield from estimates(below, f"{path}/{place}")
+        for index, below in enumerate(value):
+            yield from estimates(below, f"{path}/{index}")
 
 
 def variants(rows: list[Prediction]) -> list[list[Prediction]]:
-    """The corpus as it is, by one singer, without singers, songs and sources, all equal, and of one test clip."""
+    """The rows unchanged, of one singer, without singer, song and source, with equal scores, with one test clip."""
     return [
         rows, [replace(r, singer_id="only") for r in rows],
         [replace(r, singer_id=None, song_id=None, source=None, lo=None, hi=None) for r in rows],
@@ -146,3 +155,117 @@ def test_ratings_and_reference_reach_their_figures(make_predictions: Make) -> No
     assert list(found["variants"]["compared"]) == ["baseline", "muq_frozen"]
     assert evaluate(rows, {}, chosen, resamples=10)["variants"]["reference"] == "baseline"
     assert evaluate(rows, {}, chosen, resamples=10)["noise_ceiling"]["overall"]["value"] is None
+
+
+Make = Callable[..., list[Prediction]]
+
+
+def figures(rows: list[Prediction], resamples: int = 40) -> tuple[dict[str, Any], ResampledClips]:
+    """Of plan baseline, seed 0."""
+    runs = align_runs(rows, {"baseline": 0})
+    test, _ = resample_test_split([row for _, row in sorted(runs["baseline", 0]["test"].items())], resamples, 0.9, 0)
+    ranks = resampled_ranks(predicted_scores(runs, "baseline", 0, test), test)
+    return plan_metrics(runs, "baseline", 0, ranks, test), test
+
+
+def test_within_source_is_resampled_like_the_overall_figure(make_predictions: Make) -> None:
+    """The values are compared with scipy in report/test_figures.py."""
+    rows = make_predictions({"baseline": 6.0}, (0, 1, 2))
+    found, test = figures(rows)
+    own = sorted((row for row in rows if row.split == "test" and row.seed == 0), key=lambda row: row.clip)
+    human, predicted = test.scores, np.array([row.predicted for row in own])
+    ktv = np.array([source == "ktv" for source in test.sources])
+    assert list(found["within_source"]) == list(METRICS)
+    assert all(one["lo"] < one["hi"] for one in found["within_source"].values())
+    assert found["within_source"]["spearman"] == found["spearman_within_source"]
+
+    def rmse(drawn: np.ndarray) -> float:
+        parts = [(np.repeat(human[part], drawn[part]), np.repeat(predicted[part], drawn[part])) for part in (ktv, ~ktv)]
+        return float(sum(len(x) * np.sqrt(((y - x) ** 2).mean()) for x, y in parts if len(x)) / drawn.sum())
+
+    assert found["within_source"]["rmse"]["value"] == pytest.approx(rmse(np.ones(48, dtype=int)))
+    resampled = [rmse(drawn) for drawn in test.counts]
+    assert found["within_source"]["rmse"]["lo"] == pytest.approx(np.quantile(resampled, 0.05))
+
+
+def test_the_spread_is_over_training_seeds(make_predictions: Make) -> None:
+    found, _ = figures(make_predictions({"baseline": 6.0}, (0, 1, 2)))
+    values = [entry["test_spearman"] for entry in found["per_seed"]]
+    spread = found["seed_spread"]["test_spearman"]
+    assert (spread["seeds"], spread["mean"]) == (3, pytest.approx(np.mean(values)))
+    assert spread["sd"] == pytest.approx(np.std(values, ddof=1))
+    assert (spread["min"], spread["max"]) == (min(values), max(values))
+    assert spread["no_interval"]
+    assert found["seed_spread"]["val_spearman"]["mean"] != spread["mean"]
+
+
+def test_one_seed_or_an_undefined_one_has_no_spread(make_predictions: Make) -> None:
+    rows = make_predictions({"baseline": 6.0}, (0, 1))
+    one, _ = figures([row for row in rows if row.seed == 0])
+    assert one["seed_spread"]["test_spearman"]["sd"] is None
+    assert "1 of 1 seeds" in one["seed_spread"]["test_spearman"]["no_interval"]
+    constant, _ = figures([replace(row, predicted=70.0) if row.seed == 1 else row for row in rows])
+    assert constant["seed_spread"]["test_spearman"]["sd"] is None
+    assert "1 of 2 seeds" in constant["seed_spread"]["test_spearman"]["no_interval"]
+
+
+def test_undefined_figures_have_a_reason_each(make_predictions: Make) -> None:
+    found, _ = figures([replace(row, score=70.0) for row in make_predictions({"baseline": 6.0}, (0,))])
+    undefined = (
+        found["spearman"], found["pairwise_accuracy"], found["pairwise_accuracy_by_gap"]["2-5"],
+        found["within_source"]["kendall"]
+    )  # fmt: skip
+    assert ([one["value"] for one in undefined], len({one["no_interval"] for one in undefined})) == ([None] * 4, 4)
+    assert found["undefined_resamples"]["spearman"] == 40
+    assert found["mae"]["value"] is not None
+
+
+def unrated(clips: int) -> list[Prediction]:
+    return [
+        Prediction(f"{n:064x}", f"{n}.wav", "test", "a", None, None, 60.0 + n, "baseline", 0, 0.0, 60.0, None, None)
+        for n in range(clips)
+    ]
+
+
+def test_bins_are_equally_full_and_hold_the_means(rows: list[Prediction], test: ResampledClips) -> None:
+    predicted = np.array([row.predicted for row in rows])
+    curve = calibration_curve(predicted, test)
+    assert [point["clips"] for point in curve] == [6, 6, 6, 5, 5, 5, 5, 5, 5]
+    order = sorted(range(48), key=lambda index: predicted[index])
+    for point, own in zip(curve, (order[:6], order[6:12], order[12:18]), strict=False):
+        assert point["predicted"] == pytest.approx(predicted[own].mean())
+        assert point["human"]["value"] == pytest.approx(test.scores[own].mean())
+        means = [np.repeat(test.scores[own], drawn).mean() for drawn in test.counts[:, own] if drawn.sum()]
+        enough = test.singer_count(own) >= SLICE_SINGERS
+        assert point["human"]["lo"] == (pytest.approx(np.quantile(means, 0.05)) if enough else None)
+    assert sum("no_interval" in point["human"] for point in curve) in range(1, 8)
+    assert curve[-1]["predicted"] == pytest.approx(predicted[order[-5:]].mean())
+
+
+def test_a_perfect_model_lies_on_the_diagonal_and_few_clips_make_one_bin(test: ResampledClips) -> None:
+    for point in calibration_curve(test.scores, test):
+        assert point["human"]["value"] == pytest.approx(point["predicted"])
+    few, _ = resample_test_split([replace(row, singer_id="a") for row in unrated(4)], 20, 0.9, 0)
+    curve = calibration_curve(few.scores, few)
+    assert len(curve) == 1
+    assert "4 clips" in curve[0]["human"]["no_interval"]
+
+
+def test_coverage_counts_the_edges_and_the_clips_with_an_interval(rows: list[Prediction], test: ResampledClips) -> None:
+    inside = [abs(row.predicted - row.human) <= 5 for row in rows]
+    found = interval_coverage(rows, test)
+    assert (found["share"], found["clips"]) == (pytest.approx(np.mean(inside)), 48)
+    assert found["lo"] < found["share"] < found["hi"]
+    assert found["mean_width"] == pytest.approx(10)
+    ends = [(row.human, row.human + 2) if n < 12 else (None, None) for n, row in enumerate(rows)]
+    touching = [replace(row, lo=lo, hi=hi) for row, (lo, hi) in zip(rows, ends, strict=True)]
+    found = interval_coverage(touching, test)
+    assert (found["share"], found["hi"], found["clips"], found["mean_width"]) == (1.0, 1.0, 12, pytest.approx(2))
+    assert 0.4 < found["lo"] < 0.6  # of three singers, however many clips they have
+    assert "Wilson" in found["method"]
+
+
+def test_a_model_without_intervals_has_no_coverage(rows: list[Prediction], test: ResampledClips) -> None:
+    found = interval_coverage([replace(row, lo=None, hi=None) for row in rows], test)
+    assert found.pop("no_interval")
+    assert found == {**dict.fromkeys(("share", "lo", "hi", "mean_width")), "clips": 0}

@@ -4,14 +4,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
 from audioscore.errors import DataError
 from audioscore.evaluation import metrics
-from audioscore.evaluation import metrics as pair_sums
 from audioscore.evaluation.bootstrap import cluster_counts
-from audioscore.evaluation.metrics import GAPS, Metric, gap_name, pairwise_accuracy_in_gap, within_source_spearman
+from audioscore.evaluation.metrics import (
+    GAPS,
+    Metric,
+    drawn_together,
+    gap_name,
+    pair_sum,
+    pairwise_accuracy_in_gap,
+    within_source_spearman,
+)
 
 Array = NDArray[np.float64]
 
@@ -86,7 +95,7 @@ def test_blocks_and_rows_of_the_sign_matrices_change_nothing(monkeypatch: pytest
     weights = draws(8)
     whole = {name: metric(scores, predictions, weights) for name, (metric, _) in REFERENCES.items()}
     monkeypatch.setattr(metrics, "BLOCK_VALUES", 90)
-    monkeypatch.setattr(pair_sums, "PAIR_ROWS", 7)
+    monkeypatch.setattr(metrics, "PAIR_ROWS", 7)
     for name, (metric, _) in REFERENCES.items():
         np.testing.assert_allclose(metric(scores, predictions, weights), whole[name], rtol=0, atol=1e-12)
 
@@ -148,7 +157,7 @@ def test_within_source_weights_equal_the_expanded_sample() -> None:
     scores, predictions = sample(10)
     sources = np.array(["ktv", "acapella", "live"])[np.arange(40) % 3]
     weights = draws(11)
-    values = within_source_spearman(scores, predictions, list(sources), weights)
+    values = metrics.within_sources(list(sources))(scores, predictions, weights)
     for value, row in zip(values, weights, strict=True):
         expanded = [np.repeat(part, row) for part in (scores, predictions, sources)]
         parts = [(expanded[2] == name) for name in ("ktv", "acapella", "live")]
@@ -166,3 +175,30 @@ def test_within_source_weights_equal_the_expanded_sample() -> None:
 def test_bad_input_is_named(metric: Callable[..., Any], arguments: tuple[Any, ...], match: str) -> None:
     with pytest.raises(DataError, match=match):
         metric(*arguments)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 5))
+def test_pair_sum_equals_the_sum_over_pairs_of_each_resample(seed: int, clips: int, singers: int) -> None:
+    rng = np.random.default_rng(seed)
+    upper = np.triu(rng.integers(-1, 2, (clips, clips)), 1)
+    matrix = upper + upper.T
+    weights = rng.integers(0, 4, (6, singers))[:, rng.integers(0, singers, clips)].astype(np.float64)
+    for value, row in zip(pair_sum(weights, lambda part: matrix[part]), weights.astype(int), strict=True):
+        expanded = np.repeat(np.arange(clips), row)
+        assert value == np.triu(matrix[np.ix_(expanded, expanded)], 1).sum()
+
+
+def test_large_sums_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = 1.0 - np.eye(3)
+    weights = np.array([[30_001.0, 30_001.0, 30_003.0]])
+    expected = 30_001.0**2 + 2 * 30_001.0 * 30_003.0
+    assert pair_sum(weights, lambda part: matrix[part])[0] == expected
+    monkeypatch.setattr(metrics, "EXACT_IN_FLOAT32", 0.0)
+    assert pair_sum(weights, lambda part: matrix[part])[0] == expected
+
+
+def test_only_equal_columns_are_grouped() -> None:
+    weights = np.array([[1, 0, 1, 1], [2, 2, 2, 1]], dtype=np.float64)
+    first, group = drawn_together(weights)
+    assert len(first) == 3
+    assert np.array_equal(weights[:, first][:, group], weights)

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from audioscore.data.agreement import rater_agreement
-from audioscore.evaluation.estimates import HeldOut, hold_out
+from audioscore.evaluation.bootstrap import ResampledClips, resample_test_split
 from audioscore.evaluation.noise_ceiling import ceilings, noise_ceiling
 from audioscore.evaluation.predictions import Prediction
 
@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 Row = tuple[float | None, ...]
 
 
-def raters(test: HeldOut, noise: float, missing: float = 0.3, number: int = 4) -> dict[tuple[str, str], Row]:
+def raters(test: ResampledClips, noise: float, missing: float = 0.3, number: int = 4) -> dict[tuple[str, str], Row]:
     rng = np.random.default_rng(8)
     table = np.clip(test.scores[:, None] + rng.normal(0, noise, (48, number)), 0, 100)
     return {
@@ -24,7 +24,7 @@ def raters(test: HeldOut, noise: float, missing: float = 0.3, number: int = 4) -
 
 
 def slow(rows: list[Row]) -> float:
-    """The ceiling of a sample by `rater_agreement`, which is tested by itself; 0 where raters do not agree."""
+    """The ceiling of a sample by `rater_agreement`, which has its own tests; 0 where raters do not agree."""
     found = rater_agreement(rows)
     if found is None or found.pairwise_r is None:
         return math.nan
@@ -32,7 +32,7 @@ def slow(rows: list[Row]) -> float:
 
 
 @pytest.mark.parametrize("noise", [3.0, 15.0, 200.0])
-def test_each_resample_equals_the_agreement_of_the_expanded_sample(test: HeldOut, noise: float) -> None:
+def test_each_resample_equals_the_agreement_of_the_expanded_sample(test: ResampledClips, noise: float) -> None:
     ratings = raters(test, noise)
     found = noise_ceiling(ratings, test)
     rated = [index for index, key in enumerate(test.keys) if sum(s is not None for s in ratings[key]) >= 2]
@@ -46,7 +46,7 @@ def test_each_resample_equals_the_agreement_of_the_expanded_sample(test: HeldOut
     assert found["overall"]["hi"] == pytest.approx(np.quantile(values, 0.95))
 
 
-def test_within_source_is_the_mean_over_sources_by_rated_clips(test: HeldOut) -> None:
+def test_within_source_is_the_mean_over_sources_by_rated_clips(test: ResampledClips) -> None:
     ratings = raters(test, 6.0)
     found = noise_ceiling(ratings, test)
     sources = np.array(test.sources)
@@ -71,22 +71,22 @@ def test_the_ceiling_is_the_correlation_of_the_truth() -> None:
     assert ceilings(table, np.ones((1, 20_000), dtype=np.int32)) == pytest.approx(reached, abs=0.01)
 
 
-def test_raters_who_do_not_agree_leave_nothing_to_learn(test: HeldOut) -> None:
+def test_raters_who_do_not_agree_leave_nothing_to_learn(test: ResampledClips) -> None:
     opposite = {key: (score, 150 - score) for key, score in zip(test.keys, test.scores, strict=True)}
     found = noise_ceiling(opposite, test)["overall"]
     assert (found["value"], found["hi"]) == (0.0, 0.0)
     assert found["note"]
 
 
-def test_no_raters_few_clips_and_one_singer(rows: list[Prediction], test: HeldOut) -> None:
+def test_no_raters_few_clips_and_one_singer(rows: list[Prediction], test: ResampledClips) -> None:
     none = noise_ceiling({}, test)
     assert (none["clips"], none["raters"], none["pairwise_r"], none["per_source"]) == (0, 0, None, {})
     for name in ("overall", "within_source"):
         assert (none[name]["value"], bool(none[name]["no_interval"])) == (None, True)
-    few = noise_ceiling({key: (70.0, 71.0 + place) for place, key in enumerate(test.keys[:2])}, test)
+    few = noise_ceiling({key: (70.0, 71.0 + index) for index, key in enumerate(test.keys[:2])}, test)
     assert few["overall"]["value"] is None
     assert "3 clips" in few["overall"]["no_interval"]
-    alone, _ = hold_out([replace(row, singer_id="a") for row in rows], 20, 0.9, 0)
+    alone, _ = resample_test_split([replace(row, singer_id="a") for row in rows], 20, 0.9, 0)
     found = noise_ceiling(raters(alone, 3.0), alone)["overall"]
     assert found["value"] > 0.9
     assert "one singer" in found["no_interval"]

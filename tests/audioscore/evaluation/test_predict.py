@@ -29,7 +29,7 @@ from audioscore.scoring.scorer import BRANCHES, Description
 from audioscore.scoring.trained_plan import Outcome, TrainedPlan, write_trained
 
 DIMS: dict[Kind, int] = {"muq": 6, "campplus": 4}
-# Named by hub id, so that no encoder has to be embedded: only heads run here.
+# References by hub id, so that no encoder has to be embedded; only heads run here.
 ENCODERS: dict[Kind, EncoderReference] = {
     "muq": EncoderReference("muq", "team/muq", "v1", "a" * 64, 2),
     "campplus": EncoderReference("campplus", "team/campplus", "v1", "b" * 64),
@@ -56,7 +56,7 @@ def index(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def features(tmp_path: Path) -> Path:
-    """An extraction folder whose store holds random features."""
+    """An extraction folder with random features in its store."""
     store, generator = FeatureStore(tmp_path / "store"), torch.Generator().manual_seed(3)
     clips = [one for listed in SPLITS.values() for one in listed]
     for number, one in enumerate(clips):
@@ -67,7 +67,7 @@ def features(tmp_path: Path) -> Path:
 
 
 def trained_plan(folder: Path, plan: Plan, seeds: tuple[int, ...] = (1, 2)) -> TrainedPlan:
-    """Untrained heads in the form that training leaves."""
+    """Save untrained heads as training does."""
     dims = {str(kind): DIMS[kind] for kind in BRANCHES[plan]}
     for seed in seeds:
         with torch.random.fork_rng(devices=[]):

@@ -17,7 +17,7 @@ def rank(predicted: Any, **others: Any) -> list[str]:
     return [one.audio_file for one in rank_suggestions(NAMES, predicted=predicted, **{**same, **others})]
 
 
-def test_each_sign_alone_decides() -> None:
+def test_each_criterion_alone_decides() -> None:
     same = np.full((2, 4), 60.0)
     apart = same + np.array([[0, 3, 1, 2], [0, -3, -1, -2]])
     assert rank(apart) == ["b.wav", "d.wav", "c.wav", "a.wav"]
@@ -53,11 +53,11 @@ def test_more_recordings_of_one_singer_count_less() -> None:
 @given(st.permutations(range(6)), st.integers(0, 1000))
 def test_the_order_of_the_files_does_not_matter(order: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
-    names, singers = [f"{place}.wav" for place in range(6)], ["s", "t", "s", "s", "t", "u"]
+    names, singers = [f"{index}.wav" for index in range(6)], ["s", "t", "s", "s", "t", "u"]
     predicted, widths, novelty = rng.uniform(50, 99, (3, 6)), rng.uniform(1, 9, 6), rng.uniform(0, 1, 6)
     wanted = rank_suggestions(names, singers, predicted, widths, novelty, [60.0, 80.0])
     found = rank_suggestions(
-        [names[place] for place in order], [singers[place] for place in order], predicted[:, order], widths[order],
+        [names[index] for index in order], [singers[index] for index in order], predicted[:, order], widths[order],
         novelty[order], [60.0, 80.0]
     )  # fmt: skip
     assert [one.audio_file for one in found] == [one.audio_file for one in wanted]

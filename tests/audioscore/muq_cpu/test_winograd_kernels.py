@@ -9,6 +9,6 @@ from audioscore.muq_cpu.winograd_kernels import terms
 def test_terms_are_the_matrix(stride: int) -> None:
     for matrix in (algorithm(stride).a, algorithm(stride).b):
         again = np.zeros(matrix.shape)
-        for row, (places, factors, count) in enumerate(zip(*terms(matrix), strict=True)):
-            again[row, places[:count]] = factors[:count]
+        for row, (indices, factors, count) in enumerate(zip(*terms(matrix), strict=True)):
+            again[row, indices[:count]] = factors[:count]
         np.testing.assert_allclose(again, matrix, rtol=1e-6)

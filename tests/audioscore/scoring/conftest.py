@@ -57,7 +57,7 @@ def scorer(make_scorer: MakeScorer) -> Scorer:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A network as training leaves it: through MuQ's layers, which moved, with its encoders and what was trained."""
+    """A network after training, with changed layers of MuQ, its encoders, and its trained weights."""
 
     network: ScoreNetwork
     description: Description
@@ -79,7 +79,7 @@ MakeTuned = Callable[..., Tuned]
 
 @pytest.fixture(scope="session")
 def make_tuned(tiny_encoders: Path) -> MakeTuned:
-    """Networks over MuQ's layers, each on a MuQ of its own; with `moved`, nothing trained is where it started."""
+    """Create networks with layers of MuQ, each with its own MuQ; `moved` changes all trained weights."""
 
     def make(
         tuning: Tuning,
@@ -125,7 +125,7 @@ def damage(request: pytest.FixtureRequest) -> Callable[[dict[str, Tensor], str],
 
 
 def voice(seconds: float, rate: int, seed: int = 0) -> Wave:
-    """A wavering tone over noise. Shape: -> [seconds * rate]."""
+    """A tone with vibrato and noise. Shape: -> [seconds * rate]."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * rate)) / rate
     tone = np.sin(2 * np.pi * (200 + 20 * seed) * time + 3 * np.sin(2 * np.pi * 5 * time))

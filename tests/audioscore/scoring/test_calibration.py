@@ -11,7 +11,7 @@ from audioscore.scoring.calibration import Calibration, fit_calibration, isotoni
 
 
 def simulate(rng: np.random.Generator, singers: int = 20, clips: int = 3) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Raw outputs whose scores are a known monotone map of them, plus noise of a singer's own and of the clip."""
+    """Raw outputs whose scores are a given monotone map of them, plus noise per singer and per clip."""
     clusters = np.repeat(np.arange(singers), clips)
     raw = rng.normal(0, 1, singers * clips)
     own = rng.normal(0, 1.5, singers)[clusters]
@@ -27,7 +27,7 @@ def test_a_linear_relation_is_found_to_a_hundredth_of_its_range() -> None:
     np.testing.assert_allclose(fitted.apply([2.5, -2.5]), [95, 45], atol=1.0)
 
 
-def test_an_order_never_changes_and_no_two_outputs_tie() -> None:
+def test_the_order_never_changes_and_there_are_no_ties() -> None:
     rng = np.random.default_rng(0)
     for scores in (rng.uniform(50, 99, 60), np.sort(rng.uniform(50, 99, 60))[::-1], np.repeat([60.0, 90.0], 30)):
         raw = np.sort(rng.normal(0, 1, 60))
@@ -47,7 +47,7 @@ def test_scores_stay_within_0_and_100() -> None:
     assert high.tolist() == [18.0, 65.0, 100.0]
 
 
-def test_beyond_the_knots_the_map_goes_on_at_the_mean_slope() -> None:
+def test_beyond_the_knots_the_map_continues_with_the_mean_slope() -> None:
     fitted = Calibration((0.0, 1.0, 2.0), (60.0, 80.0, 84.0), 1.0)
     np.testing.assert_allclose(fitted.apply([-1.0, 0.0, 0.5, 1.5, 3.0]), [48.0, 60.0, 70.0, 82.0, 96.0])
 
@@ -81,21 +81,21 @@ def test_intervals_cover_at_least_their_share_of_new_singers(coverage: float) ->
 
 
 def test_the_interval_is_the_quantile_of_residuals_of_singers_left_out() -> None:
-    # Two singers, each on a line of its own: a map fitted on the one misses the other by exactly 10 points.
+    # Two singers with constant scores: a map fitted on one of them is exactly 10 points off for the other.
     raw = np.tile(np.linspace(0, 1, 20), 2)
     scores = np.concatenate([np.full(20, 60.0), np.full(20, 70.0)]) + 1e-9 * raw
     fitted = fit_calibration(raw, scores, ["a"] * 20 + ["b"] * 20)
     assert fitted.half_width == pytest.approx(10.0, abs=0.05)
 
 
-def test_json_gives_the_same_calibration_back() -> None:
+def test_json_roundtrip() -> None:
     fitted = fit_calibration(*simulate(np.random.default_rng(2)))
     again = Calibration.from_json(json.loads(json.dumps(fitted.to_json())))
     assert again == fitted
 
 
 @given(st.lists(st.tuples(st.floats(-100, 100), st.integers(1, 20)), min_size=1, max_size=20))
-def test_isotonic_is_scipys(points: list[tuple[float, int]]) -> None:
+def test_isotonic_equals_scipy(points: list[tuple[float, int]]) -> None:
     values, weights = map(np.array, zip(*points, strict=True))
     fitted = isotonic(values, weights)
     np.testing.assert_allclose(fitted, isotonic_regression(values, weights=weights.astype(float)).x)

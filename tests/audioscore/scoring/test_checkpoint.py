@@ -72,7 +72,7 @@ def test_a_scorer_folder_can_be_moved(
     assert not any(part.training for part in loaded.network.modules())
 
 
-def test_the_description_says_all_and_holds_no_path(saved: Path, scorer: Scorer, tiny_encoders: Path) -> None:
+def test_the_description_is_complete_and_contains_no_path(saved: Path, scorer: Scorer, tiny_encoders: Path) -> None:
     text = (saved / "scorer.json").read_text()
     for path in (saved, tiny_encoders, Path.cwd(), Path.home()):
         assert str(path) not in text
@@ -83,7 +83,7 @@ def test_the_description_says_all_and_holds_no_path(saved: Path, scorer: Scorer,
     assert (value["format"], value["plan"], value["seed"], value["tuning"]) == (2, "hybrid", 2, None)
     assert value["seen_clips"] == ["ab" * 32, "cd" * 32]
     assert (value["data_digest"], value["code_revision"]) == ("0123.dir", "abc1234")
-    assert value["licence_of_weights"] == "unknown"  # no weights that anybody ships
+    assert value["licence_of_weights"] == "unknown"  # weights that are not published
     muq = tiny_encoders / "muq-small"
     assert value["encoders"]["muq"]["sha256"] == sha256_of(muq / "config.json", muq / "model.safetensors")
     assert set(value["encoders"]["muq"]) == {"kind", "id", "revision", "sha256", "layer", "precision", "window"}
@@ -115,7 +115,7 @@ def test_a_missing_or_damaged_head_is_refused(copy: Path, keep: int | None) -> N
     if keep is None:
         weights.unlink()
     else:
-        # A new file: `place` may have linked it to others.
+        # A new file: `link_or_copy` may have linked it to others.
         content = weights.read_bytes()[:keep]
         weights.unlink()
         weights.write_bytes(content)
@@ -129,21 +129,21 @@ HEAD = {"dims": {"muq": 32, "campplus": 64}, "width": 8, "hidden": 8, "dropout":
 @pytest.mark.parametrize(
     "change", [{"width": 9}, {"dims": {"muq": 32}}, {"kind": "attention"}, {"pooled": True}, {"kind": "songeval"}]
 )
-def test_a_head_that_is_not_the_described_one_is_an_error(copy: Path, change: dict[str, Any]) -> None:
+def test_a_head_that_differs_from_the_description_is_an_error(copy: Path, change: dict[str, Any]) -> None:
     edit(copy, head={**HEAD, **change})
     with pytest.raises(ModelError, match=r"head\.safetensors: "):
         load_scorer(copy)
 
 
 @pytest.mark.parametrize("head", [{**HEAD, "dims": {"pitch": 1}}, {"dims": HEAD["dims"]}, {**HEAD, "kind": "deep"}])
-def test_a_description_of_no_head_is_refused(copy: Path, head: dict[str, Any]) -> None:
+def test_an_invalid_head_description_is_refused(copy: Path, head: dict[str, Any]) -> None:
     edit(copy, head=head)
     with pytest.raises(ModelError, match=r"head .*\(.+\)"):
         load_scorer(copy)
 
 
 @pytest.mark.parametrize("name", ["fusion.norms.muq.std", "fusion.projections.campplus.weight", "regressor.5.bias"])
-def test_a_heads_tensor_that_does_not_fit_is_refused_by_name(copy: Path, damage: Callable[..., Any], name: str) -> None:
+def test_an_invalid_head_tensor_is_refused_by_name(copy: Path, damage: Callable[..., Any], name: str) -> None:
     state = load_file(copy / "head.safetensors")
     (copy / "head.safetensors").unlink()
     save_file(damage(state, name), copy / "head.safetensors")
@@ -159,7 +159,7 @@ def test_a_missing_encoder_is_an_error(copy: Path, kind: str, name: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["muq", "campplus"])
-def test_an_encoder_other_than_the_one_it_was_trained_with_is_refused(copy: Path, scorer: Scorer, kind: Kind) -> None:
+def test_another_encoder_than_in_training_is_refused(copy: Path, scorer: Scorer, kind: Kind) -> None:
     references = {name: reference.to_json() for name, reference in scorer.description.encoders.items()}
     references[kind] = {**references[kind], "sha256": "ef" * 32}
     edit(copy, encoders=references)
@@ -167,20 +167,20 @@ def test_an_encoder_other_than_the_one_it_was_trained_with_is_refused(copy: Path
         load_scorer(copy)
 
 
-def test_a_folder_that_is_no_scorer_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_scorer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"scorer\.json missing"):
         load_scorer(tmp_path)
 
 
 @pytest.mark.parametrize("number", [0, 3, "2"])
-def test_another_format_is_refused_with_its_number_and_ours(copy: Path, number: object) -> None:
+def test_an_unsupported_format_is_refused_with_the_supported_ones(copy: Path, number: object) -> None:
     edit(copy, format=number)
     with pytest.raises(ModelError, match=rf"scorer\.json: format {number}\b.*\(1, 2\)"):
         load_scorer(copy)
 
 
 def as_format_1(folder: Path) -> None:
-    """A scorer folder as the version before wrote it: its heads were all light, their weights had other names."""
+    """Convert a folder to format 1: all heads are light, and weights have other names."""
     older = {"fusion.norms.": "norms.", "fusion.projections.": "projections.", "regressor.": "mlp."}
     state = {}
     for name, value in load_file(folder / "head.safetensors").items():
@@ -189,7 +189,7 @@ def as_format_1(folder: Path) -> None:
     assert set(state) == {
         *(f"norms.{kind}.{part}" for kind in ("muq", "campplus") for part in ("mean", "std")),
         *(f"projections.{kind}.{part}" for kind in ("muq", "campplus") for part in ("weight", "bias")),
-        *(f"mlp.{place}.{part}" for place in (0, 2, 5) for part in ("weight", "bias")), "attention.score.weight",
+        *(f"mlp.{index}.{part}" for index in (0, 2, 5) for part in ("weight", "bias")), "attention.score.weight",
         "attention.score.bias"
     }  # fmt: skip
     (folder / "head.safetensors").unlink()
@@ -212,7 +212,7 @@ def test_format_1_scores_the_same(copy: Path, scorer: Scorer, recordings: list[P
     assert load_scorer(tmp_path / "again").score(recordings[0]) == scorer.score(recordings[0])
 
 
-def test_loading_leaves_the_random_state_alone(saved: Path) -> None:
+def test_loading_does_not_change_the_random_state(saved: Path) -> None:
     before = torch.get_rng_state()
     load_scorer(saved)
     assert torch.equal(torch.get_rng_state(), before)
@@ -229,7 +229,7 @@ def test_an_incomplete_description_is_refused(copy: Path, change: dict[str, Any]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])
-def test_a_description_that_is_no_json_object_is_refused(copy: Path, text: str) -> None:
+def test_a_description_that_is_not_a_json_object_is_refused(copy: Path, text: str) -> None:
     (copy / "scorer.json").write_text(text)
     with pytest.raises(ModelError, match=r"scorer\.json: "):
         load_scorer(copy)

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from audioscore.data.audio import decode
-from audioscore.encoders.extract import encode_recording
 from audioscore.encoders.features import Features, Kind
+from audioscore.encoders.inference import encode_recording
 from audioscore.errors import ModelError
 from audioscore.scoring import checkpoint
 from audioscore.scoring.checkpoint import load_network, load_scorer, read_description, save_scorer
@@ -43,7 +43,7 @@ def saved(make_tuned: MakeTuned, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture
 def copy(saved: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A copy to damage, of the mode that the test's parameter names."""
+    """A copy to damage, of the mode in the test's parameter."""
     return Path(shutil.copytree(saved[request.param], tmp_path / "scorer"))
 
 
@@ -68,12 +68,12 @@ def test_a_loaded_scorer_gives_the_same_outputs(
     scorer = load_scorer(folder)
     assert np.array_equal(scorer.raw(features), wanted)
     np.testing.assert_allclose([scorer.score(path).raw for path in recordings], wanted, rtol=0, atol=1e-5)
-    # What was trained is what made the difference: without it the outputs are others.
+    # The trained weights make the difference: without them the outputs differ.
     untrained = make_tuned(tuning, plan=plan, moved=False)
     assert (np.abs(raw_outputs(untrained.network, features) - wanted) > 1e-4).all()
 
 
-def test_muqs_file_holds_exactly_what_was_tuned(make_tuned: MakeTuned, saved: dict[str, Path]) -> None:
+def test_the_muq_file_contains_exactly_the_tuned_weights(make_tuned: MakeTuned, saved: dict[str, Path]) -> None:
     attention = "model.conformer.layers.1.self_attn"
     wanted = [f"{attention}.{one}.lora_{half}.weight" for one in PROJECTIONS for half in "AB"]
     assert sorted(load_file(saved["lora"] / "muq.safetensors")) == wanted
@@ -97,8 +97,8 @@ def test_no_file_is_a_pickle_or_contains_a_path(saved: dict[str, Path], tiny_enc
     for folder in saved.values():
         for name in relative(folder):
             content = (folder / name).read_bytes()
-            for place in (tiny_encoders, folder, Path.cwd(), Path.home()):
-                assert str(place).encode() not in content, name
+            for path in (tiny_encoders, folder, Path.cwd(), Path.home()):
+                assert str(path).encode() not in content, name
             if name.endswith(".safetensors") and "/" not in name:
                 with safe_open(folder / name, framework="pt") as handle:
                     assert not handle.metadata()
@@ -108,10 +108,8 @@ def test_no_file_is_a_pickle_or_contains_a_path(saved: dict[str, Path], tiny_enc
 
 
 def of_a_hub(made: Any) -> Any:
-    """The same description, as if a hub held its encoders."""
-    known = {
-        kind: replace(one, id=f"somebody/{kind}", revision="v1") for kind, one in made.description.encoders.items()
-    }
+    """The same description, as if its encoders were on a hub."""
+    known = {kind: replace(one, id=f"owner/{kind}", revision="v1") for kind, one in made.description.encoders.items()}
     return replace(made.description, encoders=known)
 
 
@@ -122,7 +120,7 @@ def hub(tiny_encoders: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def from_hub(load: Callable[..., Any], kind: str) -> Callable[..., Any]:
         def found(source: str, **settings: Any) -> Any:
-            if source != f"somebody/{kind}":
+            if source != f"owner/{kind}":
                 return load(source, **settings)
             assert settings.pop("revision") == "v1"
             asked.append(source)
@@ -152,11 +150,11 @@ def test_hub_encoders_are_embedded_on_request(
         scorer = load_scorer(tmp_path / name)
         assert np.array_equal(scorer.raw(features), wanted)
         assert scorer.score(recordings[0]).raw == pytest.approx(wanted[0], abs=1e-5)
-        assert sorted(hub) == sorted(f"somebody/{kind}" for kind in folders if kind not in embedded)
+        assert sorted(hub) == sorted(f"owner/{kind}" for kind in folders if kind not in embedded)
         hub.clear()
 
 
-def test_an_encoder_that_is_nowhere_else_has_to_be_embedded(make_tuned: MakeTuned, tmp_path: Path) -> None:
+def test_an_encoder_without_a_hub_id_must_be_embedded(make_tuned: MakeTuned, tmp_path: Path) -> None:
     made = make_tuned(LORA, plan="hybrid")
     with pytest.raises(ModelError, match=r"^campplus: "):
         save_scorer(made.network, made.description, {"muq": made.muq.folder}, tmp_path / "scorer", made.state)
@@ -183,7 +181,7 @@ def test_a_snapshot_in_a_hubs_cache_is_embedded_by_its_content(make_tuned: MakeT
 
 
 @pytest.mark.parametrize("copy", ["lora", "full"], indirect=True)
-def test_a_tuned_tensor_that_does_not_fit_is_refused_by_name(copy: Path, damage: Callable[..., Any]) -> None:
+def test_an_invalid_tuned_tensor_is_refused_by_name(copy: Path, damage: Callable[..., Any]) -> None:
     state = load_file(copy / "muq.safetensors")
     name = sorted(state)[5]
     save_file(damage(state, name), copy / "muq.safetensors")
@@ -193,7 +191,7 @@ def test_a_tuned_tensor_that_does_not_fit_is_refused_by_name(copy: Path, damage:
 
 
 @pytest.mark.parametrize("copy", ["frozen"], indirect=True)
-def test_a_mix_that_does_not_fit_is_refused_by_name(copy: Path, damage: Callable[..., Any]) -> None:
+def test_an_invalid_mix_is_refused_by_name(copy: Path, damage: Callable[..., Any]) -> None:
     state = load_file(copy / "head.safetensors")
     save_file(damage(state, "mix.logits"), copy / "head.safetensors")
     with pytest.raises(ModelError, match=r"head\.safetensors: .*mix\.logits"):
@@ -201,7 +199,7 @@ def test_a_mix_that_does_not_fit_is_refused_by_name(copy: Path, damage: Callable
 
 
 @pytest.mark.parametrize("copy", ["lora", "full"], indirect=True)
-def test_without_what_was_tuned_nothing_loads(copy: Path) -> None:
+def test_missing_tuned_weights_are_an_error(copy: Path) -> None:
     (copy / "muq.safetensors").unlink()
     with pytest.raises(ModelError, match=r"model\.conformer\.layers\.1\."):
         load_scorer(copy)
@@ -216,17 +214,17 @@ def test_a_damaged_file_is_refused_by_its_own_name(copy: Path, keep: int) -> Non
 
 
 @pytest.mark.parametrize("copy", ["frozen"], indirect=True)
-def test_what_was_tuned_of_another_scorer_is_refused(copy: Path, saved: dict[str, Path]) -> None:
+def test_tuned_weights_of_another_scorer_are_refused(copy: Path, saved: dict[str, Path]) -> None:
     shutil.copyfile(saved["lora"] / "muq.safetensors", copy / "muq.safetensors")
     with pytest.raises(ModelError, match=r"\b8 tensors .*lora_A"):
         load_scorer(copy)
 
 
 @pytest.mark.parametrize("copy", ["lora", "full", "frozen"], indirect=True)
-def test_other_weights_below_what_was_tuned_are_refused(copy: Path) -> None:
+def test_other_weights_below_the_tuned_layers_are_refused(copy: Path) -> None:
     weights = copy / "encoders" / "muq" / "model.safetensors"
     state = load_file(weights)
-    weights.unlink()  # a new file: `place` may have linked it to others
+    weights.unlink()  # a new file: `link_or_copy` may have linked it to others
     save_file({name: value + 0.01 if value.is_floating_point() else value for name, value in state.items()}, weights)
     for load in (load_scorer, lambda folder: load_network(folder, read_description(folder))):
         with pytest.raises(ModelError, match=r"^muq: .*\b[0-9a-f]{12} .*\b[0-9a-f]{12}\b"):
@@ -243,7 +241,7 @@ def test_other_weights_below_what_was_tuned_are_refused(copy: Path) -> None:
     {"mode": "frozen", "from_layer": 1}, {"mode": "dora", "from_layer": 1, "rank": 4, "alpha": 6}, "lora", None]
 )  # fmt: skip
 @pytest.mark.parametrize("copy", ["lora"], indirect=True)
-def test_another_tuning_than_the_one_that_was_saved_is_refused(copy: Path, tuning: Any) -> None:
+def test_another_tuning_than_the_saved_one_is_refused(copy: Path, tuning: Any) -> None:
     edit(copy, tuning=tuning)
     with pytest.raises(ModelError):
         load_scorer(copy)
@@ -282,7 +280,7 @@ def test_two_loads_share_nothing(saved: dict[str, Path], recordings: list[Path],
 
 
 @pytest.mark.parametrize("mode", ["lora", "full", "frozen"])
-def test_what_was_loaded_has_no_gradient_and_stays_in_eval_mode(saved: dict[str, Path], mode: str) -> None:
+def test_a_loaded_network_has_no_gradients_and_stays_in_eval_mode(saved: dict[str, Path], mode: str) -> None:
     scorer = load_scorer(saved[mode])
     for module in (scorer.network, scorer.encoders["muq"].module):
         assert not any(value.requires_grad for value in module.parameters())

@@ -1,8 +1,24 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from audioscore.scoring.fusion import Fusion, Standardize
+from audioscore.scoring import fusion as fusion_module
+from audioscore.scoring.fusion import (
+    AttentionPool,
+    Fusion,
+    Standardize,
+    frame_mask,
+    framewise,
+    masked_max,
+    masked_mean,
+    masked_std,
+    without_padding,
+)
+from audioscore.scoring.head import SongEvalHead
+from audioscore.scoring.legacy.model import CLASSES, LegacyScoreHead
 from audioscore.scoring.network import Batch
 
 DIMS = {"muq": 6, "campplus": 5}
@@ -83,7 +99,7 @@ def test_unknown_branches_are_refused_by_name(dims: dict[str, int]) -> None:
         Fusion(dims, width=8)
 
 
-def test_standardize_is_numpys_and_constant_channels_do_not_blow_up() -> None:
+def test_standardize_equals_numpy_and_constant_channels_stay_finite() -> None:
     values = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3 + 7
     values[:, 2] = 0.1
     norm = Standardize(4)
@@ -95,7 +111,7 @@ def test_standardize_is_numpys_and_constant_channels_do_not_blow_up() -> None:
     assert abs(moved[0, 2] - 0.1) < 1e-6
 
 
-def test_statistics_that_are_known_are_set_as_fitted_ones_are() -> None:
+def test_set_statistics_equal_fitted_statistics() -> None:
     values = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3 + 7
     values[:, 2] = 0.1
     fitted, known = Standardize(4), Standardize(4)
@@ -106,10 +122,147 @@ def test_statistics_that_are_known_are_set_as_fitted_ones_are() -> None:
     assert known.std[2] == 1
 
 
-def test_statistics_travel_with_the_weights_and_are_not_trained() -> None:
+def test_statistics_are_saved_with_the_weights_and_not_trained() -> None:
     fusion = make(DIMS)
     assert {"norms.muq.mean", "norms.muq.std", "norms.campplus.mean"} <= set(fusion.state_dict())
     assert {name.split(".")[0] for name, _ in fusion.named_parameters()} == {"projections"}
     other = Fusion(DIMS, width=7)
     other.load_state_dict(fusion.state_dict())
     assert torch.equal(other(batch())[0], fusion(batch())[0])
+
+
+COUNTS = [3, 7, 1]
+
+
+@pytest.fixture
+def frames() -> torch.Tensor:
+    return torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_mask_is_true_for_real_frames_only() -> None:
+    assert frame_mask(torch.tensor(COUNTS), 7).sum(1).tolist() == COUNTS
+    assert frame_mask(torch.tensor([2]), 3).tolist() == [[True, True, False]]
+
+
+def test_padding_becomes_zero_and_full_batches_are_not_copied(frames: torch.Tensor) -> None:
+    mask = frame_mask(torch.tensor(COUNTS), 7)
+    kept = without_padding(frames.masked_fill(~mask[..., None], float("nan")), mask)
+    assert torch.equal(kept, frames * mask[..., None])
+    with torch.no_grad():
+        assert without_padding(frames, torch.ones_like(mask)) is frames
+
+
+def test_mean_and_deviation_equal_numpy_over_real_frames(frames: torch.Tensor) -> None:
+    mask = frame_mask(torch.tensor(COUNTS), 7)
+    means, deviations = masked_mean(frames, mask).numpy(), masked_std(frames, mask).numpy()
+    for row, length in enumerate(COUNTS):
+        real = frames[row, :length].double().numpy()
+        np.testing.assert_allclose(means[row], real.mean(0), atol=1e-6)
+        np.testing.assert_allclose(deviations[row], np.sqrt(real.var(0) + 1e-6), atol=1e-5)
+
+
+def test_the_maximum_equals_numpy_over_real_frames(frames: torch.Tensor) -> None:
+    largest = masked_max(frames - 10, frame_mask(torch.tensor(COUNTS), 7)).numpy()
+    for row, length in enumerate(COUNTS):
+        np.testing.assert_array_equal(largest[row], (frames[row, :length] - 10).numpy().max(0))
+
+
+def test_attention_is_the_closed_form_softmax_mean(frames: torch.Tensor) -> None:
+    pool = AttentionPool(4)
+    pooled = pool(frames, frame_mask(torch.tensor(COUNTS), 7)).detach().double().numpy()
+    weight, bias = pool.score.weight.detach().double().numpy()[0], float(pool.score.bias.detach())
+    for row, length in enumerate(COUNTS):
+        real = frames[row, :length].double().numpy()
+        weights = np.exp(real @ weight + bias)
+        np.testing.assert_allclose(pooled[row], (weights / weights.sum()) @ real, atol=1e-5)
+
+
+def test_constant_channels_have_a_finite_gradient() -> None:
+    for pooled in (masked_std, masked_max):
+        values = torch.ones(2, 5, 3, requires_grad=True)
+        pooled(values, frame_mask(torch.tensor([5, 2]), 5)).sum().backward()
+        assert torch.isfinite(values.grad).all()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def widths(head: nn.Module) -> list[int]:
+    """A list that records the frames in each call of its linear layers, except the last one."""
+    seen: list[int] = []
+    for part in head.modules():
+        if isinstance(part, nn.Linear) and part.out_features != CLASSES:
+            part.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[0]))
+    return seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 7, 8, 9, 24, 31])
+@pytest.mark.parametrize("clips", [1, 3])
+def test_pieces_give_the_same_result_as_the_whole(frames: int, clips: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion_module, "PIECE_FRAMES", 8)
+    layer, seen = nn.Linear(4, 6), list[int]()
+    values = random(clips, frames, 2, 2).transpose(2, 3)
+
+    def counted(piece: Tensor) -> Tensor:
+        seen.append(piece.numel() // 4)
+        made: Tensor = layer(piece.flatten(-2))
+        return made
+
+    torch.testing.assert_close(framewise(counted, values), layer(values.flatten(-2)))
+    assert sum(seen) == clips * frames
+    assert max(seen) <= 8
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [3, 8, 21])
+def test_in_place_the_values_are_overwritten(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion_module, "PIECE_FRAMES", 8)
+    layer, values = nn.Linear(4, 4), random(2, frames, 4)
+    whole = layer(values)
+    made = framewise(layer, values, in_place=True)
+    torch.testing.assert_close(made, whole)
+    assert (made.data_ptr() == values.data_ptr()) == (2 * frames > 8)
+
+
+def test_in_place_needs_equal_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion_module, "PIECE_FRAMES", 8)
+    with torch.no_grad(), pytest.raises(ValueError, match=r"\(4,\) .*\(2,\)"):
+        framewise(nn.Linear(4, 2), torch.zeros(1, 24, 4), in_place=True)
+
+
+def test_gradients_are_those_of_a_single_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion_module, "PIECE_FRAMES", 2)
+    layer, values = nn.Linear(4, 6), torch.ones(1, 5, 4, requires_grad=True)
+    framewise(layer, values).sum().backward()
+    torch.testing.assert_close(values.grad[0], layer.weight.sum(0).expand(5, 4))
+
+
+@torch.inference_mode()
+def test_the_legacy_head_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = LegacyScoreHead(16, 32).eval()
+    batch = Batch(torch.tensor([50, 31]), random(2, 50, 16))
+    whole = head(batch)
+    monkeypatch.setattr(fusion_module, "PIECE_FRAMES", 8)
+    seen = widths(head)
+    torch.testing.assert_close(head(batch), whole, rtol=0, atol=1e-6)
+    assert max(seen) == 8
+
+
+@torch.inference_mode()
+def test_the_songeval_head_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = SongEvalHead(16, 32, heads=4).eval()
+    frames, mask = random(2, 50, 16), frame_mask(torch.tensor([50, 31]), 50)
+    whole = head(frames, mask)
+    monkeypatch.setattr(fusion_module, "PIECE_FRAMES", 8)
+    seen = widths(head)
+    torch.testing.assert_close(head(frames, mask), whole, rtol=0, atol=1e-5)
+    assert max(seen) == 8

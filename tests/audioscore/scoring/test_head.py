@@ -69,7 +69,7 @@ def test_padding_changes_nothing(kind: str, pooled: bool) -> None:
 
 
 def pooled_by_hand(head: ScoreHead, clip: Features) -> list[np.ndarray]:
-    """What each kind but songeval pools of one clip alone, in numpy, float64: mean, deviation, weighted mean."""
+    """Pooling of one clip in numpy, float64, for all kinds but songeval: mean, deviation, weighted mean."""
     state = {name: value.double().numpy() for name, value in head.state_dict().items()}
     parts = {}
     for name in head.fusion.dims:
@@ -113,7 +113,7 @@ def test_the_songeval_head_reads_the_fused_frames(pooled: bool) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_output_is_computed_from_the_representation(kind: str) -> None:
     head, batch = make(("muq", "campplus"), kind), collate(clips())
-    assert torch.equal(head(batch), head.judge(head.represent(batch)))
+    assert torch.equal(head(batch), head.predict(head.represent(batch)))
 
 
 @torch.inference_mode()
@@ -171,6 +171,6 @@ SIZES: dict[str, Any] = {"dims": {"muq": 6}, "width": 8, "hidden": 8, "dropout":
     ({"kind": "predecessor", "dims": {"muq": 6}}, "dims"), ({**SIZES, "width": -1}, ""),
     ({**SIZES, "width": "wide"}, ""), ({**SIZES, "dropout": 3.0}, "dropout"),
 ])  # fmt: skip
-def test_a_description_of_no_head_is_an_error(arguments: dict[str, Any], match: str) -> None:
+def test_an_invalid_head_description_is_an_error(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ModelError, match=rf"head .*\(.*{match}.*\)"):
         build_head(arguments)

@@ -28,7 +28,7 @@ def waves(*seconds: float) -> list[Tensor]:
 
 
 def features_of(encoder: MuQEncoder, tuning: Tuning, *given: Tensor) -> list[Features]:
-    """What extraction keeps of each wave for a network that goes on from there."""
+    """Stored features of each wave for a network that continues from `tuning.from_layer`."""
     generator = torch.Generator().manual_seed(9)
     return [
         {"muq": prefix_frames(encoder, wave, tuning.from_layer), WINDOWS: torch.tensor(encoder.windows(len(wave))),
@@ -37,7 +37,7 @@ def features_of(encoder: MuQEncoder, tuning: Tuning, *given: Tensor) -> list[Fea
 
 
 def package_states(encoder: MuQEncoder, wave: Tensor) -> list[Tensor]:
-    """All hidden states by the package's own forward, window by window. Shape: -> depth + 1 times [F, dim]."""
+    """All hidden states of the upstream forward pass, window by window. Shape: -> depth + 1 times [F, dim]."""
     count = -(-len(wave) // int((encoder.window or 1e9) * 24_000))
     with torch.inference_mode():
         parts = [encoder.module(part[None]).hidden_states for part in torch.tensor_split(wave, count)]
@@ -46,12 +46,12 @@ def package_states(encoder: MuQEncoder, wave: Tensor) -> list[Tensor]:
 
 @pytest.fixture
 def bare(tiny_encoders: Path) -> MuQEncoder:
-    """MuQ as it was before anything was tuned."""
+    """MuQ without tuned weights."""
     return load_muq(str(tiny_encoders / "muq-small"), layer=2)
 
 
 def plain(count: int = 9) -> tuple[ScoreNetwork, list[Features]]:
-    """A network that is a head alone, and clips for it."""
+    """A network with only a head, and clips for it."""
     generator = torch.Generator().manual_seed(0)
     features: list[Features] = [{"muq": torch.randn(3 + 7 * index, 6, generator=generator)} for index in range(count)]
     with torch.random.fork_rng(devices=[]):
@@ -59,11 +59,11 @@ def plain(count: int = 9) -> tuple[ScoreNetwork, list[Features]]:
         return ScoreNetwork(ScoreHead({"muq": 6}, width=8, hidden=8, dropout=0.3)), features
 
 
-def test_without_layers_of_muq_the_head_is_all_there_is() -> None:
+def test_without_layers_of_muq_the_network_is_the_head() -> None:
     network, features = plain()
     assert not network.windowed
     batch = collate(features)
-    assert network.hear(batch) is batch
+    assert network.encode(batch) is batch
     network.eval()
     with torch.inference_mode():
         assert torch.equal(network(batch), network.head(batch))
@@ -75,14 +75,14 @@ def test_a_mix_without_layers_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("limit", "value"), [("BATCH_CLIPS", 2), ("BATCH_FRAMES", 60), ("BATCH_FRAMES", 1)])
-def test_many_clips_are_forwarded_in_parts(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
+def test_many_clips_run_in_batches(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
     network, features = plain()
-    whole, known = raw_outputs(network, features), representations(network, features)
+    whole, represented = raw_outputs(network, features), representations(network, features)
     assert len(list(batches(network, features))) == 1
     monkeypatch.setattr(network_module, limit, value)
     assert len(list(batches(network, features))) > 2
     np.testing.assert_allclose(raw_outputs(network, features), whole, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(representations(network, features), known, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(representations(network, features), represented, rtol=0, atol=1e-5)
     assert (whole.shape, whole.dtype) == ((9,), np.float64)
     assert raw_outputs(network, []).shape == (0,)
 
@@ -101,9 +101,9 @@ def test_clips_are_read_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
     class Counted(list[Features]):
-        def __getitem__(self, place: Any) -> Any:
-            read.append(place)
-            return super().__getitem__(place)
+        def __getitem__(self, index: Any) -> Any:
+            read.append(index)
+            return super().__getitem__(index)
 
     next(batches(network, Counted(features)))
     assert read == [0, 1, 2, 3]
@@ -115,10 +115,12 @@ def test_outputs_are_made_in_eval_mode_and_are_the_same_twice() -> None:
     assert np.array_equal(raw_outputs(network, features), raw_outputs(network, features))
     assert not any(part.training for part in network.modules())
     network.train()
-    known = representations(network, features)
+    represented = representations(network, features)
     assert not any(part.training for part in network.modules())
     with torch.inference_mode():
-        assert np.array_equal(network.judge(torch.tensor(known).float()).double(), raw_outputs(network, features))
+        assert np.array_equal(
+            network.predict(torch.tensor(represented).float()).double(), raw_outputs(network, features)
+        )
 
 
 def test_dtypes_of_outputs() -> None:
@@ -153,7 +155,7 @@ def test_an_equal_mix_is_the_mean(make_tuned: MakeTuned, tiny_encoders: Path, la
     given = waves(0.6, 1.3)
     states = [package_states(whole, wave)[from_layer : layer + 1] for wave in given]
     mean = [torch.stack(one).mean(0) for one in states]
-    batch = made.network.hear(collate(features_of(made.muq, tuning, *given), windowed=True))
+    batch = made.network.encode(collate(features_of(made.muq, tuning, *given), windowed=True))
     for ours, wanted in zip(batch.frames, mean, strict=True):
         torch.testing.assert_close(ours[: len(wanted)], wanted, rtol=0, atol=1e-5)
     reference = raw_outputs(ScoreNetwork(made.network.head), [{"muq": one} for one in mean])
@@ -170,7 +172,7 @@ def test_a_learned_mix_weighs_each_layer_by_its_softmax(make_tuned: MakeTuned, b
     assert np.ptp(weights) > 1e-3
     (wave,) = waves(1.3)
     wanted = sum(w * state.double() for w, state in zip(weights, package_states(bare, wave), strict=True))
-    mixed = made.network.hear(collate(features_of(made.muq, tuning, wave), windowed=True))
+    mixed = made.network.encode(collate(features_of(made.muq, tuning, wave), windowed=True))
     np.testing.assert_allclose(mixed.frames[0].detach(), wanted, rtol=0, atol=1e-5)
 
 
@@ -231,7 +233,7 @@ def test_both_branches_change_the_output(make_tuned: MakeTuned) -> None:
         assert (np.abs(raw_outputs(made.network, other) - before) > 1e-6).all()
 
 
-def test_the_predecessors_head_runs_behind_tuned_layers(make_tuned: MakeTuned) -> None:
+def test_the_legacy_head_runs_after_tuned_layers(make_tuned: MakeTuned) -> None:
     tuning = Tuning("lora", 1, 4, 2)
     made = make_tuned(tuning, window=1.0)
     with torch.random.fork_rng(devices=[]):

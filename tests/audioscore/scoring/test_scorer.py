@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.errors import AudioError, UsageError
 from audioscore.files import sha256_of
-from audioscore.scoring.scorer import BRANCHES, CANDIDATES, Scorer, Tuning, plan_named
+from audioscore.scoring.input import InputRecording
+from audioscore.scoring.scorer import BRANCHES, CANDIDATES, Scorer, Tuning, plan_by_name
 
 
 def test_a_path_its_bytes_and_its_samples_score_the_same(scorer: Scorer, recordings: list[Path]) -> None:
@@ -24,13 +26,14 @@ def test_a_path_its_bytes_and_its_samples_score_the_same(scorer: Scorer, recordi
         recording = decode(path)
         scored = scorer.score(path)
         assert (scorer.score(path), scorer.score(str(path))) == (scored, scored)
-        assert (scorer.score(path.read_bytes()), scorer.score(recording.wave, recording.rate)) == (scored, scored)
+        unnamed = replace(scored, file="recording 1")
+        assert scorer.score(path.read_bytes()) == scorer.score(recording.wave, recording.rate) == unnamed
         assert scored.seconds == recording.seconds
     assert not any(part.training for part in scorer.network.modules())
 
 
 def stored(paths: list[Path], scorer: Scorer, store: FeatureStore) -> StoredFeatures:
-    """What extraction keeps of recordings for this scorer."""
+    """Extract and store the features of recordings for this scorer."""
     clips = [Clip(path.name, sha256=sha256_of(path)) for path in paths]
     layer = scorer.description.prefix_layer
     extract_features(clips, paths[0].parent, scorer.encoders, store, prefix_layer=layer)
@@ -91,8 +94,7 @@ def test_the_fast_mode_is_close_and_changes_no_weight(
     make_tuned: Callable[..., Any], recordings: list[Path], tuning: Tuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("audioscore.muq_cpu.matmul.MIN_WIDTH", 1)  # as for layers of the published width
-    for module in ("audioscore.muq_cpu.inference", "audioscore.scoring.scorer"):
-        monkeypatch.setattr(f"{module}.quick_numbers", lambda device: "int16")
+    monkeypatch.setattr("audioscore.encoders.inference.fast_dtype", lambda device: "int16")
     made = make_tuned(tuning, plan="hybrid")
     before = {name: weight.clone() for name, weight in made.network.state_dict().items()}
     exact, fast = (
@@ -102,7 +104,7 @@ def test_the_fast_mode_is_close_and_changes_no_weight(
     assert fast != exact
     np.testing.assert_allclose(fast, exact, rtol=0, atol=0.05)
     for faster in (False, True):
-        assert Scorer(made.network, made.description, made.encoders, fast=faster).is_faster is faster
+        assert Scorer(made.network, made.description, made.encoders, fast=faster).uses_fast_kernels is faster
     assert all(torch.equal(weight, before[name]) for name, weight in made.network.state_dict().items())
 
 
@@ -143,28 +145,41 @@ def test_unusable_samples_are_an_error(scorer: Scorer, samples: Any, rate: int |
         scorer.score(samples, rate)
 
 
-def test_files_that_are_no_recording_are_named(scorer: Scorer, tmp_path: Path) -> None:
+def test_files_that_are_not_recordings_are_named(scorer: Scorer, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not audio")
     for name, match in (("notes.txt", r"notes\.txt: "), ("nowhere.wav", r"nowhere\.wav: no such file")):
         with pytest.raises(AudioError, match=match):
             scorer.score(tmp_path / name)
 
 
-def test_double_precision_samples_are_welcome(scorer: Scorer, recordings: list[Path]) -> None:
+def test_double_precision_samples_score_the_same(scorer: Scorer, recordings: list[Path]) -> None:
     recording = decode(recordings[0])
     doubled = scorer.score(recording.wave.astype(np.float64), recording.rate)
-    assert doubled == scorer.score(recordings[0])
+    assert replace(doubled, file=str(recordings[0])) == scorer.score(recordings[0])
 
 
-def test_plans_have_names_and_an_unknown_one_is_refused_with_them() -> None:
-    assert [plan_named(name) for name in BRANCHES] == ["baseline", "hybrid", "campplus_only", "muq_frozen"]
+def test_an_unknown_plan_is_refused_with_the_existing_names() -> None:
+    assert [plan_by_name(name) for name in BRANCHES] == ["baseline", "hybrid", "campplus_only", "muq_frozen"]
     assert CANDIDATES == ("baseline", "hybrid")
     with pytest.raises(UsageError, match=r"'best'.*baseline, hybrid, campplus_only, muq_frozen"):
-        plan_named("best")
+        plan_by_name("best")
 
 
-def test_the_licence_names_every_weights_licence(scorer: Scorer) -> None:
+def test_the_licence_lists_the_licences_of_all_encoders(scorer: Scorer) -> None:
     large = EncoderReference("muq", "OpenMuQ/MuQ-large-msd-iter", None, "ab" * 32, 6)
-    assert scorer.description.licence == "unknown"  # no weights that anybody ships
+    assert scorer.description.licence == "unknown"  # weights that are not published
     mixed = replace(scorer.description, encoders={**scorer.description.encoders, "muq": large})
     assert mixed.licence == "CC BY-NC 4.0 + unknown"
+
+
+def test_nan_is_an_error_of_one_recording_only(scorer: Scorer, recordings: list[Path]) -> None:
+    clips = [scorer.decode(InputRecording(path.name, path)) for path in recordings[:2]]
+    expected = scorer.score_batch(clips)
+    first, second = scorer.score_batch([replace(clips[0], voice=np.full_like(clips[0].voice, np.nan)), clips[1]])
+    assert re.search(r"clip0\.flac: .*\bnan\b", first.error or "")
+    assert (first.file, first.score) == ("clip0.flac", None)
+    assert second == expected[1]
+
+
+def test_no_recordings_give_no_scores(scorer: Scorer) -> None:
+    assert (scorer.score_batch([]), list(scorer.score_many([]))) == ([], [])

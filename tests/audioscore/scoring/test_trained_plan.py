@@ -27,7 +27,7 @@ def trained(tmp_path: Path) -> TrainedPlan:
     return TrainedPlan("hybrid", tmp_path, 2, OUTCOMES)
 
 
-def test_what_was_written_comes_back_with_seeds_as_numbers(trained: TrainedPlan) -> None:
+def test_a_written_plan_is_read_with_integer_seeds(trained: TrainedPlan) -> None:
     write_trained(trained)
     again = read_trained(trained.folder)
     assert again == trained
@@ -55,7 +55,7 @@ def test_a_training_that_did_not_finish_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_an_outcome_comes_back_to_the_training_it_is_of(tmp_path: Path, seed: int) -> None:
+def test_an_outcome_is_read_by_the_same_training(tmp_path: Path, seed: int) -> None:
     note = tmp_path / "seed.json"
     assert read_outcome(note, "0123") is None
     write_outcome(note, "0123", OUTCOMES[seed])
@@ -77,7 +77,7 @@ def test_a_damaged_outcome_is_refused(tmp_path: Path, text: str) -> None:
         read_outcome(note, "0123")
 
 
-def test_an_outcome_with_a_part_too_few_is_refused_whatever_the_part(tmp_path: Path) -> None:
+def test_an_outcome_with_a_missing_part_is_refused(tmp_path: Path) -> None:
     note = tmp_path / "seed-2.json"
     write_outcome(note, "0123", OUTCOMES[2])
     whole = json.loads(note.read_text())

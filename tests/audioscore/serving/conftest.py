@@ -8,42 +8,44 @@ import numpy as np
 import pytest
 
 from audioscore.errors import AudioError
-from audioscore.scoring.input import DecodedClip, Ears
-from audioscore.scoring.results import Moment, ScoredClip
-from audioscore.serving.model import ServedModel, Which
+from audioscore.scoring.input import DecodedClip, EncoderNeeds
+from audioscore.scoring.results import ClipScore, TimelineSegment
+from audioscore.serving.model import ModelReference, ServedModel
 
 
 @dataclass
 class FakeScorer:
-    """Stands for a scorer: a recording's score is `base` and its length; it records what it was given by batch."""
+    """Stub of a scorer: the score of a recording is `base` plus its length; it records its batches."""
 
     base: float = 60.0
     batches: list[tuple[list[str], bool]] = field(default_factory=list)
-    fault: Exception | None = None
-    ears: Ears = field(default_factory=lambda: Ears(muq=True, voice=False, whole=False))
+    error: Exception | None = None
+    needs: EncoderNeeds = field(default_factory=lambda: EncoderNeeds(muq=True, voice=False, whole=False))
     limits: Any = field(default_factory=lambda: SimpleNamespace(max_seconds=3600.0))
     description: Any = field(default_factory=lambda: SimpleNamespace(plan="hybrid"))
 
     def score_batch(self, clips: Sequence[DecodedClip], *, timeline: bool = False) -> list[Any]:
         self.batches.append(([clip.file for clip in clips], timeline))
-        if self.fault is not None:
-            raise self.fault
-        moments = (Moment(0.0, 1.0, 70.0),) if timeline else None
-        scored = ((self.base + clip.seconds, (50.0, 99.0), 0.123456789, clip.seconds, moments) for clip in clips)
-        return [ScoredClip(*one) for one in scored]
+        if self.error is not None:
+            raise self.error
+        segments = (TimelineSegment(0.0, 1.0, 70.0),) if timeline else None
+        return [
+            ClipScore(one.file, self.base + one.seconds, (50.0, 99.0), 0.123456789, one.seconds, None, segments)
+            for one in clips
+        ]
 
 
 @dataclass
 class Decoder:
-    """Stands for the processes: a file's bytes are its length in seconds; anything else is refused."""
+    """Stub of the decoder: the content of a file is its length in seconds; other files are refused."""
 
     closed: bool = False
 
     def __call__(self, work: Any) -> DecodedClip:
         try:
             return clip(float(work.source.read_bytes()), work.file)
-        except ValueError as fault:
-            raise AudioError(f"{work.source}: no number.") from fault
+        except ValueError as error:
+            raise AudioError(f"{work.source}: not a number.") from error
 
     def close(self) -> None:
         self.closed = True
@@ -54,28 +56,28 @@ def clip(seconds: float, name: str = "a") -> DecodedClip:
 
 
 def model(version: int | None = 1, **more: Any) -> ServedModel:
-    """A model of stand-ins."""
-    which = Which("singers", version, "models:/singers@champion", f"models:/singers/{version}")
+    """A served model of stubs."""
+    reference = ModelReference("singers", version, "models:/singers@champion", f"models:/singers/{version}")
     scorer: Any = FakeScorer(**more)
     decoder: Any = Decoder()
-    return ServedModel(which, scorer, decoder)
+    return ServedModel(reference, scorer, decoder)
 
 
 @pytest.fixture
 def a_model() -> Any:
-    """Makes models of stand-ins."""
+    """Create served models of stubs."""
     return model
 
 
 @pytest.fixture
 def a_clip() -> Any:
-    """Makes decoded recordings."""
+    """Create decoded recordings."""
     return clip
 
 
 @pytest.fixture
 def wait() -> Any:
-    """Runs a coroutine, for ten seconds at most."""
+    """Run a coroutine with a timeout of ten seconds."""
 
     async def bounded(work: Any) -> Any:
         return await asyncio.wait_for(work, 10)

@@ -14,7 +14,7 @@ from audioscore.serving.service import Service
 Ask = Callable[..., Awaitable[httpx.Response]]
 
 
-def through(settings: Settings, model: Any, asking: Callable[[Ask, Service], Awaitable[None]]) -> Service:
+def run_requests(settings: Settings, model: Any, asking: Callable[[Ask, Service], Awaitable[None]]) -> Service:
     """Run requests against a service in process; a `model` of None is one that is still loading."""
 
     async def run() -> Service:
@@ -47,7 +47,7 @@ def test_rows_come_in_the_order_of_the_parts(a_model: Any) -> None:
             "model": {"name": "singers", "version": 1, "uri": "models:/singers@champion"},
             "results": [
                 {"file": "r1.wav", "score": 62.5, "seconds": 2.5, **same, "timeline": timeline},
-                {"file": "r2.wav", **none, "error": "the recording: no number."},
+                {"file": "r2.wav", **none, "error": "the recording: not a number."},
                 {"file": "r3.wav", "score": 61.25, "seconds": 1.25, **same, "timeline": timeline},
             ],
         }
@@ -58,7 +58,7 @@ def test_rows_come_in_the_order_of_the_parts(a_model: Any) -> None:
         assert 'audioscore_recordings_total{outcome="refused"} 1.0' in figures
         assert 'audioscore_requests_total{method="POST",path="/score",status="200"} 2.0' in figures
 
-    service = through(Settings(), a_model(), asking)
+    service = run_requests(Settings(), a_model(), asking)
     assert service.in_flight == 0
     assert service.model is not None
     assert service.model.users == 0
@@ -72,7 +72,7 @@ def test_requests_at_the_same_time_share_batches(a_model: Any) -> None:
         answers = await asyncio.gather(*(ask("POST", "/score", files=recordings(str(n))) for n in range(1, 9)))
         assert [answer.json()["results"][0]["score"] for answer in answers] == [60.0 + n for n in range(1, 9)]
 
-    through(Settings(processes=8), served, asking)
+    run_requests(Settings(processes=8), served, asking)
     assert sum(len(names) for names, _ in served.scorer.batches) == 8
     assert len(served.scorer.batches) < 8
 
@@ -80,7 +80,7 @@ def test_requests_at_the_same_time_share_batches(a_model: Any) -> None:
 NEED_A_MODEL = (("POST", "/score"), ("GET", "/readyz"), ("GET", "/model"))
 
 
-def test_a_full_a_stopping_and_a_starting_service_refuse(a_model: Any) -> None:
+def test_a_full_stopping_or_starting_service_refuses_requests(a_model: Any) -> None:
     async def full(ask: Ask, service: Service) -> None:
         service.in_flight = 4
         response = await ask("POST", "/score", files=recordings("1"))
@@ -101,8 +101,8 @@ def test_a_full_a_stopping_and_a_starting_service_refuse(a_model: Any) -> None:
             assert (response.status_code, response.headers["retry-after"]) == (503, "5")
             assert list(response.json()) == ["error"]
 
-    through(Settings(queue=4), a_model(), full)
-    through(Settings(), None, starting)
+    run_requests(Settings(queue=4), a_model(), full)
+    run_requests(Settings(), None, starting)
 
 
 def test_a_token_is_required_to_score(a_model: Any) -> None:
@@ -115,10 +115,10 @@ def test_a_token_is_required_to_score(a_model: Any) -> None:
         assert (await ask("POST", "/score", files=recordings("1"), headers=key)).status_code == 200
         assert (await ask("GET", "/model")).json()["token_required"] is True
 
-    through(Settings(token="yea"), a_model(), guarded)
+    run_requests(Settings(token="yea"), a_model(), guarded)
 
 
-def test_wrong_requests_name_their_fault(a_model: Any) -> None:
+def test_invalid_requests_name_their_error(a_model: Any) -> None:
     async def asking(ask: Ask, _: Service) -> None:
         for method, path, status, names in (
             ("POST", "/score?timeline=perhaps", 400, ["query.timeline"]),
@@ -135,17 +135,17 @@ def test_wrong_requests_name_their_fault(a_model: Any) -> None:
         assert 'path="other",status="404"' in figures
         assert "/nothing" not in figures
 
-    through(Settings(), a_model(), asking)
+    run_requests(Settings(), a_model(), asking)
 
 
-def test_an_internal_fault_is_logged_and_not_sent(a_model: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_is_logged_and_not_sent(a_model: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def asking(ask: Ask, service: Service) -> None:
         response = await ask("POST", "/score", files=recordings("1"))
         assert response.status_code == 500
         assert "no memory" not in response.json()["error"]
         assert service.in_flight == 0
 
-    through(Settings(), a_model(fault=RuntimeError("no memory")), asking)
+    run_requests(Settings(), a_model(error=RuntimeError("no memory")), asking)
     assert "POST /score" in caplog.text
     assert "no memory" in caplog.text
 
@@ -161,7 +161,7 @@ def test_the_openapi_document(a_model: Any) -> None:
         assert "ValidationError" not in document["components"]["schemas"]
         assert (await ask("GET", "/docs")).status_code == 404
 
-    through(Settings(), a_model(), asking)
+    run_requests(Settings(), a_model(), asking)
 
 
 def test_an_installation_without_the_page(a_model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -176,4 +176,4 @@ def test_an_installation_without_the_page(a_model: Any, monkeypatch: pytest.Monk
         assert (response.status_code, response.text) == (200, "<!doctype html>")
         assert response.headers["content-security-policy"].startswith("default-src 'self'; media-src 'self' blob:")
 
-    through(Settings(), a_model(), asking)
+    run_requests(Settings(), a_model(), asking)

@@ -8,14 +8,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from audioscore.serving.metrics import Settings
-from audioscore.serving.uploads import receive_uploads, shown_name
+from audioscore.serving.uploads import display_name, receive_uploads
 
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\nContent-Type: audio/wav\r\n\r\n%s\r\n'
 KIND = "multipart/form-data; boundary=b"
 
 
 def request_of(chunks: Sequence[bytes | float | None], kind: str | None = KIND, **headers: str) -> Request:
-    """A request whose body comes in these pieces; a number is a pause in seconds, None a sender that hangs up."""
+    """A request with a body in these pieces; a number is a pause in seconds, None a closed connection."""
     pieces = iter(chunks)
 
     async def receive() -> dict[str, Any]:
@@ -33,15 +33,15 @@ def request_of(chunks: Sequence[bytes | float | None], kind: str | None = KIND, 
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_recordings_are_stored_as_sent_however_the_body_is_cut(size: int, tmp_path: Path, wait: Any) -> None:
+def test_recordings_are_stored_as_sent_with_any_chunk_size(size: int, tmp_path: Path, wait: Any) -> None:
     sent = [(b"one.wav", bytes(range(256)) * 3), (b"../two.m4a", b"\r\n--b\r\n"[:4] + b"--bx\r\n-"), (b"", b"data")]
     body = b"".join(PART % one for one in sent) + b"--b--\r\n"
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     found = wait(receive_uploads(request_of(pieces), tmp_path, Settings()))
     assert [one.file for one in found] == ["one.wav", "two.m4a", "recording 3"]
-    assert [one.path.read_bytes() for one in found] == [data for _, data in sent]
-    assert {one.path.parent for one in found} == {tmp_path}
-    assert not any(one.path.suffix for one in found)
+    assert [Path(str(one.source)).read_bytes() for one in found] == [data for _, data in sent]
+    assert {Path(str(one.source)).parent for one in found} == {tmp_path}
+    assert not any(Path(str(one.source)).suffix for one in found)
 
 
 GOOD = PART % (b"a.wav", b"data")
@@ -80,11 +80,11 @@ def test_slow_and_interrupted_uploads(tmp_path: Path, wait: Any) -> None:
         wait(receive_uploads(request_of([PART % (b"a", b"x"), None]), tmp_path, Settings()))
 
 
-def test_names_lose_what_leads_elsewhere() -> None:
-    assert shown_name("歌 1.m4a".encode(), 1) == "歌 1.m4a"
-    assert shown_name(b"\xff\xfe.wav", 1) == "\ufffd\ufffd.wav"
-    assert shown_name(b"a" * 500, 1) == "a" * 200
-    assert shown_name(b"dir/", 4) == "recording 4"
+def test_display_names_have_no_folder() -> None:
+    assert display_name("歌 1.m4a".encode(), 1) == "歌 1.m4a"
+    assert display_name(b"\xff\xfe.wav", 1) == "\ufffd\ufffd.wav"
+    assert display_name(b"a" * 500, 1) == "a" * 200
+    assert display_name(b"dir/", 4) == "recording 4"
 
 
 def test_a_failed_write_is_reported(tmp_path: Path, wait: Any) -> None:

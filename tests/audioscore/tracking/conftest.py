@@ -34,7 +34,7 @@ def _process_settings() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with one experiment; making one takes seconds, so tests copy it."""
+    """An MLflow database with one experiment; creating it takes seconds, so tests copy it."""
     folder = tmp_path_factory.mktemp("mlflow")
     with process_settings_restored():
         initialise(f"sqlite:///{folder / 'mlflow.db'}", "singers", folder / "artifacts")

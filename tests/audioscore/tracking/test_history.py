@@ -2,7 +2,14 @@ import pytest
 from mlflow import MlflowClient
 
 from audioscore.errors import ModelError
-from audioscore.tracking.registry import Change, promote, read_changes, record_change, reigns, rollback
+from audioscore.tracking.registry import (
+    ChampionChange,
+    champion_periods,
+    promote,
+    read_changes,
+    record_change,
+    rollback,
+)
 
 
 def test_promotions_and_rollbacks_are_recorded(client: MlflowClient) -> None:
@@ -10,7 +17,7 @@ def test_promotions_and_rollbacks_are_recorded(client: MlflowClient) -> None:
     promote(client, "singers", 1, expected=None, why="first model")
     promote(client, "singers", 3, expected=1, why="比 v1 好")
     rollback(client, "singers", "wrong")
-    found = reigns(read_changes(client, "singers"), 1)
+    found = champion_periods(read_changes(client, "singers"), 1)
     assert [(one.champion, one.beaten, one.kind, one.why) for one in found] == [
         (1, None, "promote", "first model"),
         (3, 1, "promote", "比 v1 好"),
@@ -23,12 +30,12 @@ def test_promotions_and_rollbacks_are_recorded(client: MlflowClient) -> None:
 
 def test_a_change_that_stopped_halfway_is_seen(client: MlflowClient) -> None:
     promote(client, "singers", 1, expected=None)
-    record_change(client, "singers", Change(2, 1, "promote", "better", "2026-01-01T00:00:00+00:00"))
-    found = reigns(read_changes(client, "singers"), 1)
+    record_change(client, "singers", ChampionChange(2, 1, "promote", "better", "2026-01-01T00:00:00+00:00"))
+    found = champion_periods(read_changes(client, "singers"), 1)
     assert [one.carried_out for one in found] == [True, False]
     assert found[0].until is None
     promote(client, "singers", 3, expected=1)
-    assert [one.carried_out for one in reigns(read_changes(client, "singers"), 3)] == [True, False, True]
+    assert [one.carried_out for one in champion_periods(read_changes(client, "singers"), 3)] == [True, False, True]
 
 
 def test_a_change_never_overwrites_another(client: MlflowClient) -> None:
@@ -43,7 +50,7 @@ def test_rolling_back_after_a_promotion_that_stopped_halfway(client: MlflowClien
     promote(client, "singers", 1, expected=None)
     promote(client, "singers", 2, expected=1)
     # What a promotion of version 3 leaves behind that ended before the champion's alias moved.
-    record_change(client, "singers", Change(3, 2, "promote", "better", "2026-01-01T00:00:00+00:00"))
+    record_change(client, "singers", ChampionChange(3, 2, "promote", "better", "2026-01-01T00:00:00+00:00"))
     client.set_registered_model_alias("singers", "previous", "2")
     assert rollback(client, "singers") == (1, 2)
 

@@ -2,7 +2,7 @@ from importlib.metadata import version
 
 import pytest
 
-from audioscore.tracking import runs as log_scorer
+from audioscore.tracking import runs
 from audioscore.tracking.runs import pinned_requirements
 
 
@@ -15,5 +15,5 @@ def test_requirements_are_pinned_as_installed() -> None:
 
 
 def test_missing_packages_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_scorer, "REQUIREMENTS", ("numpy", "no-such-package"))
+    monkeypatch.setattr(runs, "REQUIREMENTS", ("numpy", "no-such-package"))
     assert pinned_requirements() == [f"numpy=={version('numpy')}"]

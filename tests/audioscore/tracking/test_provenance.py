@@ -7,13 +7,13 @@ from mlflow import MlflowClient
 
 from audioscore.errors import ModelError
 from audioscore.evaluation.gate.decision import Decision
-from audioscore.tracking import provenance as evidence
+from audioscore.tracking import provenance
 from audioscore.tracking.provenance import (
-    Probed,
     Provenance,
+    RobustnessOutcome,
     interval_text,
-    note_judgement,
-    refusing_probes_of,
+    refusing_tests_of,
+    tag_promotion_decision,
     version_tags,
 )
 from audioscore.tracking.registry import version_of
@@ -34,41 +34,41 @@ def test_an_interval_as_text(figure: dict[str, float | None], text: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("probed", "tag"),
+    ("robustness", "tag"),
     [
         (None, "not run"),
-        (Probed((), ()), '{"flagged": [], "refusing": []}'),
-        (Probed(("a", "low_pass"), ("a",)), '{"flagged": ["a", "low_pass"], "refusing": ["a"]}'),
+        (RobustnessOutcome((), ()), '{"flagged": [], "refusing": []}'),
+        (RobustnessOutcome(("a", "low_pass"), ("a",)), '{"flagged": ["a", "low_pass"], "refusing": ["a"]}'),
     ],
 )
-def test_the_tags_of_a_version(monkeypatch: pytest.MonkeyPatch, probed: Probed | None, tag: str) -> None:
-    monkeypatch.setattr(evidence, "read_description", lambda folder: SimpleNamespace(licence="cc-by-nc-4.0"))
+def test_the_tags_of_a_version(monkeypatch: pytest.MonkeyPatch, robustness: RobustnessOutcome | None, tag: str) -> None:
+    monkeypatch.setattr(provenance, "read_description", lambda folder: SimpleNamespace(licence="cc-by-nc-4.0"))
     winner: Any = SimpleNamespace(plan="hybrid", scorer_folder=lambda: "folder")
     champion: Any = SimpleNamespace(version=3)
     figure = {"value": 0.5, "lo": 0.25, "hi": 0.75}
     figures = {"spearman": figure, "spearman_within_source": {**figure, "value": 0.4}}
     decision = Decision(True, "better")
-    tags = version_tags(winner, figures, decision, champion, Provenance("run-7", DIGEST, None, "12ab"), probed)
+    tags = version_tags(winner, figures, decision, champion, Provenance("run-7", DIGEST, None, "12ab"), robustness)
     assert tags == {
         "plan": "hybrid", "run_id": "run-7", "decision": "better", "promoted": "true", "data_digest": DIGEST,
-        "dvc_rev": evidence.NO_DVC, "code_rev": "12ab", "licence_of_weights": "cc-by-nc-4.0", "compared_with": "v3",
+        "dvc_rev": provenance.NO_DVC, "code_rev": "12ab", "licence_of_weights": "cc-by-nc-4.0", "compared_with": "v3",
         "test_spearman": "0.500 (0.250 to 0.750)", "test_spearman_within_source": "0.400 (0.250 to 0.750)",
         "probes": tag,
     }  # fmt: skip
-    assert refusing_probes_of(tags) == (list(probed.refusing) if probed else [])
+    assert refusing_tests_of(tags) == (list(robustness.refusing) if robustness else [])
 
 
 @pytest.mark.parametrize("tag", ["clipping", "[]", "{}"])
-def test_an_invalid_probes_tag_is_refused(tag: str) -> None:
-    with pytest.raises(ModelError, match=rf"\bprobes\b.*{re.escape(repr(tag))}"):
-        refusing_probes_of({"probes": tag})
+def test_an_invalid_robustness_tag_is_refused(tag: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(repr(tag))):
+        refusing_tests_of({"probes": tag})
 
 
 def test_a_later_decision_keeps_the_first(client: MlflowClient) -> None:
     client.set_model_version_tag("singers", "2", "decision", "first")
-    note_judgement(client, "singers", 2, Decision(False, "worse"), version_of(client, "singers", 1), DIGEST)
+    tag_promotion_decision(client, "singers", 2, Decision(False, "worse"), version_of(client, "singers", 1), DIGEST)
     tags = version_of(client, "singers", 2).tags
     assert tags["decision"] == "first"
-    judged = {key: tags[f"judged_{key}"] for key in ("decision", "promoted", "data_digest", "compared_with")}
-    assert judged == {"decision": "worse", "promoted": "false", "data_digest": DIGEST, "compared_with": "v1"}
+    decision_tags = {key: tags["judged_" + key] for key in ("decision", "promoted", "data_digest", "compared_with")}
+    assert decision_tags == {"decision": "worse", "promoted": "false", "data_digest": DIGEST, "compared_with": "v1"}
     assert tags["judged_at"].endswith("+00:00")

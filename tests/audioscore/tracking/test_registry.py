@@ -11,12 +11,12 @@ from audioscore.errors import GateRefused, ModelError
 from audioscore.tracking.connection import connect
 from audioscore.tracking.registry import (
     ModelVersion,
-    champion_moved,
     describe_version,
     has_champion,
     list_versions,
     promote,
     read_changes,
+    require_champion,
     rollback,
     scorer_folder,
     version_by_alias,
@@ -43,9 +43,9 @@ def test_a_new_champion_makes_the_old_one_previous(client: MlflowClient) -> None
 
 @pytest.mark.parametrize(("expected", "before"), [(None, "none"), (2, "v2")])
 def test_a_champion_that_moved_stops_the_promotion(client: MlflowClient, expected: int | None, before: str) -> None:
-    assert champion_moved(client, "singers", None) is None
+    assert require_champion(client, "singers", None) is None
     with pytest.raises(GateRefused, match=r"\bv4 .*\bnone\b"):
-        champion_moved(client, "singers", 4)
+        require_champion(client, "singers", 4)
     promote(client, "singers", 1, expected=None)
     with pytest.raises(GateRefused, match=rf"^singers: .*\b{before} .*\bv1\b") as refused:
         promote(client, "singers", 3, expected=expected)
@@ -66,7 +66,7 @@ def test_rolling_back_swaps_champion_and_previous(client: MlflowClient) -> None:
     with pytest.raises(ModelError, match=r"^singers .*`audioscore models`"):
         rollback(client, "singers")
     promote(client, "singers", 1, expected=None)
-    with pytest.raises(ModelError, match="models:/singers/1 "):
+    with pytest.raises(ModelError, match="models:/singers/1:"):
         rollback(client, "singers")
     promote(client, "singers", 3, expected=1)
     assert rollback(client, "singers") == (1, 3)
@@ -167,7 +167,7 @@ def test_a_version_that_is_no_scorer_is_refused(client: MlflowClient, tracking_u
         scorer_folder(tracking_uri, "models:/singers/2")
 
 
-def test_a_scorer_folder_is_where_the_model_says(client: MlflowClient, tracking_uri: str, tmp_path: Path) -> None:
+def test_the_scorer_folder_named_by_the_model_file(client: MlflowClient, tracking_uri: str, tmp_path: Path) -> None:
     flavors = {"python_function": {"artifacts": {"scorer": {"path": "artifacts/seed-5", "uri": "x"}}}}
     model = tmp_path / "model-3"
     (model / "artifacts" / "seed-5").mkdir(parents=True)

@@ -16,14 +16,14 @@ import pytest
 class Toys:
     """Clips of random features, the networks that learn from them, and their settings."""
 
-    def fold(self, count: int, seed: int, *, strength: float = 1.0) -> Any:
+    def split(self, count: int, seed: int, *, strength: float = 1.0) -> Any:
         """Clips whose score is one direction of their frames' mean and one of their embedding's, in noise.
 
         Everything else varies too, lengths included.
         """
         import torch
 
-        from audioscore.training.data import Fold
+        from audioscore.training.data import TrainingSplit
 
         rng = np.random.default_rng(seed)
         quality = rng.normal(0, 1, count)
@@ -37,19 +37,19 @@ class Toys:
         scores = [float(score) for score in np.round(np.clip(78 + 8 * quality, 50, 99), 1)]
         sources = ["ktv" if index % 2 else "acapella" for index in range(count)]
         names = [f"{index:03d}.wav" for index in range(count)]
-        return Fold(features, scores, sources, [f"{index:064x}" for index in range(count)], names=names)
+        return TrainingSplit(features, scores, sources, [f"{index:064x}" for index in range(count)], names=names)
 
     @cached_property
     def train(self) -> Any:
-        return self.fold(64, 1)
+        return self.split(64, 1)
 
     @cached_property
     def val(self) -> Any:
-        return self.fold(32, 2)
+        return self.split(32, 2)
 
     @cached_property
     def test(self) -> Any:
-        return self.fold(64, 3)
+        return self.split(64, 3)
 
     def network(self, seed: int = 1, dropout: float = 0.1, kinds: Sequence[str] = ("muq", "campplus")) -> Any:
         import torch
@@ -62,18 +62,18 @@ class Toys:
             dims = {kind: {"muq": 6, "campplus": 5}[kind] for kind in kinds}
             return ScoreNetwork(ScoreHead(dims, width=8, hidden=8, dropout=dropout))
 
-    def adversary(self, fold: Any, dim: int, seed: int = 3) -> tuple[Any, Any]:
-        """A fold with speaker targets, and the adversary that predicts them."""
+    def adversary(self, split: Any, dim: int, seed: int = 3) -> tuple[Any, Any]:
+        """Return a split with speaker targets, and the adversary that predicts them."""
         import torch
 
         from audioscore.training.adversary import SpeakerAdversary
 
-        targets = torch.stack([clip["campplus"] for clip in fold.features])
+        targets = torch.stack([clip["campplus"] for clip in split.features])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             adversary = SpeakerAdversary(dim, 8, targets.shape[1])
         adversary.fit_targets(targets)
-        return replace(fold, targets=targets), adversary
+        return replace(split, targets=targets), adversary
 
     def settings(self, **changed: Any) -> Any:
         from audioscore.training.losses import Objective
@@ -163,8 +163,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[di
 
 
 @dataclass(frozen=True)
-class Ground:
-    """The tiny corpus up to training. `prefix` 0 of its MuQ is in the store too, for what is tuned."""
+class PreparedCorpus:
+    """The tiny corpus, sorted and with features; the input of MuQ's first layer is stored too, for tuning."""
 
     data: Path
     index: Path
@@ -178,21 +178,21 @@ class Ground:
         return parse_config({**self.values, "training": {**self.values["training"], **training}})
 
     def train(self, plan: str, target: Path, *, resume: bool = False, **training: Any) -> Any:
-        from audioscore.scoring.scorer import plan_named
+        from audioscore.scoring.scorer import plan_by_name
         from audioscore.training.train import train_plan
 
         return train_plan(
-            plan_named(plan), self.index, self.features, target, self.config(**training).training,
+            plan_by_name(plan), self.index, self.features, target, self.config(**training).training,
             data_digest="d.dir", code_revision="abc", device="cpu", resume=resume,
         )  # fmt: skip
 
-    def sort(self, data: Path, target: Path) -> "Ground":
-        """The same with another copy of the corpus."""
+    def sort(self, data: Path, target: Path) -> "PreparedCorpus":
+        """Return this corpus with another data folder."""
         sort_corpus(data, target)
         return replace(self, data=data, index=target)
 
-    def extract(self, target: Path, **training: Any) -> "Ground":
-        """The same with what some settings need beside the usual features."""
+    def extract(self, target: Path, **training: Any) -> "PreparedCorpus":
+        """Return this corpus with the additional features that some settings need."""
         from audioscore.encoders.extract import extract_folder
 
         config = self.config(**training)
@@ -201,7 +201,7 @@ class Ground:
 
 
 def sort_corpus(data: Path, target: Path) -> None:
-    """Index a data folder by its labels table, without the gate, which the tiny corpus passes."""
+    """Sort a data folder without running the data gate, which the tiny corpus passes."""
     from audioscore.config import SplitSection
     from audioscore.data.labels import read_labels
     from audioscore.data.split.assign import assign_splits
@@ -215,9 +215,9 @@ def sort_corpus(data: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def ground(tiny_corpus: Path, tiny_encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    """Two seeds of six epochs, width 8."""
-    folder = tmp_path_factory.mktemp("ground")
+def corpus(tiny_corpus: Path, tiny_encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedCorpus:
+    """Trained with two seeds of six epochs, width 8."""
+    folder = tmp_path_factory.mktemp("corpus")
     values = {
         "encoders": {
             "muq": {"source": str(tiny_encoders / "muq-small"), "layer": 2},
@@ -226,5 +226,5 @@ def ground(tiny_corpus: Path, tiny_encoders: Path, tmp_path_factory: pytest.Temp
         "training": {"seeds": [1, 2], "epochs": 6, "width": 8, "hidden": 8, "learning_rate": 5e-3},
     }
     sort_corpus(tiny_corpus, folder / "sorted")
-    bare = Ground(tiny_corpus, folder / "sorted", folder / "features", folder / "store", values)
+    bare = PreparedCorpus(tiny_corpus, folder / "sorted", folder / "features", folder / "store", values)
     return bare.extract(folder / "features", tuning="lora", lora={"rank": 4, "alpha": 6})

@@ -1,27 +1,29 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from audioscore.data.clips import Clip
 from audioscore.errors import DataError
 from audioscore.evaluation.linear_probe import speaker_probe
 from audioscore.evaluation.metrics import spearman
-from audioscore.training.adversary import SpeakerAdversary, adversary_loss, ramp, reverse_gradient
+from audioscore.training.adversary import SpeakerAdversary, adversary_loss, ramp, reverse_gradient, run_singer_probe
 from audioscore.training.losses import pairwise_logistic
 
 SINGERS, CLIPS = 8, 240
 
 
-def chance(seed: int = 0) -> torch.Generator:
+def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 5.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_features_pass_and_their_gradient_comes_back_times_minus_weight(weight: float, dtype: torch.dtype) -> None:
-    features = torch.randn(3, 4, generator=chance()).to(dtype).requires_grad_()
-    upstream = torch.randn(3, 4, generator=chance(1)).to(dtype)
+def test_features_are_unchanged_and_their_gradient_is_reversed(weight: float, dtype: torch.dtype) -> None:
+    features = torch.randn(3, 4, generator=seeded()).to(dtype).requires_grad_()
+    upstream = torch.randn(3, 4, generator=seeded(1)).to(dtype)
     passed = reverse_gradient(features, weight)
     assert torch.equal(passed, features)
     passed.backward(upstream)
@@ -30,11 +32,11 @@ def test_the_features_pass_and_their_gradient_comes_back_times_minus_weight(weig
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25])
-def test_only_the_features_gradient_is_reversed_and_exactly_once(weight: float) -> None:
+def test_only_the_gradient_of_the_features_is_reversed_and_once(weight: float) -> None:
     """The reference is the same loss without a reversal."""
     adversary = SpeakerAdversary(6, 8, 5)
-    features = torch.randn(7, 6, generator=chance()).requires_grad_()
-    targets = torch.randn(7, 5, generator=chance(1)).requires_grad_()
+    features = torch.randn(7, 6, generator=seeded()).requires_grad_()
+    targets = torch.randn(7, 5, generator=seeded(1)).requires_grad_()
     adversary_loss(adversary, features, targets, weight=weight).backward()
     reversed_ = [parameter.grad.clone() for parameter in adversary.parameters() if parameter.grad is not None]
     straight = features.detach().clone().requires_grad_()
@@ -72,13 +74,13 @@ def test_the_loss_is_one_less_the_cosine(target: list[float], wanted: float) -> 
 def test_the_loss_is_bounded_however_large_the_features_grow(size: float) -> None:
     torch.manual_seed(0)
     adversary = SpeakerAdversary(4, 8, 3)
-    features = size * torch.randn(50, 4, generator=chance())
-    loss = adversary_loss(adversary, features, torch.randn(50, 3, generator=chance(1)), weight=1.0).item()
+    features = size * torch.randn(50, 4, generator=seeded())
+    loss = adversary_loss(adversary, features, torch.randn(50, 3, generator=seeded(1)), weight=1.0).item()
     assert 0.0 <= loss <= 2.0
 
 
-def test_targets_are_told_apart_by_what_they_do_not_share() -> None:
-    """Two voices near each other: as they are, one constant predicts both; centred, none does."""
+def test_standardised_targets_cannot_be_predicted_by_a_constant() -> None:
+    """Two similar voices: a constant predicts both as they are, and neither after centring."""
     targets = torch.tensor([[1.0, 0.1], [1.0, -0.1]]).repeat(4, 1)
     constant = torch.tensor([[1.0, 0.0]]).repeat(8, 1)
     adversary = echo(constant)
@@ -89,8 +91,8 @@ def test_targets_are_told_apart_by_what_they_do_not_share() -> None:
 
 def test_the_loss_of_bfloat16_features_is_float32() -> None:
     adversary = SpeakerAdversary(4, 8, 3).bfloat16()
-    features = torch.randn(5, 4, generator=chance()).bfloat16().requires_grad_()
-    loss = adversary_loss(adversary, features, torch.randn(5, 3, generator=chance(1)), weight=1.0)
+    features = torch.randn(5, 4, generator=seeded()).bfloat16().requires_grad_()
+    loss = adversary_loss(adversary, features, torch.randn(5, 3, generator=seeded(1)), weight=1.0)
     assert loss.dtype == torch.float32
     loss.backward()
     assert features.grad is not None
@@ -99,16 +101,16 @@ def test_the_loss_of_bfloat16_features_is_float32() -> None:
 
 def test_the_targets_statistics_travel_with_the_weights() -> None:
     one, other = SpeakerAdversary(4, 8, 3), SpeakerAdversary(4, 8, 3)
-    targets = torch.randn(20, 3, generator=chance())
+    targets = torch.randn(20, 3, generator=seeded())
     one.fit_targets(targets)
     other.load_state_dict(one.state_dict())
-    features = torch.randn(20, 4, generator=chance(1))
+    features = torch.randn(20, 4, generator=seeded(1))
     assert torch.equal(
         adversary_loss(one, features, targets, weight=1.0), adversary_loss(other, features, targets, weight=1.0)
     )
 
 
-def test_the_ramp_is_ganins() -> None:
+def test_the_ramp_is_that_of_ganin() -> None:
     for step in range(0, 101, 10):
         assert ramp(step, 100) == pytest.approx(2 / (1 + math.exp(-10 * step / 100)) - 1, abs=1e-12)
     values = [ramp(step, 50) for step in range(51)]
@@ -124,7 +126,7 @@ def test_a_ramp_without_steps_is_refused(step: int, steps: int) -> None:
 
 
 @pytest.mark.parametrize("weight", [-0.1, math.inf, math.nan])
-def test_a_weight_that_would_turn_the_sign_again_is_refused(weight: float) -> None:
+def test_a_weight_that_would_reverse_the_sign_again_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match=f"0 or more.* {weight}"):
         reverse_gradient(torch.zeros(2), weight)
 
@@ -148,8 +150,8 @@ def test_wrong_shapes_are_refused(features: tuple[int, ...], targets: tuple[int,
 
 
 def train(weight: float, seed: int) -> tuple[float, float, float]:
-    """Rank mixtures of quality, voice and noise by six channels: singer accuracy before and after, and Spearman."""
-    draw = chance(seed)
+    """Rank mixtures of quality, voice and noise; return singer accuracy before and after training, and Spearman."""
+    draw = seeded(seed)
     voices = nn.functional.normalize(torch.randn(SINGERS, 4, generator=draw), dim=1)
     mix = torch.linalg.qr(torch.randn(12, 12, generator=draw))[0]
     who, quality = torch.arange(CLIPS) % SINGERS, torch.randn(CLIPS, generator=draw)
@@ -159,7 +161,7 @@ def train(weight: float, seed: int) -> tuple[float, float, float]:
     encoder, head, adversary = nn.Linear(12, 6), nn.Linear(6, 1), SpeakerAdversary(6, 32, 4)
     adversary.fit_targets(voices[who])
     groups = [{"params": [*encoder.parameters(), *head.parameters()], "lr": 3e-3}, {"params": adversary.parameters()}]
-    optimizer = torch.optim.Adam(groups, lr=1e-2, betas=(0.0, 0.9))  # momentum would make the two circle each other
+    optimizer = torch.optim.Adam(groups, lr=1e-2, betas=(0.0, 0.9))  # with momentum the two would oscillate
     names = [f"singer{int(one)}" for one in who]
     before = speaker_probe(encoder(clips).detach().numpy(), names, folds=4)
     for step in range(200):
@@ -175,7 +177,7 @@ def train(weight: float, seed: int) -> tuple[float, float, float]:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_adversary_hides_the_singer_from_an_independent_probe_and_the_ranking_holds(seed: int) -> None:
+def test_the_adversary_lowers_the_linear_probe_accuracy_but_not_spearman(seed: int) -> None:
     before, after, ranked = train(1.0, seed)
     assert before > 0.7
     assert after < 0.5, "chance is 0.125"
@@ -183,3 +185,25 @@ def test_the_adversary_hides_the_singer_from_an_independent_probe_and_the_rankin
     _, without, ranked_without = train(0.0, seed)
     assert without > before - 0.1
     assert ranked_without > 0.97
+
+
+def clips(singers: list[str | None]) -> list[Clip]:
+    return [Clip(f"{row}.wav", 80.0, singer) for row, singer in enumerate(singers)]
+
+
+def test_distinct_singers_are_identified(toys: Any) -> None:
+    split, voices = toys.split(12, 5), torch.randn(3, 5, generator=torch.Generator().manual_seed(1)) * 5
+    features = [{**clip, "campplus": voices[row % 3]} for row, clip in enumerate(split.features)]
+    found = run_singer_probe(toys.network(), clips([f"s{row % 3}" for row in range(12)]), features)
+    assert found is not None
+    assert found.accuracy > 0.9
+    assert found.singers == 3
+
+
+def test_clips_without_a_singer_and_singers_with_one_clip_are_left_out(toys: Any) -> None:
+    split = toys.split(6, 5)
+    found = run_singer_probe(toys.network(), clips(["a", "a", "b", "b", None, "c"]), split.features)
+    assert found is not None
+    assert found.singers == 2
+    assert run_singer_probe(toys.network(), clips(["a", "a", "b", None, None, "c"]), split.features) is None
+    assert run_singer_probe(toys.network(), clips([None] * 6), split.features) is None

@@ -24,7 +24,7 @@ class Row:
     key: str
 
 
-def deal(rows: list[Row], batch_clips: int, seed: int = 1, epoch: int = 0) -> list[list[Row]]:
+def draw(rows: list[Row], batch_clips: int, seed: int = 1, epoch: int = 0) -> list[list[Row]]:
     scores, sources, groups, keys = (
         [getattr(row, name) for row in rows] for name in ("score", "source", "group", "key")
     )
@@ -49,9 +49,9 @@ def corpus(count: int, share: float = 0.3, seed: int = 0) -> list[Row]:
 
 def order_groups(sizes: list[int], first: int = 10_000) -> list[Row]:
     return [
-        Row(float(-place), "ktv", number, key(first + 100 * number + place))
+        Row(float(-row), "ktv", number, key(first + 100 * number + row))
         for number, size in enumerate(sizes, 1)
-        for place in range(size)
+        for row in range(size)
     ]
 
 
@@ -63,7 +63,7 @@ tables = st.lists(
 @given(tables, st.integers(2, 20), st.integers(-3, 3), st.integers(0, 3))
 @settings(deadline=None)
 def test_every_clip_once_in_batches_of_equal_size(rows: list[Row], batch_clips: int, seed: int, epoch: int) -> None:
-    batches = deal(rows, batch_clips, seed, epoch)
+    batches = draw(rows, batch_clips, seed, epoch)
     assert sorted(row.key for batch in batches for row in batch) == sorted(row.key for row in rows)
     sizes = [len(batch) for batch in batches]
     assert len(batches) == -(-len(rows) // batch_clips)
@@ -73,35 +73,35 @@ def test_every_clip_once_in_batches_of_equal_size(rows: list[Row], batch_clips: 
 
 @given(tables, st.integers(2, 20), st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_the_order_of_rows_changes_no_batch(rows: list[Row], batch_clips: int, chance: random.Random) -> None:
+def test_the_order_of_rows_changes_no_batch(rows: list[Row], batch_clips: int, generator: random.Random) -> None:
     shuffled = list(rows)
-    chance.shuffle(shuffled)
-    assert deal(shuffled, batch_clips) == deal(rows, batch_clips)
+    generator.shuffle(shuffled)
+    assert draw(shuffled, batch_clips) == draw(rows, batch_clips)
 
 
-def test_what_a_table_calls_its_groups_changes_nothing() -> None:
+def test_the_names_of_groups_change_nothing() -> None:
     rows = corpus(20) + order_groups([3, 4, 5])
     names = {0: 0, 1: 99, 2: -4, 3: 1}
     renamed = [Row(row.score, row.source, names[row.group], row.key) for row in rows]
-    wanted = [[row.key for row in batch] for batch in deal(rows, 8)]
-    assert [[row.key for row in batch] for batch in deal(renamed[::-1], 8)] == wanted
+    wanted = [[row.key for row in batch] for batch in draw(rows, 8)]
+    assert [[row.key for row in batch] for batch in draw(renamed[::-1], 8)] == wanted
 
 
-def test_one_recording_in_the_main_list_and_in_two_groups_is_dealt_thrice_in_any_row_order() -> None:
+def test_a_recording_in_the_main_list_and_two_groups_is_drawn_three_times_in_any_row_order() -> None:
     rows = corpus(9)
     rows += [Row(2.0, "ktv", 1, rows[0].key), Row(1.0, "ktv", 1, rows[1].key)]
     rows += [Row(2.0, "ktv", 2, rows[0].key), Row(1.0, "ktv", 2, rows[2].key)]
-    wanted = deal(rows, 5)
+    wanted = draw(rows, 5)
     assert sum(row.key == rows[0].key for batch in wanted for row in batch) == 3
     for seed in range(20):
-        assert deal([rows[n] for n in np.random.default_rng(seed).permutation(len(rows))], 5) == wanted
+        assert draw([rows[n] for n in np.random.default_rng(seed).permutation(len(rows))], 5) == wanted
 
 
 def test_seed_and_epoch_decide_and_each_changes_the_batches() -> None:
     rows = corpus(64)
-    assert deal(rows, 16, seed=1, epoch=2) == deal(rows, 16, seed=1, epoch=2)
+    assert draw(rows, 16, seed=1, epoch=2) == draw(rows, 16, seed=1, epoch=2)
     contents = [
-        {frozenset(row.key for row in batch) for batch in deal(rows, 16, seed, epoch)}
+        {frozenset(row.key for row in batch) for batch in draw(rows, 16, seed, epoch)}
         for seed, epoch in ((1, 0), (1, 1), (2, 0), (2, 1), (-1, 0))
     ]
     assert all(not first & second for first, second in itertools.combinations(contents, 2))
@@ -124,7 +124,7 @@ def held(batches: list[list[Row]], keys: set[str]) -> list[int]:
 @settings(deadline=None)
 def test_every_batch_holds_its_share_of_every_source(count: int, share: float, batch_clips: int, seed: int) -> None:
     rows = corpus(count, share, seed)
-    batches = deal(rows, batch_clips, seed)
+    batches = draw(rows, batch_clips, seed)
     sources = strata_of(rows, 1)
     rare = any(len(keys) < 2 * len(batches) for keys in sources)
     for keys in sources:
@@ -139,24 +139,24 @@ def test_every_batch_holds_its_share_of_every_source(count: int, share: float, b
 def test_every_batch_holds_its_share_of_every_quantile_of_every_source() -> None:
     rows = [Row(50 + n / 10, "ktv", 0, key(n)) for n in range(320)]
     rows += [Row(85 + n / 50, "acapella", 0, key(1000 + n)) for n in range(480)]
-    batches = deal(rows, 40)
+    batches = draw(rows, 40)
     assert [held(batches, keys) for keys in sorted(strata_of(rows, 4), key=len)] == [[4] * 20] * 4 + [[6] * 20] * 4
 
 
-def test_a_rare_source_comes_in_couples() -> None:
+def test_a_rare_source_is_drawn_in_pairs() -> None:
     rows = corpus(100, share=0.0) + [Row(90.0 + n / 10, "acapella", 0, key(500 + n)) for n in range(6)]
     met = set()
     for epoch in range(40):
-        batches = deal(rows, 10, epoch=epoch)
+        batches = draw(rows, 10, epoch=epoch)
         assert sorted(held(batches, {row.key for row in rows[100:]})) == [0] * 8 + [2] * 3
         met |= {frozenset(row.key for row in batch if row.source == "acapella") for batch in batches} - {frozenset()}
-    assert len(met) == 15, "and over the epochs each with each"
+    assert len(met) == 15, "all pairs occur over the epochs"
 
 
 @pytest.mark.parametrize("batch_clips", [2, 3])
 def test_batches_of_two_or_three_clips_hold_pairs_of_all_kinds(batch_clips: int) -> None:
     kinds = Counter(
-        "".join(sorted(row.source[0] for row in batch[:2])) for batch in deal(corpus(600, share=0.5), batch_clips)
+        "".join(sorted(row.source[0] for row in batch[:2])) for batch in draw(corpus(600, share=0.5), batch_clips)
     )
     assert set(kinds) == {"aa", "ak", "kk"}
     assert kinds["ak"] == pytest.approx(sum(kinds.values()) / 2, rel=0.25)
@@ -167,7 +167,7 @@ def test_small_gaps_are_as_frequent_as_among_all_pairs() -> None:
         return float(np.mean(np.concatenate([pdist([[row.score] for row in batch]) < 1 for batch in batches])))
 
     rows = corpus(400)
-    drawn = share_of_small([batch for epoch in range(10) for batch in deal(rows, 32, epoch=epoch)])
+    drawn = share_of_small([batch for epoch in range(10) for batch in draw(rows, 32, epoch=epoch)])
     assert drawn == pytest.approx(share_of_small([rows]), rel=0.2)
 
 
@@ -177,7 +177,7 @@ def test_over_the_epochs_every_two_clips_meet(batch_clips: int) -> None:
     met = {
         frozenset((first.key, second.key))
         for epoch in range(200)
-        for batch in deal(rows, batch_clips, epoch=epoch)
+        for batch in draw(rows, batch_clips, epoch=epoch)
         for first, second in itertools.combinations(batch, 2)
     }
     assert len(met) == 24 * 23 // 2
@@ -192,9 +192,9 @@ def parts_of(batches: list[list[Row]]) -> dict[int, list[int]]:
     return {group: sorted(sizes) for group, sizes in parts.items()}
 
 
-def test_relative_groups_stay_whole_where_a_batch_has_room_and_are_spread_over_the_batches() -> None:
+def test_relative_groups_that_fit_stay_whole_and_are_spread_over_the_batches() -> None:
     sizes = [5, 3, 4, 2, 5]
-    batches = deal(corpus(81) + order_groups(sizes), 20)
+    batches = draw(corpus(81) + order_groups(sizes), 20)
     assert len(batches) == 5
     assert parts_of(batches) == {group: [size] for group, size in enumerate(sizes, 1)}
     assert [len({row.group for row in batch} - {0}) for batch in batches] == [1] * 5
@@ -206,7 +206,7 @@ def test_relative_groups_stay_whole_where_a_batch_has_room_and_are_spread_over_t
 @pytest.mark.parametrize(
     ("clips", "sizes", "batch_clips", "wanted"),
     [
-        (0, [11], 10, {1: [5, 6]}),  # never ten and a clip alone
+        (0, [11], 10, {1: [5, 6]}),  # not ten clips and a single one
         (0, [16], 5, {1: [4, 4, 4, 4]}),
         (30, [16], 20, {1: [16]}),
         (6, [6, 6, 6, 6], 10, {1: [6], 2: [6], 3: [6], 4: [3, 3]}),
@@ -215,34 +215,32 @@ def test_relative_groups_stay_whole_where_a_batch_has_room_and_are_spread_over_t
     ],
 )
 def test_a_large_group_is_halved(clips: int, sizes: list[int], batch_clips: int, wanted: dict[int, list[int]]) -> None:
-    parts = parts_of(deal(corpus(clips) + order_groups(sizes), batch_clips))
-    assert sorted(parts.values()) == sorted(wanted.values())  # which of the equals is split is left to chance
+    parts = parts_of(draw(corpus(clips) + order_groups(sizes), batch_clips))
+    assert sorted(parts.values()) == sorted(wanted.values())  # which of the equal groups is split is random
 
 
 @given(st.lists(st.integers(1, 9), max_size=8), st.integers(0, 60), st.integers(9, 20), st.integers(0, 5))
 @settings(deadline=None)
-def test_groups_are_split_only_where_they_fit_nowhere(
-    sizes: list[int], clips: int, batch_clips: int, seed: int
-) -> None:
-    batches = deal(corpus(clips) + order_groups(sizes), batch_clips, seed)
+def test_groups_are_split_only_if_they_fit_nowhere(sizes: list[int], clips: int, batch_clips: int, seed: int) -> None:
+    batches = draw(corpus(clips) + order_groups(sizes), batch_clips, seed)
     parts = parts_of(batches)
     split = [group for group, sizes in parts.items() if len(sizes) > 1]
     for group in split:
-        room = [sum(row.group in (0, group) for row in batch) for batch in batches]
-        placed_later = sum(size for other, size in enumerate(sizes, 1) if other != group and size <= sizes[group - 1])
-        assert max(room) < sizes[group - 1] + placed_later
+        free = [sum(row.group in (0, group) for row in batch) for batch in batches]
+        assigned_later = sum(size for other, size in enumerate(sizes, 1) if other != group and size <= sizes[group - 1])
+        assert max(free) < sizes[group - 1] + assigned_later
 
 
 def test_no_clip_and_one_clip() -> None:
-    assert deal([], 8) == []
-    assert deal(corpus(1), 8) == [corpus(1)]
+    assert draw([], 8) == []
+    assert draw(corpus(1), 8) == [corpus(1)]
 
 
 def test_bad_input_is_refused() -> None:
     rows = corpus(4)
     with pytest.raises(UsageError, match="batch_clips 1"):
-        deal(rows, 1)
+        draw(rows, 1)
     with pytest.raises(DataError, match=rf"1 of 5 .*{key(77)[:12]}"):
-        deal([*rows, Row(float("nan"), "ktv", 0, key(77))], 2)
+        draw([*rows, Row(float("nan"), "ktv", 0, key(77))], 2)
     with pytest.raises(ValueError, match="2, 1, 2, 2"):
         draw_batches([1.0, 2.0], ["ktv"], [0, 0], keys=["a", "b"], batch_clips=2, seed=0, epoch=0)

@@ -8,10 +8,10 @@ from accelerate import Accelerator
 
 from audioscore.errors import ModelError
 from audioscore.training import loop
-from audioscore.training.checkpoint import Progress, moving_state, read_checkpoint, restore, write_checkpoint
+from audioscore.training.checkpoint import Progress, read_checkpoint, restore, trained_state, write_checkpoint
 from audioscore.training.data import fit_statistics
 from audioscore.training.distributed import start
-from audioscore.training.loop import Fit, Opening, fit_network
+from audioscore.training.loop import Fit, HeadWarmup, fit_network
 
 DAMAGED = r"fit\.checkpoint: .*damaged"
 
@@ -36,13 +36,13 @@ class Killer:
     def on_epoch(self, entry: dict[str, float]) -> None:
         pass
 
-    def on_end(self, fault: BaseException | None) -> None:
+    def on_end(self, error: BaseException | None) -> None:
         pass
 
 
 def fit(
     toys: Any, checkpoint: Path | None, *, resume: bool = False, killer: Killer | None = None,
-    opening: Opening | None = None, **changed: Any,
+    warmup: HeadWarmup | None = None, **changed: Any,
 ) -> Fit:  # fmt: skip
     """A fit with dropout and adversary; 64 clips in batches of 16, 5 epochs: 20 steps, a checkpoint every 3."""
     network = toys.network(dropout=0.3)
@@ -52,7 +52,7 @@ def fit(
     return fit_network(
         network, train, toys.val, toys.settings(**settings), seed=1, adversary=adversary, checkpoint=checkpoint,
         identity="this", resume=resume, callbacks=[] if killer is None else [killer], device="cpu",
-        opening=opening,
+        warmup=warmup,
     )  # fmt: skip
 
 
@@ -76,8 +76,8 @@ def assert_same(found: Fit, wanted: Fit) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_again_and_again(toys: Any, uninterrupted: Fit, tmp_path: Path, seed: int) -> None:
-    chance, checkpoint = random.Random(seed), tmp_path / "fit.checkpoint"
-    kills, resume = sorted(chance.sample(range(1, 20), 3)), False
+    generator, checkpoint = random.Random(seed), tmp_path / "fit.checkpoint"
+    kills, resume = sorted(generator.sample(range(1, 20), 3)), False
     for kill in kills:
         killer = Killer(kill)
         with pytest.raises(Killed):
@@ -90,7 +90,7 @@ def test_killed_again_and_again(toys: Any, uninterrupted: Fit, tmp_path: Path, s
     assert last.first == max((step for step in range(kills[-1]) if step % 3 == 0 or step % 4 == 0), default=0)
 
 
-def test_a_fit_that_was_over_is_only_read(toys: Any, uninterrupted: Fit, tmp_path: Path) -> None:
+def test_a_finished_fit_is_only_read(toys: Any, uninterrupted: Fit, tmp_path: Path) -> None:
     first = fit(toys, tmp_path / "fit.checkpoint")
     assert_same(first, uninterrupted)
     again = Killer(1)
@@ -99,7 +99,7 @@ def test_a_fit_that_was_over_is_only_read(toys: Any, uninterrupted: Fit, tmp_pat
 
 
 @pytest.mark.parametrize("resume", [True, False])
-def test_without_a_checkpoint_or_without_resume_a_fit_starts(
+def test_without_a_checkpoint_or_without_resume_a_fit_starts_anew(
     toys: Any, uninterrupted: Fit, tmp_path: Path, resume: bool
 ) -> None:
     if not resume:
@@ -135,22 +135,22 @@ def test_the_fp16_scale_is_resumed(toys: Any, scalers: list[torch.amp.GradScaler
     with pytest.raises(Killed):
         fit(toys, tmp_path / "fit.checkpoint", killer=Killer(kill), checkpoint_steps=1)
     assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True), wanted)
-    judge, stopped, found = (scaler.state_dict() for scaler in scalers)
-    assert found == judge
-    assert stopped["scale"] < 2.0**24, "some steps were left out before the kill"
+    expected, stopped, found = (scaler.state_dict() for scaler in scalers)
+    assert found == expected
+    assert stopped["scale"] < 2.0**24, "some steps were skipped before the kill"
 
 
 @pytest.mark.parametrize("kill", [3, 8, 13])
-def test_fp16_head_epochs_resume(toys: Any, scalers: list[torch.amp.GradScaler], tmp_path: Path, kill: int) -> None:
-    opening = Opening(toys.train, toys.val, 2)  # 8 steps
-    wanted = fit(toys, None, opening=opening)
+def test_an_fp16_warmup_resumes(toys: Any, scalers: list[torch.amp.GradScaler], tmp_path: Path, kill: int) -> None:
+    warmup = HeadWarmup(toys.train, toys.val, 2)  # 8 steps
+    wanted = fit(toys, None, warmup=warmup)
     assert len(scalers) == 2
     with pytest.raises(Killed):
-        fit(toys, tmp_path / "fit.checkpoint", killer=Killer(kill), checkpoint_steps=1, opening=opening)
-    assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True, opening=opening), wanted)
+        fit(toys, tmp_path / "fit.checkpoint", killer=Killer(kill), checkpoint_steps=1, warmup=warmup)
+    assert_same(fit(toys, tmp_path / "fit.checkpoint", resume=True, warmup=warmup), wanted)
 
 
-def test_an_fp16_fit_does_not_go_on_without_its_scale(saved: tuple[Path, Any, Any]) -> None:
+def test_an_fp16_fit_does_not_resume_without_its_scale(saved: tuple[Path, Any, Any]) -> None:
     path, network, optimizer = saved  # as a CPU writes it
     state = torch.load(path, weights_only=True)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -162,7 +162,7 @@ def test_an_fp16_fit_does_not_go_on_without_its_scale(saved: tuple[Path, Any, An
         assert read_checkpoint(path, "this", network, optimizer) is not None, "fp32 and bf16 have none"
 
 
-def test_a_scale_that_is_not_needed_is_left(saved: tuple[Path, Any, Any]) -> None:
+def test_a_scale_that_is_not_needed_is_ignored(saved: tuple[Path, Any, Any]) -> None:
     path, network, optimizer = saved
     write_checkpoint(path, "this", network, optimizer, Progress(step=7), torch.amp.GradScaler("cpu"))
     found = read_checkpoint(path, "this", network, optimizer)
@@ -175,12 +175,12 @@ def saved(toys: Any, tmp_path: Path) -> tuple[Path, Any, Any]:
     """A checkpoint, the network it is of, and its optimizer."""
     network = toys.network()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    progress = Progress(epoch=2, batch=1, step=5, losses=[0.5], best_state=moving_state(network))
+    progress = Progress(epoch=2, batch=1, step=5, losses=[0.5], best_state=trained_state(network))
     write_checkpoint(tmp_path / "fit.checkpoint", "this", network, optimizer, progress)
     return tmp_path / "fit.checkpoint", network, optimizer
 
 
-def test_what_is_written_comes_back_and_nothing_lies_beside_it(saved: tuple[Path, Any, Any], toys: Any) -> None:
+def test_a_written_checkpoint_is_read_back_and_is_the_only_file(saved: tuple[Path, Any, Any], toys: Any) -> None:
     path, network, _ = saved
     other = toys.network(seed=9)
     found = read_checkpoint(path, "this", other, torch.optim.AdamW(other.parameters()))
@@ -222,7 +222,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(saved: tuple[Path, Any, Any], c
         read_checkpoint(path, "this", network, optimizer)
 
 
-def test_a_pickle_that_runs_code_is_not_opened(saved: tuple[Path, Any, Any], tmp_path: Path) -> None:
+def test_a_pickle_that_runs_code_is_refused(saved: tuple[Path, Any, Any], tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "sprung",)

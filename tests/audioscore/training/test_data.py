@@ -11,7 +11,7 @@ from audioscore.data.clips import Clip
 from audioscore.scoring import network
 from audioscore.scoring.head import ScoreHead
 from audioscore.scoring.network import ScoreNetwork
-from audioscore.training.data import Entry, Fold, entries_of, fit_statistics
+from audioscore.training.data import TrainingClip, TrainingSplit, fit_statistics, training_clips
 
 
 def clip(name: str, score: float | None = None) -> Clip:
@@ -49,24 +49,24 @@ def test_statistics_are_those_of_numpy(count: int, in_memory: int, centre: float
             np.testing.assert_allclose(norm.std.numpy(), values.std(0), rtol=1e-4)
 
 
-def test_entries_are_sorted_by_content_whatever_the_order_of_rows_and_groups() -> None:
+def test_clips_are_sorted_by_content_for_any_order_of_rows_and_groups() -> None:
     scored = [clip("c", 70.0), clip("a", 90.0), clip("b", 80.0)]
     groups = [[clip("f"), clip("e")], [clip("d"), clip("a"), clip("g")]]
-    wanted = entries_of(scored, groups)
-    assert [(entry.clip.audio_file[0], entry.score, entry.group) for entry in wanted] == [
+    wanted = training_clips(scored, groups)
+    assert [(one.clip.audio_file[0], one.score, one.group) for one in wanted] == [
         ("a", 90.0, 0), ("a", -1.0, 1), ("b", 80.0, 0), ("c", 70.0, 0), ("d", 0.0, 1), ("e", -1.0, 2), ("f", 0.0, 2),
         ("g", -2.0, 1),
     ]  # fmt: skip
     for rows in itertools.permutations(scored):
-        assert entries_of(rows, groups[::-1]) == wanted
+        assert training_clips(rows, groups[::-1]) == wanted
 
 
-def test_a_clip_without_a_score_outside_a_group_is_no_entry() -> None:
-    assert entries_of([clip("a"), clip("b", 60.0)]) == [Entry(clip("b", 60.0), 60.0)]
+def test_a_clip_without_a_score_outside_a_group_is_left_out() -> None:
+    assert training_clips([clip("a"), clip("b", 60.0)]) == [TrainingClip(clip("b", 60.0), 60.0)]
 
 
 def test_without_groups_scores_are_absolute_and_names_are_the_keys() -> None:
-    found = Fold([], [60.0, 70.0], ["", ""], ["k1", "k2"])
+    found = TrainingSplit([], [60.0, 70.0], ["", ""], ["k1", "k2"])
     assert found.groups == (0, 0)
     assert found.names == ("k1", "k2")
 

@@ -3,11 +3,11 @@ import torch
 
 from audioscore.errors import UsageError
 from audioscore.training import distributed as processes
-from audioscore.training.distributed import count, first_to_fail, in_turns, is_main, start
+from audioscore.training.distributed import count, first_to_fail, in_shares, is_main, start
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_cpu_computes_in_fp32_whatever_is_asked(precision: str) -> None:
+def test_a_cpu_computes_in_fp32_for_every_precision(precision: str) -> None:
     accelerator = start("cpu", precision)
     assert accelerator.device.type == "cpu"
     assert accelerator.mixed_precision == "no"
@@ -16,7 +16,7 @@ def test_a_cpu_computes_in_fp32_whatever_is_asked(precision: str) -> None:
     assert accelerator.scaler is None
 
 
-def test_a_gpu_that_is_not_there_is_not_quietly_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_not_replaced_by_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match=r"^device cuda: "):
         start("cuda")
@@ -25,7 +25,7 @@ def test_a_gpu_that_is_not_there_is_not_quietly_a_cpu(monkeypatch: pytest.Monkey
 
 def test_one_process_is_the_main_one_and_does_every_share() -> None:
     shares: list[tuple[int, int]] = []
-    in_turns(shares.append, "cpu")
+    in_shares(shares.append, "cpu")
     assert shares == [(0, 1)]
     assert is_main()
     assert count() == 1

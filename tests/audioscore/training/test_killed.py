@@ -1,4 +1,4 @@
-"""A training that is killed and resumed ends with the weights of an undisturbed one."""
+"""A killed and resumed training ends with the same weights as an uninterrupted one."""
 
 import json
 import os
@@ -17,30 +17,30 @@ from audioscore.scoring.trained_plan import read_trained
 
 pytestmark = pytest.mark.services
 
-PATIENCE = 300.0  # seconds until a program that does nothing is given up
+TIMEOUT = 300.0  # seconds to wait for a checkpoint
 FROZEN: dict[str, Any] = {"epochs": 150, "patience": 150}
 TUNED: dict[str, Any] = {
     "epochs": 12, "patience": 12, "tuning": "lora", "lora": {"rank": 4, "alpha": 6, "dropout": 0.2},
-    "head_epochs": 6, "adversary": {"weight": 0.5}, "schedule": "cosine", "warmup_share": 0.1,
+    "head_warmup_epochs": 6, "adversary": {"weight": 0.5}, "schedule": "cosine", "warmup_share": 0.1,
 }  # fmt: skip
 
 
-def command(ground: Any, folder: Path, **changed: Any) -> list[str]:
-    config = ground.config(batch_clips=10, checkpoint_steps=2, dropout=0.3, **changed)
+def command(corpus: Any, folder: Path, **changed: Any) -> list[str]:
+    config = corpus.config(batch_clips=10, checkpoint_steps=2, dropout=0.3, **changed)
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.model_dump(mode="json", exclude_none=True)))
     return [
         sys.executable, "-m", "audioscore.training", "--config", str(folder / "config.json"), "--plan", "hybrid",
-        "--index", str(ground.index), "--features", str(ground.features), "--out", str(folder / "hybrid"), "--single",
+        "--index", str(corpus.index), "--features", str(corpus.features), "--out", str(folder / "hybrid"), "--single",
         "--device", "cpu",
     ]  # fmt: skip
 
 
 def killed(given: list[str], sign: Path, later: float) -> int:
-    """Run until `later` seconds after a file was written, and kill; 0 where the program was over first."""
+    """Run until `later` seconds after a file was written, then kill; return 0 if the program finished before."""
     before = sign.stat().st_mtime_ns if sign.exists() else 0
     process = subprocess.Popen(given, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while process.poll() is None and not (sign.exists() and sign.stat().st_mtime_ns > before):
         assert time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.002)
@@ -53,16 +53,16 @@ def killed(given: list[str], sign: Path, later: float) -> int:
     ("changed", "first_sign", "seed"), [(FROZEN, "seed-1.checkpoint", 1), (TUNED, "seed-1.head.checkpoint", 3)]
 )
 def test_killed_at_random_steps(
-    ground: Any, tmp_path: Path, changed: dict[str, Any], first_sign: str, seed: int
+    corpus: Any, tmp_path: Path, changed: dict[str, Any], first_sign: str, seed: int
 ) -> None:
-    chance, target = random.Random(seed), tmp_path / "run" / "hybrid"
-    given, codes = command(ground, tmp_path / "run", **changed), []
-    codes.append(killed(given, target / first_sign, chance.uniform(0, 0.5)))
-    codes.append(killed([*given, "--resume"], target / "seed-1.checkpoint", chance.uniform(0, 0.5)))
+    generator, target = random.Random(seed), tmp_path / "run" / "hybrid"
+    given, codes = command(corpus, tmp_path / "run", **changed), []
+    codes.append(killed(given, target / first_sign, generator.uniform(0, 0.5)))
+    codes.append(killed([*given, "--resume"], target / "seed-1.checkpoint", generator.uniform(0, 0.5)))
     codes.append(killed([*given, "--resume"], target / "seed-1.json", 0.0))  # between the seeds, or soon after
     assert codes == [-signal.SIGKILL] * 3, "a run was over before it could be killed"
     first = (target / "seed-1" / "head.safetensors").stat()
-    assert killed([*given, "--resume"], target / "seed-2.checkpoint", chance.uniform(0, 0.3)) == -signal.SIGKILL
+    assert killed([*given, "--resume"], target / "seed-2.checkpoint", generator.uniform(0, 0.3)) == -signal.SIGKILL
     assert not (target / "plan.json").exists()
     subprocess.run([*given, "--resume"], check=True, stderr=subprocess.DEVNULL)
     last = (target / "seed-1" / "head.safetensors").stat()
@@ -70,12 +70,12 @@ def test_killed_at_random_steps(
     files = ["plan.json", "seed-1", "seed-1.json", "seed-2", "seed-2.json"]
     assert sorted(path.name for path in target.iterdir()) == files
     config = {"batch_clips": 10, "checkpoint_steps": 2, "dropout": 0.3, **changed}
-    found, judge = read_trained(target), ground.train("hybrid", tmp_path / "judge", **config)
+    found, expected = read_trained(target), corpus.train("hybrid", tmp_path / "expected", **config)
     for one in (1, 2):
-        for file in sorted(path.name for path in judge.scorer_folder(one).glob("*.safetensors")):
-            ours, wanted = (load_file(plan.scorer_folder(one) / file) for plan in (found, judge))
+        for file in sorted(path.name for path in expected.scorer_folder(one).glob("*.safetensors")):
+            ours, wanted = (load_file(plan.scorer_folder(one) / file) for plan in (found, expected))
             assert {name for name in wanted if not (ours[name] == wanted[name]).all()} == set()
-        losses, expected = ([entry["train_loss"] for entry in plan.curves[one]] for plan in (found, judge))
+        losses, expected = ([entry["train_loss"] for entry in plan.curves[one]] for plan in (found, expected))
         assert losses == expected
-    assert found.validation == judge.validation
-    assert found.outcomes[1].speakers == judge.outcomes[1].speakers
+    assert found.validation == expected.validation
+    assert found.outcomes[1].speakers == expected.outcomes[1].speakers

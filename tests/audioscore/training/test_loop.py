@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from audioscore.evaluation.metrics import within_source_spearman
 from audioscore.scoring.network import raw_outputs
-from audioscore.training.data import Fold
+from audioscore.training.data import TrainingSplit
 from audioscore.training.loop import Fit, validate
 
 
@@ -58,8 +58,8 @@ def test_the_first_of_equals_is_kept(
 
 def test_the_statistics_are_those_of_training_and_do_not_move_with_it(toys: Any, fitted: Fit) -> None:
     norm = fitted.network.head.fusion.norms["campplus"]
-    judge = np.stack([clip["campplus"].double().numpy() for clip in toys.train.features])
-    np.testing.assert_allclose(norm.mean.numpy(), judge.mean(0), atol=1e-5)
+    expected = np.stack([clip["campplus"].double().numpy() for clip in toys.train.features])
+    np.testing.assert_allclose(norm.mean.numpy(), expected.mean(0), atol=1e-5)
 
 
 def test_validation_is_scipys_spearman_and_its_mean_with_the_one_within_source(toys: Any, fitted: Fit) -> None:
@@ -79,7 +79,7 @@ def test_constant_outputs_have_correlation_0(toys: Any) -> None:
 
 
 def test_equal_scores_leave_the_head_as_it_was_and_the_curve_finite(toys: Any) -> None:
-    flat = Fold(toys.train.features, [80.0] * len(toys.train.scores), toys.train.sources, toys.train.keys)
+    flat = TrainingSplit(toys.train.features, [80.0] * len(toys.train.scores), toys.train.sources, toys.train.keys)
     one, three = (toys.fit(flat, toys.val, seed=1, epochs=epochs) for epochs in (1, 3))
     assert all(torch.equal(three.network.state_dict()[name], value) for name, value in one.network.state_dict().items())
     assert [entry["train_loss"] for entry in three.curve] == [0.0, 0.0, 0.0]
@@ -88,8 +88,8 @@ def test_equal_scores_leave_the_head_as_it_was_and_the_curve_finite(toys: Any) -
 @pytest.mark.parametrize("kind", ["muq", "campplus"])
 def test_one_branch_alone_learns_too(toys: Any, kind: str) -> None:
     train, val, test = (
-        replace(fold, features=[{kind: clip[kind]} for clip in fold.features])
-        for fold in (toys.train, toys.val, toys.test)
+        replace(split, features=[{kind: clip[kind]} for clip in split.features])
+        for split in (toys.train, toys.val, toys.test)
     )
     found = toys.fit(train, val, seed=1)
     assert set(found.network.head.fusion.dims) == {kind}

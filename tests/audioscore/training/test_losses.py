@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from audioscore.errors import DataError
-from audioscore.training.losses import ABSOLUTE, list_mle, pairwise_logistic, pairwise_ranking_loss, smooth_l1
+from audioscore.training.losses import (
+    ABSOLUTE,
+    Objective,
+    list_mle,
+    ordered_pairs,
+    pairwise_logistic,
+    pairwise_ranking_loss,
+    smooth_l1,
+)
 
 Loss = Callable[..., Tensor]
 
@@ -56,7 +64,7 @@ GROUPS = torch.tensor([ABSOLUTE] * 4 + [7] * 3 + [2] * 2 + [9])
 
 
 def slow_logistic(raw: list[float], scores: list[float], groups: list[int]) -> float:
-    """Pair by pair, in plain floats."""
+    """Reference: pair by pair, in plain floats."""
     costs = []
     for i in range(len(raw)):
         for j in range(i):
@@ -69,7 +77,7 @@ def slow_logistic(raw: list[float], scores: list[float], groups: list[int]) -> f
 
 
 def slow_list_mle(raw: list[float], scores: list[float], groups: list[int]) -> float:
-    """Choice by choice, in plain floats: the chance of each clip among itself and those below it."""
+    """Reference: clip by clip, in plain floats: its probability among itself and all clips with lower scores."""
     costs = []
     for i in range(len(raw)):
         below = [j for j in range(len(raw)) if groups[j] == groups[i] and scores[j] < scores[i]]
@@ -94,7 +102,7 @@ def test_ranking_losses_are_those_of_a_slow_loop(clips: list[tuple[float, int, i
 @pytest.mark.parametrize("loss", RANKING)
 def test_every_ordered_pair_contributes_and_no_other(loss: Loss) -> None:
     raw = outputs(10)
-    # d2 loss / d raw_i d raw_j is what the pair itself adds: terms of one clip, and of other pairs, drop out.
+    # d2 loss / d raw_i d raw_j is the contribution of this pair: terms of one clip and of other pairs are zero.
     curvature = torch.autograd.functional.hessian(lambda values: loss(values, SCORES, groups=GROUPS), raw)
     assert isinstance(curvature, Tensor)
     for i in range(10):
@@ -108,7 +116,7 @@ def test_every_ordered_pair_contributes_and_no_other(loss: Loss) -> None:
 
 @pytest.mark.parametrize("loss", RANKING)
 @pytest.mark.parametrize("grouped", [False, True])
-def test_a_step_on_any_pair_raises_its_better_clip_by_what_it_lowers_the_worse(loss: Loss, grouped: bool) -> None:
+def test_a_step_on_a_pair_raises_the_better_clip_as_much_as_it_lowers_the_worse(loss: Loss, grouped: bool) -> None:
     raw = outputs(10, scale=8.0).float()
     tried = 0
     for i in range(10):
@@ -139,7 +147,7 @@ def test_only_differences_of_outputs_count_and_the_order_of_the_batch_does_not(l
 @pytest.mark.parametrize(
     ("scores", "groups"),
     [([80.0] * 5, None), ([80.0], None), ([], None), ([80.0] * 3, [6, 6, 6]), ([90.0, 80.0, 70.0], [ABSOLUTE, 1, 2])],
-    ids=["all level", "one clip", "no clip", "a level group", "nothing comparable"],
+    ids=["equal scores", "one clip", "no clip", "an equal group", "no common group"],
 )
 def test_a_batch_without_order_has_zero_loss(loss: Loss, scores: list[float], groups: list[int] | None) -> None:
     raw = outputs(len(scores)).float().requires_grad_()
@@ -161,7 +169,7 @@ def test_outputs_far_apart_stay_finite(loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("loss", [*RANKING, near])
-def test_a_fault_in_the_outputs_is_not_hidden_and_half_precision_is_widened(loss: Loss) -> None:
+def test_nan_outputs_give_nan_and_half_precision_is_widened(loss: Loss) -> None:
     scores = torch.tensor([90.0, 60.0])
     assert torch.isnan(loss(torch.tensor([float("nan"), 0.0]), scores))
     half = loss(torch.tensor([1.0, 0.5], dtype=torch.bfloat16), scores)
@@ -203,3 +211,36 @@ def test_smooth_l1_pulls_towards_the_score_and_leaves_order_groups_alone() -> No
     assert nothing.item() == 0
     assert predicted.grad is not None
     assert predicted.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+MIXED_SCORES = torch.tensor([90.0, 90.0, 72.5, 51.0, 0.0, -1.0, -2.0], dtype=torch.float64)
+MIXED_GROUPS = torch.tensor([0, 0, 0, 0, 3, 3, 5])
+MIXED_RAW = torch.linspace(-1, 1, 7, dtype=torch.float64)
+
+
+def test_the_absolute_term_is_added_by_its_weight_and_left_out_at_0() -> None:
+    ranking = pairwise_logistic(MIXED_RAW, MIXED_SCORES, margin_per_point=0.2, order_margin=0.5, groups=MIXED_GROUPS)
+    absolute = smooth_l1(75.0 + MIXED_RAW / 0.2, MIXED_SCORES, beta=3.0, groups=MIXED_GROUPS)
+    both = Objective("pairwise", 0.2, 0.5, 0.7, 3.0)(MIXED_RAW, MIXED_SCORES, MIXED_GROUPS, 75.0)
+    assert float(both) == pytest.approx(float(ranking + 0.7 * absolute))
+    assert float(
+        Objective("pairwise", 0.2, 0.5, 0.0, 3.0)(MIXED_RAW, MIXED_SCORES, MIXED_GROUPS, 0.0)
+    ) == pytest.approx(float(ranking))
+
+
+def test_list_mle_is_chosen_by_name() -> None:
+    found = Objective("list_mle", 0.2, 0.5, 0.0, 3.0)(MIXED_RAW, MIXED_SCORES, MIXED_GROUPS, 0.0)
+    assert float(found) == float(list_mle(MIXED_RAW, MIXED_SCORES, MIXED_GROUPS))
+
+
+@given(st.lists(st.integers(50, 54), max_size=12))
+def test_every_ordered_pair_is_there_once_better_first_and_no_tie(scores: list[int]) -> None:
+    pairs = ordered_pairs(torch.tensor(scores, dtype=torch.float32))
+    found = list(zip(pairs.better.tolist(), pairs.worse.tolist(), pairs.gap.tolist(), strict=True))
+    wanted = [
+        (i, j, float(scores[i] - scores[j]))
+        for i in range(len(scores))
+        for j in range(len(scores))
+        if scores[i] > scores[j]
+    ]
+    assert sorted(found) == sorted(wanted)

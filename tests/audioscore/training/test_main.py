@@ -1,5 +1,8 @@
+"""One process of a training, as `python -m audioscore.training` runs it."""
+
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,53 +12,55 @@ from safetensors.torch import load_file
 from audioscore.scoring.checkpoint import read_description
 from audioscore.scoring.trained_plan import read_trained
 from audioscore.training import __main__ as program
-from audioscore.training import launch
+from audioscore.training import distributed, launch
+from audioscore.training.launch import REQUEST_FILE, TrainingRequest
 
 
 @pytest.fixture
-def config(ground: Any, tmp_path: Path) -> Path:
-    values = {**ground.values, "training": {**ground.values["training"], "epochs": 1}}
+def config(corpus: Any, tmp_path: Path) -> Path:
+    values = {**corpus.values, "training": {**corpus.values["training"], "epochs": 1}}
     (tmp_path / "config.yaml").write_text(json.dumps(values))
     return tmp_path / "config.yaml"
 
 
-def options(ground: Any, config: Path, out: Path, *more: str) -> list[str]:
-    where = ["--index", str(ground.index), "--features", str(ground.features)]
-    return ["--config", str(config), *where, "--out", str(out), "--device", "cpu", *more]
+def options(corpus: Any, config: Path, out: Path, *more: str) -> list[str]:
+    inputs = ["--index", str(corpus.index), "--features", str(corpus.features)]
+    return ["--config", str(config), *inputs, "--out", str(out), "--device", "cpu", *more]
 
 
-def test_every_plan_that_is_named_is_written_once_below_the_folder(ground: Any, config: Path, tmp_path: Path) -> None:
+def test_every_named_plan_is_written_once_below_the_folder(corpus: Any, config: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     named = [part for plan in ("baseline", "campplus_only", "baseline") for part in ("--plan", plan)]
-    assert program.main(options(ground, config, out, *named, "--data-digest", "d.dir", "--code-revision", "abc")) == 0
+    assert program.main(options(corpus, config, out, *named, "--data-digest", "d.dir", "--code-revision", "abc")) == 0
     assert sorted(path.name for path in out.iterdir()) == ["baseline", "campplus_only"]
-    said = read_description(read_trained(out / "baseline").scorer_folder())
-    assert (said.data_digest, said.code_revision) == ("d.dir", "abc")
+    description = read_description(read_trained(out / "baseline").scorer_folder())
+    assert (description.data_digest, description.code_revision) == ("d.dir", "abc")
 
 
-def test_one_plan_into_the_folder_itself_is_what_train_plan_makes(ground: Any, config: Path, tmp_path: Path) -> None:
+def test_a_single_plan_is_written_to_the_folder_itself(corpus: Any, config: Path, tmp_path: Path) -> None:
     more = ["--plan", "hybrid", "--single", "--set", "training.seeds=[2]"]
-    assert program.main(options(ground, config, tmp_path / "plan", *more)) == 0
-    ours, theirs = read_trained(tmp_path / "plan"), ground.train("hybrid", tmp_path / "judge", seeds=[2], epochs=1)
-    assert ours.validation == theirs.validation
-    weights, wanted = (load_file(one.scorer_folder() / "head.safetensors") for one in (ours, theirs))
+    assert program.main(options(corpus, config, tmp_path / "plan", *more)) == 0
+    expected = corpus.train("hybrid", tmp_path / "expected", seeds=[2], epochs=1)
+    found = read_trained(tmp_path / "plan")
+    assert found.validation == expected.validation
+    weights, wanted = (load_file(one.scorer_folder() / "head.safetensors") for one in (found, expected))
     assert all((weights[name] == value).all() for name, value in wanted.items())
 
 
-def test_a_data_folder_is_extracted(ground: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(ground.data, tmp_path / "data")
-    shutil.copytree(ground.index / "index", tmp_path / "data" / "index")
+def test_a_data_folder_is_extracted(corpus: Any, config: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus.data, tmp_path / "data")
+    shutil.copytree(corpus.index / "index", tmp_path / "data" / "index")
     out = tmp_path / "out"
-    more = ["--config", str(config), "--data", str(tmp_path / "data"), "--out", str(out), "--store", str(ground.store)]
+    more = ["--config", str(config), "--data", str(tmp_path / "data"), "--out", str(out), "--store", str(corpus.store)]
     assert program.main([*more, "--plan", "campplus_only", "--device", "cpu"]) == 0
     described = json.loads((out / "features" / "extraction.json").read_text())
     assert (described["clips"], described["reused"]) == (48, 48)
     assert read_description(read_trained(out / "campplus_only").scorer_folder()).data_digest.endswith(".dir")
 
 
-def test_init_is_an_option(ground: Any, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_is_an_option(corpus: Any, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--plan", "baseline", "--init", f"warm:{tmp_path / 'gone'}"]
-    assert program.main(options(ground, config, tmp_path / "out", *more)) == 2
+    assert program.main(options(corpus, config, tmp_path / "out", *more)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert str(tmp_path / "gone") in line
     assert "training.init" in line
@@ -68,9 +73,15 @@ WRONG = {
     "unsorted": (["--data", "d"], ("d: ", "index/train.json", "`audioscore data sort d`")),
     "plan": (["--plan", "x"], ("plan 'x'", "baseline, hybrid, campplus_only, muq_")),
     "single": (["--single"], ("--single", "4", "--plan")),
-    "set": (["--set", "training.epoch=3"], ("1 wrong: training.epoch: ",)),
+    "set": (["--set", "training.epoch=3"], (" 1 ", ": training.epoch: ")),
+    "device": (["--device", "tpu"], ("--device tpu: ", "auto, cpu, cuda")),
+    "launcher": (
+        ["--set", "training.launcher=trainjob", "--set", "training.trainjob.exchange=s3://b/x",
+         "--set", "training.trainjob.image=r/i@sha256:0"],
+        ("launcher trainjob", "training.launcher=torchrun"),
+    ),
     "no features": (["--index", "i", "--features", "f"], ("f: ", "extraction.json")),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -88,25 +99,74 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
+def test_unknown_and_missing_options_have_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for given, name in ((["--out", "x", "--plans", "y"], "--plans"), (["--plan", "hybrid"], "--out")):
+        assert program.main(given) == 2
+        assert name in capsys.readouterr().err
+
+
+def test_the_help_lists_the_options_of_pipelines_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in ("--data", "--index", "--features", "--single", "--store", "--processes", "--code-revision"):
+        assert name in text
+
+
 def test_a_process_that_fails_after_another_prints_nothing(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from audioscore.training import distributed as processes
-
-    monkeypatch.setattr(processes, "first_to_fail", lambda: False)
+    monkeypatch.setattr(distributed, "first_to_fail", lambda: False)
     assert program.main(["--config", str(config), "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == ""
 
 
-def test_an_unwritable_target(ground: Any, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "out").write_text("in the way")
-    assert program.main(options(ground, config, tmp_path / "out", "--plan", "campplus_only")) == 2
+def test_an_unwritable_target(corpus: Any, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("a file")
+    assert program.main(options(corpus, config, tmp_path / "out", "--plan", "campplus_only")) == 2
     assert "error: " in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.fixture
+def torchrun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrainingRequest, int]]:
+    """The calls of torchrun; it returns 5."""
+    calls: list[tuple[TrainingRequest, int]] = []
+
+    def run(request: TrainingRequest, processes: int) -> int:
+        calls.append((request, processes))
+        return 5
+
+    for module in (launch, program):
+        monkeypatch.setattr(module, "torchrun", run)
+    return calls
+
+
 @pytest.mark.parametrize("form", [["--processes", "2"], ["--processes=2"]])
-def test_several_processes_are_started_with_the_other_options(monkeypatch: pytest.MonkeyPatch, form: list[str]) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(launch, "torchrun", lambda given, processes: seen.append((list(given), processes)) or 5)
-    assert program.main(["--plan", "hybrid", *form, "--out", "x"]) == 5
-    assert seen == [(["--plan", "hybrid", "--out", "x"], 2)]
+def test_several_processes_get_the_other_options(
+    corpus: Any, config: Path, torchrun: list[tuple[TrainingRequest, int]], form: list[str]
+) -> None:
+    assert program.main(options(corpus, config, Path("x"), "--plan", "hybrid", *form)) == 5
+    ((request, processes),) = torchrun
+    assert (request.plans, request.out, request.processes, processes) == (("hybrid",), Path("x"), None, 2)
+    assert (request.index, request.features, request.device) == (corpus.index, corpus.features, "cpu")
+
+
+def write_request(request: TrainingRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "request.json").write_text(json.dumps(request.to_json()))
+    monkeypatch.setenv(REQUEST_FILE, str(tmp_path / "request.json"))
+    monkeypatch.setattr("sys.argv", ["audioscore.training"])
+
+
+def test_a_process_without_options_trains_its_request(
+    corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchrun: list[tuple[TrainingRequest, int]]
+) -> None:
+    request = TrainingRequest(
+        corpus.config(seeds=[1], epochs=1), ("campplus_only",), tmp_path / "plan", "abc", index=corpus.index,
+        features=corpus.features, single=True, data_digest="d.dir", device="cpu",
+    )  # fmt: skip
+    write_request(request, tmp_path, monkeypatch)
+    assert program.main() == 0
+    assert read_description(read_trained(tmp_path / "plan").scorer_folder()).data_digest == "d.dir"
+    assert torchrun == []
+    write_request(replace(request, processes=3), tmp_path, monkeypatch)
+    assert program.main() == 5
+    assert torchrun == [(request, 3)]

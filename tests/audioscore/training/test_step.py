@@ -9,20 +9,22 @@ from torch import Tensor
 
 from audioscore.errors import ModelError
 from audioscore.scoring.network import collate, raw_outputs
-from audioscore.training.data import Fold, fit_statistics
+from audioscore.training.data import TrainingSplit, fit_statistics
 from audioscore.training.distributed import start
 from audioscore.training.losses import Objective, pairwise_logistic
-from audioscore.training.step import Stepper
+from audioscore.training.step import Stepper, rate_factor
 
 
-def new_stepper(toys: Any, fold: Fold, *, dropout: float = 0.0, adversary: Any = None, **changed: Any) -> Stepper:
-    network = toys.network(dropout=dropout, kinds=tuple(fold.features[0]))
-    fit_statistics(network, fold.features)
-    return Stepper(start("cpu"), network, adversary, fold, toys.settings(**changed), seed=1)
+def new_stepper(
+    toys: Any, split: TrainingSplit, *, dropout: float = 0.0, adversary: Any = None, **changed: Any
+) -> Stepper:
+    network = toys.network(dropout=dropout, kinds=tuple(split.features[0]))
+    fit_statistics(network, split.features)
+    return Stepper(start("cpu"), network, adversary, split, toys.settings(**changed), seed=1)
 
 
 def watched(stepper: Stepper, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, list[float]]]:
-    """Length of the gradient and rates, at each step of the optimizer, which is then not taken."""
+    """Record gradient norm and learning rates at each step of the optimizer, and skip the step."""
     seen: list[tuple[float, list[float]]] = []
 
     def look() -> None:
@@ -34,14 +36,14 @@ def watched(stepper: Stepper, monkeypatch: pytest.MonkeyPatch) -> list[tuple[flo
     return seen
 
 
-# Neither the order of clips nor a softmax depends on a constant: the gradients of these are zero but for rounding,
-# which AdamW scales up to whole steps.
+# Neither the order of clips nor a softmax depends on a constant: their gradients are rounding errors, which AdamW
+# scales up to whole steps.
 IDLE = ("head.attention.score.bias", "head.regressor.5.bias")
 
 
-def alone(fold: Fold) -> Fold:
-    """MuQ's frames only: the attention's weights for a voice that stays the same over time would be idle too."""
-    return replace(fold, features=[{"muq": clip["muq"]} for clip in fold.features])
+def alone(split: TrainingSplit) -> TrainingSplit:
+    """MuQ's frames only: attention weights of a constant voice embedding would have zero gradients too."""
+    return replace(split, features=[{"muq": clip["muq"]} for clip in split.features])
 
 
 def weights(network: Any) -> dict[str, Tensor]:
@@ -63,8 +65,8 @@ def test_micro_batches_give_the_step_of_the_batch(toys: Any, in_one_pass: dict[s
     options = {"dropout": 0.0, "epochs": 3, "batch_clips": 13, "micro_clips": micro_clips}
     muq = toys.fit(alone(toys.train), alone(toys.val), **options)
     both = toys.fit(toys.train, toys.val, **options)
-    for found, judge in ((muq, in_one_pass["muq"]), (both, in_one_pass["both"])):
-        for ours, wanted in zip(found.curve, judge.curve, strict=True):
+    for found, expected in ((muq, in_one_pass["muq"]), (both, in_one_pass["both"])):
+        for ours, wanted in zip(found.curve, expected.curve, strict=True):
             assert ours["train_loss"] == pytest.approx(wanted["train_loss"], abs=1e-5)
     for name, value in weights(in_one_pass["muq"].network).items():
         torch.testing.assert_close(weights(muq.network)[name], value, rtol=0, atol=1e-5)
@@ -72,31 +74,31 @@ def test_micro_batches_give_the_step_of_the_batch(toys: Any, in_one_pass: dict[s
     np.testing.assert_allclose(*(one - one.mean() for one in outputs), rtol=0, atol=1e-5)
 
 
-def test_the_step_is_one_of_torchs_own_adamw_on_the_loss_of_the_batch(toys: Any) -> None:
-    fold, rows = alone(toys.fold(9, 5)), np.arange(9)
-    stepper = new_stepper(toys, fold, micro_clips=2, clip_norm=0.05, weight_decay=0.1)
-    judge = toys.network(dropout=0.0, kinds=("muq",))
-    fit_statistics(judge, fold.features)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=0.1)
+def test_a_step_equals_torch_adamw_on_the_loss_of_the_batch(toys: Any) -> None:
+    split, rows = alone(toys.split(9, 5)), np.arange(9)
+    stepper = new_stepper(toys, split, micro_clips=2, clip_norm=0.05, weight_decay=0.1)
+    expected = toys.network(dropout=0.0, kinds=("muq",))
+    fit_statistics(expected, split.features)
+    optimizer = torch.optim.AdamW(expected.parameters(), lr=3e-3, weight_decay=0.1)
     for step in range(3):
-        judge.train()
-        raw, scores = judge(collate(fold.features)), torch.tensor(fold.scores)
+        expected.train()
+        raw, scores = expected(collate(split.features)), torch.tensor(split.scores)
         loss = pairwise_logistic(raw, scores, margin_per_point=0.1, order_margin=0.5)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(judge.parameters(), 0.05)
+        torch.nn.utils.clip_grad_norm_(expected.parameters(), 0.05)
         optimizer.step()
         assert stepper.step(rows, step, "epoch 1") == pytest.approx(float(loss.detach()), abs=1e-6)
-    for name, value in weights(judge).items():
+    for name, value in weights(expected).items():
         torch.testing.assert_close(weights(stepper.network)[name], value, rtol=0, atol=1e-6)
 
 
-def test_dropout_of_a_pass_depends_on_seed_step_and_pass_alone(toys: Any) -> None:
-    fold, rows = toys.fold(8, 5), np.arange(8)
+def test_dropout_depends_only_on_seed_step_and_pass(toys: Any) -> None:
+    split, rows = toys.split(8, 5), np.arange(8)
     losses = []
     for disturbance in (0, 1):
         torch.manual_seed(disturbance)
-        stepper = new_stepper(toys, fold, dropout=0.5, micro_clips=3)
+        stepper = new_stepper(toys, split, dropout=0.5, micro_clips=3)
         losses.append([stepper.step(rows, step, "epoch 1") for step in (0, 0, 1)])
     assert losses[0] == losses[1]
     assert len(set(losses[0])) == 3
@@ -104,32 +106,32 @@ def test_dropout_of_a_pass_depends_on_seed_step_and_pass_alone(toys: Any) -> Non
 
 @pytest.mark.parametrize(("clip_norm", "length"), [(1e-3, 1e-3), (1e9, None)])
 def test_gradients_clipped(toys: Any, monkeypatch: pytest.MonkeyPatch, clip_norm: float, length: float | None) -> None:
-    stepper = new_stepper(toys, toys.fold(8, 5), clip_norm=clip_norm)
+    stepper = new_stepper(toys, toys.split(8, 5), clip_norm=clip_norm)
     seen = watched(stepper, monkeypatch)
     stepper.step(np.arange(8), 0, "epoch 1")
     ((found, _),) = seen
     assert found == pytest.approx(length, rel=1e-3) if length else 1e-3 < found < 1e9
 
 
-def test_rates_follow_warm_up_and_cosine_each_part_by_its_own(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    fold = toys.fold(20, 5)
-    fold, adversary = toys.adversary(fold, toys.network().head.representation_dim)
+def test_rates_of_all_parts_follow_warm_up_and_cosine(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = toys.split(20, 5)
+    split, adversary = toys.adversary(split, toys.network().head.representation_dim)
     changed = {"epochs": 4, "batch_clips": 8, "schedule": "cosine", "warmup_share": 0.25, "learning_rate": 0.01}
-    stepper = new_stepper(toys, fold, adversary=adversary, adversary_weight=1.0, **changed)
+    stepper = new_stepper(toys, split, adversary=adversary, adversary_weight=1.0, **changed)
     seen = watched(stepper, monkeypatch)
     assert stepper.steps == 12, "three batches of at most 8 an epoch"
     for step in range(12):
         stepper.step(np.arange(8), step, "epoch")
     up = [1 / 3, 2 / 3, 1.0]
-    down = [0.5 + 0.5 * math.cos(math.pi * place / 9) for place in range(9)]
+    down = [0.5 + 0.5 * math.cos(math.pi * step / 9) for step in range(9)]
     for (_, rates), factor in zip(seen, up + down, strict=True):
         assert rates == pytest.approx([0.01 * factor, 0.03 * factor])
     assert stepper.rate(12) == pytest.approx(0.0)
 
 
-def test_relative_groups_move_the_model_and_never_meet_the_scores(toys: Any) -> None:
-    scored, order = toys.fold(6, 5), toys.fold(3, 6)
-    both = Fold(
+def test_relative_groups_train_the_model_and_are_not_compared_with_scores(toys: Any) -> None:
+    scored, order = toys.split(6, 5), toys.split(3, 6)
+    both = TrainingSplit(
         [*scored.features, *order.features], [*scored.scores, 0.0, -1.0, -2.0], [*scored.sources, "", "", ""],
         [*scored.keys, "x", "y", "z"], [0] * 6 + [1] * 3,
     )  # fmt: skip
@@ -141,11 +143,11 @@ def test_relative_groups_move_the_model_and_never_meet_the_scores(toys: Any) -> 
     assert mixed.step(np.array([0, 6]), 0, "epoch 1") == 0.0, "a score and a rank are not compared"
 
 
-def test_ranks_however_far_from_scores_change_neither_loss_nor_centre(toys: Any) -> None:
-    scored, order = toys.fold(6, 5), toys.fold(3, 6)
+def test_ranks_far_from_the_scores_change_neither_loss_nor_centre(toys: Any) -> None:
+    scored, order = toys.split(6, 5), toys.split(3, 6)
     losses = []
     for shift in (0.0, 1000.0):
-        both = Fold(
+        both = TrainingSplit(
             [*scored.features, *order.features], [*scored.scores, shift, shift - 1, shift - 2],
             [*scored.sources, "", "", ""], [*scored.keys, "x", "y", "z"], [0] * 6 + [1] * 3,
         )  # fmt: skip
@@ -157,18 +159,18 @@ def test_ranks_however_far_from_scores_change_neither_loss_nor_centre(toys: Any)
 
 
 @pytest.mark.parametrize("scores", [[80.0, 80.0, 80.0], [80.0]])
-def test_a_batch_that_orders_no_two_clips_moves_nothing(toys: Any, scores: list[float]) -> None:
-    fold = replace(toys.fold(len(scores), 5), scores=scores)
-    stepper = new_stepper(toys, fold, weight_decay=1.0)
+def test_a_batch_without_pairs_changes_no_weight(toys: Any, scores: list[float]) -> None:
+    split = replace(toys.split(len(scores), 5), scores=scores)
+    stepper = new_stepper(toys, split, weight_decay=1.0)
     before = {name: value.clone() for name, value in stepper.network.named_parameters()}
     assert stepper.step(np.arange(len(scores)), 0, "epoch 1") == 0.0
     assert all(torch.equal(value, before[name]) for name, value in stepper.network.named_parameters())
 
 
-def test_an_adversary_at_weight_0_moves_the_network_as_none_does_and_learns_itself(toys: Any) -> None:
-    fold, adversary = toys.adversary(toys.fold(12, 5), toys.network().head.representation_dim)
-    plain = new_stepper(toys, replace(fold, targets=None), dropout=0.2, clip_norm=1e9)
-    beside = new_stepper(toys, fold, dropout=0.2, clip_norm=1e9, adversary=adversary, adversary_weight=0.0)
+def test_an_adversary_at_weight_0_learns_but_does_not_change_the_network(toys: Any) -> None:
+    split, adversary = toys.adversary(toys.split(12, 5), toys.network().head.representation_dim)
+    plain = new_stepper(toys, replace(split, targets=None), dropout=0.2, clip_norm=1e9)
+    beside = new_stepper(toys, split, dropout=0.2, clip_norm=1e9, adversary=adversary, adversary_weight=0.0)
     before = adversary.discriminator[0].weight.detach().clone()
     for step in range(3):
         assert plain.step(np.arange(12), step, "e") == beside.step(np.arange(12), step, "e")
@@ -177,11 +179,11 @@ def test_an_adversary_at_weight_0_moves_the_network_as_none_does_and_learns_itse
     assert not torch.equal(adversary.discriminator[0].weight, before)
 
 
-def test_what_comes_back_from_the_adversary_grows_with_its_ramp(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_adversary_gradient_grows_with_its_ramp(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = []
     for step in (0, 1, 7):
-        fold, adversary = toys.adversary(toys.fold(12, 5), toys.network().head.representation_dim)
-        stepper = new_stepper(toys, fold, adversary=adversary, adversary_weight=1e3, clip_norm=1e9, batch_clips=12)
+        split, adversary = toys.adversary(toys.split(12, 5), toys.network().head.representation_dim)
+        stepper = new_stepper(toys, split, adversary=adversary, adversary_weight=1e3, clip_norm=1e9, batch_clips=12)
         head = list(stepper.network.parameters())
         monkeypatch.setattr(
             stepper.optimizer, "step",
@@ -191,17 +193,17 @@ def test_what_comes_back_from_the_adversary_grows_with_its_ramp(toys: Any, monke
     assert lengths[0] < lengths[1] < lengths[2]
 
 
-def broken(fold: Fold, place: int) -> Fold:
-    features = list(fold.features)
-    features[place] = {**features[place], "campplus": torch.full_like(features[place]["campplus"], math.nan)}
-    return replace(fold, features=features)
+def broken(split: TrainingSplit, row: int) -> TrainingSplit:
+    features = list(split.features)
+    features[row] = {**features[row], "campplus": torch.full_like(features[row]["campplus"], math.nan)}
+    return replace(split, features=features)
 
 
 @pytest.mark.parametrize("micro_clips", [None, 2])
 def test_a_loss_that_is_not_finite_names_the_batch_and_the_clip(toys: Any, micro_clips: int | None) -> None:
-    fold = toys.fold(6, 5)
-    stepper = new_stepper(toys, fold, micro_clips=micro_clips)
-    stepper.train = broken(fold, 4)
+    split = toys.split(6, 5)
+    stepper = new_stepper(toys, split, micro_clips=micro_clips)
+    stepper.train = broken(split, 4)
     expected = r"^seed 1, epoch 3, step 8: .*\bnan\b.* 1 of its 5 .*\(004\.wav\).*training\.learning_rate"
     before = {name: value.clone() for name, value in stepper.network.named_parameters()}
     with pytest.raises(ModelError, match=expected):
@@ -209,9 +211,9 @@ def test_a_loss_that_is_not_finite_names_the_batch_and_the_clip(toys: Any, micro
     assert all(torch.equal(value, before[name]) for name, value in stepper.network.named_parameters())
 
 
-def test_a_gradient_that_is_not_finite_names_the_batch_that_made_it(toys: Any) -> None:
-    fold = toys.fold(3, 5)
-    stepper = new_stepper(toys, fold)
+def test_a_gradient_that_is_not_finite_names_the_batch(toys: Any) -> None:
+    split = toys.split(3, 5)
+    stepper = new_stepper(toys, split)
     stepper.network.head.regressor[-1].weight.register_hook(lambda gradient: gradient * math.inf)
     before = {name: value.clone() for name, value in stepper.network.named_parameters()}
     with pytest.raises(ModelError, match=r"^seed 1, epoch 1, step 1: .*gradient.*\(000\.wav, "):
@@ -219,21 +221,45 @@ def test_a_gradient_that_is_not_finite_names_the_batch_that_made_it(toys: Any) -
     assert all(torch.equal(value, before[name]) for name, value in stepper.network.named_parameters())
 
 
-def test_a_recording_with_a_nan_is_named_before_it_spoils_the_statistics_of_all(toys: Any) -> None:
-    fold = broken(toys.fold(6, 5), 2)
+def test_statistics_of_a_recording_with_a_nan_are_refused(toys: Any) -> None:
+    split = broken(toys.split(6, 5), 2)
     with pytest.raises(ModelError, match=r"features of 002\.wav"):
-        fit_statistics(toys.network(), fold.features, names=fold.names)
+        fit_statistics(toys.network(), split.features, names=split.names)
     with pytest.raises(ModelError, match=r"features of clip 2 "):
-        fit_statistics(toys.network(), fold.features)
+        fit_statistics(toys.network(), split.features)
 
 
-def test_validation_that_is_not_finite_is_no_rank(toys: Any) -> None:
+def test_validation_outputs_that_are_not_finite_are_refused(toys: Any) -> None:
     with pytest.raises(ModelError, match=r"^validation: .* 1 of 32 .*\(007\.wav\)"):
         toys.fit(toys.train, broken(toys.val, 7), epochs=1)
 
 
-def test_an_infinite_rate_stops_before_anything_is_kept(toys: Any) -> None:
+def test_an_infinite_learning_rate_is_stopped(toys: Any) -> None:
     with pytest.raises(ModelError, match=r"^seed 1, epoch 1, step 2: .*\bnan\b.* 16 "):
         toys.fit(toys.train, toys.val, learning_rate=math.inf)
     with pytest.raises(ModelError, match=r"^validation: .* 32 of 32 "):
         toys.fit(toys.train, toys.val, learning_rate=math.inf, batch_clips=64, epochs=1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+@pytest.mark.parametrize("warmup_share", [0.0, 0.05, 0.3, 1.0])
+def test_the_closed_form_at_every_step(steps: int, warmup_share: float) -> None:
+    warmup = round(steps * warmup_share)
+    for step in range(steps + 3):
+        if step < warmup:
+            rising = (step + 1) / warmup
+            wanted = {"constant": rising, "cosine": rising}
+        else:
+            done = min(1.0, (step - warmup) / max(1, steps - warmup))
+            wanted = {"constant": 1.0, "cosine": 0.5 + 0.5 * math.cos(math.pi * done)}
+        for schedule, factor in wanted.items():
+            assert rate_factor(step, steps, schedule=schedule, warmup_share=warmup_share) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_rate_is_0_only_after_the_last_step(schedule: str) -> None:
+    factors = [rate_factor(step, 40, schedule=schedule, warmup_share=0.1) for step in range(40)]
+    assert min(factors) > 0
+    assert max(factors) == 1.0
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rate_factor(40, 40, schedule="cosine", warmup_share=0.1) == pytest.approx(0.0)

@@ -18,11 +18,11 @@ from audioscore.scoring.legacy.convert import convert
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
 from audioscore.scoring.scorer import Description, Tuning
 from audioscore.training.recipe import Recipe
-from audioscore.training.warm_start import takes_head, warm_start
+from audioscore.training.warm_start import loads_head, warm_start
 
 LIGHT = {"dims": {"muq": 32}, "width": 8, "hidden": 8, "dropout": 0.2, "kind": "light", "pooled": False}
 HYBRID = {**LIGHT, "dims": {"muq": 32, "campplus": 64}}
-PREDECESSOR = {"kind": "predecessor", "dim": 32, "hidden": 48}
+LEGACY = {"kind": "predecessor", "dim": 32, "hidden": 48}
 LORA, FULL, MIX = Tuning("lora", 0, 4, 6), Tuning("full", 1), Tuning("frozen", 1, mix=True)
 
 
@@ -37,8 +37,8 @@ def started(
     return network, muq
 
 
-def shaken(network: ScoreNetwork, seed: int) -> None:
-    """Move what a training moves: trainable parameters, and the statistics of the clips."""
+def changed(network: ScoreNetwork, seed: int) -> None:
+    """Change what training changes: trainable parameters, and the statistics of the clips."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -51,7 +51,7 @@ def shaken(network: ScoreNetwork, seed: int) -> None:
 def saved(folder: Path, target: Path, head: dict[str, Any], tuning: Tuning) -> ScoreNetwork:
     """A trained scorer in a folder."""
     network, muq = started(folder, head, tuning, seed=1)
-    shaken(network, 1)
+    changed(network, 1)
     description = Description(
         "hybrid" if "campplus" in head.get("dims", {}) else "baseline", 1, {"muq": muq.reference}, head,
         Calibration((-1.0, 1.0), (60.0, 90.0), 5.0), (), "d.dir", "abc", tuning=tuning,
@@ -63,7 +63,7 @@ def saved(folder: Path, target: Path, head: dict[str, Any], tuning: Tuning) -> S
 
 def prefixes(muq: MuQEncoder, layer: int) -> list[Features]:
     rng = np.random.default_rng(5)
-    waves = [torch.from_numpy(rng.normal(size=24_000 + 4_800 * place).astype(np.float32)) * 0.1 for place in range(3)]
+    waves = [torch.from_numpy(rng.normal(size=24_000 + 4_800 * row).astype(np.float32)) * 0.1 for row in range(3)]
     return [{"muq": prefix_frames(muq, wave, layer), "windows": torch.tensor(1)} for wave in waves]
 
 
@@ -73,7 +73,7 @@ def small(tiny_encoders: Path) -> Path:
 
 
 @pytest.mark.parametrize("tuning", [LORA, FULL, MIX, replace(LORA, mix=True)])
-def test_a_scorer_with_the_same_settings_is_used_whole(small: Path, tmp_path: Path, tuning: Tuning) -> None:
+def test_a_scorer_with_the_same_settings_is_loaded_completely(small: Path, tmp_path: Path, tuning: Tuning) -> None:
     before = saved(small, tmp_path / "old", LIGHT, tuning)
     network, muq = started(small, LIGHT, tuning, seed=2)
     recipe = Recipe({**LIGHT, "dropout": 0.5}, tuning, adversary=False)
@@ -84,10 +84,10 @@ def test_a_scorer_with_the_same_settings_is_used_whole(small: Path, tmp_path: Pa
     assert str(tmp_path / "old") in warm_start(network, recipe, muq, tmp_path / "old")
     assert raw_outputs(network, features) == pytest.approx(wanted, abs=1e-6)
     assert [name for name, value in network.named_parameters() if value.requires_grad] == trainable
-    assert takes_head(recipe, tmp_path / "old")
+    assert loads_head(recipe, tmp_path / "old")
 
 
-def test_the_hybrids_head_starts_from_scratch_even_on_a_hybrids(small: Path, tmp_path: Path) -> None:
+def test_the_head_of_a_hybrid_always_starts_from_scratch(small: Path, tmp_path: Path) -> None:
     for head in (LIGHT, HYBRID):
         target = tmp_path / ("hybrid" if head is HYBRID else "baseline")
         saved(small, target, head, LORA)
@@ -98,16 +98,16 @@ def test_the_hybrids_head_starts_from_scratch_even_on_a_hybrids(small: Path, tmp
         warm_start(network, recipe, muq, target)
         assert any(not torch.equal(before[name], value) for name, value in tuned_state(LORA, muq).items())
         assert all(torch.equal(first[name], value) for name, value in network.head.state_dict().items())
-        assert not takes_head(recipe, target)
+        assert not loads_head(recipe, target)
 
 
 @pytest.mark.parametrize(("head", "tuning", "why"), [
     ({**LIGHT, "hidden": 9}, LORA, r"hidden 8\b.*\b9\b"),
-    ({**PREDECESSOR, "hidden": 8}, LORA, "kind light .*predecessor"),
+    ({**LEGACY, "hidden": 8}, LORA, rf"kind light .*{LEGACY['kind']}"),
     (LIGHT, replace(LORA, alpha=5), r"alpha 6\b.*\b5\b"),
     (LIGHT, FULL, "mode lora .*full"),
 ])  # fmt: skip
-def test_the_part_that_fits_is_used(
+def test_only_the_fitting_part_is_loaded(
     small: Path, tmp_path: Path, head: dict[str, Any], tuning: Tuning, why: str
 ) -> None:
     saved(small, tmp_path / "old", LIGHT, LORA)
@@ -131,7 +131,7 @@ def test_a_frozen_muq_gets_no_adapters_and_is_compared_by_its_reference(small: P
         warm_start(build_network(LIGHT, None, None), recipe, None, tmp_path / "old", reference=other)
 
 
-def test_nothing_that_fits_is_an_error_and_changes_nothing(small: Path, tmp_path: Path) -> None:
+def test_no_fitting_part_is_an_error_and_changes_nothing(small: Path, tmp_path: Path) -> None:
     saved(small, tmp_path / "old", LIGHT, LORA)
     head, tuning = {**LIGHT, "width": 16}, replace(LORA, rank=8)
     network, muq = started(small, head, tuning, seed=2)
@@ -142,19 +142,19 @@ def test_nothing_that_fits_is_an_error_and_changes_nothing(small: Path, tmp_path
     assert all(torch.equal(first[name], value) for name, value in network.state_dict().items())
 
 
-def test_folders_of_another_muq_or_of_nothing_are_refused(small: Path, judge: Any, tmp_path: Path) -> None:
+def test_other_folders_and_another_muq_are_refused(small: Path, legacy: Any, tmp_path: Path) -> None:
     saved(small, tmp_path / "old", LIGHT, LORA)
-    network, muq = started(judge.muq, LIGHT, LORA, seed=2)
+    network, muq = started(legacy.muq, LIGHT, LORA, seed=2)
     recipe = Recipe(LIGHT, LORA, adversary=False)
     with pytest.raises(ModelError, match=r"layer 2 of MuQ [0-9a-f]{12},.* layer 2 of MuQ [0-9a-f]{12}"):
         warm_start(network, recipe, muq, tmp_path / "old")
     with pytest.raises(ModelError, match=r"layer 6 of MuQ,.* layer 2\b"):
-        warm_start(network, recipe, muq, judge.adapters)
+        warm_start(network, recipe, muq, legacy.adapters)
     with pytest.raises(ModelError, match=r"scorer\.json"):
         warm_start(network, recipe, muq, tmp_path)
 
 
-def test_damaged_weights_are_refused_and_leave_the_network_as_it_was(small: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_refused_and_the_network_is_unchanged(small: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     saved(small, tmp_path / "old", LIGHT, LORA)
@@ -167,9 +167,9 @@ def test_damaged_weights_are_refused_and_leave_the_network_as_it_was(small: Path
         ({key: value for key, value in adapters.items() if key != name}, r"1 missing: .*lora_A"),
         ({**adapters, name: torch.full_like(adapters[name], float("nan"))}, r"muq\.safetensors: .* not finite"),
     ]
-    for state, said in wrong:
+    for state, description in wrong:
         save_file(state, tmp_path / "old" / "muq.safetensors")
-        with pytest.raises(ModelError, match=said):
+        with pytest.raises(ModelError, match=description):
             warm_start(network, recipe, muq, tmp_path / "old")
     (tmp_path / "old" / "head.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelError, match=r"head\.safetensors: "):
@@ -178,23 +178,23 @@ def test_damaged_weights_are_refused_and_leave_the_network_as_it_was(small: Path
 
 
 @pytest.mark.parametrize("variant", ["adapters", "full"])
-def test_the_predecessors_head_and_adapters_give_its_tags(judge: Any, variant: str) -> None:
-    folder = getattr(judge, variant)
-    network, muq = started(judge.muq, PREDECESSOR, LORA, seed=2, layer=6)
+def test_a_legacy_head_and_its_adapters_give_the_legacy_tags(legacy: Any, variant: str) -> None:
+    folder = getattr(legacy, variant)
+    network, muq = started(legacy.muq, LEGACY, LORA, seed=2, layer=6)
     wave = torch.from_numpy(np.random.default_rng(2).normal(size=36_000).astype(np.float32)) * 0.2
     features = [{"muq": prefix_frames(muq, wave, 0), "windows": torch.tensor(1)}]
     state = torch.random.get_rng_state()
-    assert str(folder) in warm_start(network, Recipe(PREDECESSOR, LORA, adversary=False), muq, folder)
+    assert str(folder) in warm_start(network, Recipe(LEGACY, LORA, adversary=False), muq, folder)
     assert torch.equal(torch.random.get_rng_state(), state)
     raw = float(raw_outputs(network, features)[0])
-    assert 2 + 2 * np.tanh(raw) == pytest.approx(5 - judge.tag(wave.numpy()), abs=1e-5)
+    assert 2 + 2 * np.tanh(raw) == pytest.approx(5 - legacy.tag(wave.numpy()), abs=1e-5)
 
 
-def test_the_predecessors_adapters_go_with_any_head(judge: Any) -> None:
+def test_legacy_adapters_fit_any_head(legacy: Any) -> None:
     for head in (LIGHT, HYBRID):
-        network, muq = started(judge.muq, head, LORA, seed=2, layer=6)
+        network, muq = started(legacy.muq, head, LORA, seed=2, layer=6)
         first = {name: value.clone() for name, value in network.head.state_dict().items()}
-        warm_start(network, Recipe(head, LORA, adversary=False), muq, judge.adapters)
+        warm_start(network, Recipe(head, LORA, adversary=False), muq, legacy.adapters)
         assert all(torch.equal(first[name], value) for name, value in network.head.state_dict().items())
         assert tuned_state(LORA, muq)["model.conformer.layers.5.self_attn.linear_q.lora_B.weight"].any()
 
@@ -204,33 +204,33 @@ def test_the_predecessors_adapters_go_with_any_head(judge: Any) -> None:
     (replace(LORA, from_layer=2), r"from_layer 0\b.*\b2\b"),
 ])  # fmt: skip
 @pytest.mark.parametrize("variant", ["adapters", "full"])
-def test_the_predecessors_head_goes_without_its_adapters(judge: Any, variant: str, tuning: Tuning, why: str) -> None:
-    network, muq = started(judge.muq, PREDECESSOR, tuning, seed=2, layer=6)
-    folder = getattr(judge, variant)
+def test_a_legacy_head_is_loaded_without_its_adapters(legacy: Any, variant: str, tuning: Tuning, why: str) -> None:
+    network, muq = started(legacy.muq, LEGACY, tuning, seed=2, layer=6)
+    folder = getattr(legacy, variant)
     adapters = {name: value.clone() for name, value in tuned_state(tuning, muq).items()}
     first = {name: value.clone() for name, value in network.head.state_dict().items()}
-    assert re.search(why, warm_start(network, Recipe(PREDECESSOR, tuning, adversary=False), muq, folder))
+    assert re.search(why, warm_start(network, Recipe(LEGACY, tuning, adversary=False), muq, folder))
     assert all(torch.equal(adapters[name], value) for name, value in tuned_state(tuning, muq).items())
     assert any(not torch.equal(first[name], value) for name, value in network.head.state_dict().items())
-    assert not takes_head(Recipe(PREDECESSOR, tuning, adversary=False), folder)
+    assert not loads_head(Recipe(LEGACY, tuning, adversary=False), folder)
 
 
-def test_adapters_that_count_by_another_factor_stay_behind(judge: Any) -> None:
+def test_adapters_with_another_alpha_are_not_loaded(legacy: Any) -> None:
     tuning = replace(LORA, alpha=7)
-    network, muq = started(judge.muq, LIGHT, tuning, seed=2, layer=6)
+    network, muq = started(legacy.muq, LIGHT, tuning, seed=2, layer=6)
     with pytest.raises(ModelError, match=r"alpha 6\b.*\b7\b"):
-        warm_start(network, Recipe(LIGHT, tuning, adversary=False), muq, judge.adapters)
+        warm_start(network, Recipe(LIGHT, tuning, adversary=False), muq, legacy.adapters)
 
 
-def test_a_predecessor_with_another_muq_is_refused_until_it_is_converted(judge: Any, tmp_path: Path) -> None:
-    shutil.copytree(judge.full, tmp_path / "old")
+def test_a_legacy_model_with_another_muq_must_be_converted(legacy: Any, tmp_path: Path) -> None:
+    shutil.copytree(legacy.full, tmp_path / "old")
     state = torch.load(tmp_path / "old" / "muq_lora.pt", weights_only=True)
     state["model.conformer.layers.3.ffn1.output_dense.bias"] += 0.1
     torch.save(state, tmp_path / "old" / "muq_lora.pt")
-    recipe = Recipe(PREDECESSOR, LORA, adversary=False)
-    network, muq = started(judge.muq, PREDECESSOR, LORA, seed=2, layer=6)
+    recipe = Recipe(LEGACY, LORA, adversary=False)
+    network, muq = started(legacy.muq, LEGACY, LORA, seed=2, layer=6)
     with pytest.raises(ModelError, match=r"\b1 tensors? .*\(.*3\.ffn1"):
         warm_start(network, recipe, muq, tmp_path / "old")
-    convert(tmp_path / "old", tmp_path / "new", str(judge.muq), rank=4, alpha=6)
-    network, muq = started(tmp_path / "new" / "encoders" / "muq", PREDECESSOR, LORA, seed=2, layer=6)
+    convert(tmp_path / "old", tmp_path / "new", str(legacy.muq), rank=4, alpha=6)
+    network, muq = started(tmp_path / "new" / "encoders" / "muq", LEGACY, LORA, seed=2, layer=6)
     assert str(tmp_path / "new") in warm_start(network, recipe, muq, tmp_path / "new")

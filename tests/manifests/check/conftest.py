@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import yaml
 
-# A namespace and a service that follow every rule.
-SOUND = """
+# A namespace and a service without problems.
+VALID = """
 apiVersion: v1
 kind: Namespace
 metadata:
@@ -43,7 +43,7 @@ metadata: {name: web, namespace: songs}
 ---
 apiVersion: v1
 kind: ConfigMap
-metadata: {name: places, namespace: songs}
+metadata: {name: storage, namespace: songs}
 data: {bucket: songs}
 ---
 apiVersion: external-secrets.io/v1
@@ -99,7 +99,7 @@ spec:
           image: registry.example.com/web:1.2
           ports: [{name: http, containerPort: 8000}]
           env:
-            - {name: BUCKET, valueFrom: {configMapKeyRef: {name: places, key: bucket}}}
+            - {name: BUCKET, valueFrom: {configMapKeyRef: {name: storage, key: bucket}}}
             - {name: PASSWORD, valueFrom: {secretKeyRef: {name: login, key: word}}}
           readinessProbe: {httpGet: {path: /readyz, port: http}}
           resources: {requests: {cpu: 100m, memory: 128Mi}, limits: {cpu: "1", memory: 256Mi}}
@@ -109,7 +109,7 @@ spec:
       volumes: [{name: tmp, emptyDir: {sizeLimit: 1Gi}}]
 """
 
-# A training runtime with the same pod; Kubernetes has no schema of its kind.
+# A training runtime with the same pod; it has a schema of Kubeflow Trainer.
 RUNTIME = """
 apiVersion: trainer.kubeflow.org/v1alpha1
 kind: TrainingRuntime
@@ -121,7 +121,7 @@ spec:
 
 
 class Tree:
-    """A build to plant faults in: `tree["Deployment"]` is its object of that kind, the last where there are several."""
+    """A build that tests modify: `tree["Deployment"]` is its last object of that kind."""
 
     def __init__(self, objects: list[dict[str, Any]]) -> None:
         self.objects = objects
@@ -140,8 +140,8 @@ class Tree:
 
 @pytest.fixture
 def tree() -> Tree:
-    """Objects without a fault, the training runtime among them."""
-    objects = list(yaml.safe_load_all(SOUND))
+    """Objects without problems, including the training runtime."""
+    objects = list(yaml.safe_load_all(VALID))
     runtime = yaml.safe_load(RUNTIME)
     template = copy.deepcopy(objects[-1]["spec"]["template"])
     template["metadata"]["labels"] = {"app": "trainer"}

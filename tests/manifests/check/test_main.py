@@ -1,4 +1,4 @@
-"""The whole check on the manifests of this repository, and on copies with one fault."""
+"""The whole check on the manifests of this repository, and on copies with one problem."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ WEB = "components/serving/serving.yaml"
 DIGEST = f"sha256:{'0' * 64}"
 OURS = "container serving"
 
-# File, old text, new text, and a part of the fault.
+# File, old text, new text, and a part of the problem.
 PLANTED = {
     "unknown field": (WEB, "terminationGracePeriodSeconds", "terminationGracePeriod", "'terminationGracePeriod'"),
     "missing limit": (
@@ -61,9 +61,9 @@ def test_every_overlay_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.services
-@pytest.mark.parametrize("fault", PLANTED)
-def test_a_planted_fault_fails_the_check(fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name, old, new, message = PLANTED[fault]
+@pytest.mark.parametrize("problem", PLANTED)
+def test_a_planted_problem_fails_the_check(problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, old, new, message = PLANTED[problem]
     assert main([str(planted(tmp_path, name, old, new))]) == 1
     assert message in "\n".join(line for line in capsys.readouterr().out.splitlines() if line.startswith("prod: "))
 
@@ -74,10 +74,10 @@ def test_a_password_in_production_fails_the_check(tmp_path: Path) -> None:
         "secretGenerator:\n  - name: more\n    namespace: audioscore\n    literals: [password=hunter2]\nimages:\n"
     )
     found = check(planted(tmp_path, "overlays/prod/kustomization.yaml", "\nimages:\n", f"\n{generator}"))
-    (fault,) = found["prod"][1]
-    assert fault.startswith("Secret audioscore/more: ")
-    assert "password" in fault
-    assert "hunter2" not in fault
+    (problem,) = found["prod"][1]
+    assert problem.startswith("Secret audioscore/more: ")
+    assert "password" in problem
+    assert "hunter2" not in problem
 
 
 def test_a_folder_without_overlays_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,20 +3,20 @@ from typing import Any
 
 import pytest
 
-from manifests.check.policies import policy_faults
+from manifests.check.policies import policy_problems
 
 
 def check(objects: list[dict[str, Any]], *parts: str) -> None:
-    faults = policy_faults(objects)
-    assert len(faults) == len(parts), faults
-    assert [fault for fault, part in zip(faults, parts, strict=True) if not re.match(part, fault)] == []
+    problems = policy_problems(objects)
+    assert len(problems) == len(parts), problems
+    assert [problem for problem, part in zip(problems, parts, strict=True) if not re.match(part, problem)] == []
 
 
 def without(tree: Any, kind: str) -> list[dict[str, Any]]:
     return [one for one in tree.objects if one["kind"] != kind]
 
 
-def test_a_valid_namespace_has_no_fault(tree: Any) -> None:
+def test_a_valid_namespace_has_no_problem(tree: Any) -> None:
     check(tree.objects)
 
 

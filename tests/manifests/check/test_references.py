@@ -2,36 +2,36 @@ import re
 from typing import Any
 
 from manifests.check.objects import pods
-from manifests.check.references import reference_faults
+from manifests.check.references import reference_problems
 
 WEB = "Deployment songs/web: "
 
 
-def faults(tree: Any) -> list[str]:
-    return [fault for pod in pods(tree.objects) for fault in reference_faults(pod, tree.objects)]
+def problems(tree: Any) -> list[str]:
+    return [problem for pod in pods(tree.objects) for problem in reference_problems(pod, tree.objects)]
 
 
 def check(tree: Any, *starts: str) -> None:
-    """The faults of the service's pod match `starts`."""
-    own = [fault.removeprefix(WEB) for fault in faults(tree) if fault.startswith(WEB)]
+    """The problems of the service's pod match `starts`."""
+    own = [problem.removeprefix(WEB) for problem in problems(tree) if problem.startswith(WEB)]
     assert len(own) == len(starts), own
-    assert [fault for fault, start in zip(own, starts, strict=True) if not re.match(start, fault)] == []
+    assert [problem for problem, start in zip(own, starts, strict=True) if not re.match(start, problem)] == []
 
 
-def test_a_tree_without_missing_objects_has_no_fault(tree: Any) -> None:
-    assert faults(tree) == []
+def test_a_tree_without_missing_objects_has_no_problem(tree: Any) -> None:
+    assert problems(tree) == []
 
 
 def test_missing_settings_and_keys(tree: Any) -> None:
     tree.container["env"] = [
-        {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "place", "key": "bucket"}}},
-        {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "places", "key": "pail"}}},
+        {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "storag", "key": "bucket"}}},
+        {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "storage", "key": "pail"}}},
         {"name": "C", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}},
     ]
     tree.container["envFrom"] = [{"secretRef": {"name": "logins"}}]
     check(
         tree,
-        "Secret logins ", "ConfigMap place ", "ConfigMap places .*pail", "Secret login .*password",
+        "Secret logins ", "ConfigMap storag ", "ConfigMap storage .*pail", "Secret login .*password",
     )  # fmt: skip
 
 
@@ -49,14 +49,14 @@ def test_accounts(tree: Any) -> None:
 
 def test_volumes_and_their_content(tree: Any) -> None:
     tree.pod["volumes"] = [
-        {"name": "settings", "configMap": {"name": "places", "items": [{"key": "pail", "path": "pail"}]}},
+        {"name": "settings", "configMap": {"name": "storage", "items": [{"key": "pail", "path": "pail"}]}},
         {"name": "claim", "persistentVolumeClaim": {"claimName": "disk"}},
         {"name": "login", "secret": {"secretName": "logins"}},
         {"name": "both", "projected": {"sources": [{"secret": {"name": "none"}}]}},
     ]
     check(
         tree,
-        "container web .*tmp", "ConfigMap places .*pail", "PersistentVolumeClaim disk ",
+        "container web .*tmp", "ConfigMap storage .*pail", "PersistentVolumeClaim disk ",
         "Secret logins ", "Secret none ",
     )  # fmt: skip
 
@@ -72,4 +72,4 @@ def test_a_volume_claim_of_a_stateful_set_belongs_to_its_pods(tree: Any) -> None
     tree["StatefulSet"]["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = [
         {"name": "data", "mountPath": "/data"}
     ]
-    assert faults(tree) == []
+    assert problems(tree) == []

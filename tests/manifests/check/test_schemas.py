@@ -2,19 +2,19 @@ from typing import Any
 
 import pytest
 
-from manifests.check.schemas import schema_faults
+from manifests.check.schemas import schema_problems
 
 
 def check(tree: Any, *expected: tuple[str, ...]) -> None:
-    """The faults begin with the first part of each entry and contain the others."""
-    faults = [fault for one in tree.objects for fault in schema_faults(one)]
-    assert len(faults) == len(expected), faults
-    for fault, (start, *parts) in zip(faults, expected, strict=True):
-        assert fault.startswith(start), fault
-        assert [part for part in parts if part not in fault] == [], fault
+    """The problems begin with the first part of each entry and contain the others."""
+    problems = [problem for one in tree.objects for problem in schema_problems(one)]
+    assert len(problems) == len(expected), problems
+    for problem, (start, *parts) in zip(problems, expected, strict=True):
+        assert problem.startswith(start), problem
+        assert [part for part in parts if part not in problem] == [], problem
 
 
-def test_valid_objects_have_no_fault(tree: Any) -> None:
+def test_valid_objects_have_no_problem(tree: Any) -> None:
     check(tree)
 
 
@@ -33,7 +33,7 @@ def test_a_wrong_type_is_named(tree: Any) -> None:
     )
 
 
-def test_an_unknown_api_or_kind_is_a_fault(tree: Any) -> None:
+def test_an_unknown_api_or_kind_is_a_problem(tree: Any) -> None:
     tree["PodDisruptionBudget"]["apiVersion"] = "policy/v1beta1"
     tree["TrainingRuntime"]["kind"] = "TrainingRunTime"
     check(
@@ -68,7 +68,7 @@ def test_external_secrets_have_a_schema_of_this_repository(
     check(tree, (f"ExternalSecret songs/login: {parts[0]}", *parts[1:]))
 
 
-def test_an_object_without_metadata_is_a_fault() -> None:
-    (fault,) = schema_faults({"kind": "Pod"})
-    assert fault.startswith("{'kind': 'Pod'}: ")
-    assert "metadata" in fault
+def test_an_object_without_metadata_is_a_problem() -> None:
+    (problem,) = schema_problems({"kind": "Pod"})
+    assert problem.startswith("{'kind': 'Pod'}: ")
+    assert "metadata" in problem

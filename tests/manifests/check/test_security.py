@@ -3,23 +3,23 @@ from typing import Any
 
 import pytest
 
-from manifests.check.security import pod_faults, quantity, secret_faults
+from manifests.check.security import pod_problems, quantity, secret_problems
 
 WEB = "Deployment songs/web: "
 CONTAINER = f"{WEB}container web: "
 
 
 def check(tree: Any, *expected: tuple[str, ...]) -> None:
-    """The faults of the pods begin with the first part of each entry and contain the others."""
-    faults = pod_faults(tree.objects)
-    assert len(faults) == len(expected), faults
-    for fault, (start, *parts) in zip(faults, expected, strict=True):
-        assert fault.startswith(start)
-        assert [part for part in parts if part not in fault.removeprefix(start)] == [], fault
+    """The problems of the pods begin with the first part of each entry and contain the others."""
+    problems = pod_problems(tree.objects)
+    assert len(problems) == len(expected), problems
+    for problem, (start, *parts) in zip(problems, expected, strict=True):
+        assert problem.startswith(start)
+        assert [part for part in parts if part not in problem.removeprefix(start)] == [], problem
 
 
 @pytest.mark.parametrize("image", ["host:5000/a/web:1.2", f"web@sha256:{'a' * 64}", "web:1"])
-def test_a_valid_pod_with_a_version_or_a_digest_has_no_fault(tree: Any, image: str) -> None:
+def test_a_valid_pod_with_a_version_or_a_digest_has_no_problem(tree: Any, image: str) -> None:
     check(tree)
     tree.container["image"] = image
     check(tree)
@@ -78,7 +78,7 @@ def test_a_privileged_container_is_refused(tree: Any, change: dict[str, Any], fi
 
 def test_a_pod_without_a_security_context_may_run_as_root(tree: Any) -> None:
     del tree.pod["securityContext"]
-    assert [fault for fault in pod_faults(tree.objects) if fault.startswith(CONTAINER) and "runAsNonRoot" in fault]
+    assert [one for one in pod_problems(tree.objects) if one.startswith(CONTAINER) and "runAsNonRoot" in one]
 
 
 def test_a_pod_with_access_to_its_node_is_refused(tree: Any) -> None:
@@ -87,10 +87,10 @@ def test_a_pod_with_access_to_its_node_is_refused(tree: Any) -> None:
     tree.container["ports"][0]["hostPort"] = 80
     del tree.pod["automountServiceAccountToken"]
     expected = ("hostNetwork", "volume node .*hostPath", "volume much .*sizeLimit", "container web: hostPort")
-    faults = [fault.removeprefix(WEB) for fault in pod_faults(tree.objects)]
-    assert len(faults) == 5
+    problems = [problem.removeprefix(WEB) for problem in pod_problems(tree.objects)]
+    assert len(problems) == 5
     for name in (*expected, "automountServiceAccountToken"):
-        assert len([fault for fault in faults if re.match(name, fault)]) == 1, name
+        assert len([problem for problem in problems if re.match(name, problem)]) == 1, name
 
 
 def test_the_pods_of_a_training_runtime_have_the_same_rules(tree: Any) -> None:
@@ -108,10 +108,10 @@ def test_a_password_in_the_manifest_is_refused(tree: Any) -> None:
     check(tree, (f"{CONTAINER}DB_PASSWORD", "secret"))
     metadata = {"name": "login", "namespace": "songs"}
     tree.objects.append({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"word": "aHVudGVyMg=="}})
-    (fault,) = secret_faults(tree.objects)
-    assert fault.startswith("Secret songs/login: ")
-    assert "word" in fault
-    assert "aHVudGVyMg" not in fault
+    (problem,) = secret_problems(tree.objects)
+    assert problem.startswith("Secret songs/login: ")
+    assert "word" in problem
+    assert "aHVudGVyMg" not in problem
 
 
 @pytest.mark.parametrize(

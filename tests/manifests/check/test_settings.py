@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from manifests.check.settings import settings_faults
+from manifests.check.settings import settings_problems
 
 DIGEST = f"sha256:{'1' * 64}"
 RUN = """
@@ -33,23 +33,23 @@ def running(tree: Any) -> Any:
 
 
 def check(running: Any, text: str, *parts: str) -> None:
-    """With these settings there is one fault of the pod, with these parts in order."""
+    """With these settings there is one problem of the pod, with these parts in order."""
     running["ConfigMap"]["data"]["run.yaml"] = text
-    (fault,) = settings_faults(running.objects)
-    assert re.search(".*".join(("^Deployment songs/web: ", *map(re.escape, parts))), fault), fault
+    (problem,) = settings_problems(running.objects)
+    assert re.search(".*".join(("^Deployment songs/web: ", *map(re.escape, parts))), problem), problem
 
 
 def test_valid_settings(running: Any) -> None:
-    assert settings_faults(running.objects) == []
+    assert settings_problems(running.objects) == []
 
 
 @pytest.mark.parametrize(
     ("old", "new", "parts"),
     [
-        ("env: {AWS", "gpu: 4\n  env: {AWS", ["1 wrong: cluster.gpu: ", "gpus"]),
+        ("env: {AWS", "gpu: 4\n  env: {AWS", ["1 ", "cluster.gpu: ", "gpus"]),
         ("word: WORD", "wort: WORD", ["cluster.secrets: songs/login ", "wort"]),
         ("namespace: songs", "namespace: kubeflow", ["cluster.secrets: kubeflow/login ", "word"]),
-        ("http://s3", "http://s4", ["cluster.env.AWS_ENDPOINT_URL ", "http://s4", "songs/places", "http://s3"]),
+        ("http://s3", "http://s4", ["cluster.env.AWS_ENDPOINT_URL ", "http://s4", "songs/storage", "http://s3"]),
     ],
 )
 def test_a_wrong_setting_is_named(running: Any, old: str, new: str, parts: list[str]) -> None:

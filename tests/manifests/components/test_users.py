@@ -1,4 +1,4 @@
-"""The Job that creates the MLflow users, against a stand-in of the MLflow server."""
+"""The Job that creates the MLflow users, against a local server with the API of MLflow."""
 
 import json
 import runpy
@@ -14,8 +14,8 @@ import pytest
 USERS = Path(__file__).resolve().parents[3] / "manifests" / "components" / "mlflow" / "users.py"
 
 
-class Users(BaseHTTPRequestHandler):
-    known: dict[str, str]
+class UserServer(BaseHTTPRequestHandler):
+    users: dict[str, str]
     admin = "right"
 
     def log_message(self, *arguments: object) -> None:
@@ -29,9 +29,9 @@ class Users(BaseHTTPRequestHandler):
         if login != f"admin:{self.admin}":
             status = 401
         elif action == "get":
-            status = 200 if query.removeprefix("username=") in self.known else 404
+            status = 200 if query.removeprefix("username=") in self.users else 404
         elif (self.command, action) in (("POST", "create"), ("PATCH", "update-password")):
-            self.known[values["username"]] = values["password"]
+            self.users[values["username"]] = values["password"]
         else:
             status = 405
         self.send_response(status)
@@ -46,35 +46,35 @@ class Users(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+def users(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """The server's users, by name; the Job's environment points to the server."""
-    Users.known = {}
-    with HTTPServer(("127.0.0.1", 0), Users) as server:
+    UserServer.users = {}
+    with HTTPServer(("127.0.0.1", 0), UserServer) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "right")
         monkeypatch.setenv("PIPELINE_PASSWORD", "first")
         monkeypatch.setenv("SERVING_PASSWORD", "second")
-        yield Users.known
+        yield UserServer.users
         server.shutdown()
         thread.join()
 
 
 def test_users_are_created_and_get_new_passwords(
-    known: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    users: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runpy.run_path(str(USERS), run_name="__main__")
-    assert known == {"pipeline": "first", "serving": "second"}
+    assert users == {"pipeline": "first", "serving": "second"}
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["pipeline", "serving"]
     monkeypatch.setenv("SERVING_PASSWORD", "third")
     runpy.run_path(str(USERS), run_name="__main__")
-    assert known == {"pipeline": "first", "serving": "third"}
+    assert users == {"pipeline": "first", "serving": "third"}
     assert "third" not in capsys.readouterr().out
 
 
-def test_a_wrong_administrator_password_creates_no_user(known: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_administrator_password_creates_no_user(users: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "wrong")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         runpy.run_path(str(USERS), run_name="__main__")
-    assert known == {}
+    assert users == {}

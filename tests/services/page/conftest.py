@@ -1,4 +1,4 @@
-"""Scorers served by processes of their own, and Chromium, driven by its DevTools protocol."""
+"""Services in their own processes, and Chromium, controlled by its DevTools protocol."""
 
 import base64
 import json
@@ -16,14 +16,14 @@ import pytest
 import websocket
 
 from audioscore.data.audio import encode
-from benchmarks.serving import Served, make_scorer
+from benchmarks.serving import RunningService, make_scorer
 
 RATE = 24_000
-PATIENCE = 60.0  # seconds
+TIMEOUT = 60.0  # seconds
 
 
 class Browser:
-    """Headless Chromium with one page. `faults`: the page's errors, and what its policy kept it from doing."""
+    """Headless Chromium with one page. `errors`: the page's errors and violations of its content policy."""
 
     def __init__(self, folder: Path, microphone: Path) -> None:
         program = shutil.which("chromium")
@@ -35,93 +35,95 @@ class Browser:
              f"--use-file-for-fake-audio-capture={microphone}", f"--user-data-dir={folder}", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        told = folder / "DevToolsActivePort"
-        port = until(lambda: told.is_file() and told.read_text().split("\n")[0])
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=PATIENCE) as answer:
-            page = next(target for target in json.load(answer) if target["type"] == "page")
-        self._line = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=PATIENCE, suppress_origin=True)
+        written = folder / "DevToolsActivePort"
+        port = until(lambda: written.is_file() and written.read_text().split("\n")[0])
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=TIMEOUT) as response:
+            page = next(target for target in json.load(response) if target["type"] == "page")
+        self._socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=TIMEOUT, suppress_origin=True)
         self._sent = 0
-        self.faults: list[str] = []
-        self.asked: list[dict[str, Any]] = []  # the requests of the page
+        self.errors: list[str] = []
+        self.requests: list[dict[str, Any]] = []
         for domain in ("Page", "Runtime", "Log", "DOM", "Network"):
             self(f"{domain}.enable")
 
     def close(self) -> None:
-        self._line.close()
+        self._socket.close()
         self._process.kill()
         self._process.wait()
 
     def __call__(self, method: str, **parameters: Any) -> Any:
-        """Send a command of the protocol, and wait for its answer."""
+        """Send a command of the protocol and wait for its result."""
         self._sent += 1
-        self._line.send(json.dumps({"id": self._sent, "method": method, "params": parameters}))
-        while (said := json.loads(self._line.recv())).get("id") != self._sent:
-            self._note(said["method"], said["params"])
-        assert "error" not in said, (method, said)
-        return said["result"]
+        self._socket.send(json.dumps({"id": self._sent, "method": method, "params": parameters}))
+        while (message := json.loads(self._socket.recv())).get("id") != self._sent:
+            self._record(message["method"], message["params"])
+        assert "error" not in message, (method, message)
+        return message["result"]
 
-    def _note(self, event: str, parameters: dict[str, Any]) -> None:
+    def _record(self, event: str, parameters: dict[str, Any]) -> None:
         if event == "Runtime.exceptionThrown":
-            self.faults.append(json.dumps(parameters["exceptionDetails"])[:500])
+            self.errors.append(json.dumps(parameters["exceptionDetails"])[:500])
         elif event == "Log.entryAdded" and parameters["entry"]["level"] == "error":
-            self.faults.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
+            self.errors.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
         elif event == "Network.requestWillBeSent":
-            self.asked.append(parameters["request"])
+            self.requests.append(parameters["request"])
 
     def open(self, url: str) -> None:
-        """Go to `url` and wait until it is there."""
+        """Open `url` and wait until the page is ready."""
         self("Page.navigate", url="about:blank")
         self.run("1")
-        self.faults.clear()
-        self.asked.clear()
+        self.errors.clear()
+        self.requests.clear()
         self("Page.navigate", url=url)
-        self.until("document.readyState === 'complete' && document.querySelector('.take .record')?.textContent")
+        self.until("document.readyState === 'complete' && document.querySelector('.recording .record')?.textContent")
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page; of a promise, what comes of it."""
-        answer = self("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True)
-        assert "exceptionDetails" not in answer, (script, answer)
-        return answer["result"].get("value")
+        """The value of an expression in the page; of a promise, its result."""
+        done = self("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True)
+        assert "exceptionDetails" not in done, (script, done)
+        return done["result"].get("value")
 
     def until(self, script: str) -> Any:
-        """The value of an expression in the page, as soon as it is true."""
+        """Value of an expression in the page, as soon as it is true."""
         return until(lambda: self.run(script), script)
 
-    def choose(self, take: int, *files: Path) -> None:
-        """Give the take, 0 or 1, a file, as a person does who chooses it."""
-        every = self("DOM.querySelectorAll", nodeId=self("DOM.getDocument")["root"]["nodeId"], selector=".take .file")
-        self("DOM.setFileInputFiles", nodeId=every["nodeIds"][take], files=[str(file) for file in files])
+    def choose(self, card: int, *files: Path) -> None:
+        """Choose a file for the first or second recording, 0 or 1."""
+        every = self(
+            "DOM.querySelectorAll", nodeId=self("DOM.getDocument")["root"]["nodeId"], selector=".recording .file"
+        )
+        self("DOM.setFileInputFiles", nodeId=every["nodeIds"][card], files=[str(file) for file in files])
 
     def press(self, key: str, code: int, text: str = "") -> None:
-        """Press a key and let it go."""
+        """Press and release a key."""
         for kind in ("keyDown", "keyUp"):
             self("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code,
                  text=text if kind == "keyDown" else "")  # fmt: skip
 
     def look(self, width: int, height: int, *, dark: bool = False, language: str = "en-US") -> None:
-        """Be a window of this size, in these colours and this language."""
+        """Set the size, colour scheme and language of the window."""
         self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self("Emulation.setEmulatedMedia", features=[scheme])
         self("Network.setUserAgentOverride", userAgent="Chromium", acceptLanguage=language)
 
     def picture(self) -> bytes:
-        """The whole page, as PNG."""
+        """A screenshot of the whole page, as PNG."""
         return base64.b64decode(self("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
 
-def until(ask: Callable[[], Any], what: str = "the browser") -> Any:
-    """What `ask` answers, as soon as it is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"{what}: still {answer!r} after {PATIENCE:g} s"
+def until(check: Callable[[], Any], what: str = "the browser") -> Any:
+    """Wait until `check` returns a true value, and return it."""
+    deadline = time.monotonic() + TIMEOUT
+    while not (value := check()):
+        assert time.monotonic() < deadline, f"{what}: still {value!r} after {TIMEOUT:g} s"
         time.sleep(0.05)
-    return answer
+    return value
 
 
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`long.m4a` (14 s) and `short.wav` (3 s), sung; `silent.wav`; `microphone.wav`, sung, for the false microphone."""
+    """`long.m4a` (14 s) and `short.wav` (3 s), sung; `silent.wav`; `microphone.wav` for the simulated microphone."""
     folder = tmp_path_factory.mktemp("recordings")
     for name, seconds, pitch in (("long.m4a", 14, 220.0), ("short.wav", 3, 330.0), ("microphone.wav", 20, 262.0)):
         time_ = np.arange(seconds * RATE) / RATE
@@ -134,21 +136,21 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
-    """A function that starts the service with options, and the token in its environment; it ends with the session."""
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningService]]:
+    """A function that starts the service with options and an environment, until the end of the session."""
     folder = tmp_path_factory.mktemp("served")
     model = make_scorer(folder / "model")
     with ExitStack() as ends:
 
-        def start(name: str, *options: str, **environment: str) -> Served:
-            served = Served(str(model), folder / f"{name}.log", *options, environment=environment)
+        def start(name: str, *options: str, **environment: str) -> RunningService:
+            served = RunningService(str(model), folder / f"{name}.log", *options, environment=environment)
             return ends.enter_context(served).ready()
 
         yield start
 
 
 @pytest.fixture(scope="session")
-def served(serve: Callable[..., Served]) -> Served:
+def served(serve: Callable[..., RunningService]) -> RunningService:
     return serve("open", "--max-megabytes", "2")
 
 
@@ -160,8 +162,8 @@ def chromium(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def page(chromium: Browser, served: Served) -> Browser:
-    """The browser as it is first met: wide, light, English, remembering nothing."""
+def page(chromium: Browser, served: RunningService) -> Browser:
+    """The browser at the first visit: a wide, light, English window without stored data."""
     chromium("Storage.clearDataForOrigin", origin=f"http://127.0.0.1:{served.port}", storageTypes="local_storage")
     chromium.look(1100, 900)
     return chromium

@@ -1,81 +1,170 @@
-"""Every refusal that a recording can meet has its Chinese sentence on the page."""
+"""The page has a Chinese text for each message with which the library refuses a recording."""
 
 import io
 import json
+import os
 import re
-from collections.abc import Callable, Iterable
+import signal
+import time
+import wave
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from audioscore.errors import AudioError
-from audioscore.scoring.input import Ears, Limits, Take, take_in
+from audioscore.scoring.calibration import Calibration
+from audioscore.scoring.input import (
+    DecodedClip,
+    EncoderNeeds,
+    InputLimits,
+    InputRecording,
+    Source,
+    prepare_recording,
+)
+from audioscore.scoring.network import Batch, ScoreNetwork
+from audioscore.scoring.scorer import predict_scores
+from audioscore.scoring.stream import GuardedDecoder
 
-pytestmark = pytest.mark.services
-
+PAGE = Path(__file__).parents[3] / "audioscore" / "serving" / "page"
 RATE = 24_000
 TIME = np.arange(4 * RATE) / RATE
 TONE: NDArray[np.float32] = (0.1 * np.sin(2 * np.pi * 220 * TIME)).astype(np.float32)
 NOISE = np.random.default_rng(3).normal(0, 0.1, len(TIME)).astype(np.float32)
+NEEDS = EncoderNeeds(muq=False, voice=False, whole=False)
+LIMITS = InputLimits(max_bytes=2**20, max_seconds=10.0, needs_voice=True)
 
 
-def wav(samples: NDArray[np.float32], codec: str = "pcm_s16le", rate: int = RATE) -> bytes:
-    """Samples, [T] or [2, T], as a wav file."""
+def encoded(samples: NDArray[np.float32], codec: str = "pcm_s16le", container: str = "wav", **options: str) -> bytes:
+    """Encode samples, [T] or [2, T]."""
     target = io.BytesIO()
     channels = np.atleast_2d(samples)
-    with av.open(target, "w", format="wav") as container:
-        stream = container.add_stream(codec, rate=rate, layout="mono" if len(channels) == 1 else "stereo")
-        whole = codec == "pcm_s16le"
-        packed = channels.T.reshape(1, -1)
-        data = (packed * 32767).clip(-32768, 32767).astype(np.int16) if whole else packed.astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(data, format="s16" if whole else "flt", layout=stream.layout.name)
-        frame.rate = rate
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            container.mux(packet)
+    with av.open(target, "w", format=container, options=options) as file:
+        stream = file.add_stream(codec, rate=RATE, layout="mono" if len(channels) == 1 else "stereo")
+        frame = av.AudioFrame.from_ndarray(channels.T.reshape(1, -1), format="flt", layout=stream.layout.name)
+        frame.rate = RATE
+        resampler = av.AudioResampler(stream.format, stream.layout, stream.rate, stream.frame_size or None)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            file.mux(stream.encode(part))
+        file.mux(stream.encode(None))
     return target.getvalue()
 
 
-RECORDINGS: dict[str, Callable[[], bytes]] = {
-    "too short": lambda: wav(TONE[: RATE // 2]),
-    "longer than is taken": lambda: wav(np.tile(TONE, 3)),
-    "silent": lambda: wav(0 * TONE),
-    "nearly silent": lambda: wav(np.concatenate([TONE[: RATE // 10], 0 * TONE])),
-    "clipped": lambda: wav(np.sign(TONE)),
-    "phase-cancelled": lambda: wav(np.stack([TONE, -TONE])),
-    "no voice": lambda: wav(NOISE),
-    "empty": lambda: b"",
-    "no audio": lambda: b"This is a letter, not a recording." * 20,
-    "cut off": lambda: wav(TONE)[: 3 * RATE],
-    "not numbers": lambda: wav(np.full_like(TONE, np.nan), "pcm_f32le"),
-    "far beyond full scale": lambda: wav(1e20 * TONE, "pcm_f32le"),
+def plain_wav(*, channels: int = 1, rate: int = RATE, samples: int = RATE) -> bytes:
+    target = io.BytesIO()
+    with wave.open(target, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(bytes(2 * channels * samples))
+    return target.getvalue()
+
+
+def with_longer_header(flac: bytes) -> bytes:
+    """Double the number of samples in the STREAMINFO block: the last 36 of the 8 bytes from offset 18."""
+    value = int.from_bytes(flac[18:26], "big")
+    samples = value & (2**36 - 1)
+    return flac[:18] + (value + samples).to_bytes(8, "big") + flac[26:]
+
+
+RECORDINGS: dict[str, Source] = {
+    "too short": encoded(TONE[: RATE // 2]),
+    "too long, declared": encoded(np.tile(TONE, 3)),
+    "too long, undeclared": encoded(np.tile(TONE, 3), "libopus", "webm", live="1"),
+    "too long, samples": (np.tile(TONE, 3), RATE),
+    "too large": bytes(2**20 + 1),
+    "silent": encoded(0 * TONE),
+    "nearly silent": encoded(np.concatenate([TONE[: RATE // 10], 0 * TONE])),
+    "clipped": encoded(np.sign(TONE)),
+    "phase-cancelled": encoded(np.stack([TONE, -TONE])),
+    "no voice": encoded(NOISE),
+    "no audio stream": b"1\n00:00:00,000 --> 00:00:01,000\nla la la\n\n" * 20,
+    "no samples": plain_wav(samples=0),
+    "nine channels": plain_wav(channels=9),
+    "10 Hz": plain_wav(rate=10, samples=20),
+    "not audio": b"This is a letter, not a recording." * 20,
+    "cut off": encoded(TONE)[: 3 * RATE],
+    "shorter than declared": with_longer_header(encoded(TONE, "flac", "flac")),
+    "not numbers": encoded(np.full_like(TONE, np.nan), "pcm_f32le"),
+    "far beyond full scale": encoded(1e20 * TONE, "pcm_f32le"),
 }
 
 
-def refused(data: bytes) -> str:
-    with pytest.raises(AudioError) as fault:
-        take_in(Take("recording", data), Ears(False, False, False), Limits(max_seconds=10.0, needs_voice=True))
-    return str(fault.value)
+@dataclass(frozen=True)
+class BadSource:
+    """A source that ends the decoding process, or takes longer than the test."""
+
+    kills: bool
+
+    def __call__(self) -> bytes:
+        if self.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+        return b""
 
 
-def translated(page: Any, language: str, sentences: Iterable[str]) -> list[str]:
-    """The page's version of the service's sentences."""
-    asked = f"{json.dumps(list(sentences))}.map((one) => refusal(one, '{language}'))"
-    said: list[str] = page.run(f"import('/page/refusals.js').then(({{refusal}}) => {asked})")
-    return said
+class NanHead(nn.Module):
+    """A head whose output is not finite."""
+
+    def represent(self, batch: Batch) -> Tensor:
+        assert batch.embedding is not None
+        return batch.embedding
+
+    def predict(self, representation: Tensor) -> Tensor:
+        return torch.full((len(representation),), torch.nan)
 
 
-def test_every_refusal_has_a_chinese_sentence(page: Any, served: Any) -> None:
+@pytest.fixture(scope="module")
+def messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The library's messages."""
+    found = {}
+    empty = tmp_path_factory.mktemp("uploads") / "1"
+    empty.touch()
+    for name, source in {**RECORDINGS, "empty": empty}.items():
+        with pytest.raises(AudioError) as refused:
+            prepare_recording(InputRecording("recording", source), NEEDS, LIMITS)
+        found[name] = str(refused.value)
+    for name, kills, seconds in (("slow", False, 0.5), ("crash", True, 60.0)):
+        with GuardedDecoder(NEEDS, LIMITS, seconds=seconds) as decoder, pytest.raises(AudioError) as refused:
+            decoder(InputRecording("recording", BadSource(kills)))
+        found[name] = str(refused.value)
+    clip, calibration = DecodedClip("recording", 1.0, None, None), Calibration((0.0, 1.0), (60.0, 90.0), 5.0)
+    features = {"campplus": torch.zeros(4)}
+    (result,) = predict_scores(ScoreNetwork(NanHead()), calibration, [clip], [features], device="cpu")
+    return {**found, "not finite": result.error or ""}
+
+
+def test_each_pattern_of_the_page_matches_a_message_and_each_message_a_pattern(messages: dict[str, str]) -> None:
+    source = (PAGE / "refusals.js").read_text(encoding="utf-8")
+    patterns = re.findall(r"^  \[/(.+)/, \"", source, re.MULTILINE)
+    assert len(patterns) > 15
+    matched = {
+        name: next((pattern for pattern in patterns if re.search(pattern, message)), None)
+        for name, message in messages.items()
+    }
+    assert [messages[name] for name, pattern in matched.items() if pattern is None] == []
+    assert sorted(set(patterns) - set(matched.values())) == []
+
+
+def translated(page: Any, language: str, messages: Iterable[str]) -> list[str]:
+    """The page's version of the messages."""
+    calls = f"{json.dumps(list(messages))}.map((one) => refusal(one, '{language}'))"
+    found: list[str] = page.run(f"import('/page/refusals.js').then(({{refusal}}) => {calls})")
+    return found
+
+
+@pytest.mark.services
+def test_messages_in_both_languages(page: Any, served: Any, messages: dict[str, str]) -> None:
     page.open(f"http://127.0.0.1:{served.port}/")
-    sentences = {name: refused(make()) for name, make in RECORDINGS.items()}
-    sentences["slow"] = "recording: is not decoded after 30 s. Export it again."
-    sentences["deadly"] = "recording: ends the process that decodes it. Export it again."
-    chinese = dict(zip(sentences, translated(page, "zh", sentences.values()), strict=True))
-    quoted = {name: sentences[name] for name, said in chinese.items() if "这段录音无法打分" in said or "$" in said}
-    assert quoted == {}
-    assert len(set(chinese.values())) >= len(chinese) - 2  # three ways to be cut off or broken share a sentence
-    english = translated(page, "en", sentences.values())
-    assert not [said for said in english if said[0].islower() or re.match("(the )?(uploaded )?recording: ", said, re.I)]
+    chinese = dict(zip(messages, translated(page, "zh", messages.values()), strict=True))
+    assert {name: text for name, text in chinese.items() if re.search(r"\$|[a-z] [a-z]", text)} == {}
+    english = translated(page, "en", messages.values())
+    assert not [text for text in english if text[0].islower() or re.match("(the )?(uploaded )?recording: ", text, re.I)]
     assert translated(page, "zh", ["of a new kind"])[0].endswith("of a new kind")

@@ -7,7 +7,14 @@ from typing import Any
 import openpyxl
 import pytest
 
-from audioscore.data.delivery.add import Added, DeliveryRefused, Request, add_delivery, incoming_of, sweep
+from audioscore.data.delivery.add import (
+    AddResult,
+    DeliveryRefused,
+    DeliveryRequest,
+    add_delivery,
+    incoming_folder,
+    remove_leftovers,
+)
 from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.labels import read_labels
 from audioscore.errors import DataError, GateRefused, UsageError
@@ -15,12 +22,14 @@ from audioscore.errors import DataError, GateRefused, UsageError
 
 @pytest.fixture
 def songs(tmp_path: Path) -> Path:
-    """The data folder, not there yet."""
+    """The data folder, not created yet."""
     return tmp_path / "songs"
 
 
-def add(labels: Path, folder: Path, *, dry_run: bool = False, **more: Any) -> Added:
-    return add_delivery(Request(labels, **more), folder, ValidationSettings(max_rejected_share=0.5), dry_run=dry_run)
+def add(labels: Path, folder: Path, *, dry_run: bool = False, **more: Any) -> AddResult:
+    return add_delivery(
+        DeliveryRequest(labels, **more), folder, ValidationSettings(max_rejected_share=0.5), dry_run=dry_run
+    )
 
 
 def table(folder: Path, rows: str, name: str = "labels.csv") -> Path:
@@ -82,9 +91,9 @@ def test_a_new_score_is_an_update_and_other_cells_stay(delivery: Path, songs: Pa
 
 def test_a_workbook_with_chinese_headers_and_two_sheets(delivery: Path, songs: Path) -> None:
     book = openpyxl.Workbook()
-    for sheet, numbers in ((book.worksheets[0], (0, 1)), (book.create_sheet("八月"), (2, 3))):
+    for sheet, indices in ((book.worksheets[0], (0, 1)), (book.create_sheet("八月"), (2, 3))):
         sheet.append(["录音", "标记分数", "歌曲名称", "备注"])
-        for number in numbers:
+        for number in indices:
             sheet.append([f"t{number}.wav", 70 + number, "甜蜜蜜", "x"])
     book.save(delivery / "new.xlsx")
     added = add(delivery / "new.xlsx", songs, source="ktv")
@@ -98,9 +107,9 @@ def test_unusable_rows_are_listed_and_the_others_added(delivery: Path, songs: Pa
     rows = "t0.wav,80,,\ngone.wav,70,,\nbroken.m4a,60,,\nt1.wav,high,,\nt2.wav,75,,\nt3.wav,65,,\n"
     added = add(table(delivery, rows), songs)
     assert [one.clip.audio_file for one in added.plan.added] == ["audio/t0.wav", "audio/t2.wav", "audio/t3.wav"]
-    faults = sorted((fault.row, fault.audio_file) for fault in added.refused)
-    assert faults == [(2, "gone.wav"), (3, "broken.m4a"), (4, "t1.wav")]
-    reasons = {fault.row: fault.reason for fault in added.refused}
+    refused = sorted((row.row, row.audio_file) for row in added.refused)
+    assert refused == [(2, "gone.wav"), (3, "broken.m4a"), (4, "t1.wav")]
+    reasons = {row.row: row.reason for row in added.refused}
     assert str(delivery) in reasons[2]
     assert "'high'" in reasons[4]
 
@@ -109,21 +118,21 @@ def test_unusable_rows_are_listed_and_the_others_added(delivery: Path, songs: Pa
     ("good", "bad", "figures"),
     [(1, 2, r"2 of 3 .*\(67%\).*50%.*row 2 \(gone0\.wav\)"), (0, 20, r"20 of 20 .*\(100%\)")],
 )
-def test_too_many_bad_rows_stop_everything(delivery: Path, songs: Path, good: int, bad: int, figures: str) -> None:
+def test_too_many_unusable_rows_are_refused(delivery: Path, songs: Path, good: int, bad: int, figures: str) -> None:
     rows = "t0.wav,80,,\n" * good + "".join(f"gone{number}.wav,80,,\n" for number in range(bad))
     with pytest.raises(GateRefused, match=figures) as refusal:
         add(table(delivery, rows), songs)
     assert isinstance(refusal.value, DeliveryRefused)
-    assert len(refusal.value.added.refused) == bad
+    assert len(refusal.value.result.refused) == bad
     assert not songs.exists()
 
 
 def test_names_outside_the_root_are_refused(delivery: Path, songs: Path) -> None:
     shutil.copy(delivery / "t0.wav", delivery.parent / "secret.wav")
     added = add(table(delivery, "../secret.wav,80,,\nt1.wav,70,,\n"), songs, audio=str(delivery))
-    (fault,) = added.refused
-    assert (fault.row, fault.audio_file) == (1, "../secret.wav")
-    assert ".." in fault.reason
+    (row,) = added.refused
+    assert (row.row, row.audio_file) == (1, "../secret.wav")
+    assert ".." in row.reason
 
 
 def test_an_index_without_scores_is_kept_in_order_json(delivery: Path, songs: Path) -> None:
@@ -138,7 +147,7 @@ def test_an_index_without_scores_is_kept_in_order_json(delivery: Path, songs: Pa
     assert not add(index, songs, audio=str(delivery)).plan.changes
     assert snapshot(songs) == before
     add(table(delivery, "t0.wav,80,,\n"), songs)
-    assert json.loads((songs / "order.json").read_text()) == []  # a group of one has no order
+    assert json.loads((songs / "order.json").read_text()) == []  # a single recording has no order
 
 
 def test_raters_are_kept_and_their_agreement_is_reported(delivery: Path, songs: Path) -> None:
@@ -154,9 +163,9 @@ def test_raters_are_kept_and_their_agreement_is_reported(delivery: Path, songs: 
 
 def test_one_process_at_a_time(songs: Path) -> None:
     refused = pytest.raises(DataError, match=rf"songs .*\({os.getpid()}\)")
-    with incoming_of(songs), refused, incoming_of(songs):
+    with incoming_folder(songs), refused, incoming_folder(songs):
         pass
-    with incoming_of(songs) as incoming:
+    with incoming_folder(songs) as incoming:
         assert incoming.is_dir()
     assert list(songs.parent.iterdir()) == []
 
@@ -167,7 +176,7 @@ def test_sweep_removes_temporary_files_of_a_killed_process_only(tmp_path: Path) 
     kept = [tmp_path / ".notes", tmp_path / ".labels.csv.swp", tmp_path / "labels.csv"]
     for path in temporary + kept:
         path.touch()
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
 
 
@@ -188,7 +197,7 @@ def test_headers_of_the_folder_and_of_the_delivery_are_independent(delivery: Pat
     assert (songs / "labels.csv").read_text().startswith('audio_file,Mine,"notes, free, text, here",sha256\n')
 
 
-def test_names_in_the_folder_stay_as_they_are(delivery: Path, songs: Path) -> None:
+def test_names_in_the_folder_are_kept(delivery: Path, songs: Path) -> None:
     (songs / "audio").mkdir(parents=True)
     shutil.copy(delivery / "t0.wav", songs / "audio" / "two  spaces.wav")
     add(table(songs, "audio/two  spaces.wav,80,,\n", "new.csv"), songs)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from audioscore.data.delivery.add import Request, add_delivery
+from audioscore.data.delivery.add import DeliveryRequest, add_delivery
 from audioscore.data.delivery.folder_state import Withdrawn, read_withdrawn
 from audioscore.data.delivery.remove import delete_copies, remove_recordings
 from audioscore.data.gate.rejections import ValidationSettings
@@ -23,7 +23,7 @@ def songs(delivery: Path, tmp_path: Path) -> Path:
     (delivery / "order.json").write_text('[[{"audio_file": "t4.wav"}, {"audio_file": "t5.wav"}]]')
     folder = tmp_path / "songs"
     for name in ("labels.csv", "order.json"):
-        add_delivery(Request(delivery / name), folder, ValidationSettings())
+        add_delivery(DeliveryRequest(delivery / name), folder, ValidationSettings())
     return folder
 
 
@@ -45,8 +45,8 @@ def test_a_recording_is_removed_from_table_folder_and_index(songs: Path, deliver
     assert json.loads((songs / "index" / "train.json").read_text()) == [[{"audio_file": "audio/t0.wav", "score": 60.0}]]
     md5 = hashlib.md5((delivery / "t1.wav").read_bytes()).hexdigest()
     assert read_withdrawn(songs) == {content: Withdrawn("2026-01-31", md5, (delivery / "t1.wav").stat().st_size)}
-    added = add_delivery(Request(delivery / "labels.csv"), songs, ValidationSettings(max_rejected_share=0.5))
-    assert [(fault.audio_file, fault.row) for fault in added.refused] == [("t1.wav", 2)]
+    added = add_delivery(DeliveryRequest(delivery / "labels.csv"), songs, ValidationSettings(max_rejected_share=0.5))
+    assert [(row.audio_file, row.row) for row in added.refused] == [("t1.wav", 2)]
     assert "audio/t1.wav" not in names(songs)
 
 
@@ -61,7 +61,7 @@ def test_by_singer_by_content_and_from_order_json(songs: Path) -> None:
     assert [[entry["audio_file"] for entry in group] for group in groups] == [["audio/t5.wav"]]
 
 
-def test_an_unknown_name_stops_everything(songs: Path) -> None:
+def test_an_unknown_name_is_refused_before_any_change(songs: Path) -> None:
     with pytest.raises(DataError, match=r"2 of 3 .*songs .*gone\.wav.*\bC\b"):
         remove_recordings(songs, ["audio/t0.wav", "gone.wav"], singers=["C"])
     assert len(names(songs)) == 4
@@ -91,7 +91,7 @@ def test_copies_are_found_by_content(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["other.wav", "same_size"]
 
 
-def test_only_what_was_named_and_every_row_about_it(songs: Path, delivery: Path) -> None:
+def test_every_row_of_a_named_recording_is_removed_and_no_other(songs: Path, delivery: Path) -> None:
     other = songs / "audio" / "T1.wav"
     other.write_bytes((delivery / "t5.wav").read_bytes())
     with (songs / "labels.csv").open("a") as handle:
@@ -114,7 +114,7 @@ def test_removing_again_keeps_the_first_entry(songs: Path) -> None:
     content = sha256_of(songs / "audio" / "t1.wav")
     table = (songs / "labels.csv").read_bytes()
     remove_recordings(songs, ["audio/t1.wav"], today=DAY)
-    remembered = read_withdrawn(songs)[content]
-    (songs / "labels.csv").write_bytes(table)  # as if the process had died before it changed the table
+    entry = read_withdrawn(songs)[content]
+    (songs / "labels.csv").write_bytes(table)  # as after a kill before the table was changed
     remove_recordings(songs, ["audio/t1.wav"])
-    assert read_withdrawn(songs)[content] == remembered
+    assert read_withdrawn(songs)[content] == entry

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from audioscore.config import Config, parse_config
-from audioscore.data.audio_checks import ProbeLimits
+from audioscore.data.audio_checks import AudioLimits
 from audioscore.data.clips import Clip
-from audioscore.data.gate.output import read_accepted, read_near_duplicates, read_ordered, run_gate, settings_of
+from audioscore.data.gate.output import read_accepted, read_near_duplicates, read_ordered, run_gate, validation_settings
 from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.index import write_index
 from audioscore.data.versions.revision import folder_digest
@@ -36,7 +36,7 @@ def folder(tiny_corpus: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_was_accepted_comes_back_as_it_was_measured(folder: Path, tmp_path: Path) -> None:
+def test_accepted_clips_read_back_with_their_measurements(folder: Path, tmp_path: Path) -> None:
     before = folder_digest(folder)
     progress: list[tuple[int, int]] = []
     page = tmp_path / "pages" / "report.html"
@@ -57,7 +57,7 @@ def test_what_was_accepted_comes_back_as_it_was_measured(folder: Path, tmp_path:
     assert folder_digest(folder) == before
 
 
-def test_a_gate_that_says_no_leaves_its_page_behind(folder: Path, tmp_path: Path) -> None:
+def test_a_failed_gate_writes_its_page(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     with pytest.raises(GateRefused) as refused:
         run_gate(folder, tmp_path / "out", page, config(max_rejected_share=0.1))
@@ -70,33 +70,33 @@ def test_a_gate_that_says_no_leaves_its_page_behind(folder: Path, tmp_path: Path
     assert len(read_accepted(tmp_path / "out")) == 5
 
 
-def test_a_validation_that_did_not_finish_is_named(tmp_path: Path) -> None:
+def test_an_unfinished_validation_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"clips\.json"):
         read_accepted(tmp_path)
 
 
-def test_the_configurations_limits_are_the_probes_own() -> None:
-    assert settings_of(config()).limits == ProbeLimits()
-    assert settings_of(config()).max_shift == ValidationSettings().max_shift
+def test_the_default_configuration_has_the_default_limits() -> None:
+    assert validation_settings(config()).limits == AudioLimits()
+    assert validation_settings(config()).max_shift == ValidationSettings().max_shift
 
 
 def test_the_configuration_reaches_the_gate() -> None:
-    asked = {"min_clips": 7, "min_per_source": 1, "min_per_band": 2, "min_singers": 3, "min_per_singer": 4}
-    asked |= {"max_shift": 0.5, "max_rejected_share": 0.3}
+    options = {"min_clips": 7, "min_per_source": 1, "min_per_band": 2, "min_singers": 3, "min_per_singer": 4}
+    options |= {"max_shift": 0.5, "max_rejected_share": 0.3}
     severity = {"no_voice": False, "dc_offset": "error"}
-    values = config(**asked, min_seconds=2.0, max_seconds=9.0, allowed_sources=["ktv"], severity=severity)
+    values = config(**options, min_seconds=2.0, max_seconds=9.0, allowed_sources=["ktv"], severity=severity)
     data = {"column_map": {"score": "points"}, "singer_from": "(.*)_"}
-    settings = settings_of(parse_config({**values.model_dump(), "data": data}))
-    assert {name: getattr(settings, name) for name in asked} == asked
+    settings = validation_settings(parse_config({**values.model_dump(), "data": data}))
+    assert {name: getattr(settings, name) for name in options} == options
     assert (settings.limits.min_seconds, settings.limits.max_seconds) == (2.0, 9.0)
     assert (settings.column_map, settings.singer_from) == ({"score": "points"}, "(.*)_")
     assert (settings.severity_of("no_voice"), settings.severity_of("dc_offset")) == ("off", "error")
-    assert (settings.sources, settings_of(config()).sources) == (("ktv",), ())
+    assert (settings.sources, validation_settings(config()).sources) == (("ktv",), ())
     with pytest.raises(UsageError, match=r"validation\.severity.*\bhum\b.*no_voice"):
-        settings_of(config(severity={"hum": "error"}))
+        validation_settings(config(severity={"hum": "error"}))
 
 
-def test_near_duplicates_and_unscored_groups_come_back(folder: Path, tmp_path: Path) -> None:
+def test_near_duplicates_and_unscored_groups_read_back(folder: Path, tmp_path: Path) -> None:
     names = [line.split(",")[0] for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines()[1:]]
     shutil.copyfile(folder / names[0], folder / "best.wav")
     shutil.copyfile(folder / names[1], folder / "worst.wav")
@@ -114,6 +114,6 @@ def test_near_duplicates_and_unscored_groups_come_back(folder: Path, tmp_path: P
     assert {(names[0], "best.wav"), (names[1], "worst.wav")} <= set(pairs)
 
 
-def test_a_folder_without_either_file_has_neither(tmp_path: Path) -> None:
+def test_without_files_there_are_no_near_duplicates_and_groups(tmp_path: Path) -> None:
     assert read_near_duplicates(tmp_path) == []
     assert read_ordered(tmp_path) == []

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audioscore.data.audio import decode, encode
+from audioscore.data.audio import Recording, decode, encode
 from audioscore.data.clips import Clip
 from audioscore.data.gate.expectations import ExpectationResult
 from audioscore.data.gate.rejections import Rejection
-from audioscore.data.gate.report import MAX_LISTED, MAX_PLAYERS, render_validation
+from audioscore.data.gate.report import EXCERPT_SECONDS, MAX_LISTED, MAX_PLAYERS, loudest, player, render_validation
 from audioscore.data.gate.validation import ValidationResult
 
 EVIL = "<script>alert('唱')</script>"
@@ -40,13 +40,13 @@ def result(**changes: Any) -> ValidationResult:
 
 
 def lead(page: str) -> tuple[bool, list[int]]:
-    """Whether the page's verdict is good, and the figures in it."""
+    """Whether the verdict of the page is good, and its figures."""
     found = re.search(r'<p class="lead (good|bad)">(.*?)</p>', page)
     assert found is not None
     return found[1] == "good", [int(figure) for figure in re.findall(r"\d+", found[2])]
 
 
-def test_a_clean_folder_has_a_good_verdict_and_its_totals(tmp_path: Path) -> None:
+def test_a_valid_folder_has_a_good_verdict_and_its_totals(tmp_path: Path) -> None:
     page = render_validation(result(), tmp_path)
     assert lead(page) == (True, [20, 20, 0])
     assert page.index('class="lead') < page.index("<h2")
@@ -62,8 +62,8 @@ def test_a_clean_folder_has_a_good_verdict_and_its_totals(tmp_path: Path) -> Non
 def test_charts_need_measured_clips(tmp_path: Path) -> None:
     unmeasured = [replace(clip, seconds=None, level_db=None) for clip in result().accepted]
     assert render_validation(result(accepted=unmeasured), tmp_path).count("<svg") == 1
-    alike = result(accepted=[Clip("a.m4a", 70.0, seconds=3.0, level_db=-20.0)] * 3)
-    assert render_validation(alike, tmp_path).count("<svg") == 3
+    equal = result(accepted=[Clip("a.m4a", 70.0, seconds=3.0, level_db=-20.0)] * 3)
+    assert render_validation(equal, tmp_path).count("<svg") == 3
     empty = render_validation(ValidationResult("labels.csv", 0, [], [], [], ["empty"]), tmp_path)
     assert empty.count("<svg") == 0
     assert lead(empty) == (False, [1, 0, 0, 0])
@@ -76,7 +76,7 @@ def test_a_failed_gate_lists_its_reasons_first(tmp_path: Path) -> None:
 
 
 def test_everything_from_the_table_is_escaped(tmp_path: Path) -> None:
-    strange = result(
+    unusual = result(
         table=f"{EVIL}.csv",
         accepted=[Clip("a.m4a", 70.0, source=EVIL, seconds=3.0, level_db=-20.0), Clip("b.m4a", 70.0, source="$x$ $")],
         rejected=[rejection(3)],
@@ -85,7 +85,7 @@ def test_everything_from_the_table_is_escaped(tmp_path: Path) -> None:
             expectation("usual", success=False, severity="warning", rows=1),
         ],
     )
-    page = render_validation(strange, tmp_path / "<b>")
+    page = render_validation(unusual, tmp_path / "<b>")
     assert "<script" not in page
     assert "<b>" not in page
     assert re.search(r"\b2 clips\b.*singers", page)
@@ -103,7 +103,7 @@ def test_each_expectation_has_a_verdict(tmp_path: Path) -> None:
     assert verdicts == [["met"], ["not met"], ["rows rejected"], ["warning"]]
 
 
-def test_a_long_list_is_cut_with_the_number_of_the_others(tmp_path: Path) -> None:
+def test_a_long_list_is_cut_with_the_number_of_remaining_rows(tmp_path: Path) -> None:
     many = result(accepted=[], rejected=[rejection(row) for row in range(1, MAX_LISTED + 8)])
     page = render_validation(many, tmp_path)
     assert page.count("no such file") == MAX_LISTED
@@ -130,7 +130,7 @@ def test_warned_clips_and_near_duplicates_are_listed(tmp_path: Path) -> None:
     assert "<script" not in page
 
 
-def test_players_come_worst_first_and_only_for_what_can_be_decoded(tmp_path: Path) -> None:
+def test_players_are_sorted_worst_first_and_only_for_decodable_recordings(tmp_path: Path) -> None:
     for name in ("bad.wav", "copy.wav", "odd.wav"):
         record(tmp_path, name, seconds=11.0)
     (tmp_path / "text.wav").write_text("no audio at all" * 99)
@@ -155,3 +155,27 @@ def test_players_come_worst_first_and_only_for_what_can_be_decoded(tmp_path: Pat
     page = render_validation(result(warned=[warning(name) for name in names]), tmp_path)
     assert page.count("<audio") == MAX_PLAYERS
     assert len(page) < 1_000_000
+
+
+@pytest.mark.parametrize("rate", [5_000, 8_000, 44_100, 96_000])
+def test_a_player_contains_the_loudest_part_at_every_rate(tmp_path: Path, rate: int) -> None:
+    time = np.arange(12 * rate) / rate
+    wave = np.where(time > 4, 0.5, 0.01) * np.sin(2 * np.pi * 300 * time)
+    encode(wave.astype(np.float32), rate, tmp_path / "a.wav", codec="pcm_s16le")
+    html = player(tmp_path, "a.wav", 'clip "a"')
+    assert html is not None
+    assert 'aria-label="clip &quot;a&quot;"' in html
+    excerpt = decode(base64.b64decode(html.split("base64,")[1].split('"')[0]))
+    assert excerpt.seconds == pytest.approx(EXCERPT_SECONDS, abs=0.1)
+    assert np.sqrt(np.mean(np.square(excerpt.wave))) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+
+
+def test_an_undecodable_recording_has_no_player(tmp_path: Path) -> None:
+    (tmp_path / "text.m4a").write_text("no audio")
+    for name in ("text.m4a", "gone.m4a", "../out.m4a", "https://host.test/a.m4a", ""):
+        assert player(tmp_path, name, name) is None
+
+
+def test_a_short_recording_is_its_own_excerpt() -> None:
+    short = Recording(np.ones(10, dtype=np.float32), 10)
+    assert loudest(short) is short

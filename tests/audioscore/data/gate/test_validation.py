@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.io import wavfile
 
 from audioscore.data.audio import encode
-from audioscore.data.audio_checks import ProbeLimits
+from audioscore.data.audio_checks import AudioLimits
 from audioscore.data.clips import Clip
 from audioscore.data.gate import validation
 from audioscore.data.gate.expectations import TableCheck
@@ -33,7 +33,7 @@ def record(path: Path, seed: int = 0, seconds: float = 1.2, level: float = 0.1) 
 
 
 def corpus(folder: Path, clips: int = 12, extra: Sequence[str] = (), header: str = HEADER) -> Path:
-    """`clips` sound clips, half of each source, and further rows as they are given."""
+    """`clips` valid clips, half of each source, and additional rows."""
     rows = [header]
     for number in range(clips):
         record(folder / "audio" / f"c{number:02d}.wav", seed=number)
@@ -45,7 +45,7 @@ def corpus(folder: Path, clips: int = 12, extra: Sequence[str] = (), header: str
 
 @pytest.fixture
 def without_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The expectations are slow and have tests of their own."""
+    """Skip the expectations: they are slow, and other modules test them."""
     monkeypatch.setattr(validation, "check_table", lambda *_, **__: TableCheck([], {}))
 
 
@@ -53,7 +53,7 @@ def rejections(folder: Path, settings: ValidationSettings = LOOSE) -> dict[int |
     return {one["row"]: (one["reason"], one["severity"]) for one in validate_folder(folder, settings=settings).rejected}
 
 
-def test_a_good_folder_is_valid_and_its_clips_are_measured(tmp_path: Path) -> None:
+def test_a_valid_folder_passes_and_its_clips_are_measured(tmp_path: Path) -> None:
     result = validate_folder(corpus(tmp_path))
     assert (result.valid, result.reasons, result.rejected, result.warnings) == (True, [], [], [])
     assert (result.clips, len(result.accepted)) == (12, 12)
@@ -106,7 +106,7 @@ def test_each_bad_recording_is_rejected_with_its_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_expectations")
-def test_bad_rows_of_the_table_are_rejected(tmp_path: Path) -> None:
+def test_invalid_rows_of_the_table_are_rejected(tmp_path: Path) -> None:
     bad = [
         "audio/c00.wav,86,s0,song0,acapella",
         "x.wav,,s,x,ktv",
@@ -121,7 +121,7 @@ def test_bad_rows_of_the_table_are_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_expectations")
-def test_the_same_audio_twice_is_kept_once_and_with_two_scores_not_at_all(tmp_path: Path) -> None:
+def test_duplicates_are_kept_once_and_with_two_scores_never(tmp_path: Path) -> None:
     for number, name in [(0, "copy.wav"), (3, "other.wav")]:
         record(tmp_path / "audio" / name, seed=number)
     folder = corpus(tmp_path, extra=["audio/copy.wav,86,s0,song0,acapella", "audio/other.wav,80,s1,song0,ktv"])
@@ -156,21 +156,21 @@ def test_too_many_rejected_rows_fail_the_gate_and_the_share_is_a_setting(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("asked", "figures"),
+    ("options", "figures"),
     [
         ({"min_clips": 13}, ["13", "12"]),
         ({"min_singers": 7}, ["7", "6"]),
         ({"min_per_source": 7, "sources": ("ktv", "acapella")}, ["7", "ktv", "6"]),
     ],
 )
-def test_too_few_fail_the_gate(tmp_path: Path, asked: dict[str, Any], figures: list[str]) -> None:
-    result = validate_folder(corpus(tmp_path), settings=ValidationSettings(**asked))
+def test_too_few_clips_or_singers_fail_the_gate(tmp_path: Path, options: dict[str, Any], figures: list[str]) -> None:
+    result = validate_folder(corpus(tmp_path), settings=ValidationSettings(**options))
     assert not result.valid
     assert re.findall(r"\b(?:\d+|ktv)\b", result.reasons[0]) == figures
     assert len(result.accepted) == 12
 
 
-def test_clips_of_other_sources_are_rejected_and_do_not_count(tmp_path: Path) -> None:
+def test_clips_of_other_sources_are_rejected_and_not_counted(tmp_path: Path) -> None:
     settings = ValidationSettings(min_clips=7, max_rejected_share=1, sources=("ktv",))
     result = validate_folder(corpus(tmp_path), settings=settings)
     [reason] = result.reasons
@@ -195,7 +195,7 @@ def test_a_folder_without_a_usable_table_fails(tmp_path: Path) -> None:
     assert re.search(r"order\.json.*\b2\b.*\(a\.wav, b\.wav\)", result.reasons[0])
 
 
-def test_what_is_unusual_is_a_warning(tmp_path: Path) -> None:
+def test_unusual_scores_and_missing_singers_are_warnings(tmp_path: Path) -> None:
     record(tmp_path / "audio" / "low.wav", seed=99)
     result = validate_folder(corpus(tmp_path, extra=["audio/low.wav,42,,x,ktv"]))
     assert (result.valid, len(result.accepted)) == (True, 13)
@@ -207,11 +207,11 @@ def test_what_is_unusual_is_a_warning(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_expectations")
 def test_settings_reach_the_reader_and_the_measurement(tmp_path: Path) -> None:
     folder = corpus(tmp_path, header="audio_file,points,who,song_id,source")
-    settings = replace(LOOSE, column_map={"score": "points"}, singer_from=r"c(\d)", limits=ProbeLimits(min_seconds=1.3))
+    settings = replace(LOOSE, column_map={"score": "points"}, singer_from=r"c(\d)", limits=AudioLimits(min_seconds=1.3))
     result = validate_folder(folder, settings=settings)
     assert len(result.rejected) == 12
     assert re.findall(r"\S+ s\b", result.rejected[0]["reason"]) == ["1.20 s", "1.3 s"]
-    settings = replace(settings, limits=ProbeLimits())
+    settings = replace(settings, limits=AudioLimits())
     assert {clip.singer_id for clip in validate_folder(folder, settings=settings).accepted} == {"0", "1"}
 
 
@@ -235,20 +235,20 @@ def test_a_finding_has_the_severity_of_its_rule(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_expectations")
-def test_two_processes_and_stored_measurements_give_the_same_answer(
+def test_two_processes_and_cached_measurements_give_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, memory = corpus(tmp_path / "data", clips=26), tmp_path / "probes.db"
+    folder, cache = corpus(tmp_path / "data", clips=26), tmp_path / "probes.db"
     progress: list[tuple[int, int]] = []
     both = validate_folder(folder, workers=2, progress=lambda done, total: progress.append((done, total)))
     assert progress == [(done, 26) for done in range(1, 27)]
-    assert both == validate_folder(folder, workers=1, memory=memory)
-    monkeypatch.setattr("audioscore.data.audio_checks.decode", lambda *_, **__: pytest.fail("a recording was decoded"))
-    assert validate_folder(folder, workers=1, memory=memory) == both
+    assert both == validate_folder(folder, workers=1, cache=cache)
+    monkeypatch.setattr("audioscore.data.file_checks.decode", lambda *_, **__: pytest.fail("a recording was decoded"))
+    assert validate_folder(folder, workers=1, cache=cache) == both
 
 
 @pytest.mark.usefixtures("without_expectations")
-def test_a_recording_that_is_not_the_one_the_table_means_is_rejected(tmp_path: Path) -> None:
+def test_a_recording_with_another_hash_than_in_the_table_is_rejected(tmp_path: Path) -> None:
     folder = corpus(tmp_path, clips=2)
     right, wrong = sha256_of(folder / "audio" / "c00.wav"), "0" * 64
     rows = f"audio_file,score,sha256\naudio/c00.wav,70,{right.upper()}\naudio/c01.wav,71,{wrong}\n"
@@ -259,7 +259,7 @@ def test_a_recording_that_is_not_the_one_the_table_means_is_rejected(tmp_path: P
 
 
 @pytest.mark.usefixtures("without_expectations")
-def test_near_duplicates_are_named_and_kept_or_rejected_as_the_rule_is_set(tmp_path: Path) -> None:
+def test_near_duplicates_are_listed_or_rejected_by_severity(tmp_path: Path) -> None:
     def noise(seed: int, level: float = 0.1) -> NDArray[np.float32]:
         return np.asarray(level * np.random.default_rng(seed).standard_normal(96_000), dtype=np.float32)
 
@@ -283,7 +283,7 @@ def with_order(folder: Path, names: Sequence[str]) -> Path:
 
 
 @pytest.mark.usefixtures("without_expectations")
-def test_unscored_groups_are_measured_keep_their_order_and_lose_their_bad_clips(tmp_path: Path) -> None:
+def test_unscored_groups_are_measured_and_keep_their_order_without_rejected_clips(tmp_path: Path) -> None:
     folder = with_order(corpus(tmp_path, clips=4), ["z.wav", "gone.wav", "a.wav", "audio/c00.wav", "copy.wav"])
     for seed, name in [(90, "z.wav"), (91, "a.wav"), (91, "copy.wav")]:
         record(folder / name, seed=seed)
@@ -299,7 +299,7 @@ def test_unscored_groups_are_measured_keep_their_order_and_lose_their_bad_clips(
     assert json.loads(json.dumps(result.to_json(), allow_nan=False))["rejected"][0]["row"] is None
 
 
-def test_a_folder_may_hold_an_order_and_no_scores(tmp_path: Path) -> None:
+def test_a_folder_may_contain_only_unscored_groups(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(HEADER + "\n")
     names = [f"{number}.wav" for number in range(10)]
     for seed, name in enumerate(names):
@@ -312,7 +312,7 @@ def test_a_folder_may_hold_an_order_and_no_scores(tmp_path: Path) -> None:
 
 
 def test_without_audio_no_recording_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "hear_all", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(validation, "check_recordings", lambda *_: pytest.fail("decoded"))
     same = "a" * 64
     rows = [f"{name},{score},s,x,ktv,{sha}" for name, score, sha in [("a", 70, same), ("b", 70, same), ("c", 60, "")]]
     (tmp_path / "labels.csv").write_text("\n".join([HEADER + ",sha256", *rows, "d,60,s,x,ktv,", "e,none,s,x,ktv,"]))
@@ -323,7 +323,7 @@ def test_without_audio_no_recording_is_read(tmp_path: Path, monkeypatch: pytest.
     assert (result.accepted[0].seconds, result.seconds) == (None, 0.0)
 
 
-def test_scores_are_compared_with_those_that_were_last_accepted(tmp_path: Path) -> None:
+def test_scores_are_compared_with_the_last_accepted_version(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     scores = np.sort(rng.uniform(50, 85, 80).round(1))[::-1].tolist()
     rows = [f"{number}.wav,{score},s{number},x,ktv" for number, score in enumerate(scores)]

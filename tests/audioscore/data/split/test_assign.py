@@ -11,13 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from audioscore.data.clips import Clip
-from audioscore.data.split.assign import SPLITS, Splits, assign_splits, read_splits
-from audioscore.data.split.groups import group_key
+from audioscore.data.split.assign import Splits, assign_splits, balance_groups, read_splits
+from audioscore.data.split.groups import SPLITS, can_fill, group_clips, group_key
 from audioscore.errors import DataError, UsageError
 
 
 def corpus(singers: int, clips: int, *, source: str = "ktv", low: float = 50, high: float = 85) -> list[Clip]:
-    """`clips` recordings of each singer, each of its own song; scores run evenly over the range."""
+    """`clips` recordings per singer, each of a different song, with evenly spaced scores."""
     total = singers * clips
     return [
         Clip(
@@ -36,21 +36,23 @@ def split(
     clips: list[Clip],
     *,
     seed: int = 0,
-    remembered: dict[str, str] | None = None,
-    together: Sequence[Collection[str]] = (),
-    alike: Sequence[Collection[str]] = (),
+    previous: dict[str, str] | None = None,
+    same_recording: Sequence[Collection[str]] = (),
+    same_voice: Sequence[Collection[str]] = (),
 ) -> Splits:
-    return assign_splits(clips, val=0.1, test=0.1, seed=seed, remembered=remembered, together=together, alike=alike)
+    return assign_splits(
+        clips, val=0.1, test=0.1, seed=seed, previous=previous, same_recording=same_recording, same_voice=same_voice
+    )
 
 
 def left_out(splits: Splits) -> list[tuple[str, str, str]]:
-    """Each clip that is left out, its split, and the name, the split or the singer in the reason."""
+    """Each excluded clip, its split, and the name, the split or the singer in the reason."""
     words = re.compile(r"\S+\.m4a|\btrain\b|\bval\b|\btest\b|\bktv\d\b|\bA\b")
     return [(one.audio_file, one.split, " ".join(words.findall(one.reason))) for one in splits.report.left_out]
 
 
 def warned(splits: Splits, *figures: str) -> bool:
-    """Whether one warning holds these words in this order."""
+    """Whether one warning contains these words in this order."""
     pattern = ".*".join(rf"(?<!\w){re.escape(figure)}(?!\w)" for figure in figures)
     return any(re.search(pattern, warning) for warning in splits.report.warnings)
 
@@ -73,8 +75,8 @@ def test_every_split_gets_its_share_of_every_source_and_level() -> None:
     assert split(clips, seed=1).of != result.of
 
 
-def test_songs_stay_in_one_split_where_the_data_allow() -> None:
-    # Singers come in pairs that share their four songs: nothing forces a song into two splits.
+def test_songs_are_in_one_split_if_possible() -> None:
+    # Pairs of singers share four songs, so no song needs to be in two splits.
     clips = [replace(clip, song_id=f"song{index % 60 // 2}-{index // 60}") for index, clip in enumerate(corpus(60, 4))]
     report = split(clips).report
     assert report.shared_songs == 0
@@ -94,7 +96,7 @@ def test_the_song_overlap_is_counted() -> None:
     assert result.report.unknown_songs == 2
 
 
-def test_clips_without_singers_are_known_by_content_and_counted() -> None:
+def test_clips_without_singers_are_stored_by_content_and_counted() -> None:
     clips = unnamed(20, 2)[:7] + corpus(20, 2)[7:]
     result = split(clips)
     assert result.report.unknown_singers == 7
@@ -103,7 +105,7 @@ def test_clips_without_singers_are_known_by_content_and_counted() -> None:
     assert {f"sha256:{clip.sha256}" for clip in clips} <= set(result.groups)
 
 
-def test_identical_audio_and_what_is_kept_together_are_one_group() -> None:
+def test_identical_audio_and_near_duplicates_are_one_group() -> None:
     clips = corpus(12, 2)
     twin = replace(clips[0], audio_file="copy.m4a", singer_id=None)
     other = replace(clips[0], audio_file="other.m4a", singer_id="ktv5")
@@ -114,17 +116,17 @@ def test_identical_audio_and_what_is_kept_together_are_one_group() -> None:
         assert result.report.groups == 11
     clips = corpus(12, 1)
     pairs = [{clips[0].sha256 or "", clips[1].audio_file}, {clips[1].audio_file, clips[2].audio_file}]
-    result = split(clips, together=pairs)
+    result = split(clips, same_recording=pairs)
     assert len({result.of[clip.audio_file] for clip in clips[:3]}) == 1
     assert result.report.groups == 10
 
 
-def test_groups_keep_their_split_and_old_ones_are_not_forgotten() -> None:
-    remembered = {"singer:ktv0": "test", "singer:ktv1": "test", "singer:ktv2": "val", "singer:left": "val"}
-    result = split(corpus(12, 2), remembered=remembered)
-    assert remembered.items() <= result.groups.items()
+def test_groups_keep_their_split_and_previous_groups_are_kept() -> None:
+    previous = {"singer:ktv0": "test", "singer:ktv1": "test", "singer:ktv2": "val", "singer:left": "val"}
+    result = split(corpus(12, 2), previous=previous)
+    assert previous.items() <= result.groups.items()
     assert result.report.new_groups == 9
-    assert result.report.splits["test"].singers == 2  # a sixth of the clips is already more than its share
+    assert result.report.splits["test"].singers == 2  # a sixth of the clips is already more than the share
 
 
 def test_a_clip_that_gains_or_loses_its_singer_keeps_its_split() -> None:
@@ -132,18 +134,18 @@ def test_a_clip_that_gains_or_loses_its_singer_keeps_its_split() -> None:
     first = split(clips)
     tested = next(clip for clip in clips if first.of[clip.audio_file] == "test")
     second = split(
-        [replace(clip, singer_id="new") if clip == tested else clip for clip in clips], remembered=first.groups
+        [replace(clip, singer_id="new") if clip == tested else clip for clip in clips], previous=first.groups
     )
     assert second.of == first.of
     assert second.groups["singer:new"] == "test"
     third = split(corpus(12, 2))
-    assert split(unnamed(12, 2), remembered=third.groups).of == third.of
+    assert split(unnamed(12, 2), previous=third.groups).of == third.of
 
 
-def test_a_recording_of_two_singers_in_two_splits_is_left_out_of_train() -> None:
+def test_a_recording_of_two_singers_in_two_splits_is_excluded_from_train() -> None:
     clips = corpus(6, 1)
     shared = replace(clips[0], audio_file="copy.m4a", singer_id="ktv1")
-    result = split([*clips, shared], remembered={"singer:ktv0": "train", "singer:ktv1": "test"})
+    result = split([*clips, shared], previous={"singer:ktv0": "train", "singer:ktv1": "test"})
     assert left_out(result) == [("ktv/0.m4a", "train", "copy.m4a test")]
     assert "ktv/0.m4a" not in result.of
     assert (result.of["copy.m4a"], result.groups["singer:ktv0"]) == ("test", "train")
@@ -152,7 +154,7 @@ def test_a_recording_of_two_singers_in_two_splits_is_left_out_of_train() -> None
 
 
 @pytest.mark.parametrize(
-    ("places", "expected"),
+    ("assigned", "expected"),
     [
         (("train", "test"), [("ktv/0.m4a", "train", "ktv/1.m4a test")]),
         (("test", "train"), [("ktv/1.m4a", "train", "ktv/0.m4a test")]),
@@ -161,45 +163,47 @@ def test_a_recording_of_two_singers_in_two_splits_is_left_out_of_train() -> None
         (("val", "val"), []),
     ],
 )
-def test_near_duplicates_in_two_splits(places: tuple[str, str], expected: list[tuple[str, str, str]]) -> None:
-    remembered = {"singer:ktv0": places[0], "singer:ktv1": places[1]}
-    result = split(corpus(9, 2), remembered=remembered, together=[("ktv/0.m4a", "ktv/1.m4a")])
+def test_near_duplicates_in_two_splits(assigned: tuple[str, str], expected: list[tuple[str, str, str]]) -> None:
+    previous = {"singer:ktv0": assigned[0], "singer:ktv1": assigned[1]}
+    result = split(corpus(9, 2), previous=previous, same_recording=[("ktv/0.m4a", "ktv/1.m4a")])
     assert left_out(result) == expected
     assert len(result.of) == 18 - len(expected)
-    assert remembered.items() <= result.groups.items()
+    assert previous.items() <= result.groups.items()
 
 
-def test_a_new_singer_between_two_splits_gives_way() -> None:
-    together = [("ktv/0.m4a", "ktv/2.m4a"), ("ktv/1.m4a", "ktv/11.m4a")]  # 2 and 11 are ktv2's
-    result = split(corpus(9, 2), remembered={"singer:ktv0": "train", "singer:ktv1": "test"}, together=together)
+def test_a_new_singer_with_links_to_two_splits_loses_one_clip() -> None:
+    same_recording = [("ktv/0.m4a", "ktv/2.m4a"), ("ktv/1.m4a", "ktv/11.m4a")]  # 2 and 11 belong to ktv2
+    result = split(
+        corpus(9, 2), previous={"singer:ktv0": "train", "singer:ktv1": "test"}, same_recording=same_recording
+    )
     assert left_out(result) == [("ktv/11.m4a", "train", "ktv/1.m4a test")]
     assert (result.of["ktv/2.m4a"], result.groups["singer:ktv2"]) == ("train", "train")
 
 
-def test_a_clip_given_to_a_singer_of_another_split_is_left_out() -> None:
+def test_a_clip_corrected_to_a_singer_of_another_split_is_excluded() -> None:
     clips = corpus(9, 2)
     first = split(clips)
     tested = next(clip for clip in clips if first.of[clip.audio_file] == "test")
     trainer = next(clip.singer_id for clip in clips if first.of[clip.audio_file] == "train")
     corrected = [replace(clip, singer_id=trainer) if clip == tested else clip for clip in clips]
-    second = split(corrected, remembered=first.groups)
+    second = split(corrected, previous=first.groups)
     assert left_out(second) == [(tested.audio_file, "test", f"{trainer} train")]
-    assert second.of == {name: place for name, place in first.of.items() if name != tested.audio_file}
+    assert second.of == {name: split for name, split in first.of.items() if name != tested.audio_file}
 
 
-def test_recordings_that_turn_out_to_be_one_singers_follow_the_most_of_them() -> None:
+def test_recordings_with_a_common_new_singer_follow_most_of_them() -> None:
     clips = unnamed(12, 1)
-    places = ("train", "train", "test", "val", "val", "test", "test", "train", "val")
-    known = {f"sha256:{clip.sha256}": place for clip, place in zip(clips, places, strict=False)}
+    assigned = ("train", "train", "test", "val", "val", "test", "test", "train", "val")
+    known = {f"sha256:{clip.sha256}": split for clip, split in zip(clips, assigned, strict=False)}
     named = [replace(clip, singer_id="A" if index < 3 else None) for index, clip in enumerate(clips)]
-    result = split(named, remembered=known)
+    result = split(named, previous=known)
     assert result.groups["singer:a"] == "train"
     assert left_out(result) == [("ktv/2.m4a", "test", "A train")]
-    again = split(named, remembered=result.groups)
+    again = split(named, previous=result.groups)
     assert (again.of, left_out(again), again.groups) == (result.of, left_out(result), result.groups)
 
 
-def test_a_singers_spelling_does_not_split_them() -> None:
+def test_spellings_of_a_singer_are_one_singer() -> None:
     clips = corpus(12, 2)
     mixed = [*clips[:12], *(replace(clip, singer_id=str(clip.singer_id).upper()) for clip in clips[12:])]
     assert split(mixed).of == split(clips).of
@@ -210,30 +214,30 @@ def test_voices_join_new_groups() -> None:
     clips = unnamed(12, 4)
     voices = [[clip.audio_file for clip in clips[start::12]] for start in range(12)]
     for seed in range(3):
-        result = split(clips, seed=seed, alike=voices)
+        result = split(clips, seed=seed, same_voice=voices)
         assert all(len({result.of[name] for name in voice}) == 1 for voice in voices)
         assert (result.report.groups, result.report.unknown_singers) == (48, 48)
         assert not warned(result, "48", "48", "singer")
     assert any(len({split(clips).of[name] for name in voice}) > 1 for voice in voices)
 
 
-def test_a_voice_in_one_split_draws_new_clips_there_and_in_two_moves_nothing() -> None:
+def test_new_clips_follow_a_voice_in_one_split_and_previous_clips_never_move() -> None:
     clips = unnamed(12, 2)
     names = [clip.audio_file for clip in clips]
-    places = ("test", "train", "test", "val", "val", "train", "train")
-    known = {f"sha256:{clip.sha256}": place for clip, place in zip(clips, places, strict=False)}
-    result = split(clips, remembered=known, alike=[[names[0], names[10]], [names[1], names[3], names[4], names[11]]])
-    assert [result.of[name] for name in names[:7]] == list(places)
+    assigned = ("test", "train", "test", "val", "val", "train", "train")
+    known = {f"sha256:{clip.sha256}": split for clip, split in zip(clips, assigned, strict=False)}
+    result = split(clips, previous=known, same_voice=[[names[0], names[10]], [names[1], names[3], names[4], names[11]]])
+    assert [result.of[name] for name in names[:7]] == list(assigned)
     assert (result.of[names[10]], result.of[names[11]]) == ("test", "val")
     assert result.report.voices_apart == 1
     assert warned(result, "1", "voices")
     assert known.items() <= result.groups.items()
 
 
-def test_voices_that_would_empty_a_split_are_not_used() -> None:
+def test_voices_that_would_leave_a_split_empty_are_ignored() -> None:
     clips = unnamed(12, 2)
     names = [clip.audio_file for clip in clips]
-    result = split(clips, alike=[names[:12], names[12:]])
+    result = split(clips, same_voice=[names[:12], names[12:]])
     assert result.of == split(clips).of
     assert re.search(r"\b2\b.*split\.same_voice_cosine", result.report.warnings[-1])
     assert warned(result, "24", "24", "singer")
@@ -243,9 +247,9 @@ def test_too_few_singers_and_missing_clips_are_refused() -> None:
     with pytest.raises(DataError, match=r"\b20 clips\b.*\b2 singers\b.*\b1 more"):
         split(corpus(2, 10))
     with pytest.raises(DataError, match=r"\btest\b.*\b0 of 3\b"):
-        split(corpus(3, 2), remembered={"singer:ktv0": "train", "singer:ktv1": "train", "singer:ktv2": "val"})
+        split(corpus(3, 2), previous={"singer:ktv0": "train", "singer:ktv1": "train", "singer:ktv2": "val"})
     with pytest.raises(DataError, match=r"1 of 2 .*\(gone\)"):
-        split(corpus(12, 1), together=[{"ktv/0.m4a", "gone"}])
+        split(corpus(12, 1), same_recording=[{"ktv/0.m4a", "gone"}])
 
 
 @pytest.mark.parametrize(("val", "test"), [(0, 0.1), (0.1, 0), (0.5, 0.5), (-0.1, 0.2), (float("nan"), 0.1)])
@@ -254,10 +258,56 @@ def test_shares_that_leave_a_split_empty_are_refused(val: float, test: float) ->
         assign_splits(corpus(9, 1), val=val, test=test, seed=0)
 
 
-def test_shortfalls_become_warnings() -> None:
+def test_deviations_from_the_shares_are_warnings() -> None:
     result = split(corpus(3, 2) + corpus(1, 4, source="acapella"))
     assert sum("acapella" in warning for warning in result.report.warnings) == 2
     assert warned(result, "(20%)", "10%")
+
+
+SHARES = (0.6, 0.2, 0.2)
+
+
+def ktv_groups(count: int, size: int) -> list[list[Clip]]:
+    return [[Clip(f"{group}-{clip}", 50.0 + group, source="ktv") for clip in range(size)] for group in range(count)]
+
+
+def balanced(groups: list[list[Clip]], fixed: list[int | None], seed: int = 0) -> list[int]:
+    return balance_groups(groups, [group[0].audio_file for group in groups], fixed, SHARES, seed=seed, score_levels=4)
+
+
+def test_balanced_splits_have_their_shares() -> None:
+    for seed in range(3):
+        counts = Counter(balanced(ktv_groups(50, 3), [None] * 50, seed))
+        assert [counts[split] for split in range(3)] == pytest.approx([30, 10, 10], abs=1)
+
+
+def test_fixed_groups_keep_their_split_and_count() -> None:
+    fixed: list[int | None] = [2] * 20 + [None] * 30
+    assigned = balanced(ktv_groups(50, 3), fixed)
+    assert assigned[:20] == [2] * 20
+    assert Counter(assigned[20:])[2] == 0  # 20 of 50 is twice the share of that split
+
+
+def test_an_empty_split_gets_the_smallest_new_group() -> None:
+    large = ktv_groups(3, 40)
+    assert sorted(balanced(large, [None] * 3)) == [0, 1, 2]
+    assigned = balanced(
+        [*large, [Clip("small", 70.0)], [Clip("other", 70.0), Clip("two", 70.0)]], [0, 0, 0, None, None]
+    )
+    assert assigned[:3] == [0, 0, 0]
+    assert sorted(assigned[3:]) == [1, 2]
+
+
+def test_the_order_of_the_groups_does_not_matter() -> None:
+    listed = ktv_groups(20, 2)
+    assigned = balanced(listed, [None] * 20)
+    assert balanced(listed[::-1], [None] * 20)[::-1] == assigned
+
+
+def test_groups_with_the_same_song_have_the_same_split() -> None:
+    listed = [[Clip(f"{group}-{clip}", 70.0, song_id=f"{group // 2}") for clip in range(2)] for group in range(30)]
+    assigned = balanced(listed, [None] * 30)
+    assert all(assigned[group] == assigned[group + 1] for group in range(0, 30, 2))
 
 
 @pytest.mark.parametrize(
@@ -288,29 +338,38 @@ def any_corpus(draw: st.DrawFn, prefix: str = "", least: int = 1) -> list[Clip]:
     return [Clip(f"{prefix}{index}.m4a", *row, sha256=content) for index, (*row, content) in enumerate(drawn)]
 
 
-def try_split(clips: list[Clip], **options: Any) -> Splits:
-    """The splits, unless there are too few singers for them, which another test covers."""
+def try_split(
+    clips: list[Clip],
+    *,
+    previous: dict[str, str] | None = None,
+    same_recording: Sequence[Collection[str]] = (),
+    **options: Any,
+) -> Splits:
+    """The splits; examples with too few groups to fill them are skipped, and any other error is raised."""
     try:
-        return split(clips, **options)
-    except DataError:
-        assume(False)
+        return split(clips, previous=previous, same_recording=same_recording, **options)
+    except DataError as error:
+        groups = group_clips(clips, same_recording, previous or {}).groups
+        new = sum(group.split is None for group in groups)
+        too_few = [str(len(clips)), str(len(groups))] if len(groups) < 3 else [str(new), str(len(groups))]
+        assume(can_fill(groups) or re.findall(r"\d+", str(error))[:2] != too_few)
         raise
 
 
 @settings(max_examples=40, deadline=None)
 @given(any_corpus(), st.integers(0, 3), st.randoms(use_true_random=False))
-def test_no_singer_and_no_recording_is_in_two_splits_whatever_the_order(
+def test_no_singer_and_no_recording_is_in_two_splits_in_any_order(
     clips: list[Clip], seed: int, shuffler: random.Random
 ) -> None:
     result = try_split(clips, seed=seed)
-    places: dict[str, set[str]] = defaultdict(set)
+    found: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
-        places[group_key(clip)].add(result.of[clip.audio_file])
-        places[f"content {clip.sha256 or clip.audio_file}"].add(result.of[clip.audio_file])
-    assert all(len(found) == 1 for found in places.values())
+        found[group_key(clip)].add(result.of[clip.audio_file])
+        found[f"content {clip.sha256 or clip.audio_file}"].add(result.of[clip.audio_file])
+    assert all(len(splits) == 1 for splits in found.values())
     assert set(Counter(result.of.values())) == set(SPLITS)
-    assert {key: splits for key, splits in result.groups.items() if key in places} == {
-        key: next(iter(found)) for key, found in places.items() if not key.startswith("content ")
+    assert {key: splits for key, splits in result.groups.items() if key in found} == {
+        key: next(iter(splits)) for key, splits in found.items() if not key.startswith("content ")
     }
     shuffled = list(clips)
     shuffler.shuffle(shuffled)
@@ -322,14 +381,14 @@ def test_no_singer_and_no_recording_is_in_two_splits_whatever_the_order(
 @given(any_corpus(), any_corpus("new"), st.integers(0, 3))
 def test_added_groups_move_no_clip(clips: list[Clip], added: list[Clip], seed: int) -> None:
     first = try_split(clips)
-    second = try_split(clips + added, seed=seed, remembered=first.groups)
+    second = try_split(clips + added, seed=seed, previous=first.groups)
     assert first.of.items() <= second.of.items()
     assert first.groups.items() <= second.groups.items()
 
 
 @st.composite
 def two_batches(draw: st.DrawFn) -> tuple[list[Clip], list[Clip]]:
-    """A corpus, and what it is later: clips gone, clips new, singers learned, lost and corrected."""
+    """A corpus and its next version: removed and new clips; added, removed and corrected singers."""
     clips = draw(any_corpus(least=10))
     changed = [
         replace(clip, singer_id=draw(st.sampled_from([clip.singer_id, None, "0", "1", "NEW"])))
@@ -348,29 +407,29 @@ def some_names(draw: Any, clips: list[Clip]) -> list[list[str]]:
 
 @settings(max_examples=40, deadline=None)
 @given(two_batches(), st.data())
-def test_nothing_moves_and_nothing_straddles_whatever_is_added_or_corrected(
+def test_no_clip_moves_and_no_group_is_divided_after_additions_and_corrections(
     batches: tuple[list[Clip], list[Clip]], data: st.DataObject
 ) -> None:
     clips, later = batches
-    first = try_split(clips, alike=some_names(data.draw, clips), together=some_names(data.draw, clips))
+    first = try_split(clips, same_voice=some_names(data.draw, clips), same_recording=some_names(data.draw, clips))
     pairs = some_names(data.draw, later)
-    second = try_split(later, remembered=first.groups, alike=some_names(data.draw, later), together=pairs)
+    second = try_split(later, previous=first.groups, same_voice=some_names(data.draw, later), same_recording=pairs)
     before: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
         if clip.audio_file in first.of:
             before[clip.sha256 or clip.audio_file].add(first.of[clip.audio_file])
     for clip in later:
-        place, earlier = second.of.get(clip.audio_file), before[clip.sha256 or clip.audio_file]
-        assert place is None or not earlier or earlier == {place}
-    places: dict[str, set[str]] = defaultdict(set)
+        split_now, earlier = second.of.get(clip.audio_file), before[clip.sha256 or clip.audio_file]
+        assert split_now is None or not earlier or earlier == {split_now}
+    found: dict[str, set[str]] = defaultdict(set)
     for clip in later:
         if clip.audio_file in second.of:
             for key in (group_key(clip), f"content {clip.sha256 or clip.audio_file}"):
-                places[key].add(second.of[clip.audio_file])
+                found[key].add(second.of[clip.audio_file])
     for number, pair in enumerate(pairs):
-        places[f"pair {number}"] = {second.of[name] for name in pair if name in second.of}
-    assert all(len(found) <= 1 for found in places.values())
+        found[f"pair {number}"] = {second.of[name] for name in pair if name in second.of}
+    assert all(len(splits) <= 1 for splits in found.values())
     assert {one.audio_file for one in second.report.left_out} == {clip.audio_file for clip in later} - set(second.of)
     assert first.groups.items() <= second.groups.items()
-    again = split(later, remembered=second.groups, together=pairs)
+    again = split(later, previous=second.groups, same_recording=pairs)
     assert again.of == second.of

@@ -21,17 +21,17 @@ def partition(labels: NDArray[np.int64]) -> list[list[bool]]:
     return same
 
 
-def voices(singers: int, takes: int, *, spread: float, seed: int = 0, dim: int = 32) -> NDArray[np.float64]:
-    """`takes` embeddings of each singer, in far-apart directions and of any length."""
+def voices(singers: int, clips: int, *, spread: float, seed: int = 0, dim: int = 32) -> NDArray[np.float64]:
+    """`clips` embeddings per singer, in distant directions and of any length."""
     rng = np.random.default_rng(seed)
     centres = np.linalg.qr(rng.normal(size=(dim, dim)))[0][:singers]
-    rows = np.repeat(centres, takes, axis=0) + spread * rng.normal(size=(singers * takes, dim)) / np.sqrt(dim)
+    rows = np.repeat(centres, clips, axis=0) + spread * rng.normal(size=(singers * clips, dim)) / np.sqrt(dim)
     return np.asarray(rows * rng.uniform(1, 50, (len(rows), 1)))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 60), st.integers(2, 6), st.floats(-0.5, 0.95), st.booleans(), st.integers(0, 10**6))
-def test_clusters_are_scipys_average_linkage(
+def test_clusters_match_average_linkage_of_scipy(
     count: int, dim: int, min_cosine: float, repeated: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -52,7 +52,7 @@ def test_distinct_voices_are_found_and_numbered_in_order() -> None:
     assert cluster_voices(silent, min_cosine=0.1).tolist() == [0, 1, 1]
 
 
-def test_blocks_give_the_voices_that_one_pass_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_give_the_same_voices_as_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = voices(6, 20, spread=0.6)[np.random.default_rng(3).permutation(120)]
     whole = cluster_voices(rows, min_cosine=0.4)
     monkeypatch.setattr(pseudo_singers, "BLOCK", 17)
@@ -60,7 +60,7 @@ def test_blocks_give_the_voices_that_one_pass_gives(monkeypatch: pytest.MonkeyPa
     assert whole.max() == 5
 
 
-def test_embeddings_that_are_not_numbers_are_named() -> None:
+def test_invalid_embeddings_are_reported() -> None:
     clips = [Clip(f"{name}.m4a") for name in "abc"]
     with pytest.raises(DataError, match=r"1 of 3 .*\(b\.m4a\)"):
         group_voices(clips, np.array([[1.0, 0], [np.nan, 0], [0, 1]]), min_cosine=0.4)
@@ -70,38 +70,38 @@ def test_embeddings_that_are_not_numbers_are_named() -> None:
         cluster_voices(np.ones(3), min_cosine=0.4)
 
 
-def unnamed(singers: int, takes: int) -> list[Clip]:
-    return [Clip(f"s{index // takes}-{index % takes}.m4a") for index in range(singers * takes)]
+def unnamed(singers: int, clips: int) -> list[Clip]:
+    return [Clip(f"s{index // clips}-{index % clips}.m4a") for index in range(singers * clips)]
 
 
 def test_clips_without_a_singer_get_a_voice() -> None:
     clips, rows = unnamed(3, 4), voices(3, 4, spread=0.5)
     found = group_voices(clips, rows, min_cosine=0.4)
     assert found.of == {clip.audio_file: f"voice-{int(clip.audio_file[1]) + 1:04d}" for clip in clips}
-    assert found.alike == tuple(tuple(f"s{singer}-{take}.m4a" for take in range(4)) for singer in range(3))
+    assert found.same_voice == tuple(tuple(f"s{singer}-{clip}.m4a" for clip in range(4)) for singer in range(3))
     assert re.findall(r"\d[\d.]*", found.summary()) == ["12", "12", "3", "0.4", "4"]
     known = group_voices([Clip("a.m4a", singer_id="a")], np.ones((1, 4)), min_cosine=0.5)
-    assert (known.of, known.alike, known.clips) == ({}, (), 1)
-    assert group_voices([], np.zeros((0, 4)), min_cosine=0.5).alike == ()
+    assert (known.of, known.same_voice, known.clips) == ({}, (), 1)
+    assert group_voices([], np.zeros((0, 4)), min_cosine=0.5).same_voice == ()
 
 
-def test_a_known_voice_keeps_its_name() -> None:
+def test_a_known_singer_keeps_the_id() -> None:
     clips, rows = unnamed(3, 4), voices(3, 4, spread=0.5)
     clips = [replace(clip, singer_id="Ana") if index in (0, 1) else clip for index, clip in enumerate(clips)]
-    clips[2] = replace(clips[2], singer_id=" ANA")  # the same singer, spelt otherwise
+    clips[2] = replace(clips[2], singer_id=" ANA")  # another spelling of the same singer
     found = group_voices(clips, rows, min_cosine=0.4)
     assert found.of["s0-3.m4a"] == "Ana"
-    assert found.alike[0] == ("s0-3.m4a", "s0-0.m4a")
-    assert (len(found.alike), found.recognised, found.largest) == (3, 1, 4)
+    assert found.same_voice[0] == ("s0-3.m4a", "s0-0.m4a")
+    assert (len(found.same_voice), found.recognised, found.largest) == (3, 1, 4)
     assert re.findall(r"\d[\d.]*", found.summary()) == ["9", "12", "3", "0.4", "1", "4"]
 
 
-def test_singers_that_an_unknown_clip_cannot_be_told_from_come_into_its_voice() -> None:
+def test_known_singers_similar_to_the_same_clip_have_one_voice() -> None:
     clips = [Clip("a.m4a", singer_id="a"), Clip("b.m4a", singer_id="b"), Clip("x.m4a"), Clip("c.m4a", singer_id="c")]
     rows = np.array([[1, 0.3, 0], [1, -0.1, 0], [1, 0, 0], [0, 0, 1.0]])
     found = group_voices(clips, rows, min_cosine=0.5)
     assert (found.of, found.recognised) == ({"x.m4a": "b"}, 1)
-    assert [set(files) for files in found.alike] == [{"a.m4a", "b.m4a", "x.m4a"}]
+    assert [set(files) for files in found.same_voice] == [{"a.m4a", "b.m4a", "x.m4a"}]
 
 
 @settings(max_examples=20, deadline=None)
@@ -115,5 +115,5 @@ def test_the_order_of_the_clips_does_not_matter(shuffler: random.Random) -> None
 
 
 @pytest.mark.parametrize("spelling", ["A01", "a01", "\uff21\uff10\uff11", " A01 "])
-def test_width_case_and_spaces_make_no_other_singer(spelling: str) -> None:
+def test_width_case_and_spaces_are_ignored(spelling: str) -> None:
     assert singer_name(spelling) == "a01"

@@ -16,8 +16,8 @@ from audioscore.data.index import read_index, write_index
 from audioscore.data.split.assign import assign_splits, read_splits
 from audioscore.data.split.sort import (
     check_indexes,
-    read_relative,
     read_split,
+    read_unscored_groups,
     sort_clips,
     sort_folder,
     sort_index_file,
@@ -27,7 +27,7 @@ from audioscore.errors import DataError
 from audioscore.files import write_json
 
 
-def test_clips_are_sorted_high_to_low_whatever_order_they_came_in() -> None:
+def test_clips_are_sorted_high_to_low_from_any_order() -> None:
     names = [("d", 90.0, None), ("b", 80.0, None), ("c", 80.0, None), ("z", 80.0, "0"), ("a", 80.0, "1")]
     expected = [Clip(name, score, sha256=sha256) for name, score, sha256 in names]
     for seed in range(5):
@@ -36,7 +36,7 @@ def test_clips_are_sorted_high_to_low_whatever_order_they_came_in() -> None:
         sort_clips([Clip("a"), Clip("b", 1.0)])
 
 
-def test_a_clip_without_a_split_stops_the_writing(tmp_path: Path) -> None:
+def test_a_clip_without_a_split_prevents_writing(tmp_path: Path) -> None:
     clips = [Clip(f"{number}.m4a", 80.0, f"s{number}") for number in range(5)]
     splits = assign_splits(clips, val=0.2, test=0.2, seed=0)
     with pytest.raises(DataError, match=r"1 of 6 .*\(new\.m4a\)"):
@@ -48,17 +48,17 @@ SECTION = SplitSection(val=0.2, test=0.2, seed=3)
 
 
 def validated(folder: Path, clips: list[Clip]) -> Path:
-    """A folder with the gate's output."""
+    """A folder with the output of the gate."""
     write_json(folder / "clips.json", [asdict(clip) for clip in clips])
     return folder
 
 
-def sung(n: int) -> Clip:
+def clip_number(n: int) -> Clip:
     return Clip(f"{n}.m4a", 50.0 + n, f"s{n % 10}", f"song{n % 3}", sha256=str(n), raters=(1.0, 2.0))
 
 
 def forty() -> list[Clip]:
-    return [sung(number) for number in range(40)]
+    return [clip_number(number) for number in range(40)]
 
 
 def test_a_folder_is_sorted_and_split_and_a_second_sort_writes_nothing(
@@ -85,9 +85,9 @@ def test_a_folder_is_sorted_and_split_and_a_second_sort_writes_nothing(
     assert [len(read_index(path)) for path in files[1:]] == [1, 1, 1]
 
 
-def test_a_remembered_singer_keeps_the_split(tmp_path: Path) -> None:
+def test_a_previous_singer_keeps_the_split(tmp_path: Path) -> None:
     first = sort_folder(tmp_path, validated(tmp_path / "a", forty()), tmp_path, SECTION)
-    new = [replace(sung(number), singer_id=f"new{number % 5}") for number in range(40, 60)]
+    new = [replace(clip_number(number), singer_id=f"new{number % 5}") for number in range(40, 60)]
     more = validated(tmp_path / "b", [*forty(), *new])
     second = sort_folder(tmp_path, more, tmp_path / "out", SplitSection(val=0.2, test=0.2, seed=99))
     assert {name: second.of[name] for name in first.of} == first.of
@@ -98,11 +98,11 @@ def names(groups: list[list[Clip]]) -> list[list[str]]:
     return [[clip.audio_file for clip in group] for group in groups]
 
 
-def test_groups_with_order_only_are_read_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unscored_groups_are_read_separately(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "audioscore.data.split.sort")
     clips = forty()
-    # Ten singers with two clips each, best first; and a group of which one part is a single clip.
-    whole = [replace(sung(number), score=None, raters=()) for number in range(100, 120)]
+    # Ten singers with two clips each, best first; and a group with a single clip in one split.
+    whole = [replace(clip_number(number), score=None, raters=()) for number in range(100, 120)]
     gate = validated(tmp_path / "gate", clips)
     first = sort_folder(tmp_path, gate, tmp_path, SECTION)
     train, test = (next(clip for clip in clips if first.of[clip.audio_file] == split) for split in ("train", "test"))
@@ -112,7 +112,9 @@ def test_groups_with_order_only_are_read_apart(tmp_path: Path, caplog: pytest.Lo
     result = sort_folder(tmp_path, gate, tmp_path, SECTION)
     for split in ("train", "val", "test"):
         expected = [[clip.audio_file for clip in whole if result.of[clip.audio_file] == split]]
-        assert names(read_relative(tmp_path, split)) == expected + ([["x.m4a", "z.m4a"]] if split == "train" else [])
+        assert names(read_unscored_groups(tmp_path, split)) == expected + (
+            [["x.m4a", "z.m4a"]] if split == "train" else []
+        )
         scored = {name for name in first.of if first.of[name] == split}
         assert {clip.audio_file for clip in read_split(tmp_path, split)} == scored
     assert sum(count.unscored for count in result.report.splits.values()) == 23
@@ -120,7 +122,7 @@ def test_groups_with_order_only_are_read_apart(tmp_path: Path, caplog: pytest.Lo
     assert re.findall(r"\d+", result.report.warnings[-1]) == ["22", "2", "1"]
 
 
-def test_near_duplicates_stay_together_and_give_way_to_what_is_remembered(tmp_path: Path) -> None:
+def test_near_duplicates_are_in_one_split_unless_previous_splits_differ(tmp_path: Path) -> None:
     gate = validated(tmp_path / "gate", forty())
     write_json(gate / "near_duplicates.json", [["0.m4a", "1.m4a"]])
     for seed in range(4):
@@ -137,21 +139,21 @@ def test_near_duplicates_stay_together_and_give_way_to_what_is_remembered(tmp_pa
     assert report["splits"]["test"]["wanted"] == 0.2
 
 
-def test_unknown_singers_are_grouped_by_voice_where_that_is_needed(tmp_path: Path) -> None:
-    asked: list[int] = []
+def test_clips_without_singer_are_grouped_by_voice_if_needed(tmp_path: Path) -> None:
+    calls: list[int] = []
 
     def embed(clips: Sequence[Clip]) -> NDArray[np.float64]:
-        asked.append(len(clips))
+        calls.append(len(clips))
         return np.eye(10)[[int(clip.audio_file.removesuffix(".m4a")) % 10 for clip in clips]]
 
     assert sort_folder(tmp_path, validated(tmp_path / "a", forty()), tmp_path / "out", SECTION, embed).of
     gate = validated(tmp_path / "b", [replace(clip, singer_id=None) for clip in forty()])
     off = sort_folder(tmp_path, gate, tmp_path / "out", SECTION.model_copy(update={"pseudo_singers": False}), embed)
     assert re.search(r"40 of 40\b.*singer", " ".join(off.report.warnings))
-    assert asked == []
+    assert calls == []
     clips = [replace(clip, singer_id=None) if clip.score and clip.score >= 70 else clip for clip in forty()]
     splits = sort_folder(tmp_path, validated(tmp_path / "gate", clips), tmp_path, SECTION, embed)
-    assert asked == [40]
+    assert calls == [40]
     for number in range(10):
         assert len({splits.of[f"{number + ten}.m4a"] for ten in (0, 10, 20, 30)}) == 1
     assert re.search(r"20 of 40\b.*\b10 voices", " ".join(splits.report.warnings))
@@ -166,7 +168,7 @@ UNSORTED = [
 INVERSION = r"train\.json, group 1: a \(score 60, position 1\).* b \(score 70\.5, position 2\).*--resort"
 
 
-def test_an_unsorted_index_stops_the_sorting_and_is_corrected_in_place(tmp_path: Path) -> None:
+def test_an_unsorted_index_prevents_sorting_and_is_corrected_in_place(tmp_path: Path) -> None:
     data, gate = tmp_path / "data", validated(tmp_path / "gate", forty())
     assert check_indexes(data) == []
     path, val = data / "index" / "train.json", data / "index" / "val.json"

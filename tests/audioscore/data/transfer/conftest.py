@@ -11,31 +11,31 @@ from typing import Any
 
 import pytest
 
-from audioscore.data.transfer import pool as retry
+from audioscore.data.transfer import pool
 
 
 @dataclass
 class Served:
-    """One file of the test's web server, and how the server misbehaves with it."""
+    """A file of the test's web server, and the errors of the server for it."""
 
     content: bytes = b""
     kind: str = "audio/mp4"
     etag: str | None = '"v1"'
-    answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # given first, one a request
-    drops: list[int] = field(default_factory=list)  # after how many bytes of each answer the connection is cut
+    answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # sent first, one a request
+    drops: list[int] = field(default_factory=list)  # bytes of each response after which the connection is cut
     headers: dict[str, str] = field(default_factory=dict)
     length: int | None = None  # a false Content-Length
-    takes_range: bool = True
-    next_version: bytes | None = None  # what the file becomes after the first answer, with ETag "v2"
+    supports_range: bool = True
+    next_version: bytes | None = None  # new content after the first response, with ETag "v2"
     seconds_between: float = 0.0  # between pieces of 1000 bytes
 
 
 class Web:
-    """A web server on loopback; `asked` are (path, Range) in order, `sent` the bytes of bodies sent, by path."""
+    """A local web server: `requests` are (path, Range) in order, `sent` counts the bytes of response bodies by path."""
 
     def __init__(self) -> None:
         self.files: dict[str, Served] = {}
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         self.sent: Counter[str] = Counter()
         web = self
 
@@ -53,14 +53,14 @@ class Web:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
-    def serve(self, path: str, content: bytes = b"", **ways: Any) -> str:
-        self.files[path] = Served(content, **ways)
+    def serve(self, path: str, content: bytes = b"", **options: Any) -> str:
+        self.files[path] = Served(content, **options)
         return f"{self.url}/{path}"
 
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
         path = request.path.lstrip("/").partition("?")[0]
-        wanted = request.headers.get("Range")
-        self.asked.append((path, wanted))
+        requested = request.headers.get("Range")
+        self.requests.append((path, requested))
         served = self.files.get(path)
         if served is None or served.answers:
             status, headers = (404, {}) if served is None else served.answers.pop(0)
@@ -68,8 +68,8 @@ class Web:
             return
         offset = 0
         same = request.headers.get("If-Range") in (None, served.etag)
-        if wanted and served.takes_range and same:
-            offset = int(wanted.removeprefix("bytes=").rstrip("-"))
+        if requested and served.supports_range and same:
+            offset = int(requested.removeprefix("bytes=").rstrip("-"))
             if offset >= len(served.content):
                 self.start(request, 416, {"Content-Length": "0"})
                 return
@@ -99,7 +99,7 @@ class Web:
         size = 1000 if pause else len(body) or 1
         for start in range(0, len(body), size):
             piece = body[start : start + size]
-            self.sent[path] += len(piece)  # before the write: a test may read it at once
+            self.sent[path] += len(piece)  # before the write: a test may read it immediately
             try:
                 request.wfile.write(piece)
             except OSError:
@@ -111,7 +111,7 @@ class Web:
 
 @pytest.fixture(autouse=True)
 def _no_pauses_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.001)
     monkeypatch.setenv("NO_PROXY", "*")
 
 
@@ -124,7 +124,7 @@ def web() -> Iterator[Web]:
 
 
 class Cut:
-    """A proxy in front of a server: cuts each of the next connections after `cuts.pop(0)` bytes of answers."""
+    """A proxy that cuts each of the next connections after `cuts.pop(0)` bytes of responses."""
 
     def __init__(self, host: str, port: int) -> None:
         self.cuts: list[int] = []
@@ -138,13 +138,13 @@ class Cut:
             while True:
                 client = self.listener.accept()[0]
                 limit = self.cuts.pop(0) if self.cuts else None
-                threading.Thread(target=self.pass_on, args=(client, limit), daemon=True).start()
+                threading.Thread(target=self.forward, args=(client, limit), daemon=True).start()
 
-    def pass_on(self, client: socket.socket, limit: int | None) -> None:
+    def forward(self, client: socket.socket, limit: int | None) -> None:
         with client, socket.create_connection(self.behind) as server:
             threading.Thread(target=self.copy, args=(client, server, None), daemon=True).start()
             self.copy(server, client, limit)
-            for end in (client, server):  # wakes the other direction
+            for end in (client, server):  # unblocks the other direction
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
@@ -175,7 +175,7 @@ def cut(moto_endpoint: tuple[str, int]) -> Iterator[Cut]:
 
 @pytest.fixture(scope="session")
 def moto_s3(moto_endpoint: tuple[str, int]) -> Any:
-    """The server's S3 without the proxy; making a client is slow, so tests share it."""
+    """The server's S3 without the proxy. Creating a client is slow, so tests share it."""
     import boto3
 
     session = boto3.session.Session("key", "secret", region_name="us-east-1")
@@ -184,7 +184,7 @@ def moto_s3(moto_endpoint: tuple[str, int]) -> Any:
 
 @pytest.fixture
 def bucket(cut: Cut, moto_s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The bucket `transfer-songs`, empty; the tested code's requests go through the proxy `cut`."""
+    """The empty bucket `transfer-songs`; the requests of the tested code go through the proxy `cut`."""
     for name, value in {
         "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1",
         "EC2_METADATA_DISABLED": "true", "CONFIG_FILE": os.devnull, "SHARED_CREDENTIALS_FILE": os.devnull,

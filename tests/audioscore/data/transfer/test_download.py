@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from audioscore.data.transfer import download
-from audioscore.data.transfer.download import Downloaded, Fault, download_all, file_of
+from audioscore.data.transfer.download import Downloaded, FailedDownload, download_all, file_of
 from audioscore.data.transfer.s3 import UNREACHABLE
 from audioscore.errors import DataError
 
 BODY = random.Random(3).randbytes(200_000)
-# Tests in the background may ignore interrupts, and the processes that they start inherit that.
+# A test in the background may ignore interrupts, and the processes that it starts inherit that.
 PROGRAM = """
 import signal
 import sys
@@ -47,10 +47,10 @@ def test_every_job_has_its_result_in_order(web: Any, bucket: Any, tmp_path: Path
     assert [one.path.read_bytes() if isinstance(one, Downloaded) else None for one in found] == [
         b"a", None, b"s3", None, None, None, b"a"
     ]  # fmt: skip
-    reasons = [one.reason for one in found if isinstance(one, Fault)]
+    reasons = [one.reason for one in found if isinstance(one, FailedDownload)]
     for sign, reason in zip(("404 Not Found", "<html", "NoSuchKey", "s3:// "), reasons, strict=True):
         assert sign in reason
-    assert done[-1] == (6, 6)  # links that differ
+    assert done[-1] == (6, 6)  # different links
     assert sum(sizes) == len("a" + "s3" + "<html>")
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == sorted(
         file_of(link, Path()).name for link in (links[0], links[2])
@@ -64,7 +64,7 @@ def test_existing_files_are_reused(web: Any, tmp_path: Path) -> None:
     again = download_all(links, tmp_path)
     assert [one.reused for one in again if isinstance(one, Downloaded)] == [True, True, True, False, True]
     assert [one.path for one in first if isinstance(one, Downloaded)] == [file_of(link, tmp_path) for link in links]
-    assert len(web.asked) == 6
+    assert len(web.requests) == 6
 
 
 @pytest.mark.parametrize(
@@ -86,29 +86,36 @@ def test_a_links_file_has_a_plain_name(uri: str, suffix: str, tmp_path: Path) ->
     assert len(path.stem) == 24
 
 
-def test_invalid_links_are_faults(web: Any, tmp_path: Path) -> None:
+def test_invalid_links_are_failed_downloads(web: Any, tmp_path: Path) -> None:
     links = ["http://[::1", "http://", "https://h/\ud800.m4a", web.serve("a.m4a", BODY)]
-    assert [type(one) for one in download_all(links, tmp_path)] == [Fault, Fault, Fault, Downloaded]
+    assert [type(one) for one in download_all(links, tmp_path)] == [
+        FailedDownload,
+        FailedDownload,
+        FailedDownload,
+        Downloaded,
+    ]
 
 
 def reasons_of(links: list[str], folder: Path, workers: int) -> list[str]:
-    return [one.reason for one in download_all(links, folder, workers=workers) if isinstance(one, Fault)]
+    return [one.reason for one in download_all(links, folder, workers=workers) if isinstance(one, FailedDownload)]
 
 
-def test_an_unreachable_server_is_given_up_after_eight_links(tmp_path: Path) -> None:
+def test_links_of_an_unreachable_server_fail_at_once_after_eight(tmp_path: Path) -> None:
     links = [f"http://me:pw@127.0.0.1:1/x{number}.m4a" for number in range(30)]
-    given_up = [reason for reason in reasons_of(links, tmp_path, 2) if re.search(r"\b8\b", reason)]
-    assert 20 <= len(given_up) <= 22
-    assert given_up[-1].startswith("http://127.0.0.1:1/x29.m4a: 127.0.0.1:1 ")
+    skipped = [reason for reason in reasons_of(links, tmp_path, 2) if re.search(r"\b8\b", reason)]
+    assert 20 <= len(skipped) <= 22
+    assert skipped[-1].startswith("http://127.0.0.1:1/x29.m4a: 127.0.0.1:1 ")
 
 
-def test_a_server_that_answers_is_not_given_up(web: Any, tmp_path: Path) -> None:
+def test_every_link_of_a_responding_server_is_tried(web: Any, tmp_path: Path) -> None:
     reasons = reasons_of([web.serve(f"{number}.m4a", answers=[(404, {})]) for number in range(12)], tmp_path, 2)
     assert ["404" in reason for reason in reasons] == [True] * 12
-    assert len(web.asked) == 12
+    assert len(web.requests) == 12
 
 
-def test_an_unreachable_s3_is_given_up(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_of_an_unreachable_s3_fail_at_once_after_eight(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("botocore.endpoint.time.sleep", lambda seconds: None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     reasons = reasons_of([f"s3://transfer-songs/x{number}" for number in range(12)], tmp_path, 1)
@@ -116,7 +123,7 @@ def test_an_unreachable_s3_is_given_up(bucket: Any, tmp_path: Path, monkeypatch:
     assert re.match(r"s3://transfer-songs/x11: S3 .*\b8\b", reasons[11])
 
 
-def test_a_full_disk_stops_everything_and_keeps_received_bytes(web: Any, tmp_path: Path) -> None:
+def test_a_full_disk_stops_all_downloads_and_keeps_received_bytes(web: Any, tmp_path: Path) -> None:
     links = [web.serve("small.m4a", b"x"), web.serve("large.m4a", BODY), web.serve("next.m4a", BODY)]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))  # the largest file that may be written
@@ -127,11 +134,11 @@ def test_a_full_disk_stops_everything_and_keeps_received_bytes(web: Any, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert re.search(rf"{tmp_path}: .*\(File too large\).*\b1 of 3\b.*\b0\.1 MB", str(caught.value))
     assert isinstance(caught.value.__cause__, OSError)
-    assert len(web.asked) == 2
+    assert len(web.requests) == 2
     found = download_all(links, tmp_path)
     assert all(isinstance(one, Downloaded) for one in found)
     assert web.sent["large.m4a"] <= len(BODY) * 2
-    assert ("large.m4a", "bytes=150000-") in web.asked
+    assert ("large.m4a", "bytes=150000-") in web.requests
 
 
 def test_an_unwritable_folder_is_named(web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +150,7 @@ def test_an_unwritable_folder_is_named(web: Any, tmp_path: Path, monkeypatch: py
         download_all([web.serve("a.m4a", BODY)], tmp_path / "in")
 
 
-def begin(folder: Path, *links: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *links: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", PROGRAM, str(folder), *links]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert process.stdout is not None
@@ -154,7 +161,7 @@ def begin(folder: Path, *links: str) -> "subprocess.Popen[str]":
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_process_resumes(web: Any, tmp_path: Path, how: signal.Signals) -> None:
     link = web.serve("slow.m4a", BODY[:60_000], seconds_between=0.03)
-    process = begin(tmp_path, link)
+    process = start(tmp_path, link)
     time.sleep(0.3)
     process.send_signal(how)
     _, errors = process.communicate(timeout=20)
@@ -162,23 +169,23 @@ def test_a_killed_process_resumes(web: Any, tmp_path: Path, how: signal.Signals)
     arrived = next(tmp_path.glob("*.part")).stat().st_size
     assert 0 < arrived < 60_000
     web.files["slow.m4a"].seconds_between = 0.0
-    before = len(web.asked)
+    before = len(web.requests)
     (found,) = download_all([link], tmp_path)
     assert isinstance(found, Downloaded)
     assert found.path.read_bytes() == BODY[:60_000]
-    assert web.asked[before:] == [("slow.m4a", f"bytes={arrived}-")]
+    assert web.requests[before:] == [("slow.m4a", f"bytes={arrived}-")]
     assert [path.suffix for path in tmp_path.iterdir()] == [".m4a"]
 
 
 def test_an_interrupt_does_not_wait_for_a_slow_server(web: Any, tmp_path: Path) -> None:
-    process = begin(tmp_path, web.serve("slow.m4a", BODY[:3000], seconds_between=30.0))
+    process = start(tmp_path, web.serve("slow.m4a", BODY[:3000], seconds_between=30.0))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)  # the server needs 60 s
     assert "KeyboardInterrupt" in errors
     assert next(tmp_path.glob("*.part")).stat().st_size == 1000
 
 
-def test_a_note_beside_a_whole_file_is_removed(web: Any, tmp_path: Path) -> None:
+def test_a_note_beside_a_complete_file_is_removed(web: Any, tmp_path: Path) -> None:
     link = web.serve("a.m4a", BODY)
     target = file_of(link, tmp_path)
     target.write_bytes(BODY)

@@ -18,15 +18,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from audioscore.data.transfer.http import download_http, new_session, shown
-from audioscore.data.transfer.pool import Unreachable
+from audioscore.data.transfer.http import download_http, new_session, redact
+from audioscore.data.transfer.pool import ServerUnreachable
 from audioscore.errors import AudioError
 
 BODY = random.Random(1).randbytes(300_000)
 
 
 def get(url: str, folder: Path, **options: Any) -> bytes:
-    """The content downloaded; afterwards the folder holds the file alone."""
+    """Download the file, check that the folder holds nothing else, and return its content."""
     download_http(url, folder / "file.m4a", partial=folder / "file.m4a.part", **options)
     assert [path.name for path in folder.iterdir()] == ["file.m4a"]
     return (folder / "file.m4a").read_bytes()
@@ -42,13 +42,13 @@ def refused(url: str, folder: Path, details: str = "", *, kind: type[AudioError]
 
 
 def leave_half(folder: Path, url: str, size: int, version: str | None = '"v1"', whole: int | None = len(BODY)) -> None:
-    """Write what a killed download leaves behind."""
+    """Write the files that a killed download leaves."""
     (folder / "file.m4a.part").write_bytes(BODY[:size])
     note = {"uri": url, "version": version, "size": whole, "checksums": {}}
     (folder / "file.m4a.part.json").write_text(json.dumps(note))
 
 
-def test_a_recording_is_downloaded_whole(web: Any, tmp_path: Path) -> None:
+def test_a_recording_is_downloaded_completely(web: Any, tmp_path: Path) -> None:
     pieces: list[int] = []
     assert get(web.serve("a.m4a", BODY), tmp_path, progress=pieces.append) == BODY
     assert sum(pieces) == len(BODY)
@@ -58,10 +58,10 @@ def test_a_recording_is_downloaded_whole(web: Any, tmp_path: Path) -> None:
 
 def test_broken_connections_resume(web: Any, tmp_path: Path) -> None:
     assert get(web.serve("a.m4a", BODY, drops=[70_000, 1, 100_000]), tmp_path) == BODY
-    assert web.asked == [("a.m4a", None), *(("a.m4a", f"bytes={start}-") for start in (70_000, 70_001, 170_001))]
+    assert web.requests == [("a.m4a", None), *(("a.m4a", f"bytes={start}-") for start in (70_000, 70_001, 170_001))]
     assert web.sent["a.m4a"] == len(BODY)  # no byte twice
-    assert get(web.serve("many.m4a", BODY, drops=[20_000] * 14), tmp_path) == BODY  # more than 5 tries: each has bytes
-    assert len(web.asked) == 4 + 15
+    assert get(web.serve("many.m4a", BODY, drops=[20_000] * 14), tmp_path) == BODY  # more than 5 tries
+    assert len(web.requests) == 4 + 15
 
 
 def test_a_killed_download_resumes(web: Any, tmp_path: Path) -> None:
@@ -69,13 +69,13 @@ def test_a_killed_download_resumes(web: Any, tmp_path: Path) -> None:
     leave_half(tmp_path, url, 120_000)
     assert get(url, tmp_path) == BODY
     assert web.sent["a.m4a"] == len(BODY) - 120_000
-    leave_half(tmp_path, url, len(BODY))  # killed before the file got its name
+    leave_half(tmp_path, url, len(BODY))  # killed before the file was renamed
     assert get(url, tmp_path) == BODY
-    assert len(web.asked) == 1
+    assert len(web.requests) == 1
     (tmp_path / "file.m4a").unlink()
     leave_half(tmp_path, f"{web.url}/other.m4a", 1000)
     assert get(url, tmp_path) == BODY
-    assert web.asked[1:] == [("a.m4a", None)]
+    assert web.requests[1:] == [("a.m4a", None)]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_killed_download_resumes(web: Any, tmp_path: Path) -> None:
         (1000, '"v1"', len(BODY), True),
     ],
 )
-def test_an_unusable_beginning_is_replaced(
+def test_an_unusable_partial_file_is_replaced(
     web: Any, tmp_path: Path, size: int, version: str | None, whole: int, damage: bool
 ) -> None:
     url = web.serve("a.m4a", BODY)
@@ -98,15 +98,15 @@ def test_an_unusable_beginning_is_replaced(
     assert get(url, tmp_path) == BODY
 
 
-def test_the_date_stands_in_for_an_etag_and_a_weak_etag_does_not(web: Any, tmp_path: Path) -> None:
+def test_a_date_or_a_strong_etag_allows_resuming(web: Any, tmp_path: Path) -> None:
     date = formatdate(1e9, usegmt=True)
-    # The test's server compares no dates: it sends the whole again.
-    served = {"etag": None, "headers": {"Last-Modified": date}, "takes_range": False}
+    # The test's server does not compare dates: it sends the complete file again.
+    served = {"etag": None, "headers": {"Last-Modified": date}, "supports_range": False}
     assert get(web.serve("a.m4a", BODY, drops=[70_000], **served), tmp_path) == BODY
-    assert web.asked[1] == ("a.m4a", "bytes=70000-")
+    assert web.requests[1] == ("a.m4a", "bytes=70000-")
     assert web.sent["a.m4a"] == len(BODY) + 70_000
     assert get(web.serve("weak.m4a", BODY, etag='W/"v1"', drops=[70_000]), tmp_path) == BODY
-    assert web.asked[-1] == ("weak.m4a", None)
+    assert web.requests[-1] == ("weak.m4a", None)
 
 
 def test_two_versions_are_never_mixed(web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,28 +123,28 @@ def test_two_versions_are_never_mixed(web: Any, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(web, "answer", ignore_if_range)
     assert get(url, tmp_path) == newer
-    assert [wanted for path, wanted in web.asked if path == "b.m4a"] == ["bytes=1000-", None]
+    assert [requested for path, requested in web.requests if path == "b.m4a"] == ["bytes=1000-", None]
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-def test_passing_faults_are_tried_again(web: Any, tmp_path: Path, status: int) -> None:
+def test_transient_statuses_are_retried(web: Any, tmp_path: Path, status: int) -> None:
     assert get(web.serve("a.m4a", BODY, answers=[(status, {})]), tmp_path) == BODY
-    assert len(web.asked) == 2
+    assert len(web.requests) == 2
 
 
 def test_pauses_follow_retry_after_within_bounds(web: Any, tmp_path: Path) -> None:
     waited: list[float] = []
-    asks = ["7", "100000", formatdate(0), "soon"]
-    url = web.serve("a.m4a", BODY, answers=[(429, {"Retry-After": text}) for text in asks])
+    values = ["7", "100000", formatdate(0), "soon"]
+    url = web.serve("a.m4a", BODY, answers=[(429, {"Retry-After": text}) for text in values])
     assert get(url, tmp_path, sleep=waited.append) == BODY
     assert waited[:3] == [7.0, 60.0, 0.0]
-    assert 0.004 <= waited[3] <= 0.008  # the fourth of growing pauses that begin at 0.001 here
+    assert 0.004 <= waited[3] <= 0.008  # the fourth back-off pause; the first is 0.001 s here
 
 
-def test_after_five_tries_the_fault_is_raised(web: Any, tmp_path: Path) -> None:
+def test_the_error_is_raised_after_five_tries(web: Any, tmp_path: Path) -> None:
     refused(web.serve("a.m4a", BODY, answers=[(503, {})] * 9), tmp_path, r"\b503 .*\b5\b.*\b0 bytes")
-    assert len(web.asked) == 5
-    url = web.serve("b.m4a", BODY[:1000], length=2000, takes_range=False)
+    assert len(web.requests) == 5
+    url = web.serve("b.m4a", BODY[:1000], length=2000, supports_range=False)
     refused(url, tmp_path, r"\b5\b.*\b1000 bytes")
 
 
@@ -152,7 +152,7 @@ def test_after_five_tries_the_fault_is_raised(web: Any, tmp_path: Path) -> None:
 def test_final_statuses_are_raised_at_once(web: Any, tmp_path: Path, status: int) -> None:
     url = web.serve("a.m4a", answers=[(status, {})])
     refused(url, tmp_path, rf"\b{status}\b.*{HTTPStatus(status).phrase}")
-    assert len(web.asked) == 1
+    assert len(web.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_web_page_or_message_is_refused(web: Any, tmp_path: Path, body: bytes,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_size_limit_holds_for_compressed_answers_too(web: Any, tmp_path: Path) -> None:
+def test_the_size_limit_holds_for_compressed_responses_too(web: Any, tmp_path: Path) -> None:
     refused(web.serve("a.m4a", BODY), tmp_path, r"\b300000 bytes.*\b1000\b", limit=1000)
     compressed = {"headers": {"Content-Encoding": "gzip"}}
     url = web.serve("zeros.m4a", gzip.compress(bytes(1 << 20)), **compressed)  # of unknown size until decompressed
@@ -208,7 +208,7 @@ def test_redirects_are_followed_ten_times_and_to_the_web_only(web: Any, tmp_path
     assert get(web.serve("go", answers=[(302, {"Location": "/a.m4a"})] * 2), tmp_path) == BODY
     (tmp_path / "file.m4a").unlink()
     refused(web.serve("round", answers=[(302, {"Location": "/round"})] * 50), tmp_path, r"\b10\b")
-    assert len(web.asked) == 4 + 11
+    assert len(web.requests) == 4 + 11
     for target in ("file:///etc/passwd", "ftp://host/a.m4a"):
         refused(web.serve("out.m4a", answers=[(302, {"Location": target})]), tmp_path, target)
 
@@ -221,25 +221,25 @@ def test_an_invalid_link_is_refused(tmp_path: Path, url: str) -> None:
 
 
 def test_an_unknown_host_and_a_closed_port(tmp_path: Path) -> None:
-    refused("http://nowhere.invalid/a.m4a", tmp_path, r"\b5\b", kind=Unreachable)
+    refused("http://nowhere.invalid/a.m4a", tmp_path, r"\b5\b", kind=ServerUnreachable)
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{held.getsockname()[1]}/a.m4a"
-        refused(url, tmp_path, r"Connection refused.*\b5\b", kind=Unreachable)
+        refused(url, tmp_path, r"Connection refused.*\b5\b", kind=ServerUnreachable)
 
 
-def test_a_server_that_stops_answering(web: Any, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, and never answers
+def test_a_server_that_stops_responding(web: Any, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never responds
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.m4a"
-        refused(url, tmp_path, r"\b5\b", kind=Unreachable, timeouts=(1.0, 0.05))
+        refused(url, tmp_path, r"\b5\b", kind=ServerUnreachable, timeouts=(1.0, 0.05))
     url = web.serve("slow.m4a", BODY[:5000], seconds_between=0.4)
-    assert get(url, tmp_path, timeouts=(1.0, 0.2)) == BODY[:5000]  # each answer sends a piece before it stops
-    assert len(web.asked) == 5
+    assert get(url, tmp_path, timeouts=(1.0, 0.2)) == BODY[:5000]  # each response sends a piece before it stalls
+    assert len(web.requests) == 5
 
 
 def test_a_server_without_tls(web: Any, tmp_path: Path) -> None:
     url = web.serve("a.m4a", BODY).replace("http:", "https:")
-    refused(url, tmp_path, r"TLS.*\b5\b", kind=Unreachable)
+    refused(url, tmp_path, r"TLS.*\b5\b", kind=ServerUnreachable)
 
 
 def test_an_untrusted_certificate(web: Any, tmp_path: Path) -> None:
@@ -257,6 +257,6 @@ def test_an_untrusted_certificate(web: Any, tmp_path: Path) -> None:
     refused(web.serve("a.m4a", BODY).replace("http:", "https:"), tmp_path / "in", r"\(.*self-signed.*\)")
 
 
-def test_secrets_in_links_are_not_shown() -> None:
-    assert shown("http://me:pw@h/a?x=1&token=abc&y=2&AccessKeyId=k") == "http://h/a?x=1&token=...&y=2&AccessKeyId=..."
-    assert shown("http://h/a@b?c=d") == "http://h/a@b?c=d"
+def test_secrets_in_links_are_redacted() -> None:
+    assert redact("http://me:pw@h/a?x=1&token=abc&y=2&AccessKeyId=k") == "http://h/a?x=1&token=...&y=2&AccessKeyId=..."
+    assert redact("http://h/a@b?c=d") == "http://h/a@b?c=d"

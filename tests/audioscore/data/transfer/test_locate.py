@@ -30,7 +30,7 @@ def refused(audio_file: str, root: str | Path, details: str = ".", **options: bo
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_names_as_people_give_them(tmp_path: Path, name: str) -> None:
+def test_awkward_names(tmp_path: Path, name: str) -> None:
     path = put(tmp_path / name)
     assert locate(name, tmp_path) == Location("file", path=path)
     assert locate(f"./{name}", str(tmp_path)).path == path
@@ -39,15 +39,15 @@ def test_names_as_people_give_them(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("on_disk", "written"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
-def test_either_normal_form_of_a_name(tmp_path: Path, on_disk: str, written: str) -> None:
+def test_both_normal_forms_of_a_name(tmp_path: Path, on_disk: str, written: str) -> None:
     name = "\u00e9t\u00e9/\u304c.m4a"
     path = put(tmp_path / unicodedata.normalize(on_disk, name))
-    asked = unicodedata.normalize(written, name)
-    assert locate(asked, tmp_path).path == path
-    assert locate(f"/old/{asked}", tmp_path).path == path
+    requested = unicodedata.normalize(written, name)
+    assert locate(requested, tmp_path).path == path
+    assert locate(f"/old/{requested}", tmp_path).path == path
     mixed = f"{unicodedata.normalize('NFC', name).split('/')[0]}/{unicodedata.normalize('NFD', name).split('/')[1]}"
     assert locate(mixed, tmp_path).path == path
-    absolute = str(tmp_path / unicodedata.normalize(on_disk, asked))
+    absolute = str(tmp_path / unicodedata.normalize(on_disk, requested))
     assert locate(absolute, "/", absolute_allowed=True).path == path
 
 
@@ -68,10 +68,10 @@ def test_the_longest_trailing_part_of_an_absolute_path(tmp_path: Path) -> None:
     refused("/disk/b.m4a", tmp_path, rf"{tmp_path}\..*--audio")
 
 
-def test_absolute_paths_stand_for_themselves_beside_their_table(tmp_path: Path) -> None:
+def test_absolute_paths_are_used_unchanged_where_allowed(tmp_path: Path) -> None:
     inside, outside = put(tmp_path / "root" / "a.m4a"), put(tmp_path / "other" / "a.m4a")
     assert locate(str(outside), tmp_path / "root", absolute_allowed=True).path == outside
-    assert locate(str(outside), tmp_path / "root").path == inside  # under an explicit root, never outside
+    assert locate(str(outside), tmp_path / "root").path == inside  # with an explicit root, never outside it
     refused("/nowhere/a.m4a", tmp_path / "root", f"{tmp_path / 'root'}", absolute_allowed=True)
 
 
@@ -112,7 +112,7 @@ def test_only_regular_files_are_located(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "dead.m4a").symlink_to("gone.m4a")
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as held:
-        held.bind("s.m4a")  # its whole path may be too long for a socket
+        held.bind("s.m4a")  # the complete path may be too long for a socket
     for name, details in (
         ("folder.m4a", ": .*folder"), ("pipe.m4a", ": .*pipe"), ("/dev/null", "device"), ("s.m4a", "socket"),
         ("dead.m4a", f": .*{tmp_path / 'gone.m4a'}"), ("gone.m4a", f": .*{tmp_path}"), ("folder.m4a/x/y.m4a", "."),
@@ -125,7 +125,7 @@ def test_only_regular_files_are_located(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_unreadable_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "a.m4a")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # a superuser may read everything
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # a superuser can read every file
     refused("a.m4a", tmp_path, "(?i)permission")
 
     def deny(path: Path) -> None:
@@ -138,7 +138,7 @@ def test_unreadable_files_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("link", "kind"), [("http://h/a b.m4a", "http"), ("https://h/歌.m4a?x=1", "http"), ("s3://b/录音 1/a.m4a", "s3")]
 )
-def test_links_stand_for_themselves(tmp_path: Path, link: str, kind: str) -> None:
+def test_links_are_returned_unchanged(tmp_path: Path, link: str, kind: str) -> None:
     assert locate(link, tmp_path) == locate(link, "s3://other") == Location(kind, uri=link)
     scheme = link.split(":")[0]
     assert locate(link.replace(scheme, scheme.upper(), 1), tmp_path).uri == link

@@ -5,7 +5,7 @@ import pytest
 from audioscore.data.transfer.pool import Hooks, Stopped, run_all
 
 
-def test_results_come_in_the_tasks_order() -> None:
+def test_results_are_in_the_order_of_the_tasks() -> None:
     done_of: list[tuple[int, int]] = []
     sizes: list[int] = []
     first = threading.Event()
@@ -14,27 +14,27 @@ def test_results_come_in_the_tasks_order() -> None:
         assert first.wait(10)
         return "slow"
 
-    def quick(hooks: Hooks) -> str:
+    def fast(hooks: Hooks) -> str:
         hooks.received(7)
         first.set()
-        return "quick"
+        return "fast"
 
-    def note(done: int, of: int) -> None:
+    def record(done: int, of: int) -> None:
         assert threading.current_thread() is threading.main_thread()
         done_of.append((done, of))
 
-    assert run_all([slow, quick], workers=2, progress=note, bytes_progress=sizes.append) == ["slow", "quick"]
+    assert run_all([slow, fast], workers=2, progress=record, bytes_progress=sizes.append) == ["slow", "fast"]
     assert done_of == [(1, 2), (2, 2)]
     assert sizes == [7]
     assert run_all([], workers=2) == []
 
 
-def test_a_fault_stops_the_others_and_is_raised() -> None:
+def test_an_error_stops_the_other_tasks_and_is_raised() -> None:
     ended: list[str] = []
-    begun = threading.Event()
+    started = threading.Event()
 
     def endless(hooks: Hooks) -> None:
-        begun.set()
+        started.set()
         try:
             hooks.sleep(3600)
         except Stopped:
@@ -42,7 +42,7 @@ def test_a_fault_stops_the_others_and_is_raised() -> None:
             raise
 
     def bad(hooks: Hooks) -> None:
-        assert begun.wait(10)
+        assert started.wait(10)
         raise ValueError("full")
 
     later: list[int] = []
@@ -52,7 +52,7 @@ def test_a_fault_stops_the_others_and_is_raised() -> None:
     assert later == []
 
 
-def test_what_a_progress_bar_raises_stops_the_tasks() -> None:
+def test_an_exception_of_a_progress_bar_stops_the_tasks() -> None:
     stopped = threading.Event()
 
     def endless(hooks: Hooks) -> None:

@@ -1,4 +1,6 @@
+import base64
 import contextlib
+import hashlib
 import io
 import random
 import re
@@ -11,8 +13,16 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from audioscore.data.transfer.pool import Unreachable
-from audioscore.data.transfer.s3 import connect, download_object, explain, list_objects, split_uri
+from audioscore.data.transfer.pool import ServerUnreachable
+from audioscore.data.transfer.s3 import (
+    connect,
+    download_object,
+    list_objects,
+    remove_objects,
+    s3_error,
+    split_uri,
+    upload_object,
+)
 from audioscore.errors import AudioError, DataError
 
 BODY = random.Random(2).randbytes(600_000)
@@ -27,7 +37,7 @@ def client(bucket: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def asked(client: Any) -> list[str | None]:
+def requested_ranges(client: Any) -> list[str | None]:
     """The Range of each request for an object, in order."""
     found: list[str | None] = []
     note = lambda params, **_: found.append(params["headers"].get("Range"))  # noqa: E731
@@ -36,7 +46,7 @@ def asked(client: Any) -> list[str | None]:
 
 
 def get(client: Any, folder: Path, key: str = KEY, **options: Any) -> bytes:
-    """The content downloaded; afterwards the folder holds the file alone."""
+    """Download the file, check that the folder holds nothing else, and return its content."""
     download_object(client, BUCKET, key, folder / "file.m4a", partial=folder / "file.m4a.part", **options)
     assert [path.name for path in folder.iterdir()] == ["file.m4a"]
     return (folder / "file.m4a").read_bytes()
@@ -49,7 +59,7 @@ def refused(client: Any, folder: Path, details: str, bucket: str = BUCKET, key: 
     assert "\n" not in str(caught.value)
 
 
-def test_an_object_is_downloaded_whole(bucket: Any, client: Any, tmp_path: Path) -> None:
+def test_an_object_is_downloaded_completely(bucket: Any, client: Any, tmp_path: Path) -> None:
     bucket.put_object(Key=KEY, Body=BODY)
     pieces: list[int] = []
     assert get(client, tmp_path, progress=pieces.append) == BODY
@@ -63,16 +73,18 @@ def test_an_object_is_downloaded_whole(bucket: Any, client: Any, tmp_path: Path)
         assert get(client, tmp_path, key) == body
 
 
-def test_cut_connections_resume(bucket: Any, client: Any, cut: Any, asked: list[str | None], tmp_path: Path) -> None:
+def test_cut_connections_resume(
+    bucket: Any, client: Any, cut: Any, requested_ranges: list[str | None], tmp_path: Path
+) -> None:
     bucket.put_object(Key=KEY, Body=BODY)
     cut.cuts = [200_000, 300_000]
     pieces: list[int] = []
     assert get(client, tmp_path, progress=pieces.append) == BODY
     assert sum(pieces) == len(BODY)  # no byte twice
-    assert len(asked) == 3
-    assert asked[0] is None
-    starts = [int(str(wanted)[6:-1]) for wanted in asked[1:]]
-    assert 200_000 - (1 << 17) < starts[0] <= 200_000  # the last piece was not whole, and headers count as well
+    assert len(requested_ranges) == 3
+    assert requested_ranges[0] is None
+    starts = [int(str(requested)[6:-1]) for requested in requested_ranges[1:]]
+    assert 200_000 - (1 << 17) < starts[0] <= 200_000  # the last piece was incomplete, and headers count as well
     assert starts[0] < starts[1] <= 500_000
 
 
@@ -89,7 +101,9 @@ def test_two_versions_are_never_mixed(bucket: Any, client: Any, cut: Any, tmp_pa
     assert len(changed) == 2  # after the cut, and after If-Match failed
 
 
-def test_a_killed_download_resumes(bucket: Any, client: Any, asked: list[str | None], tmp_path: Path) -> None:
+def test_a_killed_download_resumes(
+    bucket: Any, client: Any, requested_ranges: list[str | None], tmp_path: Path
+) -> None:
     bucket.put_object(Key=KEY, Body=BODY)
 
     def kill(size: int) -> None:
@@ -100,7 +114,7 @@ def test_a_killed_download_resumes(bucket: Any, client: Any, asked: list[str | N
         get(client, tmp_path, progress=kill)
     arrived = (tmp_path / "file.m4a.part").stat().st_size
     assert get(client, tmp_path) == BODY
-    assert asked == [None, f"bytes={arrived}-"]
+    assert requested_ranges == [None, f"bytes={arrived}-"]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +128,7 @@ def test_a_killed_download_resumes(bucket: Any, client: Any, asked: list[str | N
         ({"ETag": '"x"', "ChecksumSHA256": "AAAA-2"}, None),
     ],
 )
-def test_checksums_are_read_from_answers(answer: dict[str, str], checksum: str | None, tmp_path: Path) -> None:
+def test_checksums_are_read_from_responses(answer: dict[str, str], checksum: str | None, tmp_path: Path) -> None:
     client: Any = SimpleNamespace(get_object=lambda **_: {"ContentLength": 1, "Body": io.BytesIO(b"x"), **answer})
     if checksum is None:
         assert get(client, tmp_path, "a") == b"x"
@@ -133,9 +147,9 @@ def test_missing_objects_and_buckets_are_named(client: Any, cut: Any, tmp_path: 
 def test_an_error_code_is_part_of_the_message(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
-    fault = explain(ClientError({"Error": {"Code": code, "Message": "why"}}, "GetObject"), "s3://b/k")
-    assert re.match(rf"s3://b/k .*\bAWS \({code}: ", str(fault))
-    assert type(fault) is AudioError
+    error = s3_error(ClientError({"Error": {"Code": code, "Message": "why"}}, "GetObject"), "s3://b/k")
+    assert re.match(rf"s3://b/k .*\bAWS \({code}: ", str(error))
+    assert type(error) is AudioError
 
 
 def test_missing_credentials_and_profiles(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +167,7 @@ def test_an_unreachable_endpoint(bucket: Any, tmp_path: Path, monkeypatch: pytes
         held.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{held.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        unreachable = pytest.raises(Unreachable, match=f"^s3://transfer-songs/a .*{address}")
+        unreachable = pytest.raises(ServerUnreachable, match=f"^s3://transfer-songs/a .*{address}")
         with contextlib.closing(connect()) as client, unreachable:
             download_object(client, BUCKET, "a", tmp_path / "a", partial=tmp_path / "a.part")
 
@@ -174,3 +188,66 @@ def test_invalid_names_are_refused(client: Any, cut: Any, tmp_path: Path, bucket
 def test_a_uri_without_a_bucket() -> None:
     with pytest.raises(DataError, match="s3:///a "):
         split_uri("s3:///a")
+
+
+def test_a_file_and_bytes_are_uploaded_with_their_checksum(bucket: Any, client: Any, tmp_path: Path) -> None:
+    source = tmp_path / "file"
+    source.write_bytes(BODY)
+    sent: list[int] = []
+    assert upload_object(client, BUCKET, KEY, source, progress=sent.append) == len(BODY)
+    assert upload_object(client, BUCKET, "note.json", b"{}") == 2
+    assert upload_object(client, BUCKET, "empty", b"") == 0
+    assert sent == [len(BODY)]
+    held = {one.key: one.get()["Body"].read() for one in bucket.objects.all()}
+    assert held == {KEY: BODY, "note.json": b"{}", "empty": b""}
+    answer = client.head_object(Bucket=BUCKET, Key=KEY, ChecksumMode="ENABLED")
+    assert bytes.fromhex(hashlib.sha256(BODY).hexdigest()) == base64.b64decode(answer["ChecksumSHA256"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ({"ETag": f'"{"0" * 32}"'}, False),
+        ({"ETag": f'"{"0" * 32}"', "ServerSideEncryption": "aws:kms"}, True),  # no MD5 of the content
+        ({"ETag": f'"{"0" * 32}-2"'}, True),
+        ({}, True),
+    ],
+)
+def test_the_stored_md5_is_compared(answer: dict[str, str], kept: bool) -> None:
+    client: Any = SimpleNamespace(put_object=lambda **_: answer)
+    if kept:
+        assert upload_object(client, BUCKET, "a", BODY) == len(BODY)
+        return
+    with pytest.raises(DataError, match=rf"^s3://transfer-songs/a .*\b0{{32}}\b.*\b{hashlib.md5(BODY).hexdigest()}\b"):
+        upload_object(client, BUCKET, "a", BODY)
+
+
+def test_failed_writes_are_data_errors(client: Any, cut: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for act in (lambda: upload_object(client, "nowhere", "a", b"x"), lambda: remove_objects(client, "nowhere", ["a"])):
+        with pytest.raises(DataError, match=rf"^s3://nowhere/a .*{cut.endpoint} .*NoSuchBucket") as caught:
+            act()
+        assert not isinstance(caught.value, AudioError)
+    with pytest.raises(FileNotFoundError):
+        upload_object(client, BUCKET, "a", tmp_path / "gone")
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda seconds: None)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{held.getsockname()[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        refused = pytest.raises(DataError, match=f"^s3://transfer-songs/a .*{address}")
+        with contextlib.closing(connect()) as unreachable, refused:
+            upload_object(unreachable, BUCKET, "a", b"x")
+
+
+def test_objects_can_be_removed_twice(bucket: Any, client: Any) -> None:
+    for key in ("a", KEY, "stays"):
+        bucket.put_object(Key=key, Body=b"x")
+    for _ in range(2):
+        assert remove_objects(client, BUCKET, ["a", KEY]) == 0
+    assert [one.key for one in bucket.objects.all()] == ["stays"]
+    assert remove_objects(client, BUCKET, []) == 0
+
+
+def test_kept_versions_are_counted() -> None:
+    client: Any = SimpleNamespace(delete_object=lambda **request: {"DeleteMarker": request["Key"] != "b"})
+    assert remove_objects(client, BUCKET, ["a", "b", "c"]) == 2

@@ -1,13 +1,21 @@
 import json
-import os
-import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from audioscore.data.clips import Clip
+from audioscore.data.index import write_index
 from audioscore.data.labels import write_labels
-from audioscore.data.versions.changes import Moved, OtherFiles, Relabelled, compare_tables, describe, status
+from audioscore.data.versions.changes import (
+    LabelChange,
+    OtherFiles,
+    ScoreChange,
+    compare_tables,
+    describe,
+    last_scores,
+    status,
+)
 from audioscore.data.versions.repository import commit
 from audioscore.data.versions.revision import folder_digest
 from audioscore.errors import DataError
@@ -30,10 +38,10 @@ def test_every_kind_of_change_is_listed() -> None:
     changes = compare_tables(BEFORE, AFTER)
     assert changes.clips == (4, 4)
     assert (changes.added, changes.gone, changes.renamed, changes.replaced) == (["e"], ["b"], [("c", "c2")], ["d"])
-    assert sorted(changes.moved) == [Moved("a", 80.0, 81.0), Moved("c2", 90.0, 92.0)]
+    assert sorted(changes.moved) == [ScoreChange("a", 80.0, 81.0), ScoreChange("c2", 90.0, 92.0)]
     assert changes.relabelled == [
-        Relabelled("a", "singer_id", "s1", "s9"),
-        Relabelled("a", "source", "ktv", "acapella"),
+        LabelChange("a", "singer_id", "s1", "s9"),
+        LabelChange("a", "source", "ktv", "acapella"),
     ]
     assert changes.sources == {"acapella": (1, 2), "ktv": (2, 1), "no source": (1, 1)}
     assert (changes.mean_before, changes.mean_after, changes.mean_shift) == (75.0, 72.0, 1.0)
@@ -50,7 +58,7 @@ def test_every_kind_of_change_is_listed() -> None:
     assert document["sources"]["ktv"] == [2, 1]
 
 
-def test_order_and_rows_are_no_change() -> None:
+def test_the_order_of_rows_is_not_a_change() -> None:
     changes = compare_tables(BEFORE, BEFORE[::-1])
     assert not changes
     assert describe(changes) == []
@@ -59,47 +67,31 @@ def test_order_and_rows_are_no_change() -> None:
     assert (bool(empty), empty.clips, empty.mean_before, empty.mean_shift) == (False, (0, 0), None, None)
 
 
-def test_without_content_or_with_copies_names_alone_decide() -> None:
+def test_clips_without_unique_content_are_compared_by_name() -> None:
     assert compare_tables([Clip("a", 1.0)], [Clip("b", 1.0)]).renamed == []
     twice = [Clip("b", 1.0, sha256="A"), Clip("c", 1.0, sha256="A")]
     changes = compare_tables([Clip("a", 1.0, sha256="A")], twice)
     assert (changes.renamed, changes.added, changes.gone) == ([], ["b", "c"], ["a"])
-    assert compare_tables([Clip("a", None)], [Clip("a", 50.0)]).moved == [Moved("a", None, 50.0)]
-
-
-def git(folder: Path, *arguments: str) -> None:
-    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-    command = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=env)
-
-
-def record_in_git(data: Path) -> None:
-    git(data.parent, "add", "data.dvc")
-    git(data.parent, "commit", "-q", "-m", "first")
+    assert compare_tables([Clip("a", None)], [Clip("a", 50.0)]).moved == [ScoreChange("a", None, 50.0)]
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(data: Path, fill: Any) -> Path:
     """Two clips, recorded with DVC but not in git."""
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-    data = tmp_path / "songs" / "data"
-    (data / "audio").mkdir(parents=True)
-    (data.parent / ".dvc").mkdir()
-    git(data.parent, "init", "-q")
-    for name in ("a", "b"):
-        (data / "audio" / f"{name}.wav").write_text(name)
+    fill(data, {"audio/a.wav": "a", "audio/b.wav": "b"})
     write_labels(data / "labels.csv", [Clip("audio/a.wav", 80.0), Clip("audio/b.wav", 70.0)])
     commit(data)
     return data
 
 
-def test_a_clean_folder_and_one_without_a_record(data: Path) -> None:
+def test_a_clean_folder_and_one_without_a_record(data: Path, git: Any) -> None:
     found = status(data)
     assert found.clean
     assert found.digest == found.version == folder_digest(data)
     assert (found.uncommitted is not None, bool(found.uncommitted)) == (True, False)
     assert (found.since, found.version_since, found.committed) == (None, None, None)
-    record_in_git(data)
+    git(data.parent, "add", "data.dvc")
+    git(data.parent, "commit", "-q", "-m", "first")
     found = status(data)
     assert (found.since, found.version_since) == ("HEAD", found.version)
     assert (found.committed is not None, bool(found.committed)) == (True, False)
@@ -109,8 +101,9 @@ def test_a_clean_folder_and_one_without_a_record(data: Path) -> None:
     assert found.to_json()["uncommitted"] is None
 
 
-def test_work_since_the_record_and_since_a_revision(data: Path) -> None:
-    record_in_git(data)
+def test_changes_since_the_record_and_since_a_revision(data: Path, git: Any) -> None:
+    git(data.parent, "add", "data.dvc")
+    git(data.parent, "commit", "-q", "-m", "first")
     git(data.parent, "tag", "v1")
     first = folder_digest(data)
     write_labels(data / "labels.csv", [Clip("audio/a.wav", 85.0), Clip("audio/b.wav", 70.0)])
@@ -126,7 +119,7 @@ def test_work_since_the_record_and_since_a_revision(data: Path) -> None:
     assert found.uncommitted.moved == []
     assert found.other_files == OtherFiles([], [], ["splits.json"])
     assert found.committed is not None
-    assert found.committed.moved == [Moved("audio/a.wav", 80.0, 85.0)]
+    assert found.committed.moved == [ScoreChange("audio/a.wav", 80.0, 85.0)]
     assert found.other_committed == OtherFiles(["splits.json"], [], [])
     document = json.loads(json.dumps(found.to_json()))
     assert (document["clean"], document["committed"]["mean_shift"], document["since"]) == (False, 2.5, "v1")
@@ -138,3 +131,18 @@ def test_an_unknown_revision_and_a_folder_without_a_table_are_refused(data: Path
     (data / "labels.csv").unlink()
     with pytest.raises(DataError, match=r"labels\.csv"):
         status(data)
+
+
+def test_last_scores_are_those_of_every_split_by_source(tmp_path: Path) -> None:
+    assert last_scores(tmp_path) == {}  # never sorted
+    write_index(tmp_path / "index" / "train.json", [[Clip("a", 80.0, source="ktv"), Clip("b", 70.0)], [Clip("c")]])
+    write_index(tmp_path / "index" / "test.json", [[Clip("d", 60.0, source="ktv")]])
+    assert last_scores(tmp_path) == {"ktv": [80.0, 60.0], "": [70.0]}
+
+
+def test_last_scores_refuse_an_index_in_the_wrong_order(tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    rows = '[[{"audio_file": "a", "score": 60}, {"audio_file": "b", "score": 70}]]'
+    (tmp_path / "index" / "val.json").write_text(rows)
+    with pytest.raises(DataError, match=r"val\.json, group 1: a \(score 60, position 1\).* b"):
+        last_scores(tmp_path)

@@ -1,60 +1,46 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from audioscore.data.versions import repository
 from audioscore.data.versions.dvc import open_repository
-from audioscore.data.versions.repository import Version, commit, pull, pull_missing, push, record_of
-from audioscore.data.versions.revision import folder_digest
+from audioscore.data.versions.repository import (
+    Version,
+    commit,
+    pull,
+    pull_missing,
+    push,
+    record_of,
+    recorded_file,
+    recorded_files,
+    recorded_version,
+)
+from audioscore.data.versions.revision import file_md5s, folder_digest
 from audioscore.errors import DataError
 
 FILES = {"labels.csv": "audio_file,score\naudio/a.wav,80\n", "audio/a.wav": "a" * 100, "audio/\u00e9 b.wav": "b"}
+FIRST, SECOND = b"audio_file,score\na.wav,80\n", b"audio_file,score\na.wav,81\n"
 SIZE = sum(len(text.encode()) for text in FILES.values())
 
 
-def fill(folder: Path, files: dict[str, str]) -> None:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def run(folder: Path, *command: str | Path) -> str:
-    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env=env).stdout.strip()
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return run(folder, "git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments)
-
-
-@pytest.fixture(autouse=True)
-def _own_dvc_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("dvc")))
-
-
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """`data` in a new git and DVC repository, with a remote `store` beside the repository."""
-    root = tmp_path / "songs"
-    remote = f"[core]\n    remote = store\n['remote \"store\"']\n    url = {tmp_path}/store\n"
-    fill(root, {".dvc/config": remote, ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n"})
-    git(root, "init", "-q")
-    fill(root / "data", FILES)
-    return root / "data"
+def data(data: Path, fill: Any) -> Path:
+    """The folder `data` of the repository with three files."""
+    return Path(fill(data, FILES))
 
 
 def cached(data: Path) -> list[Path]:
     return [path for path in (data.parent / ".dvc" / "cache").rglob("*") if path.is_file()]
 
 
-def test_a_commit_is_what_dvc_itself_would_record(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_commit_equals_the_record_of_dvc_add(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     version = commit(data)
     assert version == Version(folder_digest(data), 3, SIZE, changed=True)
     record = record_of(data).read_text(encoding="utf-8")
@@ -62,7 +48,7 @@ def test_a_commit_is_what_dvc_itself_would_record(data: Path, capfd: pytest.Capt
         {"md5": version.md5, "size": SIZE, "nfiles": 3, "hash": "md5", "path": "data"}
     ]
     assert (data.parent / ".gitignore").read_text() == "/data\n"
-    assert capfd.readouterr() == ("", "")  # DVC's hints would spoil a JSON document
+    assert capfd.readouterr() == ("", "")  # DVC's hints would corrupt a JSON document
     record_of(data).unlink()
     with open_repository(data) as dvc:
         dvc.add([str(data)])  # what `dvc add data` calls
@@ -70,7 +56,7 @@ def test_a_commit_is_what_dvc_itself_would_record(data: Path, capfd: pytest.Capt
     assert record_of(data).read_text(encoding="utf-8") == record
 
 
-def test_a_second_commit_changes_nothing_and_a_damaged_one_is_completed(data: Path) -> None:
+def test_a_second_commit_changes_nothing_and_a_damaged_one_is_repaired(data: Path) -> None:
     first = commit(data)
     before = {path: path.stat().st_mtime_ns for path in [record_of(data), *cached(data)]}
     assert len(before) == 5
@@ -101,11 +87,11 @@ def test_files_are_never_linked_or_replaced(data: Path) -> None:
 @pytest.mark.parametrize(
     "left", ['{"write": {', '{"write": {"PATH": {"pid": PID, "cmd": "dvc add data"}}, "read": {}}']
 )
-def test_the_list_of_busy_paths_of_a_killed_dvc_is_no_obstacle(data: Path, left: str) -> None:
+def test_the_list_of_busy_paths_of_a_killed_dvc_is_repaired(data: Path, left: str) -> None:
     busy = data.parent / ".dvc" / "tmp" / "rwlock"
     busy.parent.mkdir()
     busy.write_text(left.replace("PATH", str(data)).replace("PID", str(os.getppid())))
-    os.utime(busy, (1, 1))  # the number is in use again, by a process that is younger than the list
+    os.utime(busy, (1, 1))  # the number is in use again, by a process that started after the list was written
     assert commit(data).changed
 
 
@@ -122,13 +108,13 @@ def test_a_busy_path_and_a_locked_repository_name_the_process(data: Path) -> Non
     assert json.loads(busy.read_text())["write"] == {str(data): entry}
 
 
-def test_what_cannot_be_recorded_is_named(data: Path, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_recorded_are_named(data: Path, tmp_path: Path, git: Any, fill: Any) -> None:
     lonely = tmp_path / "lonely" / "data"
     fill(lonely, FILES)
     with pytest.raises(DataError, match=r"lonely/data: .*lonely .*--no-version"):
         commit(lonely)
     fill(tmp_path / "lonely" / ".dvc", {"tmp/.keep": ""})
-    with pytest.raises(DataError, match=r"lonely/data: .*lonely is not a git.*core\.no_scm"):  # DVC's own words
+    with pytest.raises(DataError, match=r"lonely/data: .*lonely is not a git.*core\.no_scm"):  # DVC's message
         commit(lonely)
     (tmp_path / "lonely" / ".dvc" / "config").write_text("[core]\n    remotes = x\n")
     with pytest.raises(DataError, match=r"lonely/data: .*\(.*remotes.*\)"):
@@ -173,7 +159,7 @@ KILLED = """
 
     killed = whole = 0
     for kill in range(kills):
-        if kill % 5 == 0:  # as busy as the machine is now
+        if kill % 5 == 0:  # measure the duration under the current load
             (data / "new.wav").write_bytes(b"whole %d" % kill)
             whole = forked(None)[1]
         (data / "new.wav").write_bytes(b"%d" % kill)
@@ -187,8 +173,8 @@ KILLED = """
 
 
 @pytest.mark.services
-def test_kills_lose_nothing_and_stop_nothing(data: Path) -> None:
-    """Kill 40 commits of 100 linked recordings, at moments spread over one's duration."""
+def test_killed_commits_lose_no_file_and_can_be_repeated(data: Path, run: Any, fill: Any) -> None:
+    """Kill 40 commits of 100 linked recordings, at times spread over the duration of a commit."""
     shutil.rmtree(data)
     fill(data.parent / "delivered", {f"{n:03d}.wav": f"{n:03d}.wav" * 100 for n in range(100)})
     (data / "audio").mkdir(parents=True)
@@ -212,18 +198,18 @@ def test_a_push_sends_what_is_missing_and_a_pull_brings_it_back(data: Path, tmp_
     assert folder_digest(data) == version.md5
 
 
-def test_a_pull_never_overwrites_work_and_needs_a_repository(data: Path, tmp_path: Path) -> None:
+def test_a_pull_never_overwrites_changes_and_needs_a_repository(data: Path, tmp_path: Path, fill: Any) -> None:
     commit(data)
-    (data / "labels.csv").write_text("my own", encoding="utf-8")
+    (data / "labels.csv").write_text("local change", encoding="utf-8")
     with pytest.raises(DataError, match=r"^data\.dvc: .*\(.*labels\.csv.*\)"):
         pull([record_of(data)])
-    assert (data / "labels.csv").read_text(encoding="utf-8") == "my own"
+    assert (data / "labels.csv").read_text(encoding="utf-8") == "local change"
     fill(tmp_path, {"data.dvc": "outs:\n- md5: 5fd2.dir\n  path: data\n"})
     with pytest.raises(DataError, match=r"data\.dvc: .*`dvc init`"):
         pull([tmp_path / "data.dvc"])
 
 
-def test_what_cannot_be_pushed_is_named(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_failed_pushes_name_the_cause(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match=r"data .*data\.dvc\b"):
         push([data])
     commit(data)
@@ -247,12 +233,14 @@ def test_what_cannot_be_pushed_is_named(data: Path, tmp_path: Path, capfd: pytes
 
 @pytest.fixture
 def pulled_records(monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
-    asked: list[list[Path]] = []
-    monkeypatch.setattr(repository, "pull", asked.append)
-    return asked
+    calls: list[list[Path]] = []
+    monkeypatch.setattr(repository, "pull", calls.append)
+    return calls
 
 
-def test_what_is_missing_is_pulled_by_the_record_above_it(tmp_path: Path, pulled_records: list[list[Path]]) -> None:
+def test_a_missing_path_is_pulled_by_the_record_above_it(
+    tmp_path: Path, fill: Any, pulled_records: list[list[Path]]
+) -> None:
     fill(tmp_path, {"encoders.dvc": "outs: []"})
     messages: list[str] = []
     pull_missing(tmp_path / "encoders" / "muq-small", messages.append)
@@ -262,8 +250,8 @@ def test_what_is_missing_is_pulled_by_the_record_above_it(tmp_path: Path, pulled
     assert len(pulled_records) == 2
 
 
-def test_what_is_there_or_has_no_record_is_not_pulled(
-    tmp_path: Path, pulled_records: list[list[Path]], monkeypatch: pytest.MonkeyPatch
+def test_existing_paths_and_those_without_a_record_are_not_pulled(
+    tmp_path: Path, fill: Any, pulled_records: list[list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path, {"data/labels.csv": ""})
     (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {folder_digest(tmp_path / 'data')}\n  path: data\n")
@@ -289,7 +277,65 @@ def test_a_version_that_was_never_pushed_leaves_the_folder_alone(data: Path) -> 
     (data / "new.txt").unlink()
     record.write_text(older)
     shutil.rmtree(data.parent / ".dvc" / "cache")
-    record.write_text(newer)  # as after a `git pull` where the cache never held it
+    record.write_text(newer)  # as after a `git pull`, with a version that was never in the cache
     with pytest.raises(DataError, match=r"data\.dvc: "):
         pull([record])
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture
+def versions(data: Path, git: Any, fill: Any) -> Path:
+    """Two versions of a data folder, tags v1 and v2; tag v0 has no version."""
+    git(data.parent, "add", ".dvc/config")
+    git(data.parent, "commit", "-q", "-m", "empty")
+    git(data.parent, "tag", "v0")
+    shutil.rmtree(data)
+    for tag, table in (("v1", FIRST), ("v2", SECOND)):
+        fill(data, {"labels.csv": table, "\u00e9.wav": tag})
+        commit(data)
+        git(data.parent, "add", "data.dvc")
+        git(data.parent, "commit", "-q", "-m", tag)
+        git(data.parent, "tag", tag)
+    return data
+
+
+def test_files_and_content_of_every_version(versions: Path) -> None:
+    assert (
+        recorded_files(versions)
+        == recorded_files(versions, "HEAD")
+        == recorded_files(versions, "v2")
+        == file_md5s(versions)
+    )
+    assert recorded_files(versions, "v1").keys() == {"labels.csv", "\u00e9.wav"}
+    assert recorded_files(versions, "v1") != recorded_files(versions)
+    assert recorded_file(versions, "labels.csv") == SECOND
+    assert recorded_file(versions, "labels.csv", "v1") == FIRST
+    assert recorded_file(versions, "\u00e9.wav", "HEAD~1") == b"v1"
+    assert recorded_file(versions, "gone.wav") is None
+    (versions / "labels.csv").write_bytes(b"later")  # the record counts, not the folder
+    assert recorded_file(versions, "labels.csv") == SECOND
+
+
+def test_a_revision_without_a_record_has_no_files(versions: Path) -> None:
+    assert (recorded_version(versions, "v0"), recorded_files(versions, "v0")) == (None, {})
+    assert (recorded_file(versions, "x", "v0"), recorded_version(versions.parent / "other")) == (None, None)
+    for revision in ("v9", "--all", "HEAD~9"):
+        with pytest.raises(DataError, match=rf"songs: .*{revision}\b"):
+            recorded_files(versions, revision)
+
+
+def test_content_missing_in_the_cache_is_fetched_from_the_remote(versions: Path) -> None:
+    push([versions])
+    md5s = recorded_files(versions)
+    shutil.rmtree(versions.parent / ".dvc" / "cache")
+    assert recorded_file(versions, "labels.csv") == SECOND
+    assert recorded_files(versions, remote="store") == md5s
+    with pytest.raises(DataError, match=r"data: \w{32}\.dir\b"):
+        recorded_files(versions, "v1")
+
+
+def test_a_folder_without_git_has_no_revisions(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError, match="git"):
+        recorded_files(tmp_path / "data", "HEAD")
+    assert not record_of(tmp_path / "data").exists()

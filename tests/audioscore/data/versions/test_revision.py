@@ -1,9 +1,9 @@
 import hashlib
 import json
 import os
-import subprocess
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,19 +21,7 @@ from audioscore.data.versions.revision import (
 from audioscore.errors import DataError
 
 
-def git(folder: Path, *arguments: str) -> None:
-    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-    command = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=env)
-
-
-def fill(folder: Path, files: dict[str, str]) -> None:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def test_the_digest_is_the_one_dvc_records(tmp_path: Path) -> None:
+def test_the_digest_is_the_one_dvc_records(tmp_path: Path, fill: Any) -> None:
     data = tmp_path / "data"
     tracked = {
         "labels.csv": "audio_file,score\n",
@@ -52,7 +40,7 @@ def test_the_digest_is_the_one_dvc_records(tmp_path: Path) -> None:
     (data / "link.csv").symlink_to("labels.csv")
     (data / "linked").symlink_to("audio")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of DVC's own, about its pygtrie
+        warnings.simplefilter("ignore", DeprecationWarning)  # DVC's own, about its pygtrie
         with Repo.init(str(tmp_path), no_scm=True) as repo:
             repo.add([str(data)])  # what `dvc add data` calls
     recorded = yaml.safe_load((tmp_path / "data.dvc").read_text())["outs"][0]
@@ -62,14 +50,14 @@ def test_the_digest_is_the_one_dvc_records(tmp_path: Path) -> None:
     assert digest_of(dict(reversed(file_md5s(data).items()))) == recorded["md5"]
 
 
-def test_the_digest_of_one_file_and_of_none(tmp_path: Path) -> None:
+def test_the_digest_of_one_file_and_of_an_empty_folder(tmp_path: Path, fill: Any) -> None:
     assert folder_digest(tmp_path) == hashlib.md5(b"[]").hexdigest() + ".dir"
     fill(tmp_path, {"a": "abc"})
-    listed = [{"md5": "900150983cd24fb0d6963f7d28e17f72", "relpath": "a"}]  # RFC 1321's own example
+    listed = [{"md5": "900150983cd24fb0d6963f7d28e17f72", "relpath": "a"}]  # the example of RFC 1321
     assert folder_digest(tmp_path) == hashlib.md5(json.dumps(listed).encode()).hexdigest() + ".dir"
 
 
-def test_names_and_contents_count_and_dates_do_not(tmp_path: Path) -> None:
+def test_the_digest_depends_on_names_and_contents_and_not_on_dates(tmp_path: Path, fill: Any) -> None:
     fill(tmp_path, {"a": "1", "b": "2"})
     first = folder_digest(tmp_path)
     os.utime(tmp_path / "a", (0, 0))
@@ -80,7 +68,7 @@ def test_names_and_contents_count_and_dates_do_not(tmp_path: Path) -> None:
     assert len({first, renamed, folder_digest(tmp_path)}) == 3
 
 
-def test_what_has_no_digest_is_named(tmp_path: Path) -> None:
+def test_folders_without_a_digest_are_refused(tmp_path: Path, fill: Any) -> None:
     with pytest.raises(DataError, match="gone: "):
         folder_digest(tmp_path / "gone")
     fill(tmp_path / "a", {"sub/.dvcignore": "*.tmp"})
@@ -92,7 +80,7 @@ def test_what_has_no_digest_is_named(tmp_path: Path) -> None:
         folder_digest(tmp_path / "b")
 
 
-def test_a_record_without_a_digest_is_refused(tmp_path: Path) -> None:
+def test_a_record_without_a_digest_is_refused(tmp_path: Path, fill: Any) -> None:
     data = tmp_path / "data"
     assert data_revision(data) is None
     fill(tmp_path, {"data.dvc": "outs:\n- md5: 5fd2.dir\n  path: data\n"})
@@ -103,17 +91,19 @@ def test_a_record_without_a_digest_is_refused(tmp_path: Path) -> None:
             data_revision(data)
 
 
-def test_in_an_image_the_revision_is_what_its_build_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for unnoted in ("", "unknown"):
-        monkeypatch.setenv("AUDIOSCORE_CODE_REVISION", unnoted)
+def test_the_revision_of_an_image_is_the_one_that_its_build_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for missing in ("", "unknown"):
+        monkeypatch.setenv("AUDIOSCORE_CODE_REVISION", missing)
         assert image_revision() is None
         assert code_revision(tmp_path) == "unknown"
     monkeypatch.setenv("AUDIOSCORE_CODE_REVISION", "12ab")
     assert image_revision() == code_revision(tmp_path) == "12ab"
 
 
-def test_the_code_revision_is_the_commit_and_marks_uncommitted_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_code_revision_is_the_commit_and_marks_uncommitted_changes(
+    tmp_path: Path, git: Any, fill: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AUDIOSCORE_CODE_REVISION", raising=False)
     assert code_revision(tmp_path) == "unknown"

@@ -1,6 +1,5 @@
 import os
 import re
-import subprocess
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from botocore.response import StreamingBody
 from dvc.repo import Repo
 from moto.server import ThreadedMotoServer
 
-from audioscore.data.transfer import pool as retry
+from audioscore.data.transfer import pool
 from audioscore.data.versions.revision import folder_digest
 from audioscore.data.versions.storage import FetchReport, fetch
 from audioscore.errors import DataError
@@ -22,19 +21,12 @@ FILES = {"labels.csv": b"audio_file,score\naudio/a.m4a,80\n", "audio/a.m4a": b"a
 SIZE = sum(map(len, FILES.values()))
 
 
-def fill(folder: Path) -> Path:
-    for name, content in FILES.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_folder_is_linked_and_symbolic_links_become_files(tmp_path: Path) -> None:
-    source, target = fill(tmp_path / "source"), tmp_path / "run" / "data"
+def test_a_folder_is_linked_and_symbolic_links_become_files(tmp_path: Path, fill: Any) -> None:
+    source, target = fill(tmp_path / "source", FILES), tmp_path / "run" / "data"
     assert fetch(str(source), target) == FetchReport(str(source), "folder", 3, SIZE, None)
     assert contents(target) == FILES
     assert (target / "labels.csv").samefile(source / "labels.csv")
@@ -46,10 +38,10 @@ def test_a_folder_is_linked_and_symbolic_links_become_files(tmp_path: Path) -> N
     assert (tmp_path / "second" / "link.m4a").read_bytes() == FILES["audio/a.m4a"]
 
 
-def test_a_target_with_files_is_never_replaced(tmp_path: Path) -> None:
-    source, target = fill(tmp_path / "source"), tmp_path / "target"
+def test_a_target_with_files_is_never_replaced(tmp_path: Path, fill: Any) -> None:
+    source, target = fill(tmp_path / "source", FILES), tmp_path / "target"
     target.mkdir()
-    fetch(str(source), target)  # an empty one is no obstacle
+    fetch(str(source), target)  # an empty folder is allowed
     for unfit in (target, source / "inner"):
         with pytest.raises(DataError, match=re.escape(str(unfit))):
             fetch(str(source), unfit)
@@ -66,19 +58,19 @@ def test_a_target_with_files_is_never_replaced(tmp_path: Path) -> None:
         ("s3://", r"s3://.*bucket"),
     ],
 )
-def test_what_is_nowhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, message: str) -> None:
+def test_a_missing_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message):
         fetch(uri, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
 
-def test_an_empty_folder_and_dead_links_are_refused(tmp_path: Path) -> None:
+def test_an_empty_folder_and_dead_links_are_refused(tmp_path: Path, fill: Any) -> None:
     source = tmp_path / "source"
     source.mkdir()
     with pytest.raises(DataError, match=r"source\b.*\bempty\b"):
         fetch(str(source), tmp_path / "target")
-    fill(source)
+    fill(source, FILES)
     (source / "dead.m4a").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"1 of 4 .*\(dead\.m4a\)"):
         fetch(str(source), tmp_path / "target")
@@ -117,7 +109,7 @@ def test_a_prefix_becomes_a_folder(tmp_path: Path, bucket: Any, prefix: str, suf
     uri = f"s3://{bucket.name}{suffix}"
     upload(bucket, prefix)
     if prefix:
-        bucket.put_object(Key=f"{prefix}audio/", Body=b"")  # what consoles make to show a folder
+        bucket.put_object(Key=f"{prefix}audio/", Body=b"")  # as S3 consoles create to show a folder
         bucket.put_object(Key=f"{prefix.rstrip('/')}-2/other", Body=b"x")
     assert fetch(uri, tmp_path / "target") == FetchReport(uri, "s3", 3, SIZE, None)
     assert contents(tmp_path / "target") == FILES
@@ -133,7 +125,7 @@ def test_a_listing_of_several_pages_is_read_to_its_end(
     assert fetch(f"s3://{bucket.name}/p", tmp_path / "target").files == 12
 
 
-def test_objects_in_parts_and_under_their_own_key_are_fetched(tmp_path: Path, bucket: Any) -> None:
+def test_multipart_and_encrypted_objects_are_fetched(tmp_path: Path, bucket: Any) -> None:
     upload(bucket, "p/")
     parts = bucket.Object("p/parts").initiate_multipart_upload()
     sent = parts.Part(1).upload(Body=b"parts")
@@ -145,7 +137,7 @@ def test_objects_in_parts_and_under_their_own_key_are_fetched(tmp_path: Path, bu
 
 
 @pytest.mark.parametrize(("stored_with", "words"), [("CRC32", "checksum"), (None, "MD5 [0-9a-f]{32}.*[0-9a-f]{32}")])
-def test_damage_on_the_way_is_noticed_and_leaves_nothing(
+def test_damage_during_the_transfer_is_detected_and_leaves_no_files(
     tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch, stored_with: str | None, words: str
 ) -> None:
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported" if stored_with else "when_required")
@@ -157,7 +149,7 @@ def test_damage_on_the_way_is_noticed_and_leaves_nothing(
         return b"b" * 100 if chunk == FILES["audio/a.m4a"] else chunk
 
     monkeypatch.setattr(StreamingBody, "read", damaged)
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.0)
     with pytest.raises(DataError, match=rf"s3://{bucket.name}/p/audio/a\.m4a: .*{words}.*\b5 tries"):
         fetch(f"s3://{bucket.name}/p", tmp_path / "target")
     assert list(tmp_path.iterdir()) == []
@@ -181,37 +173,31 @@ def test_buckets_and_prefixes_without_data_and_missing_keys_are_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def run(folder: Path, *command: str) -> str:
-    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env=env).stdout.strip()
-
-
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(tmp_path_factory: pytest.TempPathFactory, git: Any, fill: Any) -> Path:
     """A git repository whose `data` is in DVC, pushed, at tag v1; its files have changed since."""
     root = tmp_path_factory.mktemp("repository")
-    git = ("git", "-c", "user.name=n", "-c", "user.email=n@example.org")
-    fill(root / "data")
-    run(root, *git, "init", "-q")
+    fill(root / "data", FILES)
+    git(root, "init", "-q")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of DVC's own, about its pygtrie
+        warnings.simplefilter("ignore", DeprecationWarning)  # DVC's own, about its pygtrie
         with Repo.init(str(root)) as repo:
             with repo.config.edit() as config:
                 config["remote"]["store"] = {"url": str(tmp_path_factory.mktemp("store"))}
                 config["core"] = {"remote": "store", "analytics": False}
             repo.add([str(root / "data")])
             repo.push()
-    run(root, *git, "add", ".")
-    run(root, *git, "commit", "-q", "-m", "data")
-    run(root, *git, "tag", "v1")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "data")
+    git(root, "tag", "v1")
     (root / "data" / "labels.csv").unlink()
     (root / "data" / "labels.csv").write_bytes(b"changed")
     return root
 
 
 @pytest.mark.parametrize("form", ["{path}@v1", "git+file://{path}@v1#data", "{path}@{commit}"])
-def test_a_revision_of_a_repository(tmp_path: Path, repository: Path, form: str) -> None:
-    commit = run(repository, "git", "rev-parse", "HEAD")
+def test_a_revision_of_a_repository(tmp_path: Path, repository: Path, git: Any, form: str) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
     uri = form.format(path=repository, commit=commit)
     assert fetch(uri, tmp_path / "target") == FetchReport(uri, "git", 3, SIZE, commit)
     assert contents(tmp_path / "target") == FILES
@@ -238,8 +224,8 @@ def test_what_a_repository_lacks_is_named(tmp_path: Path, repository: Path, form
     assert list(tmp_path.iterdir()) == [empty]
 
 
-def test_data_that_was_never_pushed_is_an_error(tmp_path: Path, repository: Path) -> None:
-    run(repository, "git", "clone", "-q", str(repository), str(tmp_path / "clone"))
+def test_data_that_was_never_pushed_is_an_error(tmp_path: Path, repository: Path, git: Any) -> None:
+    git(repository, "clone", "-q", str(repository), str(tmp_path / "clone"))
     (tmp_path / "clone" / ".dvc" / "config.local").write_text(f"['remote \"store\"']\n    url = {tmp_path / 'empty'}\n")
     with pytest.raises(DataError, match=r"\bdata\b.*`dvc push`"):
         fetch(f"{tmp_path / 'clone'}@v1", tmp_path / "target")

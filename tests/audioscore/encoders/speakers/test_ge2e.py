@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audioscore.demo.pretrain import exercises
+from audioscore.demo.pretrain import pretraining_clips
 from audioscore.encoders.compute import quiet_imports
 from audioscore.encoders.speakers.ge2e import BATCH, ge2e_mel, load_ge2e, partials
 from audioscore.errors import AudioError, ModelError
@@ -194,7 +194,7 @@ def test_the_published_weights_separate_singers() -> None:
     assert found is not None
     assert found.origin is not None
     encoder, voices, singers = load_ge2e(Path(found.origin).parent / "pretrained.pt"), [], []
-    for sung in exercises(8, 4, 5.0, seed=3):
+    for sung in pretraining_clips(8, 4, 5.0, seed=3):
         voices.append(encoder.embedding(torch.from_numpy(soxr.resample(sung.wave, 24_000, 16_000))).numpy())
         singers.append(sung.singer.singer_id)
     who, alike = np.array(singers), np.array(voices) @ np.array(voices).T

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from audioscore.encoders.compute import quiet_imports
-from audioscore.encoders.speakers.samoye import load_samoye, read_hearing, samoye_mel, window_starts
+from audioscore.encoders.speakers.samoye import load_samoye, read_settings, samoye_mel, window_starts
 from audioscore.errors import AudioError, ModelError
 from audioscore.files import sha256_of
 
@@ -81,7 +81,7 @@ def test_features_equal_coquis(folder: Path, seconds: float) -> None:
     wave = song(seconds)
     whole = upstream_mel(wave.numpy())
     assert len(whole) < seconds * 62.5 * 0.95
-    made = samoye_mel(read_hearing(folder / "config.json"), wave).numpy()
+    made = samoye_mel(read_settings(folder / "config.json"), wave).numpy()
     frames = min(len(whole), 250)
     assert made.shape == (10, frames, 80)
     for number, start in enumerate(np.linspace(0, len(whole) - frames, 10).astype(int)):

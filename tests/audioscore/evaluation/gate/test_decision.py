@@ -1,18 +1,22 @@
 import math
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from audioscore.config import EvaluationSection
 from audioscore.errors import DataError
-from audioscore.evaluation.gate.decision import choose_winner, decide
+from audioscore.evaluation.gate.decision import CHAMPION, choose_winner, compare_with_champion, decide
 from audioscore.evaluation.gate.slices import SliceRule
+from audioscore.evaluation.predictions import Prediction
 
 
 def clips(seed: int, singers: int = 30, each: int = 4) -> tuple[np.ndarray, dict[str, Any]]:
-    """Human scores of two domains in two bands, and the arguments that describe the clips."""
+    """Human scores of two sources in two bands, and the arguments that describe the clips."""
     rng = np.random.default_rng(seed)
     ktv = np.repeat(np.arange(singers) % 2 == 0, each)
     scores = np.where(ktv, rng.uniform(50, 85, len(ktv)), rng.uniform(85, 99, len(ktv)))
@@ -59,11 +63,11 @@ def test_a_margin_asks_for_more() -> None:
 
 def test_a_model_of_the_domain_alone_is_not_promoted() -> None:
     scores, about = clips(3)
-    room = np.where(scores < 85, 68.0, 92.0) + np.random.default_rng(4).normal(0, 3, len(scores))
-    first = decide(room, None, **about, resamples=400)
+    domain_only = np.where(scores < 85, 68.0, 92.0) + np.random.default_rng(4).normal(0, 3, len(scores))
+    first = decide(domain_only, None, **about, resamples=400)
     assert not first.promoted
     assert re.search(r"\b0\.3\b", first.reason)
-    against = decide(room, np.random.default_rng(5).normal(0, 1, len(scores)), **about, resamples=400)
+    against = decide(domain_only, np.random.default_rng(5).normal(0, 1, len(scores)), **about, resamples=400)
     assert against.lo > 0
     assert not against.promoted
 
@@ -150,12 +154,12 @@ def test_small_slices_are_named_and_not_compared() -> None:
     assert sum(one["clips"] for one in parts["slices"] if one["kind"] == "band") == 120
 
 
-def test_a_failed_probe_refuses_and_is_named() -> None:
+def test_a_failed_robustness_test_refuses_and_is_named() -> None:
     scores, about = clips(0)
     pair = predict(scores, 2, 1), predict(scores, 12, 2)
     for old in (pair[1], None):
         assert decide(pair[0], old, **about, resamples=100).promoted
-        decision = decide(pair[0], old, **about, resamples=100, failed_probes=["noise 10 dB", "clipping"])
+        decision = decide(pair[0], old, **about, resamples=100, failed_tests=["noise 10 dB", "clipping"])
         assert not decision.promoted
         assert "noise 10 dB, clipping" in decision.reason
         assert decision.parts()["probes"] == ["noise 10 dB", "clipping"]
@@ -188,3 +192,43 @@ def test_the_winner_has_the_best_mean_over_seeds() -> None:
 def test_a_winner_needs_values(values: Any, match: str) -> None:
     with pytest.raises(DataError, match=match):
         choose_winner(values)
+
+
+Make = Callable[..., list[Prediction]]
+BOTH = {"baseline": 0, "hybrid": 1}
+SETTINGS = EvaluationSection(resamples=100)
+
+
+def champion_rows(rows: list[Prediction]) -> list[Prediction]:
+    test = [row for row in rows if (row.plan, row.seed, row.split) == ("baseline", 1, "test")]
+    return [replace(row, plan="models:/scorer@champion", seed=7) for row in test]
+
+
+def test_every_model_is_evaluated_on_the_champions_clips(make_predictions: Make) -> None:
+    rows = make_predictions()
+    champion = champion_rows(rows)[8:]
+    found = compare_with_champion(rows, BOTH, champion, SETTINGS)
+    assert (found["counts"]["clips"], found["dropped"]) == (40, 8)
+    assert list(found["plans"]) == ["baseline", "hybrid", CHAMPION]
+    human = [row.human for row in champion]
+    old = stats.spearmanr(human, [row.predicted for row in champion]).statistic
+    compared_clips = {row.clip for row in champion}
+    ours = [row for row in rows if (row.plan, row.seed) == ("hybrid", 1) and row.clip in compared_clips]
+    new = stats.spearmanr([row.human for row in ours], [row.predicted for row in ours]).statistic
+    assert found["plans"][CHAMPION]["spearman"]["value"] == pytest.approx(old)
+    compared = found["variants"]["compared"]["hybrid"]["spearman"]
+    assert found["variants"]["reference"] == CHAMPION
+    assert compared["delta"] == pytest.approx(new - old)
+    assert compared["lo"] < compared["delta"] < compared["hi"]
+
+
+def test_a_clip_outside_the_test_split_is_an_error(make_predictions: Make) -> None:
+    rows = make_predictions()
+    other = replace(champion_rows(rows)[0], sha256="f" * 64)
+    with pytest.raises(DataError, match=r"\b1 of .*\b49 clips"):
+        compare_with_champion(rows, BOTH, [*champion_rows(rows), other], SETTINGS)
+
+
+def test_a_champion_trained_on_all_test_clips_is_an_error(make_predictions: Make) -> None:
+    with pytest.raises(DataError, match=r"\b48 test clips"):
+        compare_with_champion(make_predictions(), BOTH, [], SETTINGS)

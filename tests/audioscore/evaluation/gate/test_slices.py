@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from audioscore.evaluation.bootstrap import cluster_counts
-from audioscore.evaluation.gate.slices import Slice, SliceRule, judge_slices, slices_text
+from audioscore.evaluation.gate.slices import Slice, SliceRule, compare_slices, slices_text
 
 SINGERS = np.repeat(np.arange(20), 4)
 SOURCES = ["ktv" if singer % 2 else None for singer in SINGERS]
@@ -13,7 +13,7 @@ SOURCES = ["ktv" if singer % 2 else None for singer in SINGERS]
 
 def compare(new: np.ndarray, old: np.ndarray, human: np.ndarray, **rule: Any) -> dict[str, Slice]:
     counts = cluster_counts(SINGERS, 200, 0)
-    found = judge_slices(human, new, old, SINGERS, SOURCES, counts, SliceRule(**rule), 0.95)
+    found = compare_slices(human, new, old, SINGERS, SOURCES, counts, SliceRule(**rule), 0.95)
     return {one.title: one for one in found}
 
 

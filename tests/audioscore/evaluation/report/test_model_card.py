@@ -41,10 +41,16 @@ def figures(rows: list[Prediction]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def card(figures: dict[str, Any], rows: list[Prediction], probes_document: dict[str, Any]) -> str:
+def card(figures: dict[str, Any], rows: list[Prediction], robustness_document: dict[str, Any]) -> str:
     reason = "some [reason] <i>here</i>"
     return render_model_card(
-        figures, rows, DESCRIPTION, FACTS, {**DECISION, "reason": reason}, probes=probes_document, validation=VALIDATION
+        figures,
+        rows,
+        DESCRIPTION,
+        FACTS,
+        {**DECISION, "reason": reason},
+        robustness=robustness_document,
+        validation=VALIDATION,
     )
 
 
@@ -58,7 +64,7 @@ def test_a_card_has_the_usual_headings_in_order(card: str) -> None:
     assert named == ["Training data", "Evaluation", "Calibration", "Licence", "Provenance"]
 
 
-def test_a_card_contains_licences_data_probes_and_calibration(card: str) -> None:
+def test_a_card_contains_licences_data_robustness_and_calibration(card: str) -> None:
     for part in (
         "low-rank adapters",
         "commercial",
@@ -81,18 +87,25 @@ def test_a_card_contains_licences_data_probes_and_calibration(card: str) -> None
 
 
 def test_every_figure_of_the_card_is_in_the_report(
-    card: str, figures: dict[str, Any], rows: list[Prediction], probes_document: dict[str, Any]
+    card: str, figures: dict[str, Any], rows: list[Prediction], robustness_document: dict[str, Any]
 ) -> None:
     page = render_report(
-        figures, rows, {}, FACTS, {}, {**DECISION, "reason": "none"}, probes=probes_document, validation=VALIDATION
+        figures,
+        rows,
+        {},
+        FACTS,
+        {},
+        {**DECISION, "reason": "none"},
+        robustness=robustness_document,
+        validation=VALIDATION,
     )
     page = re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
     text = " ".join(re.sub(r"<[^>]*>", "", page).split())
     brackets = set(re.findall(r"[+\u2212]?[\d.]+%? \[[^\]\\]*\]", card))
     assert len(brackets) > 30
     assert [figure for figure in brackets if figure not in text] == []
-    numbers = set(re.findall(r"\d+\.\d+", card)) - {"4.0"}
-    assert [number for number in numbers if number not in text] == []
+    decimals = set(re.findall(r"\d+\.\d+", card)) - {"4.0"}
+    assert [number for number in decimals if number not in text] == []
 
 
 def test_every_table_of_the_card_is_whole(card: str) -> None:
@@ -102,7 +115,7 @@ def test_every_table_of_the_card_is_whole(card: str) -> None:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.strip().splitlines()}) == 1
 
 
-def test_a_card_without_probes_and_decision(figures: dict[str, Any], rows: list[Prediction]) -> None:
+def test_a_card_without_robustness_tests_and_decision(figures: dict[str, Any], rows: list[Prediction]) -> None:
     unknown = replace(DESCRIPTION, encoders={"muq": EncoderReference("muq", None, None, "ab" * 32, 2)}, tuning=None)
     card = render_model_card(figures, rows, unknown, {}, None)
     assert card.startswith("# audioscore: B hybrid\n")

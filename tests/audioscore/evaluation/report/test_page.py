@@ -11,7 +11,7 @@ import pytest
 from audioscore.config import EvaluationSection
 from audioscore.data.audio import encode
 from audioscore.evaluation.evaluate import evaluate
-from audioscore.evaluation.gate.decision import beside_champion, decide
+from audioscore.evaluation.gate.decision import compare_with_champion, decide
 from audioscore.evaluation.predictions import Prediction
 from audioscore.evaluation.report import page as report
 from audioscore.evaluation.report.page import render_report
@@ -56,7 +56,7 @@ def clips_of(page: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def page(make_predictions: Make) -> str:
-    """A promoted model, with two clips that its baseline misses by far."""
+    """A promoted model, with two clips of large errors of the baseline."""
     errors = {3: -40.0, 5: 30.0}
     rows = [
         replace(r, predicted=r.human + errors[int(r.sha256, 16)]) if (r.plan, r.seed) == ("baseline", 0)
@@ -66,12 +66,12 @@ def page(make_predictions: Make) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(make_predictions: Make, probes_document: dict[str, Any]) -> str:
-    """A page with every part it can have, of figures with intervals, without them, and undefined ones."""
+def whole(make_predictions: Make, robustness_document: dict[str, Any]) -> str:
+    """A page with all optional parts, and values with intervals, without intervals, and undefined."""
     rows = [replace(row, source="ktv" if row.singer_id == "singer0" else row.source) for row in make_predictions()]
     test = sorted((row for row in rows if row.split == "test"), key=lambda row: row.clip)
     new = [row for row in test if (row.plan, row.seed) == ("hybrid", 1)]
-    old = [replace(row, plan="v3", predicted=row.predicted + place % 7 * 4) for place, row in enumerate(new)]
+    old = [replace(row, plan="v3", predicted=row.predicted + index % 7 * 4) for index, row in enumerate(new)]
     answer = decide(
         [row.predicted for row in new], [row.predicted for row in old], scores=[row.human for row in new],
         singers=[row.singer_id for row in new], sources=[row.source for row in new], resamples=100
@@ -81,10 +81,10 @@ def whole(make_predictions: Make, probes_document: dict[str, Any]) -> str:
     ratings = {row.clip: (row.human - 1, row.human + 2, None) for row in new}
     figures = evaluate(rows, {"level": {}}, BOTH, ratings=ratings, reference="hybrid", resamples=50)
     figures["plans"]["hybrid"]["speaker_probe"] = {"before": 0.75, "after": 0.5, "singers": 4, "chance": 0.25}
-    champion = beside_champion(rows, BOTH, old[:-4], EvaluationSection(resamples=100))
+    champion = compare_with_champion(rows, BOTH, old[:-4], EvaluationSection(resamples=100))
     return render_report(
-        figures, rows, CURVES, {"run": "r1"}, {"clips": 96}, decision, probes=probes_document, validation=VALIDATION,
-        champion=champion
+        figures, rows, CURVES, {"run": "r1"}, {"clips": 96}, decision, robustness=robustness_document,
+        validation=VALIDATION, champion=champion
     )  # fmt: skip
 
 
@@ -106,8 +106,8 @@ def test_the_page_stands_alone(page: str) -> None:
     assert set(re.findall(r'href="#(s\d+)"', page)) == set(re.findall(r'<section id="(s\d+)"', page))
 
 
-def bare_numbers(page: Any) -> tuple[list[str], int, int]:
-    """Texts with more figures than intervals and explained marks; how many figures; sections without any interval."""
+def values_without_interval(page: Any) -> tuple[list[str], int, int]:
+    """Return texts with values without interval or note, the number of values, and of sections without any interval."""
     bare, checked, skipped = [], 0, 0
     for section in page.sections:
         notes = [mark for css, text in section.paragraphs if css == "notes" for mark in text.split("^")[1:]]
@@ -119,7 +119,7 @@ def bare_numbers(page: Any) -> tuple[list[str], int, int]:
             continue
         for text in texts:
             marks = [mark for mark in re.findall(r"\^([a-z]+)", text) if reasons.get(mark)]
-            beside = re.sub(r"\S+ \[[^\]]*\]|off by \S+", "", text)  # without figures that have an interval
+            beside = re.sub(r"\S+ \[[^\]]*\]|error \S+", "", text)  # without values that have an interval
             checked += len(FIGURE.findall(text))
             if len(FIGURE.findall(beside)) > len(marks):
                 bare.append(text)
@@ -127,10 +127,10 @@ def bare_numbers(page: Any) -> tuple[list[str], int, int]:
 
 
 @pytest.mark.parametrize(("which", "without_figures"), [("page", 7), ("whole", 4)])
-def test_every_number_has_an_interval_or_a_reason(
+def test_every_value_has_an_interval_or_a_reason(
     which: str, without_figures: int, request: Any, read_page: Read
 ) -> None:
-    bare, checked, skipped = bare_numbers(read_page(request.getfixturevalue(which)))
+    bare, checked, skipped = values_without_interval(read_page(request.getfixturevalue(which)))
     assert (bare, skipped) == ([], without_figures)
     assert checked > 150
 
@@ -155,12 +155,12 @@ def test_the_champion_is_compared_with_the_plans(whole: str, read_page: Read) ->
 
 
 def test_robustness_tests_show_expectation_and_effect(whole: str, read_page: Read) -> None:
-    section = read_page(whole).section("change", "verdict")
+    section = read_page(whole).section("degradation", "verdict")
     changes, domain = section.tables
     noise = next(row for row in changes if row[0] == "noise, SNR 10 dB · B hybrid")
     figures = ["+2.12 [+1.38, +2.88]", "25% [12%, 50%]"]
     assert noise[1:] == ["flagged, refuses", *figures, "not higher", "24"]
-    assert [row[1] for row in changes[1:]] == ["flagged, refuses"] * 2 + ["passed"] * 2 + ["not judged"] * 2
+    assert [row[1] for row in changes[1:]] == ["flagged, refuses"] * 2 + ["passed"] * 2 + ["no interval"] * 2
     assert domain[1] == ["A baseline", "0.625 [0.500, 0.750]", "0.500^a", "40", "80-85"]
     assert domain[2][:4] == ["B hybrid", "-^b", "-^b", "0"]
     text = " ".join(text for _, text in section.paragraphs)
@@ -213,7 +213,7 @@ def test_players_are_left_out_where_the_page_is_full(make_predictions: Make, tmp
     assert len(small) < len(full) - 90_000
 
 
-def test_hostile_names_are_escaped(make_predictions: Make, probes_document: dict[str, Any], tmp_path: Path) -> None:
+def test_hostile_names_are_escaped(make_predictions: Make, robustness_document: dict[str, Any], tmp_path: Path) -> None:
     rows = [
         replace(r, audio_file=HOSTILE, source=HOSTILE, song_id=HOSTILE, predicted=0.0) if int(r.sha256, 16) in (3, 4)
         else r for r in make_predictions()
@@ -224,7 +224,7 @@ def test_hostile_names_are_escaped(make_predictions: Make, probes_document: dict
         rows, {"promoted": False, "reason": HOSTILE, "winner": HOSTILE, "probes": [HOSTILE]},
         provenance={HOSTILE: {HOSTILE: HOSTILE}}, data_summary={HOSTILE: [HOSTILE]},
         validation={**VALIDATION, "rejected": [fault], "warnings": [fault], "expectations": [unmet]},
-        probes={**probes_document, "warnings": [HOSTILE], "left_out": [{**fault, "reason": HOSTILE}]},
+        robustness={**robustness_document, "warnings": [HOSTILE], "left_out": [{**fault, "reason": HOSTILE}]},
         recordings=tmp_path
     )  # fmt: skip
     assert "<script" not in page
@@ -241,7 +241,7 @@ def test_a_page_of_undefined_figures_and_missing_parts(make_predictions: Make, r
     assert "录音棚" in page
     assert not re.search(r"\b(nan|NaN|None)\b", page)
     assert "48 clips" in str(read_page(page).section("within source").paragraphs)
-    assert bare_numbers(read_page(page))[0] == []
+    assert values_without_interval(read_page(page))[0] == []
 
 
 def test_a_trained_control_is_called_a_control(make_predictions: Make) -> None:

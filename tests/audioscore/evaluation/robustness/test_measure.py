@@ -15,9 +15,16 @@ from audioscore.data.audio import encode
 from audioscore.data.clips import Clip
 from audioscore.encoders.features import EncoderReference
 from audioscore.errors import DataError
-from audioscore.evaluation.robustness import measure as degradation_probe
+from audioscore.evaluation.robustness import measure as measure
 from audioscore.evaluation.robustness.degradations import DEGRADATIONS, degrade
-from audioscore.evaluation.robustness.measure import CLEAN, Degraded, Judge, chosen_clips, probe_figures, score_degraded
+from audioscore.evaluation.robustness.measure import (
+    CLEAN,
+    DegradedScores,
+    ScorerUnderTest,
+    robustness_metrics,
+    score_degraded,
+    select_clips,
+)
 from audioscore.files import sha256_of
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.network import ScoreNetwork
@@ -32,7 +39,7 @@ REFERENCE = EncoderReference("campplus", "team/encoder", "v1", "b" * 64)
 
 
 class FakeEncoder:
-    """An encoder that gives one number of a wave [T] at 16 kHz."""
+    """An encoder that returns one value for a wave [T] at 16 kHz."""
 
     reference = REFERENCE
 
@@ -45,22 +52,22 @@ class FakeEncoder:
 
 
 class Head(nn.Module):
-    """Return the encoder's number."""
+    """Return the value of the encoder."""
 
     def represent(self, batch: Any) -> Tensor:
         found: Tensor = batch.embedding
         return found
 
-    def judge(self, representation: Tensor) -> Tensor:
+    def predict(self, representation: Tensor) -> Tensor:
         return representation[:, 0]
 
 
-def judge(plan: Plan) -> Judge:
-    """Raw outputs of 0 to 1 become 50 to 90 points."""
+def scorer(plan: Plan) -> ScorerUnderTest:
+    """A scorer that maps raw outputs of 0 to 1 to 50 to 90 points."""
     description = Description(
         plan, 1, {"campplus": REFERENCE}, {}, Calibration((0.0, 1.0), (50.0, 90.0), 1.0), (), "0.dir", "unknown"
     )
-    return Judge(plan, Path(), description, ScoreNetwork(Head()))
+    return ScorerUnderTest(plan, Path(), description, ScoreNetwork(Head()))
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +89,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
 def found(
     encode_: EncodeWave, data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, dict[str, Any]]:
-    """Figures of every probe for a model that scores what `encode_` gives."""
-    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: FakeEncoder(encode_))
+    """Compute the robustness metrics of a model whose raw output is `encode_`."""
+    monkeypatch.setattr(measure, "load_reference", lambda *_: FakeEncoder(encode_))
     monkeypatch.setattr(  # several models score the same versions, which are computed once
-        degradation_probe, "degrade", lambda wave, rate, name, seed: remembered(name, seed, rate, wave.tobytes())
+        measure, "degrade", lambda wave, rate, name, seed: remembered(name, seed, rate, wave.tobytes())
     )
-    degraded = score_degraded([judge("baseline")], data[1], data[0], "cpu")
-    assert degraded.left_out == []
+    degraded = score_degraded([scorer("baseline")], data[1], data[0], "cpu")
+    assert degraded.skipped == []
     scores, singers = degraded.scores["baseline"], [clip.singer_id for clip in data[1]]
     return {
-        name: probe_figures(scores[CLEAN], scores[name], one.expected, singers, SETTINGS)
+        name: robustness_metrics(scores[CLEAN], scores[name], one.expected, singers, SETTINGS)
         for name, one in DEGRADATIONS.items()
     }
 
@@ -112,7 +119,7 @@ def test_a_model_that_rewards_noise_is_flagged(data: tuple[Path, list[Clip]], mo
     assert {"noise_30db", "noise_20db", "noise_10db"} <= flags(figures)
     effects = [figures[f"noise_{snr}db"]["effect"]["value"] for snr in (30, 20, 10)]
     assert effects[0] < effects[1] < effects[2]
-    # Ten dB more noise above 6 kHz are 10 / 60 of the scale of 40 points, but for the noise that was there.
+    # 10 dB more noise above 6 kHz is 10 / 60 of the scale of 40 points, apart from the original noise.
     assert effects[2] - effects[1] == pytest.approx(40 / 6, abs=1)
     every = figures["noise_10db"]["violations"]
     assert (every["value"], every["hi"]) == (1, 1)
@@ -138,7 +145,7 @@ def test_a_constant_model_is_never_flagged(data: tuple[Path, list[Clip]], monkey
 
 
 def test_a_model_of_the_level_is_flagged_by_gain_and_silence(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """10 dB are 20 points: 6 dB are 12, and a second of silence behind two takes 1.76 dB, 3.5 points."""
+    """10 dB are 20 points: 6 dB are 12, and a second of silence after two lowers the level by 1.76 dB, 3.5 points."""
     figures = found(lambda wave: 1.5 + float(wave.square().mean().log10()) / 2, data, monkeypatch)
     assert flags(figures) == {"gain_up", "gain_down", "trailing_silence"}
     assert figures["gain_up"]["effect"]["value"] == pytest.approx(12, abs=0.1)
@@ -154,10 +161,10 @@ def test_a_shared_encoder_runs_once(data: tuple[Path, list[Clip]], monkeypatch: 
         encoders.append(FakeEncoder(lambda wave: 0.5))
         return encoders[-1]
 
-    monkeypatch.setattr(degradation_probe, "load_reference", load)
+    monkeypatch.setattr(measure, "load_reference", load)
     progress: list[tuple[int, int]] = []
     degraded = score_degraded(
-        [judge("campplus_only"), judge("baseline"), judge("hybrid")], data[1][:2], data[0], "cpu", lambda done,
+        [scorer("campplus_only"), scorer("baseline"), scorer("hybrid")], data[1][:2], data[0], "cpu", lambda done,
         of: progress.append((done, of))
     )  # fmt: skip
     assert [encoder.calls for encoder in encoders] == [2 * (1 + len(DEGRADATIONS))]
@@ -166,43 +173,43 @@ def test_a_shared_encoder_runs_once(data: tuple[Path, list[Clip]], monkeypatch: 
 
 
 def test_a_control_with_another_encoder_is_left_out(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: FakeEncoder(lambda wave: 0.5))
-    other = judge("muq_frozen")
+    monkeypatch.setattr(measure, "load_reference", lambda *_: FakeEncoder(lambda wave: 0.5))
+    other = scorer("muq_frozen")
     other.description.encoders["campplus"] = EncoderReference("campplus", "team/other", "v1", "c" * 64)
-    assert set(score_degraded([other, judge("baseline")], data[1][:1], data[0], "cpu").scores) == {"baseline"}
+    assert set(score_degraded([other, scorer("baseline")], data[1][:1], data[0], "cpu").scores) == {"baseline"}
 
 
 def test_a_version_that_cannot_be_scored_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: FakeEncoder(lambda wave: 0.5))
+    monkeypatch.setattr(measure, "load_reference", lambda *_: FakeEncoder(lambda wave: 0.5))
     noise = np.asarray(0.1 * np.random.default_rng(0).standard_normal(3 * RATE), dtype=np.float32)
     encode(noise[: RATE // 2], RATE, tmp_path / "short.wav", codec="pcm_s16le")
     encode(noise, RATE, tmp_path / "noise.wav", codec="pcm_s16le")
     clips = [Clip(name, 70.0, name, sha256=sha256_of(tmp_path / name)) for name in ("short.wav", "noise.wav")]
-    degraded = score_degraded([judge("baseline")], clips, tmp_path, "cpu")
-    reasons = {(one.probe, one.audio_file): one.reason for one in degraded.left_out}
+    degraded = score_degraded([scorer("baseline")], clips, tmp_path, "cpu")
+    reasons = {(one.version, one.audio_file): one.reason for one in degraded.skipped}
     assert "0.50 s" in reasons[CLEAN, "short.wav"]
     assert "0.6 s" in reasons["detune_50", "noise.wav"]
     assert (CLEAN, "noise.wav") not in reasons
     scores = degraded.scores["baseline"]
-    figures = probe_figures(scores[CLEAN], scores["detune_50"], "not higher", ["a", "b"], SETTINGS)
+    figures = robustness_metrics(scores[CLEAN], scores["detune_50"], "not higher", ["a", "b"], SETTINGS)
     assert (figures["clips"], figures["flagged"]) == (0, False)
     assert figures["violations"]["no_interval"]
     assert [figures["effect"][part] for part in ("value", "lo", "hi")] == [None, None, None]
 
 
 def test_a_changed_recording_is_an_error(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: FakeEncoder(lambda wave: 0.5))
+    monkeypatch.setattr(measure, "load_reference", lambda *_: FakeEncoder(lambda wave: 0.5))
     other = Clip("c0.wav", 60.0, "s0", sha256="0" * 64)
     with pytest.raises(DataError, match=r"c0\.wav: "):
-        score_degraded([judge("baseline")], [other], data[0], "cpu")
+        score_degraded([scorer("baseline")], [other], data[0], "cpu")
 
 
 def test_small_batches_give_the_same_scores(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
 
-    def scored(frames: int) -> Degraded:
-        monkeypatch.setattr(degradation_probe, "load_reference", lambda *_: FakeEncoder(hiss))
-        monkeypatch.setattr(degradation_probe, "HELD_FRAMES", frames)
-        return score_degraded([judge("baseline")], data[1][:2], data[0], "cpu")
+    def scored(frames: int) -> DegradedScores:
+        monkeypatch.setattr(measure, "load_reference", lambda *_: FakeEncoder(hiss))
+        monkeypatch.setattr(measure, "MAX_FRAMES", frames)
+        return score_degraded([scorer("baseline")], data[1][:2], data[0], "cpu")
 
     few, many = scored(1), scored(10_000)
     for version, scores in many.scores["baseline"].items():
@@ -210,9 +217,9 @@ def test_small_batches_give_the_same_scores(data: tuple[Path, list[Clip]], monke
 
 
 def effect(values: NDArray[np.float64], expected: Any = "not higher", **settings: Any) -> dict[str, Any]:
-    probes = {"probes": settings} if settings else {}
-    section = EvaluationSection.model_validate({"resamples": 400, **probes})
-    return probe_figures(np.full(len(values), 70.0), 70.0 + values, expected, SINGERS[: len(values)], section)
+    section = {"robustness": settings} if settings else {}
+    evaluation = EvaluationSection.model_validate({"resamples": 400, **section})
+    return robustness_metrics(np.full(len(values), 70.0), 70.0 + values, expected, SINGERS[: len(values)], evaluation)
 
 
 def test_a_mean_is_a_mean_and_its_interval_resamples_singers() -> None:
@@ -231,7 +238,7 @@ def test_the_tolerance_and_the_interval_decide() -> None:
     assert not effect(np.random.default_rng(1).normal(1.0, 6.0, 24))["flagged"]  # not sure enough
     assert not effect(-values)["flagged"]
     assert effect(-values, "same")["flagged"]
-    # Falling a little is allowed: a third of one point is within half a point, a third of two is not.
+    # A small decrease is allowed: a third of one point is within half a point, a third of two points is not.
     assert not effect(-values, SLIGHT)["flagged"]
     assert effect(-2 * values, SLIGHT)["flagged"]
     assert effect(values, SLIGHT)["flagged"]
@@ -256,12 +263,12 @@ def test_few_singers_give_no_interval_and_no_flag(clips: int, singers: int) -> N
 def test_clips_are_drawn_evenly_over_sources_and_scores() -> None:
     clips = [Clip(f"k{n}", 50.0 + n, source="ktv", sha256=f"{n}") for n in range(30)]
     clips += [Clip(f"a{n}", 85.0 + n, source="acapella", sha256=f"a{n}") for n in range(10)]
-    drawn = chosen_clips(clips, 12)
+    drawn = select_clips(clips, 12)
     by_source = {name: sorted(float(c.score or 0) for c in drawn if c.source == name) for name in ("ktv", "acapella")}
     assert {name: len(own) for name, own in by_source.items()} == {"ktv": 6, "acapella": 6}
     assert (by_source["ktv"][0], by_source["ktv"][-1]) == (50, 79)
     assert np.ptp(np.diff(by_source["ktv"])) <= 1
-    assert drawn == chosen_clips(clips[::-1], 12)
-    assert len(chosen_clips(clips, 100)) == 40
-    assert sum(clip.source == "acapella" for clip in chosen_clips(clips, 30)) == 10
-    assert (chosen_clips(clips, 0), len({clip.audio_file for clip in chosen_clips(clips, 33)})) == ([], 33)
+    assert drawn == select_clips(clips[::-1], 12)
+    assert len(select_clips(clips, 100)) == 40
+    assert sum(clip.source == "acapella" for clip in select_clips(clips, 30)) == 10
+    assert (select_clips(clips, 0), len({clip.audio_file for clip in select_clips(clips, 33)})) == ([], 33)

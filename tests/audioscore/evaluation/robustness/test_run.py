@@ -9,18 +9,26 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from audioscore.config import EvaluationSection, Plan, ProbesSection
+from audioscore.config import EvaluationSection, Plan, RobustnessSection
 from audioscore.data.audio import Recording, decode
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
 from audioscore.encoders.campplus import load_campplus
-from audioscore.encoders.extract import Part, extract_features, write_extraction
+from audioscore.encoders.extract import extract_features, write_extraction
 from audioscore.encoders.features import Encoders
+from audioscore.encoders.inference import EncoderOutput
 from audioscore.encoders.muq import MuQEncoder, load_muq
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import DataError, ModelError
 from audioscore.evaluation.robustness.degradations import DEGRADATIONS, degrade, with_headroom
-from audioscore.evaluation.robustness.run import OFF, PROBES, describe, failed, flagged, probe_plans, read_probes
+from audioscore.evaluation.robustness.run import (
+    OFF,
+    ROBUSTNESS_FILE,
+    failed,
+    flagged,
+    read_robustness,
+    run_robustness_tests,
+)
 from audioscore.files import sha256_of
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.checkpoint import build_network, load_scorer, save_scorer
@@ -31,8 +39,8 @@ DIMS = {"muq": 32, "campplus": 64}
 SEED = 3
 
 
-def settings(**probes: Any) -> EvaluationSection:
-    return EvaluationSection.model_validate({"resamples": 200, "probes": probes})
+def settings(**robustness: Any) -> EvaluationSection:
+    return EvaluationSection.model_validate({"resamples": 200, "robustness": robustness})
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +53,12 @@ def encoders(tiny_encoders: Path) -> Encoders:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, encoders: Encoders) -> Path:
-    """What the steps before leave: an index whose test split is 12 clips of the corpus, and their features."""
+    """Make an index whose test split is 12 clips of the corpus, and their features."""
     folder = tmp_path_factory.mktemp("run")
     names = [f"audio/c{number:03d}.wav" for number in range(12)]
     clips = [
-        Clip(name, 90.0 - place, f"s{place // 3}", source=("ktv", "acapella")[place // 3 % 2],
-        sha256=sha256_of(tiny_corpus / name)) for place, name in enumerate(names)
+        Clip(name, 90.0 - index, f"s{index // 3}", source=("ktv", "acapella")[index // 3 % 2],
+        sha256=sha256_of(tiny_corpus / name)) for index, name in enumerate(names)
     ]  # fmt: skip
     for split in ("train", "val", "test"):
         write_index(folder / "sorted" / "index" / f"{split}.json", [clips if split == "test" else []])
@@ -60,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, encoders: E
 
 
 def trained_plan(folder: Path, plan: Plan, encoders: Encoders, tiny_encoders: Path, tuned: bool = False) -> Path:
-    """An untrained scorer in the form that training leaves."""
+    """Save an untrained scorer as training does."""
     kinds = BRANCHES[plan]
     head = {"dims": {kind: DIMS[kind] for kind in kinds}, "width": 8, "hidden": 8, "dropout": 0.0}
     tuning = Tuning("frozen", 1, mix=True) if tuned else None
@@ -88,34 +96,38 @@ def plans(tmp_path: Path, encoders: Encoders, tiny_encoders: Path) -> list[Path]
 def test_every_score_is_the_scorers_own(
     tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoded: list[Part] = []
-    hear = Part.hear
+    encoded: list[EncoderOutput] = []
+    encode = EncoderOutput.encode
 
-    def counted(part: Part, recording: Recording) -> tuple[torch.Tensor, int]:
+    def counted(part: EncoderOutput, recording: Recording) -> tuple[torch.Tensor, int]:
         encoded.append(part)
-        return hear(part, recording)
+        return encode(part, recording)
 
-    monkeypatch.setattr(Part, "hear", counted)
-    document = probe_plans(plans, run / "sorted", run / "features", tiny_corpus, tmp_path / "out", settings(clips=2))
-    assert document == read_probes(tmp_path / "out") == json.loads((tmp_path / "out" / PROBES).read_text())
+    monkeypatch.setattr(EncoderOutput, "encode", counted)
+    document = run_robustness_tests(
+        plans, run / "sorted", run / "features", tiny_corpus, tmp_path / "out", settings(clips=2)
+    )
+    assert document == read_robustness(tmp_path / "out") == json.loads((tmp_path / "out" / ROBUSTNESS_FILE).read_text())
     assert ({clip["source"] for clip in document["probed"]}, document["reason"]) == ({"ktv", "acapella"}, None)
-    # Two clips, two encoders, and nothing twice for three plans.
+    # Two clips and two encoders; the three plans share the outputs.
     left_out = {(one["probe"], one["audio_file"]) for one in document["left_out"]}
     assert len(encoded) == 2 * (2 * (1 + len(DEGRADATIONS)) - len(left_out))
     assert set(document["plans"]) == {"baseline", "hybrid", "muq_frozen"}
     for plan in ("baseline", "hybrid"):
         scorer, scores = load_scorer(tmp_path / plan / f"seed-{SEED}"), document["plans"][plan]["scores"]
-        for place, clip in enumerate(document["probed"]):
+        for index, clip in enumerate(document["probed"]):
             recording = decode(tiny_corpus / clip["audio_file"])
             wave, seed = with_headroom(recording.wave), int(clip["sha256"][:8], 16)
-            assert scores["clean"][place] == pytest.approx(scorer.score(wave, recording.rate).score, abs=1e-4)
+            assert scores["clean"][index] == pytest.approx(scorer.score(wave, recording.rate).score, abs=1e-4)
             for name in ("noise_10db", "trailing_silence", "reencoding"):
                 changed = degrade(wave, recording.rate, name, seed)
-                assert scores[name][place] == pytest.approx(scorer.score(changed, recording.rate).score, abs=1e-4)
+                assert scores[name][index] == pytest.approx(scorer.score(changed, recording.rate).score, abs=1e-4)
 
 
 def test_the_figures_follow_from_the_scores(tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path) -> None:
-    document = probe_plans(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=2))
+    document = run_robustness_tests(
+        plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=2)
+    )
     of_plan = document["plans"]["baseline"]
     assert (of_plan["seed"], list(of_plan["degradations"])) == (SEED, list(DEGRADATIONS))
     clean = np.array(of_plan["scores"]["clean"], dtype=float)
@@ -128,7 +140,7 @@ def test_the_figures_follow_from_the_scores(tmp_path: Path, run: Path, plans: li
         if figures["expected"] == "same":
             assert figures["violations"]["value"] == pytest.approx((np.abs(effects) > 0.5).mean())
     assert "2 singers" in document["warnings"][0]
-    again = probe_plans(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=2))
+    again = run_robustness_tests(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=2))
     assert again == document
 
 
@@ -137,7 +149,9 @@ def test_a_plan_with_tuned_layers_is_encoded_separately(
 ) -> None:
     frozen = trained_plan(tmp_path, "muq_frozen", encoders, tiny_encoders)
     tuned = trained_plan(tmp_path, "baseline", encoders, tiny_encoders, tuned=True)
-    document = probe_plans([frozen, tuned], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=1))
+    document = run_robustness_tests(
+        [frozen, tuned], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=1)
+    )
     assert document["plans"]["muq_frozen"]["degradations"] == {}  # no other plan uses MuQ's output
     assert document["plans"]["muq_frozen"]["domain"]["chance"] == document["plans"]["baseline"]["domain"]["chance"]
     (clip,) = document["probed"]
@@ -148,7 +162,9 @@ def test_a_plan_with_tuned_layers_is_encoded_separately(
 
 
 def test_without_clips_nothing_is_degraded(tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path) -> None:
-    document = probe_plans(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=0))
+    document = run_robustness_tests(
+        plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=0)
+    )
     assert (document["reason"], document["probed"], document["warnings"]) == (OFF, [], [])
     of_plan = document["plans"]["baseline"]
     assert (of_plan["degradations"], of_plan["scores"]) == ({}, {})
@@ -156,9 +172,9 @@ def test_without_clips_nothing_is_degraded(tmp_path: Path, run: Path, plans: lis
     assert "reason" in of_plan["domain"]  # the store has what it asks for
 
 
-def test_a_refusing_probe_without_interval(tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path) -> None:
+def test_a_refusing_test_without_interval(tmp_path: Path, run: Path, plans: list[Path], tiny_corpus: Path) -> None:
     asked = settings(clips=1, refuse=["gain_up"])  # one clip: no interval
-    document = probe_plans(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, asked)
+    document = run_robustness_tests(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, asked)
     assert any(re.search(r"gain_up .*baseline.*\b1 singer", text) for text in document["warnings"])
     assert failed(document["plans"]["baseline"], document["refuse"]) == []
 
@@ -169,7 +185,7 @@ def test_the_domain_probe_of_all_clips(tmp_path: Path, run: Path, plans: list[Pa
         sha256=sha256_of(tiny_corpus / f"audio/c{number:03d}.wav")) for number in range(12)
     ]  # fmt: skip
     write_index(tmp_path / "index" / "test.json", [clips])
-    document = probe_plans(plans, tmp_path, run / "features", tiny_corpus, tmp_path, settings(clips=0))
+    document = run_robustness_tests(plans, tmp_path, run / "features", tiny_corpus, tmp_path, settings(clips=0))
     for of_plan in document["plans"].values():
         domain = of_plan["domain"]
         assert (domain["clips"], domain["chance"], domain["reason"]) == (12, 0.5, None)
@@ -177,7 +193,7 @@ def test_the_domain_probe_of_all_clips(tmp_path: Path, run: Path, plans: list[Pa
         assert 0 <= domain["balanced_accuracy"]["value"] <= 1
     write_index(tmp_path / "index" / "test.json", [[replace(clip, score=None) for clip in clips]])
     with pytest.raises(DataError, match="test split"):
-        probe_plans(plans, tmp_path, run / "features", tiny_corpus, tmp_path, settings(clips=0))
+        run_robustness_tests(plans, tmp_path, run / "features", tiny_corpus, tmp_path, settings(clips=0))
 
 
 def test_only_what_the_configuration_names_refuses() -> None:
@@ -188,24 +204,16 @@ def test_only_what_the_configuration_names_refuses() -> None:
     assert failed({"degradations": {}}, ["gain_up"]) == []
 
 
-def test_a_probe_in_words() -> None:
-    figures = {"title": "6 dB louder", "expected": "same", "clips": 3}
-    nothing = {"value": None, "lo": None, "hi": None, "no_interval": "reason"}
-    assert describe({**figures, "effect": nothing}) == "6 dB louder: reason"
-    text = describe({**figures, "effect": {"value": -1.0, "lo": None, "hi": None}})
-    assert re.search(r"^6 dB louder: .*-1\.00 points.*\b3 clips.*same", text)
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=re.escape("probes.json")):
+        read_robustness(tmp_path)
 
 
-def test_probes_that_never_ran_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"probes\.json"):
-        read_probes(tmp_path)
-
-
-def test_the_probes_section_is_validated() -> None:
+def test_the_robustness_section_is_validated() -> None:
     for nothing in ("none", None):
-        assert ProbesSection.model_validate({"refuse": nothing}).refuse == []
+        assert RobustnessSection.model_validate({"refuse": nothing}).refuse == []
     with pytest.raises(ValidationError, match=r"low_pass.* clips .*\b0\b"):
-        ProbesSection(refuse=["low_pass"], clips=0)
+        RobustnessSection(refuse=["low_pass"], clips=0)
     for wrong in ({"refuse": ["hiss"]}, {"refuse": "all"}, {"clips": -1}, {"tolerance_points": -0.1}):
         with pytest.raises(ValidationError):
-            ProbesSection.model_validate(wrong)
+            RobustnessSection.model_validate(wrong)

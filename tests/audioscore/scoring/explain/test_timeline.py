@@ -14,7 +14,7 @@ def wave(seconds: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.asarray(tone + 0.02 * np.random.default_rng(0).normal(size=len(time)) * (time / seconds), np.float32)
 
 
-def test_a_short_recording_has_one_moment_and_it_is_the_score(scorer: Scorer, recordings: list[Path]) -> None:
+def test_a_short_recording_has_one_segment_with_its_score(scorer: Scorer, recordings: list[Path]) -> None:
     scored = scorer.score(recordings[0], timeline=True)
     assert scored.timeline is not None
     (only,) = scored.timeline
@@ -24,14 +24,14 @@ def test_a_short_recording_has_one_moment_and_it_is_the_score(scorer: Scorer, re
 
 
 @pytest.mark.parametrize("tuned", [False, True])
-def test_moments_follow_each_other_to_the_end(scorer: Scorer, make_tuned: Callable[..., Any], tuned: bool) -> None:
+def test_segments_cover_the_recording(scorer: Scorer, make_tuned: Callable[..., Any], tuned: bool) -> None:
     if tuned:
         made = make_tuned(Tuning("lora", 1, 4, 6), window=7.0)
         scorer = Scorer(made.network, made.description, made.encoders)
     scored = scorer.score(wave(16.0), 24_000, timeline=True)
-    moments = scored.timeline or ()
-    assert [(one.start, one.end) for one in moments] == [(0, 10), (2.5, 12.5), (5, 15), (6, 16)]
-    assert len({one.score for one in moments}) == 4
+    segments = scored.timeline or ()
+    assert [(one.start, one.end) for one in segments] == [(0, 10), (2.5, 12.5), (5, 15), (6, 16)]
+    assert len({one.score for one in segments}) == 4
     assert scorer.score(wave(16.0), 24_000).raw == scored.raw
 
 

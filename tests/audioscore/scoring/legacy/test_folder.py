@@ -6,8 +6,8 @@ import torch
 
 from audioscore.errors import ModelError, UsageError
 from audioscore.scoring.legacy.folder import (
-    Adapter,
-    Weights,
+    LegacyAdapter,
+    LegacyWeights,
     join_adapters,
     join_full,
     read_files,
@@ -18,8 +18,8 @@ from audioscore.scoring.legacy.folder import (
 Q = "model.conformer.layers.0.self_attn.linear_q"
 BASE = {f"{Q}.weight": torch.ones(3, 3), f"{Q}.bias": torch.ones(3), "model.linear.weight": torch.ones(2, 3)}
 SHAPES = {name: tuple(value.shape) for name, value in BASE.items()}
-ADAPTERS = {Q: Adapter(torch.full((2, 3), 2.0), torch.full((3, 2), 3.0), 0.375)}
-WEIGHTS = Weights({"fc.bias": torch.zeros(5)}, ADAPTERS, None)
+ADAPTERS = {Q: LegacyAdapter(torch.full((2, 3), 2.0), torch.full((3, 2), 3.0), 0.375)}
+WEIGHTS = LegacyWeights({"fc.bias": torch.zeros(5)}, ADAPTERS, None)
 
 
 def test_names_of_both_variants() -> None:
@@ -44,8 +44,8 @@ def test_split_undoes_join(full: bool) -> None:
     assert base is None or all(torch.equal(base[name], BASE[name]) for name in BASE)
 
 
-def test_an_adapter_of_two_ranks_is_refused() -> None:
-    stored = join_adapters({Q: Adapter(torch.zeros(2, 3), torch.zeros(3, 4), 1.0)})
+def test_an_adapter_with_inconsistent_ranks_is_refused() -> None:
+    stored = join_adapters({Q: LegacyAdapter(torch.zeros(2, 3), torch.zeros(3, 4), 1.0)})
     with pytest.raises(ModelError, match=r"\b1 .*shape .*lora_B \[3, 4\].*\[3, 2\]"):
         split_muq(stored, SHAPES, "muq_lora.pt", rank=2, alpha=1.0)
 
@@ -64,7 +64,7 @@ def test_files_missing_or_of_another_type_are_refused(tmp_path: Path) -> None:
 
 
 class Opener:
-    """What a pickle from outside could do."""
+    """A pickle that opens a file when it is loaded."""
 
     def __reduce__(self) -> tuple[object, tuple[str, str]]:
         return open, ("ran.txt", "w")
@@ -94,7 +94,7 @@ def test_anything_but_named_tensors_is_refused(tmp_path: Path, content: object) 
         read_files(tmp_path / "model")
 
 
-def test_saving_replaces_a_model_and_nothing_else(tmp_path: Path) -> None:
+def test_saving_replaces_only_a_model(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     write_folder(WEIGHTS, folder, base=None)
     write_folder(WEIGHTS, folder, base=BASE)

@@ -30,13 +30,13 @@ def elements() -> list[Element]:
     return found
 
 
-def test_vendored_files_are_what_their_table_says_and_none_is_missing() -> None:
+def test_vendored_files_match_their_table() -> None:
     listed = dict(VENDORED.findall((PAGE / "VENDORED.md").read_text(encoding="utf-8")))
     found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (PAGE / "vendor").iterdir()}
     assert found == listed
 
 
-def test_no_script_or_style_is_inline_and_what_is_named_is_there(
+def test_no_script_or_style_is_inline_and_all_files_exist(
     elements: list[Element],
 ) -> None:
     assert not [tag for tag, _ in elements if tag == "style"]
@@ -49,7 +49,7 @@ def test_no_script_or_style_is_inline_and_what_is_named_is_there(
 
 
 @pytest.mark.parametrize("file", OWN, ids=lambda file: file.name)
-def test_nothing_is_loaded_from_elsewhere(file: Path) -> None:
+def test_nothing_is_loaded_from_other_servers(file: Path) -> None:
     code = re.sub(r"^\s*// .*$", "", file.read_text("utf-8"), flags=re.M)
     addresses = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"')]*", code))
     assert addresses <= {"http://www.w3.org/2000/svg"}
@@ -58,23 +58,23 @@ def test_nothing_is_loaded_from_elsewhere(file: Path) -> None:
         assert [name for name in imported if not (PAGE / name).is_file()] == []
 
 
-def test_every_text_is_there_in_both_languages_with_the_same_gaps() -> None:
+def test_every_text_exists_in_both_languages_with_the_same_placeholders() -> None:
     english, chinese = texts("en"), texts("zh")
     assert english.keys() == chinese.keys()
     assert len(english) > 30
     assert [key for key, text in english.items() if placeholders(text) != placeholders(chinese[key])] == []
 
 
-def test_every_text_that_is_asked_for_exists_and_none_is_left_over(
+def test_every_used_text_exists_and_every_text_is_used(
     elements: list[Element],
 ) -> None:
-    asked = {key for _, attributes in elements if (key := attributes.get("data-text"))}
+    used = {key for _, attributes in elements if (key := attributes.get("data-text"))}
     code = "\n".join(file.read_text("utf-8") for file in PAGE.glob("*.js") if file.name != "strings.js")
     quoted = set(re.findall(r'"(\w+)"', code))
-    known = set(texts("en"))
-    assert asked <= known
-    built = {f"status{status}" for status in re.findall(r"\b[45]\d\d\b", code)}  # service.js joins them
-    assert known - asked - quoted - built == set()
+    defined = set(texts("en"))
+    assert used <= defined
+    built = {f"status{status}" for status in re.findall(r"\b[45]\d\d\b", code)}  # service.js builds these keys
+    assert defined - used - quoted - built == set()
 
 
 def test_every_control_has_a_name(elements: list[Element]) -> None:

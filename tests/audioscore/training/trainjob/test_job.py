@@ -1,4 +1,4 @@
-"""A training on a cluster as its step sees it: a Kubernetes API on loopback answers the real SDK and client."""
+"""Training on a cluster, seen from its step: the real SDK and client talk to a Kubernetes API on loopback."""
 
 import http.server
 import json
@@ -57,8 +57,8 @@ COMPLETE, FAILED = condition("Complete", "JobsCompleted"), condition("Failed", "
 class Kubernetes:
     """An API server that holds TrainJobs and their pods' logs.
 
-    Each time a job is read, its `story` goes on by one status; the last stays. `on_status` is told each. `refuse` are
-    (pattern of "METHOD path", status, how often) that are answered with an error.
+    Each time a job is read, it gets the next status of `story`; the last one stays. `on_status` is called with each.
+    `refuse` lists (pattern of "METHOD path", status, count) of requests that get an error response.
     """
 
     def __init__(self) -> None:
@@ -160,23 +160,23 @@ def use_kubeconfig(path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="module")
-def model(ground: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(corpus: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pods would have trained."""
-    return Path(ground.train("campplus_only", tmp_path_factory.mktemp("trained") / "plan", seeds=[1], epochs=1).folder)
+    return Path(corpus.train("campplus_only", tmp_path_factory.mktemp("trained") / "plan", seeds=[1], epochs=1).folder)
 
 
 class Step:
     """The step of a pipeline that trains on the cluster; it may be started again."""
 
-    def __init__(self, ground: Any, folder: Path, model: Path) -> None:
-        self.ground, self.folder, self.model = ground, folder, model
+    def __init__(self, corpus: Any, folder: Path, model: Path) -> None:
+        self.corpus, self.folder, self.model = corpus, folder, model
         self.exchange = Exchange(str(folder / "exchange"))
 
     def train(self, **changed: Any) -> Any:
         settings = {**TRAINJOB, "exchange": self.exchange.uri, **changed}
-        config = self.ground.config(seeds=[1], epochs=1, launcher="trainjob", trainjob=settings)
+        config = self.corpus.config(seeds=[1], epochs=1, launcher="trainjob", trainjob=settings)
         return launch_plan(
-            "campplus_only", self.ground.index, self.ground.features, self.folder / "target", config,
+            "campplus_only", self.corpus.index, self.corpus.features, self.folder / "target", config,
             data_digest="d.dir", code_revision="abc", device="cpu",
         )  # fmt: skip
 
@@ -189,16 +189,16 @@ class Step:
 
 
 @pytest.fixture
-def step(ground: Any, tmp_path: Path, model: Path, kubernetes: Kubernetes) -> Step:
+def step(corpus: Any, tmp_path: Path, model: Path, kubernetes: Kubernetes) -> Step:
     kubernetes.story = [{}, RUNNING, RUNNING, COMPLETE]
-    one = Step(ground, tmp_path, model)
+    one = Step(corpus, tmp_path, model)
     kubernetes.on_status = one.finish
     return one
 
 
 def test_a_job_from_creation_to_deletion(step: Step, kubernetes: Kubernetes, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "audioscore")
-    kubernetes.pods = {"x-node-0-0-aaaaa": ["epoch 1", "epoch 2"], "x-node-0-1-bbbbb": ["of no interest"]}
+    kubernetes.pods = {"x-node-0-0-aaaaa": ["epoch 1", "epoch 2"], "x-node-0-1-bbbbb": ["not logged"]}
     trained = step.train()
     assert (trained.plan, list(trained.outcomes)) == ("campplus_only", [1])
     assert trained.scorer_folder().is_relative_to(step.folder / "target")
@@ -230,10 +230,10 @@ def interrupted(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refused(step: Step, *names: str, **changed: Any) -> None:
     """Train, and expect one error that contains all these names and figures."""
-    with pytest.raises(AudioscoreError) as fault:
+    with pytest.raises(AudioscoreError) as error:
         step.train(**changed)
-    assert fault.value.exit_code == 2
-    text = re.sub(r"campplus-\w{11}", "JOB", str(fault.value))
+    assert error.value.exit_code == 2
+    text = re.sub(r"campplus-\w{11}", "JOB", str(error.value))
     assert [name for name in names if name not in text] == [], text
 
 
@@ -260,7 +260,7 @@ def test_a_step_started_after_success(step: Step, kubernetes: Kubernetes, monkey
     assert len(kubernetes.created) == 1
 
 
-def test_a_job_that_failed_is_made_again(
+def test_a_job_that_failed_is_created_again(
     step: Step, kubernetes: Kubernetes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(step, monkeypatch)
