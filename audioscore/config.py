@@ -27,6 +27,14 @@ DEMO = CONFIGS / "demo.yaml"
 # Deprecated names, still accepted in files, JSON copies and --set.
 RENAMED_KEYS = {("training", "head_epochs"): "head_warmup_epochs", ("evaluation", "probes"): "robustness"}
 RENAMED_VALUES = {("training", "head", "predecessor"): "legacy"}
+# Settings that may hold a path.
+PATHS = (
+    ("data", "uri"),
+    ("encoders", "muq", "source"),
+    ("encoders", "campplus", "source"),
+    ("training", "init"),
+    ("training", "adversary", "source"),
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Plan = Literal["baseline", "hybrid", "campplus_only", "muq_frozen"]
@@ -68,7 +76,7 @@ class ValidationSection(ConfigSection):
     min_singers: int = Field(0, ge=0)
     min_per_singer: int = Field(0, ge=0)
     max_shift: float = Field(0.2, gt=0)  # nats; change of a source's score distribution since the last accepted version
-    severity: dict[str, Severity] = Field({})  # rule -> error | warning | off; defaults: data/rules.py
+    severity: dict[str, Severity] = Field({})  # rule -> error | warning | off; defaults: data/audio_checks.py (RULES)
 
 
 class SplitSection(ConfigSection):
@@ -275,6 +283,11 @@ class EvaluationSection(ConfigSection):
     seed: int = 0
     robustness: RobustnessSection = RobustnessSection()
 
+    @property
+    def bootstrap(self) -> dict[str, Any]:
+        """Arguments of the bootstrap."""
+        return {"confidence": self.confidence, "resamples": self.resamples, "seed": self.seed}
+
 
 class RegistrySection(ConfigSection):
     """The registered model and the thresholds of the promotion gate."""
@@ -324,10 +337,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from error
+        raise UsageError(f"{path}: not valid YAML ({' '.join(str(error).split())}). Correct it.") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: contains a {type(values).__name__} instead of sections. See {SMALL.name}.")
-    values = _resolve_folders(_rename_deprecated(values, str(path)), path.parent)
+    values = _resolve_folders(rename_deprecated(values, str(path)), path.parent)
     _check_one_name(overrides)
     for override in overrides:
         _override(values, override)
@@ -337,14 +350,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def parse_config(values: Mapping[str, Any], name: str = "configuration") -> Config:
     """Check configuration values. Raises UsageError that lists each invalid key."""
     try:
-        return Config.model_validate(_rename_deprecated(values, name))
+        return Config.model_validate(rename_deprecated(values, name))
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, one['loc'])) or 'file'}: {_describe(one)}" for one in error.errors()]
-        raise UsageError(f"{name}: {len(problems)} invalid: {shorten(problems)}.") from error
+        raise UsageError(f"{name}: {len(problems)} invalid: {shorten(problems)}. Correct it.") from error
 
 
-def _rename_deprecated(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Replace deprecated keys and values by the current ones, with a warning for each.
+def rename_deprecated(values: Mapping[str, Any], source: str, level: int = logging.WARNING) -> dict[str, Any]:
+    """Replace deprecated keys and values by the current ones, and log each at `level`.
 
     Raises UsageError where a section has both names of a key.
     """
@@ -355,12 +368,12 @@ def _rename_deprecated(values: Mapping[str, Any], source: str) -> dict[str, Any]
             continue
         if new in section:
             raise UsageError(f"{source}: {heading}.{old} and {heading}.{new} are the same key. Remove {old}.")
-        log.warning("%s: %s.%s is deprecated, use %s.%s", source, heading, old, heading, new)
+        log.log(level, "%s: %s.%s is deprecated, use %s.%s", source, heading, old, heading, new)
         renamed[heading] = {new if key == old else key: value for key, value in section.items()}
     for (heading, key, old), new in RENAMED_VALUES.items():
         section = renamed.get(heading)
         if isinstance(section, Mapping) and section.get(key) == old:
-            log.warning("%s: %s.%s: %s is deprecated, use %s", source, heading, key, old, new)
+            log.log(level, "%s: %s.%s: %s is deprecated, use %s", source, heading, key, old, new)
             renamed[heading] = {**section, key: new}
     return renamed
 
@@ -370,7 +383,7 @@ def _check_one_name(overrides: Sequence[str]) -> None:
     keys = [tuple(override.partition("=")[0].strip().split(".")[:2]) for override in overrides]
     for (heading, old), new in RENAMED_KEYS.items():
         if (heading, old) in keys and (heading, new) in keys:
-            raise UsageError(f"--set {heading}.{old} and {heading}.{new} are the same key. Remove {heading}.{old}.")
+            raise UsageError(f"--set {heading}.{old} and {heading}.{new}: the same key. Remove {heading}.{old}.")
 
 
 def _describe(error: "ErrorDetails") -> str:
@@ -396,11 +409,11 @@ def _override(values: dict[str, Any], override: str) -> None:
     try:
         given = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"--set {override}: the value is not valid YAML.") from error
+        raise UsageError(f"--set {override}: the value is not valid YAML. Correct it.") from error
     path = key.strip().split(".")
     for name in reversed(path):
         given = {name: given}
-    given = _rename_deprecated(given, f"--set {override}")
+    given = rename_deprecated(given, f"--set {override}")
     section = values
     for _ in path[:-1]:
         ((parent, given),) = given.items()
@@ -414,33 +427,16 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Make paths that start with a dot absolute; other encoder sources are hub ids."""
-    data = values.get("data")
-    if isinstance(data, dict) and isinstance(data.get("uri"), str) and data["uri"].startswith("."):
-        values = {**values, "data": {**data, "uri": str((base / data["uri"]).resolve())}}
-    training = values.get("training")
-    if isinstance(training, dict):
-        values = {**values, "training": _resolve_training(training, base)}
-    encoders = values.get("encoders")
-    if not isinstance(encoders, dict):
-        return values
-    resolved: dict[str, Any] = {}
-    for name, section in encoders.items():
-        source = section.get("source") if isinstance(section, dict) else None
-        if isinstance(source, str) and source.startswith("."):
-            section = {**section, "source": str((base / source).resolve())}
-        resolved[name] = section
-    return {**values, "encoders": resolved}
-
-
-def _resolve_training(training: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Resolve `init: warm:./folder` and the path of the adversary's weights."""
-    init, adversary = training.get("init"), training.get("adversary")
-    if isinstance(init, str) and init.startswith("warm:."):
-        training = {**training, "init": f"warm:{(base / init.removeprefix('warm:')).resolve()}"}
-    if isinstance(adversary, dict) and str(adversary.get("source")).startswith("."):
-        training = {**training, "adversary": {**adversary, "source": str((base / adversary["source"]).resolve())}}
-    return training
+    """Make the paths among the settings that start with a dot absolute; other encoder sources are hub ids."""
+    for *headings, name in PATHS:
+        section: Any = values
+        for heading in headings:
+            section = section.get(heading) if isinstance(section, dict) else None
+        given = section.get(name) if isinstance(section, dict) else None
+        prefix = "warm:" if name == "init" else ""
+        if isinstance(given, str) and given.startswith(f"{prefix}."):
+            section[name] = f"{prefix}{(base / given.removeprefix(prefix)).resolve()}"
+    return values
 
 
 def _shipped() -> str:

@@ -42,7 +42,7 @@ def describe_os_error(error: OSError) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """First line of another package's error, at most 200 characters, or its class name if it has no text.
+    """Return the first line of another package's error, at most 200 characters, or its class name if it has no text.
 
     >>> first_line(ValueError("no route\\nto host")), first_line(ValueError())
     ('no route', 'ValueError')

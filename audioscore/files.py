@@ -103,6 +103,12 @@ def sha256_of(*sources: Path) -> str:
     return digest.hexdigest()
 
 
+def digest_of_file(source: Path, algorithm: str) -> str:
+    """Return the digest of a file by an algorithm of hashlib, in hexadecimal; not for protection against attacks."""
+    with source.open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Create `target` as a hard link to `source`, or as a copy if the file system does not allow the link."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ class SongEvalGenerator_audio_lora:  # noqa: N801 - the name that its callers im
         muq: PathLike = "OpenMuQ/MuQ-large-msd-iter",
     ) -> None:
         if lora_r < 1 or lora_alpha <= 0:
-            raise UsageError(f"lora_r and lora_alpha must be above 0; got {lora_r} and {lora_alpha}.")
+            raise UsageError(f"lora_r and lora_alpha: must be above 0; got {lora_r} and {lora_alpha}. Correct them.")
         self.use_grl = use_grl
         self.lora_r = lora_r
         self.lora_alpha = lora_alpha
@@ -126,5 +126,5 @@ class SongEvalGenerator_audio_lora:  # noqa: N801 - the name that its callers im
 
     def _model(self) -> "LegacyModel":
         if self._loaded is None:
-            raise ModelError("the model has no weights. Call load_model(folder) first.")
+            raise ModelError("model: has no weights. Call load_model(folder) first.")
         return self._loaded

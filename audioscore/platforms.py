@@ -102,5 +102,5 @@ class ClusterSection(ConfigSection):
     @classmethod
     def _by_digest(cls, image: str | None) -> str | None:
         if image is not None and "@sha256:" not in image:
-            raise ValueError(f"{image} has no digest, so its content can change. Use REPOSITORY@sha256:…")
+            raise ValueError(f"{image}: has no digest, so its content can change. Use REPOSITORY@sha256:…")
         return image

@@ -53,7 +53,7 @@ from audioscore.units import MUQ_RATE
 
 DIM, DEPTH, LAYER, HIDDEN = 1024, 12, 6, 4096
 WINDOW_SECONDS = 18
-# Multiplications a second of audio, as the layers are defined: front-end, its linear layer, 6 layers, head.
+# Multiplications per second of audio, as the layers are defined: front-end, its linear layer, 6 layers, head.
 NOMINAL = 13.2e9 + 0.42e9 + 6 * 0.605e9 + 0.63e9
 FITTED, RIDGE = 48, 200.0  # clips, and the strength of the regularization
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -225,7 +225,7 @@ def timed(task: Callable[[], Sequence[float]]) -> tuple[float, float, Sequence[f
 
 
 def peak() -> float:
-    """Multiplications a second of a large float32 matrix product on all cores, with the faster library."""
+    """Multiplications per second of a large float32 matrix product on all cores, with the faster library."""
     a, b = torch.randn(2048, 1024), torch.randn(4096, 1024)
     best = math.inf
     for multiply in (F.linear, product) * 5:
@@ -296,7 +296,7 @@ def resident() -> int:
 
 @contextlib.contextmanager
 def most_resident() -> Iterator[list[int]]:
-    """Measure the memory, in MB, fifty times a second while the block runs."""
+    """Measure the memory, in MB, fifty times per second while the block runs."""
     looks, over = [resident()], threading.Event()
 
     def look() -> None:

@@ -254,7 +254,7 @@ def compare(data: DemoSplits, mode: str, head: str, terms: Terms, extraction: fl
     own = min(RATES, key=lambda rate: trials[rate].rank(headline))
     current, stored_pairs = batches(mode, own, cap), pairs(mode, best, cap)
     print(f"\n{mode}, {head} head: rate {best:g} for the legacy scheme, {own:g} for the current one, of {RATES}")
-    rows = {"legacy": legacy, "current": current, "one pair a step, stored": stored_pairs}
+    rows = {"legacy": legacy, "current": current, "one pair per step, stored": stored_pairs}
     print(f"{'':26}{'clips/s':>9}{'pairs/s':>10}{'steps':>8}{'CPU s':>8}{'best':>8}")
     for name, trace in rows.items():
         clips, pair_rate = trace.rates()

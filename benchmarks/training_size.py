@@ -100,10 +100,8 @@ def wide(steps: int = 2) -> None:
     pairs = WIDE_BATCH * (WIDE_BATCH - 1) // 2
     print(f"\nLoRA, width {WIDE_DIM}, {WIDE_DEPTH} layers, layer {WIDE_READ} read, {WIDE_SECONDS} s clips, in memory")
     print(f"  legacy {1 / seconds[0]:.2f} pairs/s, {2 / seconds[0]:.2f} clips/s")
-    print(
-        f"  current {pairs / seconds[1]:.2f} pairs/s, {WIDE_BATCH / seconds[1]:.2f} clips/s, {WIDE_BATCH} clips a step"
-    )
-    print(f"  once for the current scheme: {encoding:.2f} s a clip for the input of the first layer")
+    print(f"  current {pairs / seconds[1]:.2f} pairs/s, {WIDE_BATCH / seconds[1]:.2f} clips/s, {WIDE_BATCH} clips/step")
+    print(f"  once for the current scheme: {encoding:.2f} s per clip for the input of the first layer")
 
 
 def _wide_muq(layer: int) -> MuQEncoder:

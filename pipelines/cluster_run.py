@@ -86,15 +86,13 @@ def run_on_cluster(config: Config, run_id: str, code_rev: str, console: Console)
                     pipeline_root=section.pipeline_root, service_account=section.service_account,
                 )  # fmt: skip
         except Exception as error:  # KFP's client, urllib3 and kubernetes have no common error class
-            raise UsageError(
-                f"the KFP API refused the run ({_first_line(error)}). Check the section cluster."
-            ) from error
+            raise UsageError(f"KFP API: refused the run ({_first_line(error)}). Check the section cluster.") from error
     console.print(
         f"run {run_id} is KFP run {started.run_id}; it continues there if this command is interrupted", highlight=False
     )
     state = _follow(client, started.run_id, console)
     if state != "SUCCEEDED":
-        raise ClusterRunFailed(f"run {run_id} ({started.run_id}) {state.lower()} on the cluster. KFP has its logs.")
+        raise ClusterRunFailed(f"run {run_id} ({started.run_id}): {state.lower()} on the cluster. See its logs in KFP.")
     return _fetch_result(config, run_id)
 
 
@@ -110,7 +108,7 @@ def _client(config: Config) -> "Client":
             )
     except Exception as error:
         raise UsageError(
-            f"no KFP API at {section.host or 'the cluster of the kubeconfig'} ({_first_line(error)}). "
+            f"KFP API at {section.host or 'the cluster of the kubeconfig'}: does not respond ({_first_line(error)}). "
             f"Set cluster.host, and {TOKEN} if the API requires authentication."
         ) from error
 
@@ -126,8 +124,7 @@ def _follow(client: "Client", run: str, console: Console) -> str:
             unanswered += 1
             if unanswered == MAX_UNANSWERED:
                 raise ClusterRunFailed(
-                    f"the KFP API did not answer {MAX_UNANSWERED} times ({_first_line(error)}). "
-                    f"Run {run} continues there."
+                    f"KFP API: did not respond {MAX_UNANSWERED} times ({_first_line(error)}). Follow run {run} there."
                 ) from error
             time.sleep(POLL_SECONDS)
             continue

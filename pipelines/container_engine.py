@@ -35,7 +35,7 @@ def engine() -> Iterator[None]:
     program = shutil.which("podman")
     if program is None:
         raise UsageError(
-            "no container engine: DOCKER_HOST is not set, and neither Docker's socket nor podman was found. "
+            "container engine: DOCKER_HOST is not set, and neither Docker's socket nor podman was found. "
             "Install Docker or Podman, or run with --on local."
         )
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +71,7 @@ def _check_engine() -> None:
             return
         except DockerException as error:
             reason = error
-    raise UsageError(f"the container engine at {address} does not answer ({reason}). Start it, or correct DOCKER_HOST.")
+    raise UsageError(f"container engine at {address}: does not respond ({reason}). Start it, or correct DOCKER_HOST.")
 
 
 def _await_socket(socket: Path, service: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -79,7 +79,7 @@ def _await_socket(socket: Path, service: "subprocess.Popen[bytes]", log: Path) -
     while not socket.exists():
         if service.poll() is not None or time.monotonic() > deadline:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
-            raise UsageError(f"podman's service did not start ({lines[-1]}). Try `podman info`.")
+            raise UsageError(f"podman: its service did not start ({lines[-1]}). Try `podman info`.")
         time.sleep(0.05)
 
 

@@ -175,7 +175,7 @@ def run_container(client: "DockerClient", image: str, command: list[str], volume
         try:
             container.start()
         except DockerException as error:
-            raise _printed(f"container of {image}: not started ({explain(error)}).") from error
+            raise _printed(f"container of {image}: not started ({explain(error)}). Check the engine.") from error
         follow_log(container)
         code = int(container.wait()["StatusCode"])
         if code == SIGKILL_CODE:

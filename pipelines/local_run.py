@@ -216,5 +216,5 @@ def output_of(root: Path, step: str, name: str) -> Path:
     """
     found = sorted(root.glob(f"*/{step.replace('_', '-')}/{name}"))
     if len(found) != 1:
-        raise StepFailed(f"step {step} left {len(found)} outputs named {name} under {root}; expected 1.")
+        raise StepFailed(f"step {step}: left {len(found)} outputs named {name} under {root}, not 1. Report this.")
     return found[0]

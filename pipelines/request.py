@@ -67,15 +67,15 @@ def read_request(arguments: Sequence[str]) -> tuple[str, SubmitRequest | Compile
     try:
         values = json.loads(document)
     except ValueError as error:
-        raise UsageError(f"pipelines {name}: the argument is not a JSON document ({error}).") from error
+        raise UsageError(f"pipelines {name}: the argument is not a JSON document ({error}). Correct it.") from error
     if not isinstance(values, dict):
-        raise UsageError(f"pipelines {name}: expected a JSON object, got {type(values).__name__}.")
+        raise UsageError(f"pipelines {name}: expected a JSON object, got {type(values).__name__}. Correct it.")
     if unknown := sorted(values.keys() - {field.name for field in fields(request)}):
-        raise UsageError(f"pipelines {name}: unknown keys {', '.join(unknown)}.")
+        raise UsageError(f"pipelines {name}: unknown keys {', '.join(unknown)}. Remove them.")
     try:
         return name, request(**values)
     except TypeError as error:
-        raise UsageError(f"pipelines {name}: {error}.") from error
+        raise UsageError(f"pipelines {name}: {error}. Correct it.") from error
 
 
 def pipeline_parameters(config: "Config", run_id: str, code_rev: str, *, on_cluster: bool = False) -> dict[str, Any]:

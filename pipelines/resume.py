@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audioscore.config import rename_deprecated
 from audioscore.errors import UsageError
 from audioscore.files import read_json, sha256_of
 from pipelines.scorer_pipeline import NAME
@@ -40,18 +41,23 @@ def find_unfinished(runs: Path, settings: dict[str, Any] | None = None) -> Path:
     """
     started = sorted(path.parent for path in runs.glob("*/config.json"))
     if not started:
-        raise UsageError(f"nothing to resume: no run was started in {runs}. Run without --resume.")
+        raise UsageError(f"{runs}: no run was started, so there is nothing to resume. Run without --resume.")
     unfinished = [folder for folder in started if not (folder / "result.json").is_file()]
     if not unfinished:
-        raise UsageError(f"nothing to resume: the newest run, {started[-1].name}, is finished. Run without --resume.")
+        raise UsageError(f"run {started[-1].name}: is the newest and is finished. Run without --resume.")
     for folder in reversed(unfinished):
-        if settings is None or not list(_different(read_json(folder / "config.json"), settings)):
+        if settings is None or not list(_different(_settings_of(folder), settings)):
             return folder
-    different = sorted(_different(read_json(unfinished[-1] / "config.json"), settings))
+    different = sorted(_different(_settings_of(unfinished[-1]), settings))
     raise UsageError(
-        f"run {unfinished[-1].name} was started with other settings ({', '.join(different[:5])}). Give the same "
+        f"run {unfinished[-1].name}: was started with other settings ({', '.join(different[:5])}). Give the same "
         "options again, or --resume alone to continue it with its own settings, or run without --resume."
     )
+
+
+def _settings_of(run: Path) -> dict[str, Any]:
+    """Read a run's settings, under the current names of keys."""
+    return rename_deprecated(read_json(run / "config.json"), run.name, logging.DEBUG)
 
 
 def _different(before: Any, now: Any, path: str = "") -> Iterator[str]:

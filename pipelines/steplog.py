@@ -176,14 +176,14 @@ def step_error(steps: list[Step], raised: RuntimeError, section: "ContainersSect
         StepFailed with the step's log.
     """
     if not steps:
-        return StepFailed(f"the pipeline did not start: {raised}")
+        return StepFailed(f"pipeline: did not start ({raised}). Please report it.")
     step = steps[-1]
     if step.error is not None:
         kind: type[AudioscoreError] = getattr(errors, step.error[0], AudioscoreError)
         return kind(step.error[1])
     if section is not None and (cause := container_cause(step.log, section)) is not None:
-        return UsageError(f"step {step.name} {cause} Its log is {step.log}.")
-    return StepFailed(f"step {step.name} failed unexpectedly; its log is {step.log}. Please report it.")
+        return UsageError(f"step {step.name}: {cause} Its log is {step.log}.")
+    return StepFailed(f"step {step.name}: failed unexpectedly; its log is {step.log}. Please report it.")
 
 
 def container_cause(log: Path, section: "ContainersSection") -> str | None:

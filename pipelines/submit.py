@@ -98,7 +98,7 @@ def run(request: SubmitRequest, console: Console) -> dict[str, Any]:
         chosen = Path(request.config) if request.config else SMALL
         config = load_config(DEMO if request.demo else chosen, overrides)
     if config.data.uri is None:
-        raise UsageError("no data: pass --data FOLDER (or s3://…, or a git repository with @REV), or set data.uri.")
+        raise UsageError("data: none given. Pass --data FOLDER (or s3://…, or a git URL with @REV), or set data.uri.")
     if request.on == "cluster":
         check_cluster_config(config)
         if request.dry_run:

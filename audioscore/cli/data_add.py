@@ -113,8 +113,7 @@ def remove(
         list[str] | None, typer.Option(help="Remove all recordings of this singer. May be repeated.")
     ] = None,
     purge: Annotated[
-        bool,
-        typer.Option("--purge", help="Also delete them from DVC's cache and remotes, runs and feature stores."),
+        bool, typer.Option("--purge", help="Also delete them from DVC's cache and remotes, runs and feature stores.")
     ] = False,
     no_version: NoVersionOption = False,
     config: ConfigOption = None,

@@ -39,17 +39,15 @@ def pull(
     results: list[dict[str, Any]] = []
     errors: list[ModelError] = []
     for kind, section in _selected(config, only).items():
-        row: dict[str, Any] = {"kind": kind, "source": section["source"], "error": None}
         try:
             pulled = pull_encoder(kind, **section)
         except ModelError as error:
             errors.append(error)
-            row["error"] = str(error)
+            results.append({"kind": kind, "source": section["source"], "error": str(error)})
         else:
-            row = pulled.to_json() | {"error": None}
+            results.append(pulled.to_json() | {"error": None})
             if not as_json:
                 _print(pulled)
-        results.append(row)
     if as_json:
         typer.echo(json.dumps({"encoders": results}, ensure_ascii=False, indent=2))
     all_failed = len(errors) == len(results)
@@ -72,10 +70,7 @@ def _selected(config: Path | None, only: str | None) -> dict["Kind", dict[str, A
         from audioscore.config import load_config
 
         encoders = load_config(config).encoders
-        sections = {
-            "muq": encoders.muq.model_dump(),
-            "campplus": encoders.campplus.model_dump(exclude={"layer"}),
-        }
+        sections = {"muq": encoders.muq.model_dump(), "campplus": encoders.campplus.model_dump(exclude={"layer"})}
     return {kind: section for kind, section in sections.items() if only in (None, kind)}
 
 

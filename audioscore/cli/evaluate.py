@@ -12,6 +12,8 @@ from audioscore.errors import UsageError
 
 if TYPE_CHECKING:
     from audioscore.config import EvaluationSection, RegistrySection
+    from audioscore.data.clips import Clip
+    from audioscore.evaluation.predictions import Prediction
     from audioscore.tracking.suggest import Suggestions
 
 DataOption = Annotated[Path, typer.Option(help="Sorted data folder, see `audioscore data sort`.")]
@@ -43,32 +45,26 @@ def evaluate(
     """Measure how well models agree with human scores. Only clips that no model was trained on are used."""
     from dataclasses import replace
 
-    from audioscore.encoders.store import FeatureStore
     from audioscore.evaluation.controls import measured_controls
     from audioscore.evaluation.evaluate import evaluate as evaluate_predictions
     from audioscore.evaluation.noise_ceiling import ratings_of
     from audioscore.evaluation.predict import EVALUATION, PREDICTIONS
     from audioscore.evaluation.predictions import write_predictions
     from audioscore.files import check_writable, write_json
-    from audioscore.home import home
-    from audioscore.tracking.compare import predict_scorers, sorted_data
 
     _check_split(split)
     if out is not None:
         check_writable(out)
-    scorers, evaluated_on, (_, settings) = _find_scorers(models), sorted_data(data), gate_settings(config, None)
-    rows, dropped = predict_scorers(scorers, evaluated_on, split, FeatureStore(home().features))
+    rows, basis, clips, settings = _predict(models, data, split, config)
     figures = evaluate_predictions(
         [replace(row, split="test") for row in rows],  # evaluate_predictions uses the test split only
-        measured_controls(clip for _, clip in evaluated_on.clips(split)),
+        measured_controls(clips),
         {row.plan: row.seed for row in rows},
-        ratings=ratings_of(clip for _, clip in evaluated_on.clips(split)),
+        ratings=ratings_of(clips),
         reference=models[0],
-        resamples=settings.resamples,
-        confidence=settings.confidence,
-        seed=settings.seed,
+        **settings.bootstrap,
     )
-    figures |= {"data_digest": evaluated_on.digest, "split": split, "dropped": dropped}
+    figures |= basis
     if out is not None:
         write_predictions(out / PREDICTIONS, rows)
         write_json(out / EVALUATION, figures)
@@ -96,21 +92,11 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the difference B - A between two models. Only clips that neither was trained on are used."""
-    from audioscore.encoders.store import FeatureStore
-    from audioscore.home import home
-    from audioscore.tracking.compare import compare_predictions, predict_scorers, sorted_data
+    from audioscore.tracking.compare import compare_predictions
 
     _check_split(split)
-    scorers, evaluated_on, (_, settings) = (
-        _find_scorers([first, second]), sorted_data(data), gate_settings(config, None)
-    )  # fmt: skip
-    rows, dropped = predict_scorers(scorers, evaluated_on, split, FeatureStore(home().features))
-    found = {
-        "data_digest": evaluated_on.digest,
-        "split": split,
-        "dropped": dropped,
-        **compare_predictions(rows, first, second, settings),
-    }
+    rows, basis, _, settings = _predict([first, second], data, split, config)
+    found = basis | compare_predictions(rows, first, second, settings)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
         return
@@ -189,6 +175,20 @@ def gate_settings(config: Path | None, run: Path | None) -> "tuple[RegistrySecti
 def _check_split(split: str) -> None:
     if split not in ("test", "val", "train", "all"):
         raise UsageError(f"--split {split}: unknown split. Use test, val, train or all.")
+
+
+def _predict(
+    models: Sequence[str], data: Path, split: str, config: Path | None
+) -> "tuple[list[Prediction], dict[str, Any], list[Clip], EvaluationSection]":
+    """Predict a split by the models. Returns the rows, what they are based on, the split's clips, and the settings."""
+    from audioscore.encoders.store import FeatureStore
+    from audioscore.home import home
+    from audioscore.tracking.compare import predict_scorers, sorted_data
+
+    scorers, folder, (_, settings) = _find_scorers(models), sorted_data(data), gate_settings(config, None)
+    rows, dropped = predict_scorers(scorers, folder, split, FeatureStore(home().features))
+    basis = {"data_digest": folder.digest, "split": split, "dropped": dropped}
+    return rows, basis, [clip for _, clip in folder.clips(split)], settings
 
 
 def _find_scorers(models: Sequence[str]) -> dict[str, Path]:

@@ -119,8 +119,7 @@ def promote(
     version: Annotated[int, typer.Argument(min=1, metavar="V", help="Version number, see `audioscore models`.")],
     model: ModelNameOption = "audioscore",
     data: Annotated[
-        Path | None,
-        typer.Option(help="Sorted data folder for the comparison. Default: the data of the version's run."),
+        Path | None, typer.Option(help="Sorted data folder for the comparison. Default: the data of the version's run.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML configuration of the gate. Default: that of the version's run.")

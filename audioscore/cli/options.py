@@ -58,7 +58,7 @@ def find_recordings(arguments: Iterable[str]) -> list[InputRecording]:
         else:
             found += (InputRecording(name, name) for name in _on_disk(argument))
     if not found:
-        raise UsageError("no recordings given. Give files, folders, patterns, s3:// links, or - for a list.")
+        raise UsageError("recordings: none given. Give files, folders, patterns, s3:// links, or - for a list.")
     return found
 
 

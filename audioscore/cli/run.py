@@ -115,7 +115,7 @@ def find_run(run: str | None) -> Path:
         return next((path for path in runs if path.name == run), Path(run))
     finished = [path for path in runs if (path / REPORT).is_file()]
     if not finished:
-        raise UsageError(f"no finished run in {home().folder}. Run `audioscore demo` or `audioscore run`.")
+        raise UsageError(f"{home().folder}: no finished run. Run `audioscore demo` or `audioscore run`.")
     return max(finished, key=lambda path: path.name)  # a run id begins with the time
 
 

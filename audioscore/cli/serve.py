@@ -35,10 +35,10 @@ def serve(
     from audioscore.encoders.compute import set_passive_waiting
 
     set_passive_waiting()
-    from audioscore.serving.metrics import Settings
+    from audioscore.serving.metrics import ServiceSettings
     from audioscore.serving.server import serve as run
 
-    settings = Settings(
+    settings = ServiceSettings(
         max_bytes=int(max_megabytes * 2**20),
         max_seconds=max_minutes * 60,
         queue=queue,

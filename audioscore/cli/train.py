@@ -37,7 +37,7 @@ def train(
         list[str] | None, typer.Option("--set", help="Override a setting: a.b=value. Repeatable.")
     ] = None,
     as_json: JsonOption = False,
-    # Hidden options: for pipelines and for the processes of torchrun.
+    # Hidden options: for `python -m audioscore.training`, whose help shows them.
     store: Annotated[
         str | None, typer.Option(hidden=True, help="Feature store: a folder or s3://BUCKET/PREFIX.")
     ] = None,
@@ -52,7 +52,7 @@ def train(
     data_digest: Annotated[str | None, typer.Option(hidden=True, help="Version of the data, with --index.")] = None,
     code_revision: Annotated[str | None, typer.Option(hidden=True, help="Default: that of this repository.")] = None,
 ) -> None:
-    """Train plans on a data folder, one scorer a seed.
+    """Train plans on a data folder, one scorer per seed.
 
     With training.processes above 1, torchrun starts that many processes on this machine. Nothing is registered.
     """
@@ -72,7 +72,7 @@ def train(
         )
     plans = tuple(plan_by_name(name) for name in dict.fromkeys(plan or settings.training.plans))
     if single and len(plans) != 1:
-        raise UsageError(f"--single writes one plan; got {len(plans)}. Name it with --plan.")
+        raise UsageError(f"--single: writes one plan; got {len(plans)}. Name it with --plan.")
     request = TrainingRequest(
         settings, plans, out, code_revision or revision_of(REPOSITORY), data=data, store=store, index=index,
         features=features, single=single, data_digest=data_digest, device=device, resume=resume, mlflow=mlflow,
@@ -142,7 +142,7 @@ def _check_input(request: "TrainingRequest") -> None:
     """Raise UsageError unless the request names either a sorted data folder or the results of a pipeline's steps."""
     if request.data is None:
         if request.index is None or request.features is None:
-            raise UsageError("no data: pass --data FOLDER, or --index and --features of a pipeline's steps.")
+            raise UsageError("data: none given. Pass --data FOLDER, or --index and --features of a pipeline's steps.")
     elif request.index is not None or request.features is not None:
         raise UsageError("--data and --index: both name training data. Pass one of them.")
     elif not (request.data / "index" / "train.json").is_file():

@@ -24,7 +24,7 @@ from audioscore.files import atomic_path
 Wave = NDArray[np.float32]
 
 MAX_SECONDS = 3600.0  # an hour: more is a broadcast, not a performance, and would exhaust memory
-SHORTFALL_SECONDS = 0.5  # by which the decoded audio may be shorter than declared (encoder delay and padding)
+SHORTFALL_SECONDS = 0.5  # allowed shortfall of the decoded audio (encoder delay and padding)
 EXACT_CODECS = frozenset({"flac"})  # the container declares the exact number of samples
 MAX_CHANNELS = 8  # with more, PyAV 18 reads beyond the frame when it creates an array
 MAX_PEAK = 1e6  # of full scale: float files may exceed 1 or contain integers, but beyond this squares overflow
@@ -105,7 +105,7 @@ def decode(source: str | Path | bytes, *, max_seconds: float = MAX_SECONDS) -> R
             f"{name}: ends after {recording.seconds:.2f} s of the {declared:.2f} s it declares. Transfer it again."
         )
     if not np.isfinite(recording.wave).all():
-        raise AudioError(f"{name}: holds samples that are not numbers (NaN or infinite). Export it again.")
+        raise AudioError(f"{name}: contains NaN or infinite samples. Export it again.")
     peak = float(max(recording.wave.max(), -recording.wave.min()))
     if peak > MAX_PEAK:
         raise AudioError(f"{name}: holds samples up to {peak:.3g}, where full scale is 1. Export it again.")

@@ -126,15 +126,43 @@ def measure_recording(recording: Recording) -> AudioMeasurements:
     )
 
 
+# serving/page/refusals.js translates these reasons: it matches their first words and figures.
 def findings(measured: AudioMeasurements, limits: AudioLimits | None = None) -> list[Finding]:
     """List every rule that a recording breaks, with its figures; the reasons contain no file name.
 
     The rules apply to what was measured once, so other limits do not require decoding the file again.
     """
     limits = limits or AudioLimits()
-    found = [*_length_findings(measured, limits), *_level_findings(measured, limits)]
-    # The spectrum and the voiced share of a silent recording mean nothing.
-    return found if any(one.rule == "silent" for one in found) else found + _content_findings(measured, limits)
+    seconds, reasons = measured.seconds, dict[str, str]()
+    if seconds < limits.min_seconds:
+        reasons["too_short"] = (
+            f"too short: {seconds:.2f} s; at least {limits.min_seconds:g} s is required. Record more."
+        )
+    if seconds > limits.max_seconds:
+        reasons["too_long"] = f"too long: {seconds:.0f} s; at most {limits.max_seconds:g} s is accepted. Cut it."
+    if measured.mono_loss_db < limits.min_mono_loss_db:  # before "silent", which cancelled channels may also be
+        reasons["phase_cancelled"] = (
+            f"phase-cancelled: averaging its channels changes the level by {measured.mono_loss_db:.1f} dB, below "
+            f"{limits.min_mono_loss_db:g}, because one is the inverse of the other. Export one of them."
+        )
+    if measured.level_db < limits.min_level_db:
+        reasons["silent"] = (
+            f"silent: its level is {measured.level_db:.1f} dBFS, below {limits.min_level_db:g}. "
+            f"Check the microphone, or export it louder."
+        )
+    if measured.silence_share > limits.max_silence_share:
+        reasons["nearly_silent"] = (
+            f"nearly silent: {measured.silence_share:.1%} of it is silence, above {limits.max_silence_share:.0%}. "
+            f"Cut it to the part with singing."
+        )
+    if measured.clipping_share > limits.max_clipping_share:
+        reasons["clipped"] = (
+            f"clipped: {measured.clipping_share:.0%} of its samples are at full scale, above "
+            f"{limits.max_clipping_share:.0%}. Record it at a lower level."
+        )
+    if "silent" not in reasons:  # the spectrum and the voiced share of a silent recording mean nothing
+        reasons |= _content_reasons(measured, limits)
+    return [Finding(rule, reason) for rule, reason in reasons.items()]
 
 
 def rejection_reason(measured: AudioMeasurements, limits: AudioLimits | None = None) -> str | None:
@@ -142,65 +170,21 @@ def rejection_reason(measured: AudioMeasurements, limits: AudioLimits | None = N
     return next((one.reason for one in findings(measured, limits) if RULES[one.rule] == "error"), None)
 
 
-# serving/page/refusals.js translates these reasons: it matches their first words and figures.
-def _length_findings(measured: AudioMeasurements, limits: AudioLimits) -> list[Finding]:
-    found, seconds = [], measured.seconds
-    if seconds < limits.min_seconds:
-        text = f"too short: {seconds:.2f} s, and at least {limits.min_seconds:g} s are required; record more of it."
-        found.append(Finding("too_short", text))
-    if seconds > limits.max_seconds:
-        text = f"too long: {seconds:.0f} s, and at most {limits.max_seconds:g} s are accepted; cut it."
-        found.append(Finding("too_long", text))
-    return found
-
-
-def _level_findings(measured: AudioMeasurements, limits: AudioLimits) -> list[Finding]:
-    found = []
-    if measured.mono_loss_db < limits.min_mono_loss_db:  # before "silent", which cancelled channels may also be
-        text = (
-            f"phase-cancelled: averaging its channels changes the level by {measured.mono_loss_db:.1f} dB, below "
-            f"{limits.min_mono_loss_db:g}; one channel is the inverse of the other: export one of them."
-        )
-        found.append(Finding("phase_cancelled", text))
-    if measured.level_db < limits.min_level_db:
-        text = (
-            f"silent: its level is {measured.level_db:.1f} dBFS, below {limits.min_level_db:g}; "
-            f"check the microphone, or export it louder."
-        )
-        found.append(Finding("silent", text))
-    if measured.silence_share > limits.max_silence_share:
-        text = (
-            f"nearly silent: {measured.silence_share:.1%} of it is silence, above {limits.max_silence_share:.0%}; "
-            f"cut it to the part with singing."
-        )
-        found.append(Finding("nearly_silent", text))
-    if measured.clipping_share > limits.max_clipping_share:
-        text = (
-            f"clipped: {measured.clipping_share:.0%} of its samples are at full scale, above "
-            f"{limits.max_clipping_share:.0%}; record it at a lower level."
-        )
-        found.append(Finding("clipped", text))
-    return found
-
-
-def _content_findings(measured: AudioMeasurements, limits: AudioLimits) -> list[Finding]:
-    found = []
+def _content_reasons(measured: AudioMeasurements, limits: AudioLimits) -> dict[str, str]:
+    reasons = {}
     if abs(measured.dc_offset) > limits.max_dc_offset:
-        text = (
+        reasons["dc_offset"] = (
             f"DC offset: the mean of its samples is {measured.dc_offset:+.3f} of full scale, beyond "
-            f"{limits.max_dc_offset:g}; remove the offset."
+            f"{limits.max_dc_offset:g}. Remove the offset."
         )
-        found.append(Finding("dc_offset", text))
     if measured.bandwidth_hz < limits.min_bandwidth_hz:
-        text = (
+        reasons["narrow_band"] = (
             f"narrow band: no signal above {measured.bandwidth_hz:.0f} Hz in a file of {measured.rate} Hz, and "
-            f"{limits.min_bandwidth_hz:g} Hz are expected; use the original recording."
+            f"{limits.min_bandwidth_hz:g} Hz are expected. Use the original recording."
         )
-        found.append(Finding("narrow_band", text))
     if measured.voiced_share < limits.min_voiced_share:
-        text = (
-            f"no voice: {measured.voiced_share:.0%} of what is loud in it has a pitch, below "
-            f"{limits.min_voiced_share:.0%}; check that it contains singing."
+        reasons["no_voice"] = (
+            f"no voice: {measured.voiced_share:.0%} of the loud parts have a pitch, below "
+            f"{limits.min_voiced_share:.0%}. Check that it contains singing."
         )
-        found.append(Finding("no_voice", text))
-    return found
+    return reasons

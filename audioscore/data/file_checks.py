@@ -88,7 +88,7 @@ def check_recordings(
     Processes are used because decoding runs Python code for each frame: two threads took longer than one.
 
     Args:
-        workers: Processes; by default one a core.
+        workers: Processes; by default one per core.
         cache: Database file of the measurement cache; created if missing. If it is unusable, a warning is logged and
             every recording is decoded.
     """
@@ -151,7 +151,8 @@ def _check(
         found = tuple(findings(checked.measurements, limits)) if checked.measurements else ()
         return replace(checked, sha256=sha256, bytes=after.st_size, findings=found), fresh
     except AudioError as error:
-        return CheckedRecording(error=_without_path(error, folder, audio_file)), None
+        reason = str(error).removeprefix(f"{folder / audio_file}: ").removeprefix(f"{audio_file}: ")
+        return CheckedRecording(error=reason), None
     except OSError as error:
         return CheckedRecording(error=f"cannot be read ({error.strerror or error}). Check its permissions."), None
 
@@ -181,13 +182,6 @@ def _from_entry(entry: CachedMeasurement | None) -> CheckedRecording | None:
         return None
 
 
-def _without_path(error: AudioError, folder: Path, audio_file: str) -> str:
-    message = str(error)
-    for name in (str(folder / audio_file), audio_file):
-        message = message.removeprefix(f"{name}: ")
-    return message
-
-
 def _check_in_processes(
     audio_files: Sequence[str],
     folder: Path,
@@ -206,7 +200,7 @@ def _check_in_processes(
     except BrokenProcessPool as error:
         near = shorten(list(audio_files[done : done + workers * CHUNK]))
         raise DataError(
-            f"A worker process ended after {done} of {len(audio_files)} recordings, at one of {near} or because memory "
+            f"worker process: ended after {done} of {len(audio_files)} recordings, at one of {near} or because memory "
             f"ran out. Try one worker; a script that starts several needs `if __name__ == '__main__':`."
         ) from error
 

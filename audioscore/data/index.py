@@ -75,10 +75,7 @@ def without_trailing_commas(text: str) -> str:
 
 
 def _entry(clip: Clip) -> dict[str, Any]:
-    values = {name: getattr(clip, name) for name in FIELDS}
-    return {
-        name: list(value) if name == "raters" else value for name, value in values.items() if value not in (None, ())
-    }
+    return {name: value for name, value in vars(clip).items() if value not in (None, ())}
 
 
 def _parse(path: Path) -> list[list[Any]]:

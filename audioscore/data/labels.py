@@ -1,10 +1,9 @@
-"""Read and write labels tables: rows of annotations become scored clips only here.
+"""Read labels tables: rows of annotations become scored clips only here.
 
 Every cell is read as text, so that the singer `001` stays `001`. An invalid row is listed as a `RowError` and excluded:
 it neither stops the reading nor becomes a wrong score.
 """
 
-import csv
 import math
 import posixpath
 import re
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from audioscore.data.clips import Clip
-from audioscore.data.tables import SUFFIXES, Sheet, cell_text, read_sheets
+from audioscore.data.tables import SUFFIXES, Sheet, read_sheets
 from audioscore.errors import DataError, UsageError, shorten
-from audioscore.files import atomic_path
 from audioscore.units import SCORE_MAX, SCORE_MIN
 
 # Column names and their accepted headers, compared without case, width, spaces, hyphens and underscores. The headers
@@ -127,32 +125,11 @@ def find_labels(folder: Path) -> Path:
     found = [folder / f"labels{suffix}" for suffix in SUFFIXES if (folder / f"labels{suffix}").is_file()]
     names = ", ".join(f"labels{suffix}" for suffix in SUFFIXES)
     if not found:
-        raise DataError(f"{folder} contains no labels table. Add one of {names}.")
+        raise DataError(f"{folder}: no labels table. Add one of {names}.")
     if len(found) > 1:
         listed = ", ".join(path.name for path in found)
-        raise DataError(f"{folder} contains {len(found)} labels tables ({listed}). Keep one.")
+        raise DataError(f"{folder}: contains {len(found)} labels tables ({listed}). Keep one.")
     return found[0]
-
-
-def write_labels(path: Path, clips: Sequence[Clip]) -> None:
-    """Write clips as a UTF-8 csv that `read_labels` reads back; optional columns are written if any clip has a value.
-
-    Raises DataError if a clip has no score, since every row of a labels table needs one.
-    """
-    if unscored := [clip.audio_file for clip in clips if clip.score is None]:
-        raise DataError(
-            f"{len(unscored)} of {len(clips)} clips have no score ({shorten(unscored)}). Score them, or remove them."
-        )
-    optional = [name for name in HEADERS if name not in ("audio_file", "score")]
-    used = [name for name in optional if any(getattr(clip, name) is not None for clip in clips)]
-    raters = max((len(clip.raters) for clip in clips), default=0)
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["audio_file", "score", *used, *(f"rater_{number + 1}" for number in range(raters))])
-        for clip in clips:
-            values = [clip.score, *clip.raters, *[None] * (raters - len(clip.raters))]
-            score, *rated = [cell_text(value) for value in values]
-            writer.writerow([clip.audio_file, score, *(getattr(clip, name) or "" for name in used), *rated])
 
 
 def _key(header: str) -> str:
@@ -178,9 +155,9 @@ def singer_pattern(singer_from: str | None) -> re.Pattern[str] | None:
     try:
         pattern = re.compile(singer_from)
     except re.error as error:
-        raise UsageError(f"--singer-from {singer_from!r} is not a regular expression ({error}).") from error
+        raise UsageError(f"--singer-from {singer_from!r}: not a regular expression ({error}). Correct it.") from error
     if pattern.groups != 1:
-        raise UsageError(f"--singer-from {singer_from!r} has {pattern.groups} groups. Give it exactly one: the singer.")
+        raise UsageError(f"--singer-from {singer_from!r}: has {pattern.groups} groups. Give it one: the singer.")
     return pattern
 
 
@@ -201,7 +178,7 @@ def match_columns(headers: Sequence[str], chosen: Mapping[str, str]) -> dict[str
     for name, positions in found.items():
         if len(positions) > 1:
             named = " and ".join(f"{headers[position]!r} (column {position + 1})" for position in positions)
-            raise DataError(f"{named} both match {name}. Choose one with --map {name}=HEADER, or rename the other.")
+            raise DataError(f"column {name}: {named} both match. Choose with --map {name}=HEADER, or rename one.")
     return {name: positions[0] for name, positions in found.items()}
 
 

@@ -53,7 +53,7 @@ def read_sheets(path: Path, *, is_known: Callable[[str], bool] = bool) -> list[S
     if broken := [f"row {row}: {reason}" for sheet in sheets for row, reason in sheet.broken if not filled]:
         raise DataError(f"{path.name}: its {len(broken)} rows cannot be read ({shorten(broken, 3)}). Correct them.")
     if not filled:
-        raise DataError(f"{path.name} is empty. A table starts with a row of column names.")
+        raise DataError(f"{path.name}: is empty. A table starts with a row of column names.")
     return filled
 
 

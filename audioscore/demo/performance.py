@@ -85,7 +85,7 @@ class Singer:
 
 
 def timbre_quality(singer: Singer) -> float:
-    """Quality of the voice, 0 to 1, computed from tilt, ring, breath and roughness.
+    """Compute the quality of the voice, 0 to 1, from tilt, ring, breath and roughness.
 
     Size, register, formants and vibrato describe the identity of a voice and have no effect.
     """

@@ -88,14 +88,9 @@ def plan_corpus(
         PlannedClip(
             audio_file=f"audio/c{position + 1:0{digits}d}.m4a",
             score=round(float(score), 1),
-            singer=one.singer,
-            song=one.song,
-            source=one.source,
             q_timbre=timbre_quality(one.singer),
-            q_performance=one.q_performance,
-            first_bar=one.first_bar,
-            seed=one.seed,
-            **{name: float(value) for name, value in zip(NUISANCES, row, strict=True)},
+            **vars(one),
+            **dict(zip(NUISANCES, row.tolist(), strict=True)),
         )
         for one, score, row, position in zip(performances, scores, nuisances, positions, strict=True)
     ]

@@ -53,7 +53,7 @@ def add_lora(
 
     if rank < 1 or alpha < 1 or not 0 <= dropout < 1:
         raise UsageError(
-            "LoRA needs a rank and an alpha of at least 1 and a dropout from 0 to below 1; got rank "
+            "LoRA: needs a rank and an alpha of at least 1 and a dropout from 0 to below 1; got rank "
             f"{rank}, alpha {alpha}, dropout {dropout}. Change them in the configuration."
         )
     layers = _layers_from(module, from_layer)
@@ -88,7 +88,7 @@ def tune_layers(module: "nn.Module", *, from_layer: int = 0) -> list[str]:
 
 
 def trainable(module: "nn.Module") -> list[str]:
-    """Names of the parameters with a gradient."""
+    """Return the names of the parameters with a gradient."""
     return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
@@ -126,7 +126,7 @@ def load_adapter_state(module: "nn.Module", state: "Mapping[str, Tensor]") -> No
     }
     if any(problems.values()):
         listed = "; ".join(f"{len(names)} {kind}: {shorten(names)}" for kind, names in problems.items() if names)
-        raise ModelError(f"adapters do not fit this MuQ: {listed}. Use the rank and layers they were trained with.")
+        raise ModelError(f"adapters: do not fit this MuQ, {listed}. Use the rank and layers they were trained with.")
     set_peft_model_state_dict(module, dict(state))
 
 
@@ -138,7 +138,7 @@ def merge(module: "nn.Module") -> None:
     Raises: ModelError where there are no adapters, or one is not finite; the module is then unchanged.
     """
     if broken := [name for name, value in adapter_state(module).items() if not value.isfinite().all()]:
-        raise ModelError(f"adapters cannot be merged: {shorten(broken)} not finite. Use an earlier checkpoint.")
+        raise ModelError(f"adapters: cannot be merged, {shorten(broken)} not finite. Use an earlier checkpoint.")
     merge_layers(module)
     del module.peft_config
 
@@ -154,7 +154,7 @@ def merge_layers(module: "nn.Module") -> None:
 def _layers_from(module: Any, from_layer: int) -> list[str]:
     """Paths of the loaded conformer layers from `from_layer` on, in a MuQ without adapters."""
     if _adapted(module):
-        raise ModelError("this MuQ already has adapters. Merge them first, or load the encoder again.")
+        raise ModelError("MuQ: already has adapters. Merge them first, or load the encoder again.")
     depth = len(module.model.conformer.layers)
     if not 0 <= from_layer < depth:
         raise ModelError(
@@ -171,4 +171,4 @@ def _adapted(module: "nn.Module") -> "list[tuple[str, Linear]]":
 
 def _require_adapters(module: "nn.Module") -> None:
     if not _adapted(module):
-        raise ModelError("this MuQ has no adapters. Call add_lora first.")
+        raise ModelError("MuQ: has no adapters. Call add_lora first.")

@@ -197,5 +197,5 @@ def _limit() -> int:
         if not 0 <= value < float("inf"):
             raise ValueError
     except ValueError as error:
-        raise UsageError(f"{LIMIT} is {text!r}. Give a number of gigabytes, 0 to keep no copies.") from error
+        raise UsageError(f"{LIMIT}: is {text!r}. Give a number of gigabytes, 0 to keep no copies.") from error
     return round(value * 1e9)

@@ -22,7 +22,7 @@ _how_to_get = partial(how_to_get, "campplus", "ModelScope", "a ModelScope snapsh
 
 
 def fbank(wave: "Tensor") -> "Tensor":
-    """80-bin log-mel energies, mean-normalised over time.
+    """Compute 80-bin log-mel energies, mean-normalised over time.
 
     Shape: wave [T] at 16 kHz -> [F, 80], one frame per 10 ms.
     Source: 3D-Speaker, speakerlab/process/processor.py (FBank).
@@ -52,7 +52,7 @@ class CampplusEncoder:
 
         if wave.ndim != 1 or len(wave) < MIN_SAMPLES:
             raise ModelError(
-                f"CAM++ needs a wave [T] of at least {MIN_SAMPLES} samples at 16 kHz; got {list(wave.shape)}."
+                f"CAM++: needs a wave [T] of at least {MIN_SAMPLES} samples of 16 kHz; got {list(wave.shape)}. Pass it."
             )
         count = -(-len(wave) // int(WINDOW_SECONDS * CAMPPLUS_RATE))
         precision = self.reference.precision
@@ -70,7 +70,7 @@ class CampplusEncoder:
 
 
 def encoder_files(folder: Path) -> list[Path]:
-    """The files of the encoder; a hub's snapshot has more."""
+    """Return the files of the encoder; a hub's snapshot has more."""
     return [folder / CONFIGURATION, _weights_file(folder)]
 
 
@@ -111,11 +111,11 @@ def _read(weights: Path, source: str) -> tuple[Any, int]:
     try:
         return build_campplus(torch.load(weights, map_location="cpu", weights_only=True))
     except (RuntimeError, LookupError, OSError, ValueError, EOFError, TypeError, AttributeError) as error:
-        raise ModelError(f"{source}: {weights.name} has no CAM++ weights ({first_line(error)}).") from error
+        raise ModelError(f"{source}: {weights.name} has no CAM++ weights ({first_line(error)}). Pull again.") from error
     except Exception as error:  # torch raises pickle's own errors for files that are not checkpoints
         if type(error).__name__ != "UnpicklingError":
             raise
-        raise ModelError(f"{source}: {weights.name} is not a weights-only checkpoint. It was not opened.") from error
+        raise ModelError(f"{source}: {weights.name} is not a weights-only checkpoint. Pull it again.") from error
 
 
 def build_campplus(state: dict[str, Any]) -> tuple[Any, int]:
@@ -144,7 +144,7 @@ def build_campplus(state: dict[str, Any]) -> tuple[Any, int]:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Files that a snapshot lacks, for example after an interrupted download; invalid files are for loading to find."""
+    """List files that a snapshot lacks, as after an interrupted download; loading detects invalid files."""
     if not (folder / CONFIGURATION).is_file():
         return [CONFIGURATION]
     try:
@@ -159,13 +159,13 @@ def _weights_name(folder: Path) -> str:
     try:
         return str(read_json(folder / CONFIGURATION)["model"]["pretrained_model"])
     except (ValueError, LookupError, TypeError) as error:
-        raise ModelError(f"{folder.name}: {CONFIGURATION} names no weights under model.pretrained_model.") from error
+        raise ModelError(f"{folder.name}: {CONFIGURATION} lacks model.pretrained_model. Pull it again.") from error
 
 
 def _weights_file(folder: Path) -> Path:
     name = _weights_name(folder)
     if "/" in name or not (folder / name).is_file():
-        raise ModelError(f"{folder.name}: {CONFIGURATION} names the weights {name!r}, which are not in the folder.")
+        raise ModelError(f"{folder.name}: {CONFIGURATION} names {name!r}, which is missing. Pull it again.")
     return folder / name
 
 

@@ -41,7 +41,7 @@ def choose_device(device: str) -> str:
 
 
 def precision_on(device: str, requested: Precision) -> Precision:
-    """The number format that is used on a device: fp32 on every CPU, so features do not depend on the machine.
+    """Return the precision used on a device: fp32 on every CPU, so that features do not depend on the machine.
 
     >>> precision_on("cpu", "bf16"), precision_on("cuda:0", "bf16")
     ('fp32', 'bf16')
@@ -85,7 +85,7 @@ def as_fp32(output: "Tensor", precision: Precision) -> "Tensor":
     Raises: ModelError where a lower format overflowed: fp16 ends at 65 504.
     """
     if precision != "fp32" and not output.isfinite().all():
-        raise ModelError(f"an encoder's output overflows {precision}. Use bf16 or fp32.")
+        raise ModelError(f"precision {precision}: an encoder's output overflows. Use bf16 or fp32.")
     return output.float()
 
 
@@ -116,7 +116,7 @@ def set_passive_waiting() -> None:
 
 
 def cores() -> int:
-    """The number of cores that this process may use, which may be fewer than the machine has."""
+    """Count the cores that this process may use; the machine may have more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -109,7 +109,7 @@ def _load(kind: Kind, source: str, folder: Path, layer: int | None, sha256: str 
     except ModelError as error:
         if is_folder(source):
             raise
-        raise ModelError(f"{source} is in the cache, but does not load: {error}") from error
+        raise ModelError(f"{source}: is in the cache, but does not load: {error}") from error
 
 
 def _fetch(kind: Kind, source: str, revision: str | None) -> tuple[Path, str, tuple[str, ...]]:
@@ -266,7 +266,7 @@ def _missing(kind: Kind, folder: Path) -> list[str]:
 
 
 def cache_of(kind: Kind, source: str) -> Path:
-    """The folder in which the hub's client caches an encoder."""
+    """Return the folder in which the hub's client caches an encoder."""
     if kind == "muq":
         return _hugging_face_cache(source)
     home = Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
@@ -279,7 +279,7 @@ def is_cached(kind: Kind, source: str) -> bool:
 
 
 def how_to_go_offline(kind: Kind, source: str) -> str:
-    """One sentence on how to copy an encoder to a machine without network."""
+    """Describe in one sentence how to copy an encoder to a machine without network."""
     files = " and ".join(MUQ_FILES) if kind == "muq" else "configuration.json and the weights it names"
     return (
         f"Without network, pull it on another machine and copy the cache folder from there to "

@@ -59,14 +59,11 @@ class Extraction:
 
 def load_encoders(section: "EncodersSection", device: str = "cpu") -> Encoders:
     """Load both encoders of a configuration."""
-    muq, campplus, precision = section.muq, section.campplus, section.precision
-    music = load_muq(
-        muq.source, layer=muq.layer or 6, revision=muq.revision, sha256=muq.sha256, device=device, precision=precision
-    )
-    voice = load_campplus(
-        campplus.source, revision=campplus.revision, sha256=campplus.sha256, device=device, precision=precision
-    )
-    return {"muq": music, "campplus": voice}
+    muq, campplus = (one.model_dump(exclude={"layer"}) for one in (section.muq, section.campplus))
+    return {
+        "muq": load_muq(**muq, layer=section.muq.layer or 6, device=device, precision=section.precision),
+        "campplus": load_campplus(**campplus, device=device, precision=section.precision),
+    }
 
 
 def load_speaker(target: str, source: str, device: str = "cpu") -> "SpeakerTarget":
@@ -218,7 +215,7 @@ def extract_folder(
 
 
 def shards_of(count: int) -> list[str]:
-    """Names of `count` shards, one for each pod.
+    """Return the names of `count` shards, one for each pod.
 
     >>> shards_of(3), shards_of(1)
     (['0/3', '1/3', '2/3'], ['0/1'])
@@ -253,7 +250,7 @@ def extract_share(
 def embed_voices(
     clips: Sequence[Clip], folder: Path, encoder: CampplusEncoder, store: FeatureStore, progress: Progress | None = None
 ) -> NDArray[np.float32]:
-    """Voice embeddings in the clips' order; those in the store are not computed again.
+    """Compute voice embeddings in the clips' order, unless the store has them.
 
     Clips need their sha256; `folder` is the data folder. Shape: -> [N, E].
     Raises: DataError where a recording changed since it was validated, AudioError where one cannot be decoded.
@@ -268,7 +265,7 @@ def embed_voices(
 def voice_embedder(
     section: "EncoderSection", folder: Path, store: str | Path, progress: Progress | None = None
 ) -> Callable[[Sequence[Clip]], NDArray[np.float32]]:
-    """A function from clips to their voice embeddings, which loads the encoder at its first call.
+    """Return a function from clips to voice embeddings, which loads the encoder at its first call.
 
     `section` is the configuration's CAM++, `folder` the data folder, `store` the feature store's folder or URI.
     """

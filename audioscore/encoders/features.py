@@ -110,7 +110,7 @@ def is_folder(source: str) -> bool:
 
 
 def how_to_get(kind: Kind, hub: str, content: str, source: str) -> str:
-    """How a user gets an encoder that does not load: a sentence for messages."""
+    """Describe for a message how to get an encoder that does not load."""
     if is_folder(source):
         return f"Give a folder with {content}; for the shipped encoders run `audioscore data pull`."
     where = f"where {hub} can be reached"

@@ -45,7 +45,7 @@ def _kernels() -> "ModuleType | None":
 
 
 def fast_dtype(device: str) -> "FastDtype":
-    """The dtype of products in fast mode: "int16" where the processor multiplies it faster, else "float32"."""
+    """Return the dtype of products in fast mode: "int16" where the processor multiplies it faster, else "float32"."""
     kernels = _kernels()
     return "float32" if kernels is None else kernels.fast_dtype(device)
 
@@ -94,9 +94,9 @@ class MuQInference:
         return None if kernels is None else kernels.optimize(self.encoder, self._dtype)
 
     def encode(self, waves: "Sequence[Tensor]", layer: int | None = None) -> "list[Tensor]":
-        """Compute the frames of recordings, windows joined in time; with `layer`, that hidden state of MuQ.
+        """Encode recordings: MuQ's frames, or hidden state `layer` if given; windows are concatenated in time.
 
-        Windows whose spectrograms are equally long share a pass; nothing is padded.
+        Windows with spectrograms of equal length run in one forward pass, without padding.
         Shape: waves [T_i] at 24 kHz, float32 -> [F_i, dim], on the CPU.
         Raises: ModelError for a layer that was not loaded and for a wave that is too short.
         """
@@ -156,7 +156,7 @@ def _equally_long(windows: "Sequence[Tensor]") -> list[list[int]]:
 
 
 def optimized_encoder(encoder: "Encoder | SpeakerTarget") -> MuQInference | None:
-    """A MuQ on optimized kernels, for threads that each encode a recording; None where this is not faster.
+    """Return a MuQ on optimized kernels, for threads that each encode a recording; None where this is not faster.
 
     Use it for many recordings: preparing the weights takes a second, and 300 MB, at the published size.
     """

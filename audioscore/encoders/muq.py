@@ -32,7 +32,7 @@ _how_to_get = partial(how_to_get, "muq", "Hugging Face", "config.json and model.
 
 
 def window_count(samples: int, window: float | None = WINDOW_SECONDS) -> int:
-    """The number of equal windows of at most `window` seconds in a wave at 24 kHz; None means the whole recording.
+    """Count the equal windows of at most `window` seconds in a wave at 24 kHz; None means the whole recording.
 
     >>> window_count(30 * 24_000), window_count(30 * 24_000 + 1), window_count(100 * 24_000)
     (1, 2, 4)
@@ -72,14 +72,14 @@ class MuQEncoder:
         self.module = model.eval().requires_grad_(False).to(device)
 
     def frames(self, wave: "Tensor") -> "Tensor":
-        """Compute the layer's hidden state, 25 frames a second; windows (at most 30 s by default) are joined.
+        """Compute the layer's hidden state, 25 frames per second; windows (at most 30 s by default) are joined.
 
         Shape: wave [T] at 24 kHz, float32 -> [F, dim].
         """
         return self.by_window(wave, self._encode_window)
 
     def windows(self, samples: int) -> int:
-        """The number of windows for a wave of `samples` samples at 24 kHz."""
+        """Count the windows of a wave of `samples` samples at 24 kHz."""
         return window_count(samples, self.window)
 
     def by_window(self, wave: "Tensor", encode: "Callable[[Tensor], Tensor]") -> "Tensor":
@@ -100,7 +100,7 @@ class MuQEncoder:
         """Raise ModelError for a wave that is not [T], or too short for the convolutions."""
         if wave.ndim != 1 or len(wave) < MIN_SAMPLES:
             raise ModelError(
-                f"MuQ needs a wave [T] of at least {MIN_SAMPLES} samples at 24 kHz; got {list(wave.shape)}."
+                f"MuQ: needs a wave [T] of at least {MIN_SAMPLES} samples at 24 kHz; got {list(wave.shape)}. Pass one."
             )
 
     def _encode_window(self, wave: "Tensor") -> "Tensor":
@@ -114,12 +114,12 @@ class MuQEncoder:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Files that a folder lacks; invalid files are for loading to find."""
+    """List files that a folder lacks; loading detects invalid files."""
     return [name for name in FILES if not (folder / name).is_file()]
 
 
 def encoder_files(folder: Path) -> list[Path]:
-    """The files of the encoder; a hub's snapshot has more."""
+    """Return the files of the encoder; a hub's snapshot has more."""
     return [folder / name for name in FILES]
 
 
@@ -210,7 +210,7 @@ def _read_checked(folder: Path, source: str) -> Any:
             f"{source}: model.safetensors is damaged ({first_line(error)}). {_how_to_get(source)}"
         ) from error
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, AssertionError, ArithmeticError) as error:
-        raise ModelError(f"{source}: MuQ's weights do not fit its config.json ({first_line(error)}).") from error
+        raise ModelError(f"{source}: weights do not fit config.json ({first_line(error)}). Pull it again.") from error
 
 
 def _read(folder: Path) -> Any:

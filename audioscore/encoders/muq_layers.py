@@ -26,7 +26,7 @@ MEL = "melspec_2048"  # the one spectrogram that MuQ's front-end reads
 def prefix_frames(encoder: "MuQEncoder", wave: Tensor, from_layer: int) -> Tensor:
     """Compute hidden state `from_layer` in the encoder's windows, joined in time; `split_windows` separates them.
 
-    Shape: wave [T] at 24 kHz, float32 -> [F, dim], 25 frames a second.
+    Shape: wave [T] at 24 kHz, float32 -> [F, dim], 25 frames per second.
     Raises: ModelError for a layer that was not loaded and a wave that is too short.
     """
     check_layer(encoder, from_layer)
@@ -40,7 +40,7 @@ def prefix_frames(encoder: "MuQEncoder", wave: Tensor, from_layer: int) -> Tenso
 
 
 def prefix_reference(reference: EncoderReference, from_layer: int) -> EncoderReference:
-    """The reference of prefix frames in the feature store: the same weights, with hidden state `from_layer`.
+    """Return the reference of prefix frames in the feature store: the same weights, with hidden state `from_layer`.
 
     From layer 1 on, it equals the reference of an encoder loaded with that layer, which gives the same frames.
     """
@@ -91,7 +91,7 @@ class MuQSuffix(nn.Module):
         return self.hidden_states(frames, lengths)[-1]
 
     def hidden_states(self, frames: Tensor, lengths: Tensor) -> list[Tensor]:
-        """All hidden states from `from_layer` (the frames themselves) to the encoder's output, for a `LayerMix`.
+        """Return all hidden states from `from_layer` (the frames) to the encoder's output, for a `LayerMix`.
 
         Shape: frames [B, F, dim], lengths [B] -> 1 + layers times [B, F, dim], zero beyond each clip's length.
         """
@@ -109,7 +109,7 @@ class MuQSuffix(nn.Module):
             return self._positions_of(frames)
         if frames.shape[1] > self.positions.shape[1]:
             raise ModelError(
-                f"MuQ takes at most {self.positions.shape[1]} frames at once; got {frames.shape[1]}. Use the windows "
+                f"MuQ: takes at most {self.positions.shape[1]} frames at once; got {frames.shape[1]}. Use the windows "
                 "of split_windows."
             )
         return self.positions
@@ -141,13 +141,11 @@ class LayerMix(nn.Module):
         return mixed
 
 
-def _hidden_state(model: Any, waves: Tensor, layer: int) -> Tensor:
-    """Shape: waves [B, T] of equal length -> [B, F, dim]."""
-    return run_layers(model.conformer, model.conv(mel_spectrogram(model, waves)), layer)
-
-
 def mel_spectrogram(model: Any, waves: Tensor) -> Tensor:
-    """The spectrogram that the front-end is given. Shape: waves [B, T] of equal length -> [B, bands, T // 240]."""
+    """Compute the spectrogram, the input of the front-end.
+
+    Shape: waves [B, T] of equal length -> [B, bands, T // 240].
+    """
     mel: Tensor = model.normalize(model.preprocessing(waves, features=[MEL]))[MEL]
     return mel
 

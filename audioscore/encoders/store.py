@@ -40,7 +40,7 @@ class FeatureStore:
     def __init__(self, uri: str | Path) -> None:
         self.uri = str(uri)
         if "://" in self.uri and not self.uri.startswith("s3://"):
-            raise UsageError(f"{self.uri} is not a feature store. Give a folder, or s3://BUCKET/PREFIX.")
+            raise UsageError(f"{self.uri}: is not a feature store. Give a folder, or s3://BUCKET/PREFIX.")
         self._bucket = FeatureBucket(self.uri) if self.uri.startswith("s3://") else None
         self.root = Path(uri) if self._bucket is None else self._bucket.folder
         self._writing = threading.Lock()
@@ -51,7 +51,7 @@ class FeatureStore:
         return self._bucket is not None
 
     def path(self, encoder: EncoderReference, sha256: str) -> Path:
-        """The local path of a feature; in a bucket's store, the file exists only after a download that was cached."""
+        """Return the local path of a feature; in a bucket's store, the file exists only after a cached download."""
         return self.root / _name(encoder, sha256)
 
     def has(self, encoder: EncoderReference, sha256: str) -> bool:
@@ -118,7 +118,7 @@ class FeatureStore:
         source = self.root / name
         if self._bucket is not None or not source.is_file():
             raise ModelError(
-                f"feature {encoder.key} of recording {sha256[:12]} is not in {self.uri}. Extract features first."
+                f"feature {encoder.key} of recording {sha256[:12]}: is not in {self.uri}. Extract features first."
             )
         return read(source, str(source))
 
@@ -141,7 +141,7 @@ def _opened(source: Path, shown: str) -> Iterator[tuple[Any, dict[str, str]]]:
         with safe_open(source, framework="pt") as handle:
             yield handle, handle.metadata() or {}
     except (SafetensorError, ValueError, OSError) as error:
-        raise ModelError(f"{shown} is damaged ({error}). Delete it; the next run extracts it again.") from error
+        raise ModelError(f"{shown}: is damaged ({error}). Delete it; the next run extracts it again.") from error
 
 
 def _read_feature(source: Path, shown: str) -> "tuple[Tensor, int]":
@@ -187,7 +187,7 @@ def delete_features(uri: str, recordings: Collection[str]) -> DeletedFeatures:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
-            f"{error.filename} cannot be deleted ({error.strerror}). Get write permission there."
+            f"{error.filename}: cannot be deleted ({error.strerror}). Get write permission there."
         ) from error
     return DeletedFeatures(len(found))
 

@@ -68,7 +68,7 @@ class StoredFeatures(_LazyFeatures):
     ) -> None:
         for kind in kinds:
             if kind not in references:
-                raise ModelError(f"{kind} features were not extracted; there are {sorted(references)}.")
+                raise ModelError(f"{kind} features: not extracted; there are {sorted(references)}. Extract them.")
         self._clips = [str(clip.sha256) for clip in clips]
         self._references = {kind: references[kind] for kind in kinds}
         self._windowed = prefix_layer is not None and "muq" in kinds

@@ -1,1 +1,1 @@
-"""How good a model is, how sure we are of it, and whether it may be promoted."""
+"""How good a model is, the confidence interval of each metric, and the promotion gate."""

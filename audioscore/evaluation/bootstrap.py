@@ -141,12 +141,7 @@ def estimate(
 
 
 def paired_difference(
-    metric: Metric,
-    scores: ArrayLike,
-    first: ArrayLike,
-    second: ArrayLike,
-    counts: ArrayLike,
-    confidence: float = 0.95,
+    metric: Metric, scores: ArrayLike, first: ArrayLike, second: ArrayLike, counts: ArrayLike, confidence: float = 0.95
 ) -> Estimate:
     """Estimate metric(first) - metric(second) for two models on the same clips, with shared resamples.
 

@@ -157,8 +157,8 @@ def plan_metrics(runs: Runs, plan: str, chosen: int, ranks: Ranks, test: Resampl
     """Compute the metrics and slices of a plan's representative run, and the spread over its seeds."""
     rows = [runs[plan, chosen]["test"][key] for key in test.keys]
     predicted = np.array([row.predicted for row in rows])
-    overall = {name: _overall(name, predicted, ranks, test) for name in METRICS}
-    within = {name: _within(name, predicted, ranks, test) for name in METRICS}
+    overall = {name: _estimated(name, predicted, ranks, test, within=False) for name in METRICS}
+    within = {name: _estimated(name, predicted, ranks, test, within=True) for name in METRICS}
     gaps = {
         gap_name(*gap): test.estimate(
             pairwise_accuracy_in_gap(*gap), predicted, undefined="no pairs with this score difference"
@@ -186,18 +186,14 @@ def plan_metrics(runs: Runs, plan: str, chosen: int, ranks: Ranks, test: Resampl
     }
 
 
-def _overall(name: str, predicted: Array, ranks: Ranks, test: ResampledClips) -> Estimate:
-    undefined = UNDEFINED.get(name, NO_ORDER)
+def _estimated(name: str, predicted: Array, ranks: Ranks, test: ResampledClips, *, within: bool) -> Estimate:
+    """Estimate a metric of METRICS, overall or within sources; Spearman was resampled before."""
+    reason = UNDEFINED.get(name, NO_ORDER)
+    undefined = f"in every source: {reason}" if within else reason
     if name == "spearman":
-        return test.with_interval(ranks[name], undefined=undefined)
-    return test.estimate(METRICS[name], predicted, undefined=undefined)
-
-
-def _within(name: str, predicted: Array, ranks: Ranks, test: ResampledClips) -> Estimate:
-    undefined = f"in every source: {UNDEFINED.get(name, NO_ORDER)}"
-    if name == "spearman":
-        return test.with_interval(ranks[WITHIN], undefined=undefined)
-    return test.estimate(within_sources(test.sources, METRICS[name]), predicted, undefined=undefined)
+        return test.with_interval(ranks[WITHIN if within else name], undefined=undefined)
+    metric = within_sources(test.sources, METRICS[name]) if within else METRICS[name]
+    return test.estimate(metric, predicted, undefined=undefined)
 
 
 def _per_seed(runs: Runs, plan: str) -> list[dict[str, Any]]:

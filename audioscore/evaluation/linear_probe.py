@@ -94,8 +94,7 @@ def ridge_classes(train: Array, label: NDArray[np.intp], test: Array, classes: i
     if size[0] == 0.0:  # constant features
         return np.zeros(len(test), dtype=np.intp)
     penalty = min(
-        PENALTIES * size[0] ** 2,
-        key=lambda one: _press(left, size**2 / (size**2 + one), along, wanted, root),
+        PENALTIES * size[0] ** 2, key=lambda one: _press(left, size**2 / (size**2 + one), along, wanted, root)
     )
     outputs = ((test - centre) / scale) @ right.T @ (along * (size / (size**2 + penalty))[:, None])
     return np.asarray(outputs.argmax(axis=1), dtype=np.intp)
@@ -115,7 +114,7 @@ def _check(values: Array, names: NDArray[np.str_], folds: int) -> None:
     if folds < 2:
         raise UsageError(f"Singer probe: 2 folds or more are needed, got {folds}. Raise folds.")
     if values.ndim != 2 or values.shape[0] != len(names) or values.shape[1] == 0:
-        raise DataError(f"Singer probe: expected features [N, D] of {len(names)} clips, got {list(values.shape)}.")
+        raise DataError(f"Singer probe: needs values [N, D] of {len(names)} clips; got {list(values.shape)}. Pass it.")
     if bad := int((~np.isfinite(values).all(axis=1)).sum()):
         raise DataError(f"Singer probe: {bad} of {len(values)} clips have non-finite features. Remove these clips.")
     singers, counts = np.unique(names, return_counts=True)
@@ -146,7 +145,7 @@ def domain_probe(
     values = np.asarray(features, dtype=np.float64)
     if values.ndim != 2 or len(values) != len(scores) or not np.isfinite(values).all():
         raise DataError(
-            f"Domain probe: expected finite features [N, P] of {len(scores)} clips, got {list(values.shape)}."
+            f"Domain probe: needs finite features [N, P] of {len(scores)} clips, got {list(values.shape)}. Pass them."
         )
     clusters = singer_clusters(singers)
     cells: list[tuple[NDArray[np.intp], NDArray[np.bool_], float]] = []  # indices, hits, chance

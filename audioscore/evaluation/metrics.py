@@ -61,7 +61,7 @@ def _checked(scores: ArrayLike, predictions: ArrayLike) -> tuple[Array, Array]:
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise DataError(
-                f"{len(bad)} of {len(values)} {name} are not finite (first at index {bad[0]}). Remove those clips, or "
+                f"{name}: {len(bad)} of {len(values)} are not finite (first at index {bad[0]}). Remove those clips, or "
                 "predict them again."
             )
     return human, predicted
@@ -87,7 +87,7 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 
 
 def _tie_counts(values: Array, draws: Array) -> tuple[Array, NDArray[np.intp]]:
-    """Draws of each distinct value, in ascending order, and the index of the value of each clip.
+    """Count how often each resample draws each distinct value; also return each clip's index into the values.
 
     Shape: values [N], draws [N, B] -> [G, B], [N].
     """

@@ -45,7 +45,7 @@ def noise_ceiling(ratings: Ratings, test: ResampledClips) -> dict[str, Any]:
     parts = {name: rated[sources[rated] == name] for name in np.unique(sources[rated])}
     inside = {str(name): _resampled(table[member], test.counts[:, member]) for name, member in parts.items()}
     weights = {str(name): test.counts[:, member].sum(axis=1) for name, member in parts.items()}
-    agreement = rater_agreement(list(map(_row, table[rated])))
+    agreement = rater_agreement(table[rated].tolist())
     return {
         "clips": len(rated),
         "raters": 0 if agreement is None else agreement.raters,
@@ -118,7 +118,3 @@ def _table(ratings: Ratings, test: ResampledClips) -> Array:
     for index, row in enumerate(rows):
         table[index, : len(row)] = np.array(row, dtype=np.float64)  # None becomes NaN
     return table
-
-
-def _row(scores: Array) -> list[float | None]:
-    return [None if math.isnan(score) else float(score) for score in scores]

@@ -42,11 +42,7 @@ class Evaluation:
 
 
 def evaluate_plans(
-    plan_folders: Sequence[Path],
-    index_folder: Path,
-    features_folder: Path,
-    target: Path,
-    settings: "EvaluationSection",
+    plan_folders: Sequence[Path], index_folder: Path, features_folder: Path, target: Path, settings: "EvaluationSection"
 ) -> Evaluation:
     """Predict every clip with every seed of every plan, and write predictions.csv and evaluation.json.
 
@@ -67,9 +63,7 @@ def evaluate_plans(
         {trained.plan: trained.representative for trained in plans},
         ratings=ratings_of(splits["test"]),
         reference=reference_plan(plans),
-        resamples=settings.resamples,
-        confidence=settings.confidence,
-        seed=settings.seed,
+        **settings.bootstrap,
     )
     for trained in plans:
         figures["plans"][trained.plan]["speaker_probe"] = singer_probe_result(trained.chosen)
@@ -96,10 +90,7 @@ def _predict_plan(
 
 
 def predict_clips(
-    trained: TrainedPlan,
-    seed: int,
-    splits: Mapping[str, Sequence[Clip]],
-    features: Mapping[str, Sequence[Features]],
+    trained: TrainedPlan, seed: int, splits: Mapping[str, Sequence[Clip]], features: Mapping[str, Sequence[Features]]
 ) -> list[Prediction]:
     """Predict all clips of all splits with the scorer of one seed."""
     folder = trained.scorer_folder(seed)

@@ -83,7 +83,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         rows = list(csv.reader(handle))
     header = rows[0] if rows else []
     if tuple(header) != COLUMNS:
-        raise DataError(f"{path}: expected the columns {', '.join(COLUMNS)}; found {shorten(header, 20) or 'none'}.")
+        raise DataError(f"{path}: columns {shorten(header, 20) or 'none'}, not {', '.join(COLUMNS)}. Correct them.")
     return [_prediction(path, number, cells) for number, cells in enumerate(rows[1:], start=1) if cells]
 
 
@@ -99,10 +99,10 @@ def _prediction(path: Path, number: int, cells: Sequence[str]) -> Prediction:
         return _number(path, number, column, row[column])
 
     if row["split"] not in SPLITS:
-        raise DataError(f"{path}: row {number}, split is {row['split']!r}; expected one of {', '.join(SPLITS)}.")
+        raise DataError(f"{path}: row {number}, split {row['split']!r} is unknown. Use one of {', '.join(SPLITS)}.")
     seed = number_in("seed")
     if not seed.is_integer():
-        raise DataError(f"{path}: row {number}, seed is {row['seed']!r}, not a whole number.")
+        raise DataError(f"{path}: row {number}, seed is {row['seed']!r}, not a whole number. Correct it.")
     return Prediction(
         sha256=row["sha256"],
         audio_file=row["audio_file"],
@@ -145,13 +145,13 @@ def align_runs(predictions: Sequence[Prediction], representative: Mapping[str, i
     unscored = sorted({row.audio_file for row in predictions if row.score is None})
     if unscored:
         raise DataError(
-            f"{len(unscored)} evaluated clips have no score ({shorten(unscored)}). Remove them from the evaluation."
+            f"evaluated clips: {len(unscored)} have no score ({shorten(unscored)}). Remove them from the evaluation."
         )
     runs: Runs = {}
     for row in predictions:
         splits = runs.setdefault((row.plan, row.seed), {name: {} for name in SPLITS})
         if row.split not in splits:
-            raise DataError(f"{row.audio_file}: split is {row.split!r}; expected one of {', '.join(SPLITS)}.")
+            raise DataError(f"{row.audio_file}: split {row.split!r} is unknown. Use one of {', '.join(SPLITS)}.")
         key = row.clip
         if any(key in clips for clips in splits.values()):
             raise DataError(f"{row.audio_file}: listed twice for plan {row.plan}, seed {row.seed}. Keep one row.")

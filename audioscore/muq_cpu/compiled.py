@@ -77,7 +77,7 @@ def written(function: Callable[..., Any]) -> Any:
 
 
 def pointer(builder: Any, address: Any, offset: int, kind: Any) -> Any:
-    """A pointer to a value of this LLVM type, `offset` bytes after the address."""
+    """Return a pointer to a value of this LLVM type, `offset` bytes after the address."""
     return builder.inttoptr(builder.add(address, I64(offset)), kind.as_pointer())
 
 
@@ -92,7 +92,7 @@ def store(builder: Any, vector: Any, address: Any, offset: int) -> None:
 
 
 def broadcast(builder: Any, number: Any, count: int) -> Any:
-    """A vector with `count` copies of a number."""
+    """Return a vector with `count` copies of a number."""
     undefined = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
     first = builder.insert_element(undefined, number, I32(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, count), [0] * count))

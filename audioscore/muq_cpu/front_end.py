@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIN_CHANNELS = 128  # below, moving values takes longer than multiplying them
-PIECE_FRAMES = 240  # computed at once, 25 frames a second: about 340 MB at 512 channels
+PIECE_FRAMES = 240  # computed at once, 25 frames per second: about 340 MB at 512 channels
 REACH_FRAMES = 3  # how far the convolutions read beyond a frame
 MEL_PER_FRAME = 4
 
@@ -44,7 +44,7 @@ class FrontEnd:
         self._pool.release()
 
     def __call__(self, mel: Tensor) -> Tensor:
-        """Shape: mel [B, bands, M], 100 a second -> [B, ceil(M / 4), dim]."""
+        """Shape: mel [B, bands, M], 100 per second -> [B, ceil(M / 4), dim]."""
         with self._pool.scratch() as scratch:
             return torch.stack([torch.cat([self._piece(*part, scratch) for part in _pieces(one.T)]) for one in mel])
 

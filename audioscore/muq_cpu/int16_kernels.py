@@ -14,14 +14,26 @@ from llvmlite import binding, ir
 from numba import types
 from numpy.typing import NDArray
 
-from audioscore.muq_cpu import compiled as llvm
-from audioscore.muq_cpu.compiled import F32, I16, I32, I64, broadcast, compiled, load, store, summing, written
+from audioscore.muq_cpu.compiled import (
+    F32,
+    I16,
+    I32,
+    I64,
+    broadcast,
+    compiled,
+    has_feature,
+    load,
+    store,
+    summing,
+    sums,
+    written,
+)
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int16]
 
 # Numba's cache distinguishes processors by their features: what depends on HAS_VNNI may depend on nothing else.
-HAS_VNNI = llvm.has_feature("avx512vnni")
+HAS_VNNI = has_feature("avx512vnni")
 # Results that are accumulated at once: ROWS rows and a block of columns, VECTORS vectors of SUMS sums each.
 VNNI_SIZES = (12, 16, 2)  # 24 of the 32 vector registers hold sums
 AVX2_SIZES = (6, 8, 2)  # 12 of the 16
@@ -64,7 +76,7 @@ def multiply(
     rows: Ints, row_scales: Floats, columns: Ints, column_scales: Floats, start: Floats, out: Floats, used: int,
     first: int, last: int,
 ) -> None:  # fmt: skip
-    """out = rows @ columns, scaled, plus `start`, for P matrices and the column blocks `first` to `last` - 1.
+    """Compute out = rows @ columns, scaled, plus `start`, for P matrices and column blocks `first` to `last` - 1.
 
     The first `used` rows are computed, rounded up to a multiple of ROWS.
     Shape: rows [P, >= used, C], row_scales [P, >= used], columns [P, O / BLOCK, C / 2, BLOCK, 2],
@@ -143,7 +155,7 @@ def _sums_of_pairs(builder: Any, rows: Any, stride: Any, columns: Any, pairs: An
             for (row, vector), total in zip(_CELLS, totals, strict=True)
         ]
 
-    return llvm.sums(builder, pairs, [_INTS] * len(_CELLS), add)
+    return sums(builder, pairs, [_INTS] * len(_CELLS), add)
 
 
 def _row_at(builder: Any, address: Any, stride: Any, row: int) -> Any:
@@ -161,7 +173,7 @@ def _paired_products(builder: Any, first: Any, second: Any) -> Any:
 
 
 def vnni_sums_of_pairs(builder: Any, rows: Any, stride: Any, columns: Any, pairs: Any) -> list[Any]:
-    """The same as `_sums_of_pairs`, with VNNI_SIZES, in assembler for AVX-512 VNNI."""
+    """Compute `_sums_of_pairs` with VNNI_SIZES, in assembler for AVX-512 VNNI."""
     row_count, width, vectors = VNNI_SIZES
     binding.initialize_native_asmparser()
     # An instruction adds no, one or two strides to an address by itself: one address for three rows.

@@ -22,7 +22,7 @@ MIN_WIDTH = 256  # input and output channels; below, rounding takes longer than 
 
 
 def fast_dtype(device: str) -> FastDtype:
-    """The dtype that this CPU multiplies fastest; float32 on a GPU.
+    """Return the dtype that this CPU multiplies fastest; float32 on a GPU.
 
     int16 with AVX-512 VNNI, which accumulates products in the same instruction, and with AVX2 without wider vectors.
     With AVX-512 but no VNNI, integers are no faster than float32. Old processors with AVX2 gain nothing either, but
@@ -124,7 +124,7 @@ class Float32Linear(nn.Module):
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
 
     def part(self, rows: Tensor) -> "Float32Linear":
-        """A layer with some of the output channels. Shape: rows [N], 0 to O - 1."""
+        """Return a layer with some of the output channels. Shape: rows [N], 0 to O - 1."""
         return Float32Linear(self.weight[rows], None if self.bias is None else self.bias[rows])
 
     def forward(self, values: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class Int16Linear(nn.Module):
         self.bias = _filled(torch.zeros(len(weight)) if bias is None else bias.detach().float(), 0)
 
     def part(self, rows: Tensor) -> "Int16Linear":
-        """A layer with some of the output channels. Shape: rows [N], 0 to O - 1."""
+        """Return a layer with some of the output channels. Shape: rows [N], 0 to O - 1."""
         part = copy.copy(self)
         part.outputs, part.columns, part.bias = len(rows), self.columns.part(rows), _filled(self.bias[rows], 0)
         return part
@@ -178,7 +178,7 @@ class Columns:
         return cls(torch.stack(blocks), torch.stack(scales))
 
     def part(self, columns: Tensor) -> "Columns":
-        """Some of the columns. Shape: columns [K], 0 to B N - 1."""
+        """Return some of the columns. Shape: columns [K], 0 to B N - 1."""
         ints = self.blocks.transpose(2, 3).flatten(1, 2)[:, columns]  # (P, K, C / 2, 2)
         return Columns(_in_blocks(ints), _filled(self.scales[:, columns], 1))
 
@@ -193,7 +193,7 @@ class Columns:
         _kernels().to_ints(values.numpy(), ints.numpy(), scales.numpy())
 
     def multiply(self, ints: Tensor, scales: Tensor, used: int, start: Tensor, out: Tensor) -> None:
-        """out = rows @ columns + `start`, for the first `used` rows and those that fill the last group of rows.
+        """Compute out = rows @ columns + `start`, for the first `used` rows and those that fill the last group.
 
         Shape: ints [P, R, C], scales [P, R], start [B N], out [P, R, B N], where R >= `rows(used)`.
         Raises: ValueError for columns from a processor with vectors of another width.

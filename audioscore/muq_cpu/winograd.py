@@ -51,7 +51,7 @@ class Algorithm:
 
 
 def toom_cook(points: Sequence[float], outputs: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
-    """A, G and B of a correlation, from products of polynomials at `points` and infinity; rows of B end in 1.
+    """Return A, G and B of a correlation, from polynomial products at `points` and infinity; rows of B end in 1.
 
     Shape: -> [outputs, P], [P, taps], [P, P], where P = outputs + taps - 1 = len(points) + 1.
 
@@ -71,7 +71,7 @@ def toom_cook(points: Sequence[float], outputs: int, taps: int) -> tuple[Matrix,
 
 @cache
 def algorithm(stride: int) -> Algorithm:
-    """The algorithm for stride 1 or 2.
+    """Return the algorithm for stride 1 or 2.
 
     Error of a sum over 512 channels, relative to its standard deviation: float32 with MKL 4e-6 at stride 1 and 4e-7 at
     stride 2 (torch's own convolution: 3e-7), with oneDNN 1.7 times as much; 16-bit integers 0.4 % and 0.07 %.
@@ -94,7 +94,7 @@ class Scratch:
         self._kept: dict[str, Tensor] = {}
 
     def tensor(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """A tensor of this shape on the CPU, not initialized, valid until the same name is requested again."""
+        """Return an uninitialized CPU tensor of this shape, valid until the same name is requested again."""
         count, kept = math.prod(shape), self._kept.get(name)
         if kept is None or kept.numel() < count or kept.dtype != dtype:
             self._kept.pop(name, None)
@@ -115,7 +115,7 @@ class ScratchPool:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Scratch]:
-        """A scratch that no other thread uses while the block runs."""
+        """Yield a scratch that no other thread uses while the block runs."""
         try:
             scratch = self._free.pop()
         except IndexError:

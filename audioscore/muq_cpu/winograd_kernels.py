@@ -2,7 +2,7 @@
 
 Each processes a tile a few channels at a time, so that intermediate values stay in the processor's nearest cache;
 torch works on whole arrays and would write them to memory and read them back. Values at points are float32 or 16-bit
-integers. Numba compiles at first use and caches the result residual this file or in the user's cache.
+integers. Numba compiles at first use and caches the result beside this file or in the user's cache.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ Terms = tuple[NDArray[np.int64], Floats, NDArray[np.int64]]
 
 
 def terms(matrix: NDArray[np.float64]) -> Terms:
-    """The non-zero elements of a matrix, row by row: their column indices, their values, and their count.
+    """List the non-zero elements of a matrix, row by row: their column indices, values and count.
 
     Shape: [I, K] -> [I, K], [I, K], [I]; in each row, the first `count` are used.
     """
@@ -83,7 +83,7 @@ def to_points(
     values: Floats, channels: int, b: Terms, step: int, first: int, across: int, relu: bool, count: int,
     points: Floats, ints: Ints, scales: Floats,
 ) -> None:  # fmt: skip
-    """Write B d B' of `count` tiles from tile `first` on, counted row by row with `across` tiles a row.
+    """Write B d B' of `count` tiles from tile `first` on, counted row by row with `across` tiles per row.
 
     d is zero outside the image. The first `channels` channels are used, after a ReLU if `relu`. Of `points` and `ints`,
     the one with rows is written; integers have a scale for each point of a tile.

@@ -47,7 +47,7 @@ class Calibration:
         return scores
 
     def interval(self, scores: ArrayLike) -> tuple[Array, Array]:
-        """Lower and upper end of the split-conformal interval around scores.
+        """Return the lower and upper end of the split-conformal interval around scores.
 
         Shape: [N] -> [N], [N].
         """
@@ -120,7 +120,7 @@ def _fit_map(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def isotonic(values: ArrayLike, weights: ArrayLike) -> Array:
-    """Closest non-decreasing sequence in weighted least squares (pool-adjacent-violators).
+    """Compute the closest non-decreasing sequence in weighted least squares (pool-adjacent-violators).
 
     Shape: values [N], weights [N] -> [N].
 

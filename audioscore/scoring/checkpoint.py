@@ -33,6 +33,8 @@ FORMAT = 2
 READ = (1, 2)  # format 1 has only light heads
 DESCRIPTION, HEAD, MUQ, ENCODERS = "scorer.json", "head.safetensors", "muq.safetensors", "encoders"
 MIX = "mix.logits"  # in the file of the head, if layers are mixed
+# Fields of a description that scorer.json has unchanged.
+UNCHANGED = ("plan", "seed", "head", "data_digest", "code_revision", "training")
 # Prefixes of the weights in format 1, and their current names.
 RENAMED = {"norms.": "fusion.norms.", "projections.": "fusion.projections.", "mlp.": "regressor."}
 
@@ -174,15 +176,10 @@ def read_description(folder: Path) -> Description:
         if value["format"] not in READ:
             raise ModelError(f"{source}: format {value['format']}; this version reads {READ}. Update audioscore.")
         return Description(
-            plan=value["plan"],
-            seed=value["seed"],
+            **{name: value[name] for name in UNCHANGED},
             encoders={kind: EncoderReference(**reference) for kind, reference in value["encoders"].items()},
-            head=value["head"],
             calibration=Calibration.from_json(value["calibration"]),
             seen_clips=tuple(value["seen_clips"]),
-            data_digest=value["data_digest"],
-            code_revision=value["code_revision"],
-            training=value["training"],
             tuning=None if value.get("tuning") is None else Tuning(**value["tuning"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -267,7 +264,7 @@ def _head_state(network: ScoreNetwork) -> dict[str, Tensor]:
 
 
 def current_name(name: str) -> str:
-    """The current name of a weight, from its name in format 1."""
+    """Return the current name of a weight, from its name in format 1."""
     for old, new in RENAMED.items():
         if name.startswith(old):
             return new + name.removeprefix(old)

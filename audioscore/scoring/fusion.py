@@ -34,7 +34,7 @@ def without_padding(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real frames.
+    """Compute the mean over real frames.
 
     Shape: values [B, F, D], mask [B, F] -> [B, D].
     """
@@ -43,7 +43,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_std(values: Tensor, mask: Tensor) -> Tensor:
-    """Population standard deviation over real frames.
+    """Compute the population standard deviation over real frames.
 
     Shape: values [B, F, D], mask [B, F] -> [B, D].
     """
@@ -54,7 +54,7 @@ def masked_std(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_max(values: Tensor, mask: Tensor) -> Tensor:
-    """Maximum of each channel over real frames.
+    """Compute the maximum of each channel over real frames.
 
     Shape: values [B, F, D], mask [B, F] -> [B, D].
     """

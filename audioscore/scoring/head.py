@@ -145,7 +145,7 @@ class ScoreHead(nn.Module):
         )  # fmt: skip
 
     def represent(self, batch: Batch) -> Tensor:
-        """Pooled representation of each clip, the input of `predict`. Shape: B clips -> [B, representation_dim]."""
+        """Pool each clip to the input of `predict`. Shape: B clips -> [B, representation_dim]."""
         joint, mask, voice = self.fusion(batch)
         if self.kind == "songeval":
             parts = [self.songeval(joint, mask)]

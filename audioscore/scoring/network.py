@@ -110,7 +110,7 @@ class ScoreNetwork(nn.Module):
         return join_windows(replace(batch, frames=frames))
 
     def represent(self, batch: Batch) -> Tensor:
-        """Pooled representation of each clip, the input of `predict`. Shape: B clips -> [B, P]."""
+        """Pool each clip to the input of `predict`. Shape: B clips -> [B, P]."""
         representation: Tensor = self.head.represent(self.encode(batch))
         return representation
 

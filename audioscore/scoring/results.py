@@ -30,7 +30,7 @@ class ClipScore:
     timeline: tuple[TimelineSegment, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As every interface reports it: score, interval and times are rounded to their precision, `raw` is not."""
+        """Return the result as JSON: score, interval and times are rounded, `raw` is not."""
         return {
             "file": self.file,
             "score": None if self.score is None else round(self.score, 4),

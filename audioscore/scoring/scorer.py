@@ -105,7 +105,7 @@ class Scorer:
     Thread-safe: threads decode in parallel and score one batch after the other.
 
     Args:
-        fast: Use the optimized kernels of the CPU (`audioscore.muq_cpu`), which round to int16.
+        fast: Compute MuQ and the head in 16-bit integers where the CPU is faster with them; scores differ slightly.
         needs_voice: Refuse recordings without a voice, as the command line and the service do.
     """
 
@@ -144,11 +144,12 @@ class Scorer:
     def score_many(self, sources: Iterable[Source | InputRecording], *, timeline: bool = False) -> Iterator[ClipScore]:
         """Score any number of recordings, as a stream in order; a recording that cannot be scored gets an `error`.
 
-        Memory does not grow with their number, and only recordings that are being decoded count with their length.
+        Memory depends on the length of the recordings being decoded, not on their number.
         """
         return score_stream(self.decode, partial(self.score_batch, timeline=timeline), sources)
 
-    def decode(self, take: InputRecording, limits: InputLimits | None = None) -> DecodedClip:  # public name: `take`
+    # callers may pass `take=`; do not rename it
+    def decode(self, take: InputRecording, limits: InputLimits | None = None) -> DecodedClip:
         """Prepare one recording for `score_batch`; `limits` default to the scorer's own. Raises AudioError."""
         return prepare_recording(take, self.needs, limits or self.limits)
 
@@ -177,7 +178,7 @@ class Scorer:
         return optimize_network(self.network, self.device, fast=self.fast)
 
     def raw(self, features: Sequence[Features]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Raw outputs for extracted features.
+        """Compute raw outputs from extracted features.
 
         Shape: N clips -> [N], float64.
         """
@@ -194,7 +195,7 @@ class FeatureExtractor:
         self._layer = prefix_layer
 
     def __call__(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Features of each clip, in order. With a prefix layer, MuQ's features are that hidden state."""
+        """Extract the features of each clip, in order. With a prefix layer, MuQ's features are that hidden state."""
         extracted: list[dict[str, Tensor]] = [{} for _ in clips]
         if self._muq is not None:
             waves = [torch.from_numpy(clip.muq) for clip in clips]

@@ -63,7 +63,7 @@ class TrainedPlan:
         return self.outcomes[self.representative]
 
     def scorer_folder(self, seed: int | None = None) -> Path:
-        """Folder of the scorer of a seed; by default of the representative."""
+        """Return the folder of the scorer of a seed; by default of the representative."""
         return self.folder / f"seed-{self.representative if seed is None else seed}"
 
 

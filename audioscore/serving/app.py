@@ -22,7 +22,7 @@ from audioscore.serving.model import ServedModel
 from audioscore.serving.responses import (
     ErrorResponse,
     Health,
-    ModelCard,
+    ModelResponse,
     ScoreResponse,
     ServiceLimits,
     name_of,
@@ -148,7 +148,7 @@ def _check_request(request: Request, service: Service) -> None:
     refuse_large(request, service.settings)
     if service.full:
         raise HTTPException(
-            429, f"{service.in_flight} requests are being processed, and the queue is full. Try again later.",
+            429, f"service: {service.in_flight} requests are being processed, and the queue is full. Try again later.",
             headers={"Retry-After": str(service.retry_seconds)},
         )  # fmt: skip
 
@@ -178,11 +178,11 @@ def _add_state(app: FastAPI, service: Service) -> None:
         _ready_model(service)
         return Health(status="ok")
 
-    @app.get("/model", response_model=ModelCard, responses=not_ready, summary="The model, the scale and the limits")
-    async def model() -> ModelCard:
+    @app.get("/model", response_model=ModelResponse, responses=not_ready, summary="The model, the scale and the limits")
+    async def model() -> ModelResponse:
         served, settings = _ready_model(service), service.settings
         minutes = min(settings.max_seconds, served.scorer.limits.max_seconds) / 60
-        return ModelCard(
+        return ModelResponse(
             **name_of(served).model_dump(),
             plan=served.scorer.description.plan,
             scale=SCALE,

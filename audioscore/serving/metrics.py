@@ -9,7 +9,7 @@ from audioscore.scoring.results import ClipScore
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServiceSettings:
     """Limits of the service. Requests beyond them are refused early, so that they do not use memory.
 
     `max_bytes` limits a request with all its recordings, `queue` the number of requests in progress: uploading,
@@ -37,7 +37,7 @@ LATENCIES = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # s
 class Metrics:
     """Metrics of one service, in a registry of its own, so that tests and services do not share counters."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServiceSettings) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._requests = Counter(
@@ -94,5 +94,5 @@ class Metrics:
         self._switches.labels(outcome).inc()
 
     def page(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

@@ -11,7 +11,7 @@ from audioscore.home import DEMO_MODEL, MODEL, home_of_model
 from audioscore.scoring.input import DecodedClip, InputLimits, InputRecording
 from audioscore.scoring.scorer import Scorer
 from audioscore.scoring.stream import GuardedDecoder
-from audioscore.serving.metrics import Settings
+from audioscore.serving.metrics import ServiceSettings
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
 
 
@@ -34,18 +34,6 @@ class ServedModel:
     decoder: GuardedDecoder
     users: int = 0
     retired: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.reference.name
-
-    @property
-    def version(self) -> int | None:
-        return self.reference.version
-
-    @property
-    def uri(self) -> str:
-        return self.reference.uri
 
     def decode(self, upload: InputRecording) -> DecodedClip:
         """Decode an uploaded recording. The message of an AudioError does not contain the path of the upload."""
@@ -82,7 +70,7 @@ def resolve_model(model: str | None) -> ModelReference:
     return ModelReference(name, version_found.version, model, version_found.uri)
 
 
-def load_served(reference: ModelReference, settings: Settings, *, device: str, fast: bool) -> ServedModel:
+def load_served(reference: ModelReference, settings: ServiceSettings, *, device: str, fast: bool) -> ServedModel:
     """Load a model and start its decoding processes. Raises ModelError if it cannot be loaded."""
     from audioscore import load_scorer
 
@@ -93,7 +81,7 @@ def load_served(reference: ModelReference, settings: Settings, *, device: str, f
 
 
 def trial_clip(scorer: Scorer) -> DecodedClip:
-    """A tone with harmonics, 2 s long, to test that a model can score before it is used."""
+    """Synthesise a tone with harmonics, 2 s long, to test that a model can score before it is used."""
 
     def tone(rate: int) -> Wave:
         time = np.arange(2 * rate) / rate

@@ -26,7 +26,7 @@ class ServiceLimits(BaseModel):
     minutes: float
 
 
-class ModelCard(ModelName):
+class ModelResponse(ModelName):
     """The model in use, with the scale, the bands and the limits that a client needs to show scores."""
 
     plan: str
@@ -76,8 +76,9 @@ class ErrorResponse(BaseModel):
 
 
 def name_of(served: "ServedModel") -> ModelName:
-    """The name of a model in a response."""
-    return ModelName(name=served.name, version=served.version, uri=served.uri)
+    """Return the name of a model in a response."""
+    found = served.reference
+    return ModelName(name=found.name, version=found.version, uri=found.uri)
 
 
 def result_of(row: ClipScore) -> Result:

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from audioscore.errors import UsageError
 from audioscore.serving.app import build_app
-from audioscore.serving.metrics import Settings
+from audioscore.serving.metrics import ServiceSettings
 from audioscore.serving.model import ModelReference, load_served, resolve_model
 from audioscore.serving.service import Service
 
@@ -35,7 +35,7 @@ LONGEST_WAIT = 3600.0  # s between attempts to load a version that fails
 
 def serve(
     model: str | None,
-    settings: Settings,
+    settings: ServiceSettings,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -104,7 +104,7 @@ def _bound(host: str, port: int) -> socket.socket:
         ) from error
 
 
-async def _run(bound: socket.socket, model: str | None, settings: Settings, device: str, fast: bool) -> None:
+async def _run(bound: socket.socket, model: str | None, settings: ServiceSettings, device: str, fast: bool) -> None:
     # Clients could fill the log with malformed requests.
     for name in ("python_multipart", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -150,7 +150,7 @@ class _Server(uvicorn.Server):
         log.warning("stopping on %s: %d requests to finish", signal.Signals(sig).name, self._service.in_flight)
 
     async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn ten times per second; True ends the server."""
+        """Return True to end the server; uvicorn calls this ten times per second."""
         service = self._service
         done = service.stopping and (not service.in_flight or time.monotonic() > self._latest)
         return await super().on_tick(counter) or done or service.failure is not None

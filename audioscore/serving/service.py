@@ -14,7 +14,7 @@ from audioscore.errors import AudioError, ModelError
 from audioscore.scoring.input import DecodedClip, InputRecording
 from audioscore.scoring.results import ClipScore
 from audioscore.scoring.scorer import Scorer
-from audioscore.serving.metrics import Metrics, Settings
+from audioscore.serving.metrics import Metrics, ServiceSettings
 from audioscore.serving.model import ServedModel, trial_clip
 
 BATCH_CLIPS, BATCH_SECONDS = 32, 120.0  # limits of one batch, unless a single recording is longer
@@ -25,7 +25,7 @@ LONGEST_RETRY = 60  # s
 class Service:
     """State of one service. Only decoding and scoring run outside of the event loop's thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
         self.metrics = Metrics(settings)
         self.model: ServedModel | None = None
@@ -88,15 +88,18 @@ class Service:
 
         Raises ModelError, and keeps the previous model, if the new one fails to score a test clip.
         """
+        reference = model.reference
         try:
             result = await self._batcher.score(model.scorer, trial_clip(model.scorer))
             if result.error is not None:
                 raise ModelError(result.error)
         except Exception as error:  # no error of a new model may stop the previous one
             await asyncio.to_thread(model.decoder.close)
-            raise ModelError(f"{model.uri} version {model.version}: fails to score a test clip ({error}).") from error
+            raise ModelError(
+                f"{reference.uri} version {reference.version}: fails to score a test clip ({error}). Serve another."
+            ) from error
         before, self.model = self.model, model
-        self.metrics.set_model(model.name, model.version, model.uri)
+        self.metrics.set_model(reference.name, reference.version, reference.uri)
         if before is not None:
             before.retired = True
             await self._close_if_unused(before)

@@ -13,13 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from audioscore.scoring.input import InputRecording
-from audioscore.serving.metrics import Settings
+from audioscore.serving.metrics import ServiceSettings
 
 FIELD = "file"
 NAME_CHARACTERS = 200  # of a file name in responses and messages
 
 
-async def receive_uploads(request: Request, folder: Path, settings: Settings) -> list[InputRecording]:
+async def receive_uploads(request: Request, folder: Path, settings: ServiceSettings) -> list[InputRecording]:
     """Write the recordings of a request into `folder`; returns them with the sender's names, in the order of the parts.
 
     Raises: HTTPException 415 (not multipart), 413 (too large, too many), 408 (too slow), 400 (malformed, no recording);
@@ -37,7 +37,7 @@ async def receive_uploads(request: Request, folder: Path, settings: Settings) ->
         await _feed(request, parser, settings)
         parser.finalize()
     except FormParserError as error:
-        raise HTTPException(400, f"POST /score: the multipart body is malformed ({error}).") from error
+        raise HTTPException(400, f"POST /score: the multipart body is malformed ({error}). Correct it.") from error
     except OSError as error:  # the disk is full
         raise HTTPException(503, f"upload: cannot be stored ({error.strerror}). Try again later.") from error
     finally:
@@ -59,20 +59,20 @@ def _boundary(request: Request) -> bytes:
     return options[b"boundary"]
 
 
-def refuse_large(request: Request, settings: Settings) -> None:
+def refuse_large(request: Request, settings: ServiceSettings) -> None:
     """Raise 413 if the Content-Length is larger than the limit."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > settings.max_bytes:
         raise _too_large(settings)
 
 
-def _too_large(settings: Settings) -> HTTPException:
+def _too_large(settings: ServiceSettings) -> HTTPException:
     return HTTPException(
         413, f"POST /score: the request is larger than {settings.max_bytes / 2**20:g} MiB. Send fewer recordings."
     )
 
 
-async def _feed(request: Request, parser: MultipartParser, settings: Settings) -> None:
+async def _feed(request: Request, parser: MultipartParser, settings: ServiceSettings) -> None:
     """Read the body, within the limits of size and time."""
     now, stream, received = asyncio.get_running_loop().time, request.stream(), 0
     started = now()

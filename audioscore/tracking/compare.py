@@ -95,9 +95,7 @@ def decide_on_unseen(
         margin=registry.margin,
         slices=SliceRule(registry.slice_margin, registry.slice_clips, registry.slice_singers),
         min_spearman=registry.min_spearman,
-        confidence=evaluation.confidence,
-        resamples=evaluation.resamples,
-        seed=evaluation.seed,
+        **evaluation.bootstrap,
     )
 
 

@@ -112,7 +112,7 @@ def promote_if_better(
     challenger = version_of(client, name, version)
     champion = version_by_alias(client, name, CHAMPION)
     if champion is not None and champion.version == version:
-        raise GateRefused(f"{challenger.uri} is the champion already.")
+        raise GateRefused(f"{challenger.uri}: is the champion already. Choose another version.")
     decision = decide_on_unseen(
         scorer_folder(tracking_uri, challenger.uri),
         scorer_folder(tracking_uri, champion.uri) if champion else None,

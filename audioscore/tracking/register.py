@@ -26,12 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def register_winner(
-    folders: RunFolders,
-    target: Path,
-    config: "Config",
-    provenance: Provenance,
-    tracking_uri: str,
-    artifacts: Path,
+    folders: RunFolders, target: Path, config: "Config", provenance: Provenance, tracking_uri: str, artifacts: Path
 ) -> dict[str, Any]:
     """Register a run's winner, and write result.json, report.html and model_card.md under `target`.
 

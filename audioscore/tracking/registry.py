@@ -147,7 +147,7 @@ def version_by_alias(client: "MlflowClient", name: str, alias: str) -> ModelVers
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise ModelError(f"models:/{name}@{alias}: the registry cannot be read ({error.error_code}).") from error
+        raise ModelError(f"models:/{name}@{alias}: cannot be read ({error.error_code}). Check the server.") from error
     return version_of(client, name, int(found.version))
 
 
@@ -194,7 +194,7 @@ def promote(client: "MlflowClient", name: str, version: int, *, expected: int | 
     with promotion_lock(client, name) as hold:
         beaten = require_champion(client, name, expected)
         if beaten == version:
-            raise GateRefused(f"{challenger.uri} is the champion already.")
+            raise GateRefused(f"{challenger.uri}: is the champion already. Choose another version.")
         _change(client, hold, name, ChampionChange(version, beaten, "promote", why, now()))
 
 
@@ -207,7 +207,7 @@ def rollback(client: "MlflowClient", name: str, why: str = "") -> tuple[int, int
     with promotion_lock(client, name) as hold:
         champion, previous = (version_by_alias(client, name, alias) for alias in (CHAMPION, PREVIOUS))
         if champion is None:
-            raise ModelError(f"{name} has no champion, so there is nothing to roll back. See `audioscore models`.")
+            raise ModelError(f"{name}: has no champion, so there is nothing to roll back. See `audioscore models`.")
         before = previous.version if previous else None
         if before in (None, champion.version):  # an interrupted change has moved the alias already
             before = champion_before(read_changes(client, name), champion.version)
@@ -250,7 +250,7 @@ def scorer_folder(tracking_uri: str, uri: str) -> Path:
     # The MLmodel file names the folder in which MLflow stores the artifact.
     artifact = flavors.get("python_function", {}).get("artifacts", {}).get(SCORER_ARTIFACT)
     if artifact is None or not (folder / artifact["path"]).is_dir():
-        raise ModelError(f"{uri}: the version holds no scorer folder. It was not registered by audioscore.")
+        raise ModelError(f"{uri}: the version holds no scorer folder. Use one that audioscore registered.")
     return folder / str(artifact["path"])
 
 

@@ -46,9 +46,8 @@ def page_of(run: Path) -> Path:
 def render_again(run: Path) -> Path:
     """Render a finished run's report with the current code. Raises UsageError if files of its steps are missing."""
     page = page_of(run)
-    evaluations = sorted(run.glob("steps/*/evaluate-scorers/evaluation"))
-    facts = sorted(run.glob(f"steps/*/register-winner/outcome/{PAGE}"))
-    recordings = sorted(run.glob("steps/*/fetch-data/data"))
+    outputs = ("evaluate-scorers/evaluation", f"register-winner/outcome/{PAGE}", "fetch-data/data")
+    evaluations, facts, recordings = (sorted(run.glob(f"steps/*/{output}")) for output in outputs)
     plans = sorted(path.parent for path in run.glob(f"steps/*/**/train-scorer/*/{PLAN_FILE}"))
     if not len(evaluations) == len(facts) == len(recordings) == 1 or not plans:
         raise UsageError(f"{run}: files of its steps are missing or of an older version. Run the pipeline again.")
@@ -67,12 +66,8 @@ def _render(
     """Render report and model card; `robustness` is the folder that may hold the robustness tests."""
     tests = read_robustness(robustness) if (robustness / ROBUSTNESS_FILE).is_file() else None
     found = {"robustness": tests, "validation": facts["validation"]}
-    provenance, decision, figures, rows = (
-        facts["provenance"],
-        facts["decision"],
-        evaluation.figures,
-        evaluation.predictions,
-    )
+    provenance, decision = facts["provenance"], facts["decision"]
+    figures, rows = evaluation.figures, evaluation.predictions
     curves: Curves = {trained.plan: trained.curves for trained in plans}
     text = render_report(
         figures, rows, curves, provenance, facts["data"], decision, champion=facts["champion"], recordings=recordings,

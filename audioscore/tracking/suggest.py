@@ -37,7 +37,7 @@ AUDIO = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".o
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """The scorers of a finished run (both plans, all seeds), their training clips and feature store."""
 
     plans: list[TrainedPlan]
@@ -55,19 +55,19 @@ class Suggestions:
     scored: int  # recordings of the folder that have a label
 
 
-def trained_in(run: Path) -> Trained:
+def trained_in(run: Path) -> TrainedRun:
     """Read a run's folder. Raises UsageError if it did not finish or its steps were removed."""
     plans = [read_trained(path.parent) for path in sorted(run.glob(f"steps/*/**/train-scorer/*/{PLAN_FILE}"))]
     index, features = sorted(run.glob("steps/*/sort-data/index")), sorted(run.glob("steps/*/extract-features/features"))
     candidates = [trained for trained in plans if trained.plan in CANDIDATES]
     if not candidates or len(index) != 1 or len(features) != 1:
         raise UsageError(f"{run}: the run did not finish, or its steps were removed. Pass another run with --run.")
-    return Trained(candidates, read_split(index[0], "train"), FeatureStore(read_extraction(features[0]).store))
+    return TrainedRun(candidates, read_split(index[0], "train"), FeatureStore(read_extraction(features[0]).store))
 
 
 def suggest_clips(
     folder: Path,
-    trained: Trained,
+    trained: TrainedRun,
     *,
     singer_from: str | None = None,
     cache: Path | None = None,
@@ -134,7 +134,7 @@ def _refusal(checked: CheckedRecording) -> str | None:
     return checked.error if checked.measurements is None else rejection_reason(checked.measurements)
 
 
-def _predict(clips: Sequence[Clip], folder: Path, trained: Trained) -> tuple[list[Array], Array]:
+def _predict(clips: Sequence[Clip], folder: Path, trained: TrainedRun) -> tuple[list[Array], Array]:
     """Predict by every seed of both plans, and return the interval widths of the winner. Shape: S of [N], [N]."""
     winner = choose_winner(validation_by_plan(trained.plans, CANDIDATES))
     predicted, widths = [], np.zeros(len(clips))
@@ -150,7 +150,7 @@ def _predict(clips: Sequence[Clip], folder: Path, trained: Trained) -> tuple[lis
     return predicted, widths
 
 
-def _novelty(clips: Sequence[Clip], trained: Trained) -> Array:
+def _novelty(clips: Sequence[Clip], trained: TrainedRun) -> Array:
     """Return the distance to the training voices: (1 - cosine to the nearest) / 2, and 0 for training singers.
 
     Without voice embeddings: 1 for every other singer. Shape: -> [N].

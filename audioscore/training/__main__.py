@@ -19,7 +19,7 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; return exit code 0, or 2 with one error message, printed by one process only."""
+    """Return the exit code: 0, that of the error, 130 after an interrupt, or that of the first failed process."""
     given = sys.argv[1:] if arguments is None else arguments
     request = None if given else read_request()
     if request is not None and request.processes is not None:

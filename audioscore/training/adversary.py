@@ -53,7 +53,7 @@ def reverse_gradient(features: Tensor, weight: float) -> Tensor:
 
 
 def ramp(step: int, steps: int) -> float:
-    """Share of the adversary's full weight at a step: 2 / (1 + exp(-10 step / steps)) - 1, constant after the end.
+    """Compute the adversary's share of its weight: 2 / (1 + exp(-10 step / steps)) - 1, constant after the end.
 
     It starts at 0, because the gradient of an untrained discriminator is noise.
 
@@ -97,7 +97,7 @@ class SpeakerAdversary(nn.Module):
 
 
 def adversary_loss(adversary: SpeakerAdversary, features: Tensor, targets: Tensor, *, weight: float) -> Tensor:
-    """Mean of 1 - cosine between predicted and true speakers, in [0, 2]; a prediction without information gives 1.
+    """Compute the mean of 1 - cosine of predicted and true speakers, in [0, 2]; uninformative predictions give 1.
 
     Added to the ranking loss as it is: `weight`, after the ramp, scales only the gradient of the features, and the
     discriminator always learns at full strength. The targets get no gradient.

@@ -22,7 +22,7 @@ FROZEN = "network.suffix."  # frozen weights of MuQ are not stored: they are loa
 
 
 @dataclass
-class Progress:
+class FitProgress:
     """Position of a fit. `batch` counts the finished batches of the current epoch; `losses` are theirs."""
 
     epoch: int = 1
@@ -54,7 +54,7 @@ def restore(module: nn.Module, state: State) -> None:
 
 
 def write_checkpoint(
-    path: Path, identity: str, module: nn.Module, optimizer: Any, progress: Progress, scaler: Any = None
+    path: Path, identity: str, module: nn.Module, optimizer: Any, progress: FitProgress, scaler: Any = None
 ) -> None:
     """Write the state of a fit.
 
@@ -75,7 +75,7 @@ def write_checkpoint(
 
 def read_checkpoint(
     path: Path, identity: str, module: nn.Module, optimizer: Any, scaler: Any = None
-) -> Progress | None:
+) -> FitProgress | None:
     """Load the state of a fit into the module, the optimizer and the scaler; None if there is no checkpoint.
 
     A stored scaler state is ignored without a `scaler`: fp32 and bf16 need none.
@@ -88,7 +88,7 @@ def read_checkpoint(
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         other = state["identity"] != identity
-        progress = Progress(**state["progress"])
+        progress = FitProgress(**state["progress"])
         states = (state["module"], state["optimizer"], state.get("scaler"))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
         raise ModelError(f"{path}: not a checkpoint, or damaged. Delete it, or train without --resume.") from error

@@ -102,7 +102,7 @@ def _check_finite(values: Tensor, rows: Sequence[int], names: Sequence[str]) -> 
     if wrong := [row for row, fine in zip(rows, finite, strict=True) if not fine]:
         clips = [names[row] if names else f"clip {row}" for row in wrong]
         raise ModelError(
-            f"features of {shorten(clips)} are not finite. Check these recordings, and the encoder that was used."
+            f"features of {shorten(clips)}: not finite. Check these recordings, and the encoder that was used."
         )
 
 

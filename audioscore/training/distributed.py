@@ -44,7 +44,7 @@ def process_group() -> Iterator[None]:
             torch.distributed.destroy_process_group()
 
 
-def in_shares(work: Callable[[tuple[int, int]], None], device: str = "auto") -> None:
+def in_shares(work: Callable[[tuple[int, int]], object], device: str = "auto") -> None:
     """Call `work` in every process with its share, (index, number of processes), and wait for the others."""
     state = PartialState(cpu=_on_cpu(device), timeout=LONGEST_WAIT) if count() > 1 else PartialState(_on_cpu(device))
     work((state.process_index, state.num_processes))
@@ -59,7 +59,7 @@ def _on_cpu(device: str) -> bool:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if local > torch.cuda.device_count():
         raise UsageError(
-            f"{local} processes, but {torch.cuda.device_count()} GPUs: each process needs its own. "
+            f"processes: {local}, but {torch.cuda.device_count()} GPUs; each process needs its own. "
             f"Set training.processes, or torchrun's --nproc_per_node, to the number of GPUs."
         )
     return False
@@ -83,7 +83,7 @@ def share(tensors: Iterable[Tensor]) -> None:
 
 
 def count() -> int:
-    """Number of processes that train together."""
+    """Count the processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

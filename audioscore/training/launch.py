@@ -35,7 +35,7 @@ class TrainingRequest:
         out: a folder for each plan is written below it; with `single`, the one plan is written to it.
         data: a sorted data folder, whose features are extracted into `store`; or
         index, features: the folders that the sort and extraction steps of a pipeline wrote.
-        data_digest: the version of the data; computed from `data` if None.
+        data_digest: the version of the data, with `index`; "unknown" if None. With `data` it is computed.
         mlflow: experiment to log learning curves to.
         processes: number of processes to start with torchrun; None trains in the process that reads the request.
     """

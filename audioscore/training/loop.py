@@ -20,7 +20,7 @@ from audioscore.scoring.network import ScoreNetwork, raw_outputs
 from audioscore.training.adversary import SpeakerAdversary
 from audioscore.training.batches import draw_batches
 from audioscore.training.callbacks import Callback, following
-from audioscore.training.checkpoint import Progress, read_checkpoint, restore, trained_state, write_checkpoint
+from audioscore.training.checkpoint import FitProgress, read_checkpoint, restore, trained_state, write_checkpoint
 from audioscore.training.data import TrainingSplit
 from audioscore.training.distributed import start
 from audioscore.training.step import FitSettings, Stepper
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 class HeadWarmup:
     """Head warm-up: `epochs` of the head alone, on the same clips with the output of the untuned MuQ.
 
-    The gradients of a random head would first move MuQ's layers away from what they learned, and every step of the
-    head would cost a step of theirs. Source: Kumar et al. 2022, arXiv 2202.10054.
+    The gradients of a random head would first move MuQ's layers away from what they learned,
+    and training the head would need as many expensive steps of MuQ. Source: Kumar et al. 2022, arXiv 2202.10054.
     """
 
     train: TrainingSplit
@@ -128,7 +128,7 @@ def validate(network: ScoreNetwork, split: TrainingSplit, accelerator: Accelerat
 
 
 def head_checkpoint(checkpoint: Path) -> Path:
-    """Path of a head warm-up's checkpoint, beside that of the fit.
+    """Return the path of a head warm-up's checkpoint, beside that of the fit.
 
     >>> head_checkpoint(Path("seed-1.checkpoint")).name
     'seed-1.head.checkpoint'
@@ -146,8 +146,8 @@ def _warmup_run(
     settings = replace(later.settings, epochs=warmup.epochs, patience=warmup.epochs, adversary_weight=0.0)
     head = ScoreNetwork(copy.deepcopy(later.network.head))
     stepper = Stepper(start(device, settings.precision), head, None, warmup.train, settings, later.seed)
-    beside = None if checkpoint is None else head_checkpoint(checkpoint)
-    return _Run(stepper, warmup.val, beside, f"{identity}-head", resume)
+    head_path = None if checkpoint is None else head_checkpoint(checkpoint)
+    return _Run(stepper, warmup.val, head_path, f"{identity}-head", resume)
 
 
 class _Run:
@@ -165,7 +165,7 @@ class _Run:
         if found is not None:
             log.info("resuming from epoch %d, step %d", found.epoch, found.step)
         self.resumed = found is not None
-        self.progress = found or Progress(best_state=trained_state(stepper.plain))
+        self.progress = found or FitProgress(best_state=trained_state(stepper.plain))
         self.earlier_epochs = self.earlier_steps = 0
         if warmup is not None:
             self.earlier_epochs = warmup.epochs
@@ -174,7 +174,7 @@ class _Run:
     def continue_from(self, warmup: Fit) -> None:
         """Start from the head that a warm-up fitted."""
         self.stepper.network.head.load_state_dict(warmup.network.head.state_dict())
-        self.progress = Progress(
+        self.progress = FitProgress(
             epoch=self.earlier_epochs + 1, curve=list(warmup.curve), best=warmup.selection,
             best_epoch=warmup.best_epoch, best_state=trained_state(self.stepper.plain),
         )  # fmt: skip

@@ -68,7 +68,7 @@ def ordered_pairs(scores: Tensor) -> Pairs:
 
 
 def pairwise_ranking_loss(better: Tensor, worse: Tensor, *, margin: Tensor | float) -> Tensor:
-    """Mean logistic loss of raw outputs that should differ by at least `margin`.
+    """Compute the mean logistic loss of raw outputs that should differ by at least `margin`.
 
     softplus(margin - (better - worse)): every pair has a gradient, which raises the better output and lowers the worse.
 
@@ -80,10 +80,10 @@ def pairwise_ranking_loss(better: Tensor, worse: Tensor, *, margin: Tensor | flo
 def pairwise_logistic(
     raw: Tensor, scores: Tensor, *, margin_per_point: float, order_margin: float = 0.0, groups: Tensor | None = None
 ) -> Tensor:
-    """`pairwise_ranking_loss` over all pairs of the batch with different scores; 0 if there are no such pairs.
+    """Compute `pairwise_ranking_loss` over all pairs of the batch with different scores; 0 without such pairs.
 
-    The margin of two absolute scores grows with their gap, by `margin_per_point` a point; the margin within a relative
-    group is `order_margin`. All pairs have the same weight.
+    The margin of two absolute scores grows with their gap, by `margin_per_point` per point; within a relative group
+    it is `order_margin`. All pairs have the same weight.
 
     Shape: raw [B], scores [B], groups [B] -> scalar, float32 or wider.
     Raises: DataError if a score is not finite.
@@ -102,7 +102,7 @@ def pairwise_logistic(
 
 
 def list_mle(raw: Tensor, scores: Tensor, groups: Tensor | None = None) -> Tensor:
-    """Mean negative log-likelihood of the batch's order under the Plackett-Luce model.
+    """Compute the mean negative log-likelihood of the batch's order under the Plackett-Luce model.
 
     One term per clip: the probability that it is chosen as the best of itself and all clips of its group with lower
     scores. Clips with equal scores are left out of each other's terms, so that ties and their order have no effect;
@@ -127,7 +127,7 @@ def list_mle(raw: Tensor, scores: Tensor, groups: Tensor | None = None) -> Tenso
 
 
 def smooth_l1(predicted: Tensor, scores: Tensor, *, beta: float, groups: Tensor | None = None) -> Tensor:
-    """Mean Huber-style distance of predictions from absolute scores: quadratic up to `beta` points, then linear.
+    """Compute the mean Huber-style distance from absolute scores: quadratic up to `beta` points, then linear.
 
     `predicted` is in score points. Clips of relative groups are left out; 0 if no other clip remains.
 

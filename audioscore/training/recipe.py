@@ -195,7 +195,7 @@ def _split(
         own = settings.adversary.target == "campplus"
         reference = extraction.encoders["campplus"] if own else extraction.speaker
         if reference is None or reference.kind != settings.adversary.target:
-            raise ModelError(f"{settings.adversary.target} features were not extracted. Run the extraction again.")
+            raise ModelError(f"{settings.adversary.target} features: not extracted. Run the extraction again.")
         store.fetch((reference, str(clip.sha256)) for clip in recordings)
         targets = torch.stack([store.get(reference, str(clip.sha256)) for clip in recordings])
     return TrainingSplit(

@@ -1,6 +1,6 @@
 """One optimizer step: all pairs of a batch are compared, even if the batch is split over processes or passes.
 
-Processes (one a GPU) and passes of `micro_clips` (where memory is short) each compute the raw outputs of some clips.
+Processes (one per GPU) and passes of `micro_clips` (where memory is short) each compute the raw outputs of some clips.
 The loss is computed on all raw outputs together; each pass then backpropagates the gradient of its own clips. Random
 numbers of a pass depend only on the seed, the step and the pass: it does not matter which process runs it, and a
 resumed training continues as if it had not stopped.
@@ -47,7 +47,7 @@ class FitSettings:
     adversary_weight: float = 0.0
 
     def batches(self, clips: int) -> int:
-        """Number of steps in one epoch over this many clips."""
+        """Count the steps in one epoch over this many clips."""
         return -(-clips // self.batch_clips)
 
 
@@ -178,7 +178,7 @@ class Stepper:
         return True
 
     def rate(self, step: int) -> float:
-        """Learning rate of the head at a step."""
+        """Return the learning rate of the head at a step."""
         return self.settings.learning_rate * self._factor(step)
 
     def _factor(self, step: int) -> float:

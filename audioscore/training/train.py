@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ RELOAD_TOLERANCE = 1e-5  # relative difference allowed between a written scorer 
 
 
 def no_callbacks(plan: Plan, seed: int) -> Sequence[Callback]:
-    """The default `CallbackFactory`."""
+    """Return no callbacks: the default `CallbackFactory`."""
     return ()
 
 
@@ -80,13 +81,8 @@ def _extract(request: TrainingRequest, data: Path) -> tuple[Path, Path, str]:
 
     config, features = request.config, request.out / "features"
     store = request.store or home_of_model(config.registry.model).features
-
-    def extract(share: tuple[int, int]) -> None:
-        extract_folder(
-            data, data, features, store, config.encoders, config.training, device=request.device, share=share
-        )  # fmt: skip
-
-    in_shares(extract, request.device)
+    source = (data, data, features, store, config.encoders, config.training, request.device)
+    in_shares(partial(extract_folder, *source), request.device)
     return data, features, folder_digest(data)
 
 

@@ -109,7 +109,7 @@ def _load(found: _Found, network: ScoreNetwork, recipe: Recipe, muq: MuQEncoder 
     except (RuntimeError, ModelError) as error:
         network.load_state_dict(before, strict=False)
         reason = next(iter(str(error).splitlines()[-1:]), "").strip()
-        raise ModelError(f"{folder}: its weights do not match its description ({reason[:300]}).") from error
+        raise ModelError(f"{folder}: weights do not match the description ({reason[:300]}). Copy it again.") from error
     return loaded
 
 

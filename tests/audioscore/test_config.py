@@ -59,7 +59,7 @@ def test_the_demo_differs_from_small_only_in_data_registry_and_seed() -> None:
         ({"validation": {"severity": {"no_voice": "loud"}}}, r"severity\.no_voice: .*'error', 'warning' or"),
         ({"validation": {"severity": {"no_voice": True}}}, r"severity\.no_voice: "),
         ({"validation": {"min_singers": -1, "max_shift": 0}}, r"2 invalid: validation\.min_singers: .+max_shift: "),
-        ({"training": {f"k{index}": 1 for index in range(7)}}, r"7 invalid: .*k0.*k4: [^,]+ 2 more\.$"),
+        ({"training": {f"k{index}": 1 for index in range(7)}}, r"7 invalid: .*k0.*k4: [^,]+ 2 more\."),
     ],
 )
 def test_each_wrong_key_is_named(write: Any, sections: dict[str, Any], words: str) -> None:

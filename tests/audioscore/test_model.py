@@ -116,5 +116,5 @@ def test_a_failed_load_keeps_the_old_weights(legacy: Any, recording: Path, tmp_p
 
 @pytest.mark.parametrize("options", [{"lora_r": 0}, {"lora_alpha": 0}, {"lora_r": -1}])
 def test_settings_of_zero_or_less_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match=f"lora_r and lora_alpha .* 0; .*{next(iter(options.values()))}"):
+    with pytest.raises(UsageError, match=f"lora_r and lora_alpha: .* 0; .*{next(iter(options.values()))}"):
         SongEvalGenerator_audio_lora(**options)

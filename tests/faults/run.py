@@ -149,7 +149,9 @@ def run_tests(tree: Path, tests: Sequence[str]) -> tuple[str, str]:
     if process.returncode not in (1, 2):  # 1: a test failed, 2: a module could not be imported
         raise ValueError(textwrap.shorten(" ".join(lines[-3:]), 200))
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    return FOUND, textwrap.shorten(failed[0], 160) if failed else ""
+    if not failed:  # pytest did not run, for example because it is not installed
+        raise ValueError(textwrap.shorten(" ".join(lines[-3:]), 200))
+    return FOUND, textwrap.shorten(failed[0], 160)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def test_a_run_is_created_followed_and_its_result_fetched(api: Api, capsys: pyte
 def test_a_failed_run_is_an_error(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.last = "FAILED"
     assert run(api) == cluster_run.ClusterRunFailed.exit_code
-    assert "(run-1) failed" in capsys.readouterr().err
+    assert "(run-1): failed" in capsys.readouterr().err
 
 
 def test_an_api_that_refuses_is_one_error(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,11 +21,11 @@ def test_an_output_is_found_by_step_and_name(tmp_path: Path) -> None:
 
 
 def test_no_output_and_two_outputs_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(StepFailed, match=r"sort_data .*\b0 .*index.*\b1\b"):
+    with pytest.raises(StepFailed, match=r"sort_data: .*\b0 .*index.*\b1\b"):
         output_of(tmp_path, "sort_data", "index")
     for run in ("a", "b"):
         (tmp_path / run / "sort-data" / "index").mkdir(parents=True)
-    with pytest.raises(StepFailed, match=r"sort_data .*\b2 .*index"):
+    with pytest.raises(StepFailed, match=r"sort_data: .*\b2 .*index"):
         output_of(tmp_path, "sort_data", "index")
 
 

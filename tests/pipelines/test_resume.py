@@ -66,6 +66,14 @@ def test_nothing_to_resume(finished: bool | None, settings: dict[str, Any], name
         find_unfinished(tmp_path, settings)
 
 
+def test_a_run_with_deprecated_keys_has_the_same_settings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old = {"training": {"head_epochs": 5, "head": "predecessor"}, "evaluation": {"probes": {"clips": 9}}}
+    new = {"training": {"head_warmup_epochs": 5, "head": "legacy"}, "evaluation": {"robustness": {"clips": 9}}}
+    older = begun(tmp_path, "20260101-000000-aaaa", old)
+    assert find_unfinished(tmp_path, new) == older
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_a_later_run_with_other_settings_is_skipped(tmp_path: Path) -> None:
     older = begun(tmp_path, "20260101-000000-aaaa", SETTINGS)
     newest = begun(tmp_path, "20260102-000000-bbbb", {**SETTINGS, "split": {"seed": 9}})

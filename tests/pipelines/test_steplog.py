@@ -139,9 +139,9 @@ def test_an_unexpected_error_names_the_log(tmp_path: Path) -> None:
     error = step_error(log.steps, RuntimeError("Inner task failed"))
     assert isinstance(error, StepFailed)
     assert error.exit_code == 70
-    assert str(error).startswith("step a ")
+    assert str(error).startswith("step a: ")
     assert str(log.steps[0].log) in str(error)
-    assert str(step_error([], RuntimeError("no such task"))).endswith(": no such task")
+    assert "no such task" in str(step_error([], RuntimeError("no such task")))
 
 
 def test_the_table_sums_the_seconds(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_cause_outside_the_step_is_reported_with_its_log(text: str, names: tup
     log.write_text(f"Traceback (most recent call last):\n{text}\n", encoding="utf-8")
     error = step_error([Step("a", log, 0.0)], RuntimeError("inner"), SECTION)
     assert isinstance(error, UsageError)
-    assert [name for name in ("step a ", *names, str(log)) if name not in str(error)] == []
+    assert [name for name in ("step a: ", *names, str(log)) if name not in str(error)] == []
     assert ("4g" in str(error)) == ("4g" in names)
 
 

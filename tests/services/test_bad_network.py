@@ -282,7 +282,7 @@ def test_a_bucket_without_list_permission(proxy: Proxy, tmp_path: Path) -> None:
     before = tree(tmp_path)
     code, out, message = add(labels, "--audio", "s3://closed/八月")
     assert (code, out) == (2, "")
-    assert re.match(f"s3://closed/八月 .*{proxy.endpoint}.*AccessDenied", message)
+    assert re.match(f"s3://closed/八月: .*{proxy.endpoint}.*AccessDenied", message)
     assert tree(tmp_path) == before
     assert add(labels, "--audio", "s3://open/八月")[0] == 0
 

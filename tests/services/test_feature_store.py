@@ -225,7 +225,7 @@ def test_half_and_large_objects(
     store = FeatureStore(URI)
     store.fetch([(muq, "11" * 32), (muq, "22" * 32)])
     assert torch.equal(store.get(muq, "11" * 32), long)
-    with pytest.raises(ModelError, match=rf"^{address} .*damaged"):
+    with pytest.raises(ModelError, match=rf"^{address}: .*damaged"):
         store.get(muq, "22" * 32)
 
 

@@ -208,7 +208,7 @@ def test_a_new_champion_is_loaded_without_a_failed_request(scorers: tuple[Path, 
         assert f'version="{versions[1]}"}} 1.0' in running.get("/metrics")[2].decode()
         log = running.log.read_text()
     assert len(re.findall("models:/audioscore/2 .*models:/audioscore/1", log)) == 1, log
-    assert len(re.findall("models:/audioscore/2 .*kept", log)) == 1, log
+    assert len(re.findall("models:/audioscore/2 .*/broken", log)) == 1, log
 
 
 def until(check: Any, seconds: float = 90.0) -> None:

@@ -44,7 +44,7 @@ def test_denied_access_is_an_error(
         monkeypatch.setenv(name, value)
     (tmp_path / "a").write_bytes(b"x")
     exchange = Exchange(f"s3://{bucket.name}/team 1")
-    with pytest.raises(DataError, match=rf"s3://{bucket.name}/team 1/b .*http.*AccessDenied.*AWS_ENDPOINT_URL"):
+    with pytest.raises(DataError, match=rf"s3://{bucket.name}/team 1/b: .*http.*AccessDenied.*AWS_ENDPOINT_URL"):
         exchange.put({"b": tmp_path / "a"})
-    with pytest.raises(DataError, match=rf"s3://{bucket.name}/team 1/job/model\.json .*AccessDenied"):
+    with pytest.raises(DataError, match=rf"s3://{bucket.name}/team 1/job/model\.json: .*AccessDenied"):
         exchange.has_folder("job/model")

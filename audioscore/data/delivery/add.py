@@ -177,14 +177,14 @@ def _root(request: DeliveryRequest) -> Path | str:
 
 
 def _check_share(result: AddResult, limit: float) -> None:
-    refused = result.gathering.refused  # without recordings that were removed earlier, which are no data errors
+    refused = result.gathering.refused  # without recordings that were removed earlier, which are not data errors
     rows = len(result.delivery.row_errors) + len(result.delivery.all_clips)
     if refused and len(refused) > limit * rows:
         reasons = [f"row {row.row} ({row.audio_file}): {row.reason.rstrip('.')}" for row in refused]
         raise DeliveryRefused(
             result,
-            f"{len(refused)} of {rows} rows are unusable ({len(refused) / rows:.0%}); at most {limit:.0%} are allowed, "
-            f"so nothing was added: {shorten(reasons, 3)}. Correct them, or raise validation.max_rejected_share.",
+            f"delivery: {len(refused)} of {rows} rows are unusable ({len(refused) / rows:.0%}), above {limit:.0%}, "
+            f"so nothing was added: {shorten(reasons, 3)}. Correct them or raise validation.max_rejected_share.",
         )
 
 
@@ -293,7 +293,7 @@ def _busy(folder: Path, lock: Path) -> DataError:
     with contextlib.suppress(OSError):
         owner = lock.read_text(encoding="utf-8").strip()
     process = f" ({owner})" if owner else ""
-    return DataError(f"{folder} is being changed by another process{process}. Wait until it ends.")
+    return DataError(f"{folder}: is being changed by another process{process}. Wait until it ends.")
 
 
 def clear_incoming(incoming: Path) -> None:

@@ -41,7 +41,7 @@ class LabelsFile:
         return match_columns(self.headers, self.column_map)
 
     def column(self, name: str) -> dict[int, str]:
-        """Cells of one of our columns by row number; empty cells if there is no such column."""
+        """Return the cells of one of our columns by row number; empty cells if there is no such column."""
         index = self.columns.get(name)
         return {row: line[index] if index is not None and index < len(line) else "" for row, line in self.rows.items()}
 
@@ -86,7 +86,7 @@ def read_labels_file(folder: Path, column_map: Mapping[str, str] | None = None) 
     path = folder / LABELS
     if others := sorted(name for name in TABLES if name != LABELS and (folder / name).is_file()):
         raise DataError(
-            f"{folder} keeps labels in {', '.join(others)}, but only {LABELS} can be changed. Move that table out of "
+            f"{folder}: keeps labels in {', '.join(others)}, but only {LABELS} can be changed. Move that table out of "
             f"the folder, and add it: `audioscore data add {others[0]} --audio {folder} --data {folder}`."
         )
     if not path.is_file() or not path.read_bytes().strip():
@@ -113,7 +113,7 @@ def write_labels_file(folder: Path, table: LabelsFile) -> bool:
 
 
 def changed_cells(old: Clip, new: Clip) -> dict[str, str]:
-    """Cells that a later delivery changes, by our names. A blank cell of the delivery changes nothing."""
+    """Return the cells that a later delivery changes, by our names. A blank cell of the delivery changes nothing."""
     before, after = _cells(old), _cells(new)
     changed = {name: after[name] for name in HEADERS if after.get(name) and after[name] != before.get(name)}
     if new.raters:  # new ratings replace all old ones
@@ -190,11 +190,11 @@ def read_folder_state(folder: Path, table: LabelsFile, singer_from: str | None =
     if not folder.exists():
         return FolderState()
     if not folder.is_dir():
-        raise DataError(f"{folder} is a file. Name the data folder.")
+        raise DataError(f"{folder}: is a file. Name the data folder.")
     groups = read_index(folder / ORDER) if (folder / ORDER).is_file() else []
     if scored := [clip.audio_file for group in groups for clip in group if clip.score is not None]:
         raise DataError(
-            f"{folder / ORDER} has {len(scored)} scores ({shorten(scored)}), but is for recordings without scores. "
+            f"{folder / ORDER}: has {len(scored)} scores ({shorten(scored)}), but is for recordings without scores. "
             f"Move the file away, and add it: `audioscore data add`."
         )
     hashes: dict[str, str | None] = {}
@@ -238,7 +238,7 @@ def read_withdrawn(folder: Path) -> dict[str, Withdrawn]:
         value = read_json(path) if path.is_file() else {}
         return {str(content): Withdrawn(**entry) for content, entry in value.items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Restore it from the data's last version.") from error
+        raise DataError(f"{path}: cannot be read ({error}). Restore it from the data's last version.") from error
 
 
 def write_withdrawn(folder: Path, withdrawn: Mapping[str, Withdrawn]) -> None:

@@ -74,7 +74,7 @@ def read_delivery(
             f".json."
         )
     if not delivery.clips and not delivery.groups and not delivery.row_errors:
-        raise DataError(f"{path.name} names no recording. Add a row for each recording below the header.")
+        raise DataError(f"{path.name}: names no recording. Add a row for each recording below the header.")
     return delivery
 
 

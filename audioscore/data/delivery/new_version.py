@@ -91,7 +91,7 @@ def prepare(folder: Path, *, record: bool, report: Callable[[str], object]) -> N
     if folder.is_dir():
         if missing := sorted(name for name in _missing_files(folder) if name in TABLES):
             raise DataError(
-                f"{folder} lacks {len(missing)} files of its recorded version ({shorten(missing)}), and a change would "
+                f"{folder}: lacks {len(missing)} files of its recorded version ({shorten(missing)}); a change would "
                 f"lose their splits and scores. Restore them by `audioscore data pull`."
             )
         check_indexes(folder)

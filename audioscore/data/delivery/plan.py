@@ -219,7 +219,7 @@ def _merge_rows(
         merged.append(one)
     if conflicts and on_conflict == "error":
         raise DataError(
-            f"{len(conflicts)} of {len(same)} recordings have different scores in this delivery "
+            f"delivery: {len(conflicts)} of {len(same)} recordings have different scores in it "
             f"({shorten(conflicts)}). Correct the table, or pass --on-conflict mean or --on-conflict newest."
         )
     if conflicts:

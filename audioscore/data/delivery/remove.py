@@ -5,7 +5,6 @@ After a kill, removing the same recordings again completes the removal.
 
 import contextlib
 import datetime
-import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from audioscore.data.versions.dvc import dvc_errors, locked, open_repository
 from audioscore.data.versions.repository import files_of, git, record_of, recorded_files
 from audioscore.data.versions.revision import recorded_md5
 from audioscore.errors import DataError, UsageError, shorten
-from audioscore.files import sha256_of
+from audioscore.files import digest_of_file, sha256_of
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -65,7 +64,7 @@ def remove_recordings(
     Raises DataError, before anything changes, for a name or singer that the folder does not have.
     """
     if not names and not singers:
-        raise UsageError("nothing to remove: name recordings as the table does, or give --singer.")
+        raise UsageError("recordings: none given. Name them as the table does, or give --singer.")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Give the data folder that holds the recordings.")
     day = (today or datetime.date.today()).isoformat()
@@ -113,7 +112,7 @@ def _choose(folder: Path, state: FolderState, names: Sequence[str], singers: Seq
     unknown += [f"singer {singer}" for singer in singers if singer_name(singer) not in all_singers]
     if unknown:
         raise DataError(
-            f"{len(unknown)} of {len(names) + len(singers)} are not in {folder} ({shorten(unknown)}), so nothing was "
+            f"{folder}: {len(unknown)} of {len(names) + len(singers)} are not in it ({shorten(unknown)}); nothing was "
             f"removed. Name recordings as the table's audio_file does."
         )
     chosen = [
@@ -130,22 +129,15 @@ def _choose(folder: Path, state: FolderState, names: Sequence[str], singers: Seq
 
 def _withdraw(folder: Path, clips: Sequence[Clip], day: str, before: Mapping[str, Withdrawn]) -> dict[str, Withdrawn]:
     """New entries of withdrawn.json by SHA-256; an existing entry, as after a kill, is kept."""
-    is_missing = any(not (folder / clip.audio_file).is_file() for clip in clips)
-    md5s = _recorded_md5s(folder) if is_missing else {}
+    md5s: dict[str, str] = {}
+    if any(not (folder / clip.audio_file).is_file() for clip in clips):
+        with contextlib.suppress(DataError):  # without a readable record, there is nothing to purge
+            md5s = recorded_files(folder)
     entries = {clip.sha256: Withdrawn(day, md5s.get(clip.audio_file)) for clip in clips if clip.sha256}
     for path in {folder / clip.audio_file for clip in clips}:
         if path.is_file():
-            with path.open("rb") as handle:
-                md5 = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            entries[sha256_of(path)] = Withdrawn(day, md5, path.stat().st_size)
+            entries[sha256_of(path)] = Withdrawn(day, digest_of_file(path, "md5"), path.stat().st_size)
     return {content: one for content, one in entries.items() if content not in before or not before[content].md5}
-
-
-def _recorded_md5s(folder: Path) -> dict[str, str]:
-    """DVC's MD5 of the recorded files, for recordings whose file is missing."""
-    with contextlib.suppress(DataError):  # without a readable record, there is nothing to purge
-        return recorded_files(folder)
-    return {}
 
 
 def _delete(folder: Path, name: str) -> bool:
@@ -198,7 +190,7 @@ def purge(md5s: Collection[str], folder: Path, remotes: Sequence[str] | None = N
     held = {name: md5 for name, md5 in recorded_files(folder).items() if md5 in unwanted}
     if held:
         raise DataError(
-            f"{len(held)} files to purge are still part of {record_of(folder).name} ({shorten(sorted(held))}). Remove "
+            f"{record_of(folder).name}: still has {len(held)} files to purge ({shorten(sorted(held))}). Remove "
             f"them from {folder} and record it first."
         )
     with open_repository(folder) as repository, locked(repository):
@@ -212,7 +204,7 @@ def purge(md5s: Collection[str], folder: Path, remotes: Sequence[str] | None = N
         failed: dict[str, str] = {}
         for name in names:
             try:
-                with dvc_errors(f"remote {name} was not purged", "Correct this, and purge again."):
+                with dvc_errors(f"remote {name}: was not purged", "Correct this, and purge again."):
                     removed[name] = sum(_remove(store, unwanted) for store in _stores(repository, name))
             except DataError as error:
                 failed[name] = str(error)

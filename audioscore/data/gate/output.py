@@ -45,7 +45,7 @@ def run_gate(
     write_accepted(result, target)
     log_result(result)
     if not result.valid:
-        raise GateRefused(f"data gate: {shorten(result.reasons)} The report lists every rejected clip: {report}")
+        raise GateRefused(f"data gate: {shorten([reason.rstrip('.') for reason in result.reasons])}. See {report}.")
     return result
 
 
@@ -95,25 +95,12 @@ def read_ordered(folder: Path) -> list[list[Clip]]:
 
 def validation_settings(config: "Config") -> ValidationSettings:
     """Build the gate's settings from the configuration; UsageError if it sets the severity of an unknown rule."""
-    section = config.validation
+    section = config.validation.model_dump(exclude={"allowed_sources"})
+    limits = {name: section.pop(name) for name in AudioLimits.__dataclass_fields__ if name in section}
     return ValidationSettings(
-        min_clips=section.min_clips,
-        min_per_source=section.min_per_source,
-        min_per_band=section.min_per_band,
-        min_singers=section.min_singers,
-        min_per_singer=section.min_per_singer,
-        max_shift=section.max_shift,
-        severity=section.severity,
-        sources=tuple(section.allowed_sources or ()),
-        max_rejected_share=section.max_rejected_share,
-        limits=AudioLimits(
-            min_seconds=section.min_seconds,
-            max_seconds=section.max_seconds,
-            max_dc_offset=section.max_dc_offset,
-            min_mono_loss_db=section.min_mono_loss_db,
-            min_bandwidth_hz=section.min_bandwidth_hz,
-            min_voiced_share=section.min_voiced_share,
-        ),
+        **section,
+        sources=tuple(config.validation.allowed_sources or ()),
+        limits=AudioLimits(**limits),
         column_map=config.data.column_map or None,
         singer_from=config.data.singer_from,
     )

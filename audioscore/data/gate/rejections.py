@@ -166,7 +166,7 @@ def find_near_duplicates(
 
     With severity "error", all but the first of the scored clips of each group are rejected. With "off", they cause no
     warning, but the pairs are still returned: near-duplicates in two splits would leak test data into training. Scores
-    more than FAR_APART apart always cause a warning. A clip of the table that is also in order.json is no pair.
+    more than FAR_APART apart always cause a warning. A clip that is also in order.json does not form a pair.
     """
     found = [
         (clips[i], clips[j]) for i, j in near_duplicates(fingerprints) if clips[i].audio_file != clips[j].audio_file

@@ -143,31 +143,20 @@ def _totals(result: ValidationResult) -> str:
 
 
 def _figures(result: ValidationResult) -> str:
-    clips = result.accepted
-    sources = sorted({clip.source or UNNAMED for clip in clips})
-
-    def by_source(values: Sequence[float | None]) -> dict[str, list[float]]:
+    measures = (
+        ("score", "score", "Scores. If they differ by source, a model can predict the source instead of the quality."),
+        ("seconds", "length, s", "Lengths. A difference between sources is also a shortcut for a model."),
+        ("level_db", "level, dBFS", "Levels: RMS relative to full scale."),
+    )
+    figures = []
+    for measure, name, caption in measures:
         groups: dict[str, list[float]] = defaultdict(list)
-        for clip, value in zip(clips, values, strict=True):
-            if value is not None:
+        for clip in sorted(result.accepted, key=lambda clip: clip.source or UNNAMED):
+            if (value := getattr(clip, measure)) is not None:
                 groups[clip.source or UNNAMED].append(value)
-        return {name: groups[name] for name in sources if groups[name]}
-
-    drawn = [
-        (
-            "score",
-            [clip.score for clip in clips],
-            "Scores. If they differ by source, a model can predict the source instead of the quality.",
-        ),
-        (
-            "length, s",
-            [clip.seconds for clip in clips],
-            "Lengths. A difference between sources is also a shortcut for a model.",
-        ),
-        ("level, dBFS", [clip.level_db for clip in clips], "Levels: RMS relative to full scale."),
-    ]
-    grouped = [(by_source(values), name, caption) for name, values, caption in drawn]
-    return "".join(_histogram(groups, name, caption) for groups, name, caption in grouped if groups)
+        if groups:
+            figures.append(_histogram(groups, name, caption))
+    return "".join(figures)
 
 
 def _histogram(groups: dict[str, list[float]], name: str, caption: str) -> str:

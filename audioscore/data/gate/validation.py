@@ -110,12 +110,8 @@ def describe(result: ExpectationResult) -> str:
 
 def _summary(clips: Sequence[Clip]) -> SourceSummary:
     scores = [clip.score for clip in clips if clip.score is not None]
-    return {
-        "clips": len(clips),
-        "seconds": sum(clip.seconds or 0.0 for clip in clips),
-        "score_min": min(scores),
-        "score_max": max(scores),
-    }
+    seconds = sum(clip.seconds or 0.0 for clip in clips)
+    return {"clips": len(clips), "seconds": seconds, "score_min": min(scores), "score_max": max(scores)}
 
 
 def validate_folder(
@@ -130,7 +126,7 @@ def validate_folder(
     """Check a data folder: its labels table, and every recording of the table and of order.json.
 
     Args:
-        workers: Processes for decoding (default: one a core); a script that uses more than one needs the usual
+        workers: Processes for decoding (default: one per core); a script that uses more than one needs the usual
             `if __name__ == "__main__":`.
         progress: Called with the number of checked recordings and of all recordings.
         cache: File of the measurement cache, so that the same bytes are decoded only once.
@@ -303,12 +299,6 @@ def _gate_line(name: str, meaning: str, success: bool, observed: Any, severity: 
 
 
 def _with_measurements(clip: Clip, checked: CheckedRecording) -> Clip:
-    measured = checked.measurements
-    return replace(
-        clip,
-        sha256=checked.sha256,
-        bytes=checked.bytes,
-        seconds=measured.seconds if measured else None,
-        level_db=measured.level_db if measured else None,
-        snr_db=measured.snr_db if measured else None,
-    )
+    names = ("seconds", "level_db", "snr_db")
+    measured: dict[str, Any] = {name: getattr(checked.measurements, name, None) for name in names}
+    return replace(clip, sha256=checked.sha256, bytes=checked.bytes, **measured)

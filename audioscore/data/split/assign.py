@@ -93,7 +93,7 @@ def assign_splits(
         UsageError: A share is outside 0-1.
     """
     if not (val > 0 and test > 0 and val + test < 1):
-        raise UsageError(f"val {val:g} and test {test:g} must both be above 0, and below 1 together.")
+        raise UsageError(f"val {val:g}, test {test:g}: must be above 0, and below 1 together. Correct them.")
     known = dict(previous or {})
     singers, groups, left_out = group_clips(clips, same_recording, known)
     _check_enough(groups, len(clips))
@@ -183,13 +183,13 @@ def balance_groups(
 def _check_enough(groups: Sequence[Group], clips: int) -> None:
     if len(groups) < len(SPLITS):
         raise DataError(
-            f"{clips} clips by {len(groups)} singers cannot fill train, val and test without a singer in two splits. "
+            f"{clips} clips by {len(groups)} singers: cannot fill train, val and test without a singer in two splits. "
             f"Add recordings by at least {len(SPLITS) - len(groups)} more."
         )
     if not can_fill(groups):
         new = sum(group.split is None for group in groups)
         raise DataError(
-            f"no clip for {empty_splits(groups)[0]}: only {new} of {len(groups)} groups are new, and splits.json "
+            f"{empty_splits(groups)[0]} split: no clip; only {new} of {len(groups)} groups are new, and splits.json "
             f"assigns the others to other splits. Add recordings by new singers."
         )
 

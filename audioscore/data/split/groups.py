@@ -122,7 +122,7 @@ def _links(clips: Sequence[Clip], same_recording: Sequence[Collection[str]]) -> 
             yield _Link(found, "identical to")
     for item in sorted(same_recording, key=sorted):
         if lost := sorted(name for name in item if name not in by_name and name not in by_content):
-            raise DataError(f"{len(lost)} of {len(item)} near-duplicates are not in the data ({shorten(lost)}).")
+            raise DataError(f"near-duplicates: {len(lost)} of {len(item)} unknown ({shorten(lost)}). Validate again.")
         yield _Link([(by_content.get(name) or by_name[name])[0] for name in sorted(item)], "near-identical to")
 
 

@@ -61,13 +61,13 @@ def group_voices(clips: Sequence[Clip], embeddings: NDArray[np.floating], *, min
     Raises DataError if the numbers of rows and clips differ, or an embedding is not finite.
     """
     if len(embeddings) != len(clips):
-        raise DataError(f"{len(embeddings)} embeddings for {len(clips)} clips. Pass one per clip.")
+        raise DataError(f"voice embeddings: {len(embeddings)} for {len(clips)} clips. Pass one per clip.")
     order = sorted(range(len(clips)), key=lambda index: (clips[index].audio_file, clips[index].sha256 or ""))
     listed = [clips[index] for index in order]
     unit = _unit(np.asarray(embeddings)[order], [clip.audio_file for clip in listed])
     rows: dict[str, int] = {}  # a known singer, or a clip without one -> row of the means
     row_of = np.array([rows.setdefault(_row_name(clip, index), len(rows)) for index, clip in enumerate(listed)], int)
-    means, sizes = _means(unit, row_of)
+    means, sizes = _means(unit, row_of, np.ones(len(unit)))
     voices: dict[int, list[int]] = defaultdict(list)
     for index, voice in enumerate(_cluster(means, sizes, min_cosine)[row_of].tolist()):
         voices[voice].append(index)
@@ -117,10 +117,7 @@ def _cluster(means: NDArray[np.float64], sizes: NDArray[np.float64], min_cosine:
         found += int(part.max()) + 1
     if len(means) <= BLOCK:
         return labels
-    sums, totals = np.zeros((found, means.shape[1])), np.zeros(found)
-    np.add.at(sums, labels, means * sizes[:, None])
-    np.add.at(totals, labels, sizes)
-    joined: NDArray[np.int64] = _average_linkage(sums / totals[:, None], totals, min_cosine)[labels]
+    joined: NDArray[np.int64] = _average_linkage(*_means(means, labels, sizes), min_cosine)[labels]
     return joined
 
 
@@ -178,18 +175,23 @@ def _row_name(clip: Clip, index: int) -> str:
 def _unit(embeddings: NDArray[np.floating], names: Sequence[str]) -> NDArray[np.float64]:
     rows = np.asarray(embeddings, dtype=np.float64)
     if rows.ndim != 2:
-        raise DataError(f"embeddings have shape {list(rows.shape)}. Pass one row per clip, [N, E].")
+        raise DataError(f"voice embeddings: shape {list(rows.shape)}. Pass one row per clip, [N, E].")
     if lost := [names[row] for row in np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()]:
         raise DataError(
-            f"{len(lost)} of {len(rows)} voice embeddings are not finite ({shorten(lost)}). Extract them again."
+            f"voice embeddings: {len(lost)} of {len(rows)} are not finite ({shorten(lost)}). Extract them again."
         )
     norms: NDArray[np.float64] = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(norms, np.finfo(np.float64).tiny))
 
 
-def _means(rows: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and number of the rows of each label. Shape: [N, E] with labels [N] -> [L, E], [L]."""
-    sizes = np.bincount(labels).astype(np.float64) if len(labels) else np.zeros(0)
-    sums = np.zeros((len(sizes), rows.shape[1]))
-    np.add.at(sums, labels, rows)
-    return sums / sizes[:, None], sizes
+def _means(
+    rows: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weighted mean and total weight of the rows of each label.
+
+    Shape: rows [N, E], labels and weights [N] -> [L, E], [L].
+    """
+    totals = np.bincount(labels, weights).astype(np.float64)
+    sums = np.zeros((len(totals), rows.shape[1]))
+    np.add.at(sums, labels, rows * weights[:, None])
+    return sums / totals[:, None], totals

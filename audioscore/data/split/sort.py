@@ -39,7 +39,7 @@ def sort_clips(clips: Iterable[Clip]) -> list[Clip]:
     listed = list(clips)
     if unscored := [clip.audio_file for clip in listed if clip.score is None]:
         raise DataError(
-            f"{len(unscored)} of {len(listed)} clips have no score and cannot be sorted ({shorten(unscored)}). "
+            f"clips: {len(unscored)} of {len(listed)} have no score and cannot be sorted ({shorten(unscored)}). "
             f"Score them, or remove them."
         )
     return sorted(listed, key=lambda clip: (-(clip.score or 0.0), clip.sha256 or "", clip.audio_file))
@@ -57,7 +57,7 @@ def write_sorted(folder: Path, clips: Iterable[Clip], splits: Splits, unscored: 
     excluded = {one.audio_file for one in splits.report.left_out}
     names = [clip.audio_file for group in (ordered, *unscored) for clip in group]
     if lost := [name for name in names if name not in splits.of and name not in excluded]:
-        raise DataError(f"{len(lost)} of {len(names)} clips have no split ({shorten(lost)}). Assign splits again.")
+        raise DataError(f"clips: {len(lost)} of {len(names)} have no split ({shorten(lost)}). Assign splits again.")
     with tempfile.TemporaryDirectory() as scratch:
         new = Path(scratch)
         write_splits(new / SPLITS_FILE, splits)
@@ -115,7 +115,7 @@ def sort_index_file(path: Path, resort: bool = False) -> bool:
     try:
         write_json(path, ordered)
     except ValueError as error:
-        raise DataError(f"{path.name} contains a number that is not valid JSON ({error}). Remove it.") from error
+        raise DataError(f"{path.name}: contains a number that is not valid JSON ({error}). Remove it.") from error
     return True
 
 

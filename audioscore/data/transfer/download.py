@@ -8,13 +8,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial as bind
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from audioscore.data.transfer.http import download_http, new_session, redact
-from audioscore.data.transfer.partial import LARGEST, discard, missing_bytes, partial_path
+from audioscore.data.transfer.partial import discard, missing_bytes, partial_path
 from audioscore.data.transfer.pool import Hooks, ServerUnreachable, run_all
 from audioscore.data.transfer.s3 import connect, download_object, split_uri
 from audioscore.errors import AudioscoreError, DataError, describe_os_error
@@ -47,13 +47,7 @@ class Downloaded:
 
 
 def download_all(
-    jobs: Sequence[str],
-    folder: Path,
-    *,
-    workers: int = WORKERS,
-    progress: Callable[[int, int], object] | None = None,
-    bytes_progress: Callable[[int], object] | None = None,
-    limit: int = LARGEST,
+    jobs: Sequence[str], folder: Path, *, workers: int = WORKERS, progress: Callable[[int, int], object] | None = None
 ) -> list[Downloaded | FailedDownload]:
     """Download `http(s)://` and `s3://` links into `folder` and return a result for each job, in their order.
 
@@ -63,17 +57,15 @@ def download_all(
 
     Args:
         progress: Gets (finished links, all links), in the caller's thread.
-        bytes_progress: Gets the size of each received piece, in the caller's thread.
-        limit: Largest accepted size of a file, in bytes.
 
     Raises DataError when the folder cannot be written or its disk is full.
     """
     links = list(dict.fromkeys(jobs))
-    clients = _Clients(workers, limit)
-    tasks = [bind(_download, uri, file_of(uri, folder), clients) for uri in links]
+    clients = _Clients(workers)
+    tasks = [partial(_download, uri, file_of(uri, folder), clients) for uri in links]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        results = run_all(tasks, workers=workers, progress=progress, bytes_progress=bytes_progress)
+        results = run_all(tasks, workers=workers, progress=progress)
     except OSError as error:
         raise _disk_error(error, folder, links) from error
     finally:
@@ -83,7 +75,7 @@ def download_all(
 
 
 def file_of(uri: str, folder: Path) -> Path:
-    """Path of the file that a link is downloaded to. A suffix with unusual characters is left out.
+    """Return the path of the file for a link. A suffix with unusual characters is left out.
 
     >>> file_of("https://host/%E6%AD%8C.M4A?key=1", Path("in")).as_posix()
     'in/f1814941fdcc73da6acfcb1f.m4a'
@@ -97,9 +89,8 @@ def file_of(uri: str, folder: Path) -> Path:
 class _Clients:
     """State that the threads share: idle HTTP sessions, one S3 client, and failures to connect by server."""
 
-    def __init__(self, workers: int, limit: int) -> None:
+    def __init__(self, workers: int) -> None:
         self.workers = workers
-        self.limit = limit
         self._sessions: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._client: BaseClient | None = None
         self._lock = threading.Lock()
@@ -124,25 +115,19 @@ class _Clients:
         self._unreachable[server] = 0
 
     def _fetch(self, uri: str, target: Path, hooks: Hooks) -> None:
-        partial = partial_path(target)
+        part = partial_path(target)
         if uri.startswith("s3://"):
             with self._lock:
                 self._client = self._client or connect(2 * self.workers)
             bucket, key = split_uri(uri)
-            download_object(
-                self._client, bucket, key, target,
-                partial=partial, limit=self.limit, sleep=hooks.sleep, progress=hooks.received,
-            )  # fmt: skip
+            download_object(self._client, bucket, key, target, partial=part, sleep=hooks.sleep, progress=hooks.received)
             return
         try:
             session = self._sessions.get_nowait()
         except queue.Empty:
             session = new_session()
         try:
-            download_http(
-                uri, target,
-                partial=partial, session=session, limit=self.limit, sleep=hooks.sleep, progress=hooks.received,
-            )  # fmt: skip
+            download_http(uri, target, partial=part, session=session, sleep=hooks.sleep, progress=hooks.received)
         finally:
             self._sessions.put(session)
 

@@ -34,7 +34,7 @@ SECRET = re.compile(r"([?&][^=&]*(?:sign|token|key|secret|auth|credential|passwo
 
 
 def new_session() -> "Session":
-    """Create a session with one connection a host. A session is for one thread."""
+    """Create a session with one connection per host. A session is for one thread."""
     import requests
     from requests.adapters import HTTPAdapter
 

@@ -30,11 +30,7 @@ class Location:
 
 
 def locate(
-    audio_file: str,
-    root: str | Path,
-    *,
-    absolute_allowed: bool = False,
-    names: Collection[str] | None = None,
+    audio_file: str, root: str | Path, *, absolute_allowed: bool = False, names: Collection[str] | None = None
 ) -> Location:
     """Find the recording that a table names `audio_file`.
 

@@ -1,6 +1,5 @@
 """Receive a file in several attempts: a `.part` file keeps the received bytes, a note beside it describes the whole."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 from audioscore.data.transfer.pool import TransientError, with_retries
 from audioscore.errors import AudioError
-from audioscore.files import read_json
+from audioscore.files import digest_of_file, read_json
 
 LARGEST = 2 << 30  # bytes: an hour of 24-bit stereo at 96 kHz is 2.07e9
 CHUNK = 1 << 16  # bytes read at once
@@ -112,7 +111,7 @@ def resume_point(partial: Path, uri: str) -> tuple[int, RemoteFile | None]:
 
 
 def partial_path(target: Path) -> Path:
-    """Path of the partial file for a target."""
+    """Return the path of the partial file for a target."""
     return target.with_name(f"{target.name}.part")
 
 
@@ -174,10 +173,5 @@ def _check_complete(partial: Path, file: RemoteFile) -> None:
     if file.size is not None and size > file.size:
         raise RestartDownload(f"{size} bytes arrived, not {file.size}")
     for algorithm, expected in file.checksums.items():
-        if (found := _hash(partial, algorithm)) != expected:
+        if (found := digest_of_file(partial, algorithm)) != expected:
             raise RestartDownload(f"arrived with {algorithm.upper()} {found}, not {expected}")
-
-
-def _hash(path: Path, algorithm: str) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

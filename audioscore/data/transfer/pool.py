@@ -43,25 +43,20 @@ class _Failed:
 
 
 def run_all(
-    tasks: Sequence[Callable[[Hooks], T]],
-    *,
-    workers: int,
-    progress: Callable[[int, int], object] | None = None,
-    bytes_progress: Callable[[int], object] | None = None,
+    tasks: Sequence[Callable[[Hooks], T]], *, workers: int, progress: Callable[[int, int], object] | None = None
 ) -> list[T]:
     """Run tasks in threads and return their results in the order of the tasks.
 
     The first exception of a task stops the other tasks and is raised here, as is KeyboardInterrupt. `progress` gets
-    (finished tasks, all tasks) and `bytes_progress` the size of each piece, both in the caller's thread.
+    (finished tasks, all tasks), in the caller's thread.
     """
     pending: queue.SimpleQueue[int] = queue.SimpleQueue()
-    events: queue.SimpleQueue[int | _Done[T] | _Failed] = queue.SimpleQueue()
+    events: queue.SimpleQueue[_Done[T] | _Failed] = queue.SimpleQueue()
     stop = threading.Event()
     for index in range(len(tasks)):
         pending.put(index)
 
     def received(size: int) -> None:
-        events.put(size)
         if stop.is_set():
             raise Stopped
 
@@ -81,7 +76,7 @@ def run_all(
     for thread in threads:
         thread.start()
     try:
-        return _collect(events, len(tasks), progress, bytes_progress)
+        return _collect(events, len(tasks), progress)
     finally:
         stop.set()
         for thread in threads:
@@ -102,18 +97,11 @@ def _run_next(
 
 
 def _collect(
-    events: "queue.SimpleQueue[int | _Done[T] | _Failed]",
-    count: int,
-    progress: Callable[[int, int], object] | None,
-    bytes_progress: Callable[[int], object] | None,
+    events: "queue.SimpleQueue[_Done[T] | _Failed]", count: int, progress: Callable[[int, int], object] | None
 ) -> list[T]:
     results: dict[int, T] = {}
     while len(results) < count:
         event = events.get()
-        if isinstance(event, int):
-            if bytes_progress is not None:
-                bytes_progress(event)
-            continue
         if isinstance(event, _Failed):
             raise event.error
         results[event.index] = event.result
@@ -163,7 +151,7 @@ def with_retries(
 
 
 def pause(failures: int, after: float | None) -> float:
-    """Seconds to wait before a retry: what the server requests, within bounds, or exponential back-off with jitter.
+    """Compute the seconds to wait before a retry: as the server requests, within bounds, or exponential with jitter.
 
     >>> pause(1, 7.0), pause(1, 3600.0)
     (7.0, 60.0)

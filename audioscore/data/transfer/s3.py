@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
 
 REMOVALS = 8  # concurrent requests
-MD5 = re.compile(r'"?([0-9a-f]{32})"?')  # ETags of multipart uploads do not match: they are no MD5 of the content
+MD5 = re.compile(r'"?([0-9a-f]{32})"?')  # ETags of multipart uploads do not match: they are not the MD5 of the content
 CHANGED = {"PreconditionFailed", "412", "InvalidRange", "416"}
 MEANINGS = {  # error code -> cause, fix
     "NoSuchBucket": ("the bucket does not exist", "Check the bucket's name and AWS_ENDPOINT_URL."),
@@ -70,7 +70,7 @@ def connect(connections: int = 16) -> "BaseClient":
         return boto3.session.Session().client("s3", config=config)  # the default session is not thread-safe
     except (BotoCoreError, ValueError) as error:
         raise DataError(
-            f"S3 at {endpoint()} cannot be used ({error}). Check AWS_PROFILE and AWS_ENDPOINT_URL."
+            f"S3 at {endpoint()}: cannot be used ({error}). Check AWS_PROFILE and AWS_ENDPOINT_URL."
         ) from error
 
 
@@ -87,7 +87,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     """
     bucket, _, key = uri[len("s3://") :].partition("/")
     if not bucket:
-        raise DataError(f"{uri} names no bucket. Give s3://BUCKET/PREFIX.")
+        raise DataError(f"{uri}: names no bucket. Give s3://BUCKET/PREFIX.")
     return bucket, key
 
 
@@ -211,7 +211,7 @@ def s3_error(error: Exception, uri: str) -> AudioError:
     elif isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError, HTTPError)):
         kind, fix = ServerUnreachable, UNREACHABLE  # the client has retried already
     reason = " ".join(reason.split()).rstrip(".")  # some messages have several lines
-    return kind(f"{uri} cannot be fetched from {endpoint()} ({reason}). {fix}")
+    return kind(f"{uri}: cannot be fetched from {endpoint()} ({reason}). {fix}")
 
 
 def _code(error: Any) -> str:
@@ -240,7 +240,7 @@ def upload_object(
             Body=body, ChecksumAlgorithm="SHA256", ChecksumSHA256=base64.b64encode(sha256).decode(),
         )  # fmt: skip
     if (stored := _md5_of_content(response)) not in (None, md5):
-        raise DataError(f"s3://{bucket}/{key} was stored with MD5 {stored}, not {md5}. Delete it, and try again.")
+        raise DataError(f"s3://{bucket}/{key}: was stored with MD5 {stored}, not {md5}. Delete it, and try again.")
     progress(size)
     return size
 
@@ -283,5 +283,5 @@ def _request(client: Any, action: str, bucket: str, key: str, done: str, **reque
     except (BotoCoreError, ClientError) as error:
         code = getattr(error, "response", {}).get("Error", {}).get("Code")
         reason = " ".join(str(code or error).split()).rstrip(".")
-        raise DataError(f"s3://{bucket}/{key} cannot be {done} at {endpoint()} ({reason}). {CHECK_WRITE}") from error
+        raise DataError(f"s3://{bucket}/{key}: cannot be {done} at {endpoint()} ({reason}). {CHECK_WRITE}") from error
     return response

@@ -1,5 +1,6 @@
 """Compare versions of a data folder by recordings, scores and labels."""
 
+import contextlib
 import dataclasses
 import math
 import tempfile
@@ -189,8 +190,9 @@ def status(folder: Path, since: str | None = None) -> FolderStatus:
     clips = _with_content(read_labels(find_labels(folder)).clips, now)
     recorded, recorded_clips = _read_version(folder, None) if version not in (None, digest) else (now, clips)
     uncommitted = None if version is None else compare_tables(recorded_clips, clips)
-    if since is None and _head_version(folder) is not None:
-        since = "HEAD"
+    if since is None:
+        with contextlib.suppress(DataError):  # no git, or no commit yet
+            since = None if recorded_version(folder, "HEAD") is None else "HEAD"
     version_since = None if since is None else recorded_version(folder, since)
     committed, other = None, OtherFiles([], [], [])
     if version is not None and version_since is not None:
@@ -223,13 +225,6 @@ def last_scores(folder: Path) -> dict[str, list[float]]:
                 if clip.score is not None:
                     scores[clip.source or ""].append(clip.score)
     return dict(scores)
-
-
-def _head_version(folder: Path) -> str | None:
-    try:
-        return recorded_version(folder, "HEAD")
-    except DataError:  # no git, or no commit yet
-        return None
 
 
 def _read_version(folder: Path, revision: str | None) -> tuple[dict[str, str], list[Clip]]:

@@ -41,7 +41,7 @@ class Version:
 
 
 def record_of(folder: Path) -> Path:
-    """Path of the `.dvc` file that records a folder.
+    """Return the path of the `.dvc` file that records a folder.
 
     >>> record_of(Path("/srv/songs/data")).as_posix()
     '/srv/songs/data.dvc'
@@ -64,7 +64,7 @@ def commit(folder: Path) -> Version:
     folder = Path(os.path.abspath(folder))
     sizes = [path.stat().st_size for path in data_files(folder).values() if path.exists()]
     if not sizes:
-        raise DataError(f"{folder} holds no files, so there is nothing to record. Add recordings first.")
+        raise DataError(f"{folder}: holds no files, so there is nothing to record. Add recordings first.")
     with open_repository(folder) as repository:
         digest = folder_digest(folder)
         record = record_of(folder)
@@ -72,7 +72,7 @@ def commit(folder: Path) -> Version:
             record.unlink()  # left by a killed `dvc add`, which recorded nothing
         if data_revision(folder) == digest and _is_cached(repository, digest):
             return Version(digest, len(sizes), sum(sizes), changed=False)
-        with dvc_errors(f"{folder} cannot be recorded", "Correct this, and run the command again."):
+        with dvc_errors(f"{folder}: cannot be recorded", "Correct this, and run the command again."):
             _add(repository, folder, record)
     if (recorded := data_revision(folder)) != digest:
         raise DataError(
@@ -91,10 +91,10 @@ def _add(repository: "Repo", folder: Path, record: Path) -> None:
     repair_rwlock(Path(repository.tmp_dir))
     with locked(repository), repository.scm_context(quiet=True):
         if _is_in_git(folder):
-            raise DataError(f"{folder} is tracked by git. Run `git rm -r -q --cached {folder.name}` first.")
+            raise DataError(f"{folder}: is tracked by git. Run `git rm -r -q --cached {folder.name}` first.")
         stage = get_or_create_stage(repository, str(folder)).stage
         if Path(stage.path) != record:
-            raise DataError(f"{folder} is part of the folder that {stage.path} records. Record that folder instead.")
+            raise DataError(f"{folder}: is part of the folder that {stage.path} records. Record that folder instead.")
         repository.check_graph(stages=[stage])
         stage.add_outs(relink=False)
         write_text(record, dumps_yaml(to_single_stage_file(stage)))
@@ -137,12 +137,12 @@ def _push(folder: Path, remote: str | None) -> int:
     record, md5 = record_of(folder), data_revision(Path(os.path.abspath(folder)))
     if md5 is None:
         raise DataError(
-            f"{folder} has no version yet ({record.name} is missing). Record one: `dvc add --no-relink {folder}`."
+            f"{folder}: has no version yet ({record.name} is missing). Record one: `dvc add --no-relink {folder}`."
         )
     fix = "Check `dvc remote list`, your credentials and AWS_ENDPOINT_URL, and push again; sent files are not repeated."
     with open_repository(folder) as repository, locked(repository):
         name = remote or repository.config["core"].get("remote") or "(not configured)"
-        with dvc_errors(f"{record.name} cannot be pushed to remote {name}", fix):
+        with dvc_errors(f"{record.name}: cannot be pushed to remote {name}", fix):
             return _send(repository, folder, md5, remote)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from audioscore.errors import DataError
-from audioscore.files import sha256_of
+from audioscore.files import digest_of_file, sha256_of
 
 NEVER_TRACKED = frozenset({".git", ".hg", ".dvc"})  # folders that DVC skips; it skips a file named .git, too
 
@@ -51,7 +51,7 @@ def folder_digest(folder: Path) -> str:
 def file_md5s(folder: Path) -> dict[str, str]:
     """Compute the MD5 of every file that DVC would track, by relative path. Raises DataError as `folder_digest`."""
     try:
-        return {name: _md5_of(path) for name, path in data_files(folder).items()}
+        return {name: digest_of_file(path, "md5") for name, path in data_files(folder).items()}
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}). Repair or remove it.") from error
 
@@ -64,11 +64,6 @@ def digest_of(md5s: Mapping[str, str]) -> str:
     """
     listed = [{"md5": md5s[name], "relpath": name} for name in sorted(md5s)]
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def _md5_of(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def data_revision(folder: Path) -> str | None:

@@ -44,7 +44,7 @@ def fetch(data_uri: str, target: Path) -> FetchReport:
     already holds files.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(f"{target} already holds files, which fetching would replace. Give a new or empty folder.")
+        raise DataError(f"{target}: already holds files, which fetching would replace. Give a new or empty folder.")
     if data_uri.startswith("s3://"):
         return _fetch_s3(data_uri, target)
     if Path(data_uri).is_dir():
@@ -53,7 +53,7 @@ def fetch(data_uri: str, target: Path) -> FetchReport:
     if revision:
         return _fetch_git(data_uri, target, repository, revision, folder)
     if data_uri.startswith("git+"):
-        raise DataError(f"{data_uri} names no revision. Add one: {data_uri.split('#')[0]}@main.")
+        raise DataError(f"{data_uri}: names no revision. Add one: {data_uri.split('#')[0]}@main.")
     raise DataError(f"{data_uri}: no such folder. Give {DATA_URI_FORMS}.")
 
 
@@ -65,12 +65,12 @@ def _report(uri: str, kind: str, folder: Path, revision: str | None) -> FetchRep
 def _fetch_folder(data_uri: str, target: Path) -> FetchReport:
     source = Path(data_uri).resolve()
     if target.resolve().is_relative_to(source):
-        raise DataError(f"{target} is inside {data_uri}, which would be copied into itself. Give another folder.")
+        raise DataError(f"{target}: is inside {data_uri}, which would be copied into itself. Give another folder.")
     if not os.access(source, os.R_OK | os.X_OK):
-        raise DataError(f"{data_uri} cannot be read by user {os.getuid()}. Give that user read permission.")
+        raise DataError(f"{data_uri}: cannot be read by user {os.getuid()}. Give that user read permission.")
     files = data_files(source)
     if not files:
-        raise DataError(f"{data_uri} is an empty folder. Give {DATA_URI_FORMS}.")
+        raise DataError(f"{data_uri}: is an empty folder. Give {DATA_URI_FORMS}.")
     if broken := [name for name, path in files.items() if not path.exists()]:
         raise DataError(
             f"{data_uri}: {len(broken)} of {len(files)} files are broken links ({shorten(broken)}). Repair them."
@@ -126,7 +126,7 @@ def _fetch_git(data_uri: str, target: Path, repository: str, revision: str, fold
     try:
         files = DVCFileSystem(str(Path(repository).resolve()) if is_local else repository, rev=revision)
         if not files.isdir(f"/{folder}"):
-            raise DataError(f"{repository} has no folder {folder} at {revision}. Name one: ...@{revision}#FOLDER.")
+            raise DataError(f"{repository}: has no folder {folder} at {revision}. Name one: ...@{revision}#FOLDER.")
         recorded = files.info(f"/{folder}").get("md5")
         commit = str(files.repo.get_rev())
         with atomic_folder(target) as temporary:
@@ -134,9 +134,9 @@ def _fetch_git(data_uri: str, target: Path, repository: str, revision: str, fold
             files.get(f"/{folder}", str(temporary), recursive=True)
             _check_digest(data_uri, temporary, recorded)
     except RevError as error:
-        raise DataError(f"{repository} has no revision {revision}. Give a branch, tag or commit of it.") from error
+        raise DataError(f"{repository}: has no revision {revision}. Give a branch, tag or commit of it.") from error
     except CloneError as error:
-        raise DataError(f"{repository} cannot be cloned ({error}). Check its address and your permissions.") from error
+        raise DataError(f"{repository}: cannot be cloned ({error}). Check its address and your permissions.") from error
     except (DvcException, DataIndexError, OSError) as error:
         raise DataError(
             f"{data_uri}: DVC cannot fetch {folder} ({error}). Check that `dvc push` sent it to a remote you can reach."
@@ -156,7 +156,7 @@ def _fetch_s3(data_uri: str, target: Path) -> FetchReport:
     client = connect(2 * DOWNLOADS)
     objects = list_objects(client, data_uri)
     if not objects:
-        raise DataError(f"{data_uri} holds no objects. Check the prefix; a data folder has a labels table and audio.")
+        raise DataError(f"{data_uri}: holds no objects. Check the prefix; a data folder has a labels table and audio.")
     # Keys may contain any characters: refuse those whose path would be outside the folder or have another name.
     if bad := [item.key for item in objects if not _is_plain(item.name)]:
         raise DataError(
@@ -176,7 +176,7 @@ def _fetch_s3(data_uri: str, target: Path) -> FetchReport:
             )  # fmt: skip
             size = (temporary / item.name).stat().st_size
             if size != item.size:
-                raise DataError(f"s3://{bucket}/{item.key} changed from {item.size} to {size} bytes. Fetch again.")
+                raise DataError(f"s3://{bucket}/{item.key}: changed from {item.size} to {size} bytes. Fetch again.")
 
         run_all([partial(download, number) for number in range(len(objects))], workers=DOWNLOADS)
     logging.getLogger(__name__).info("%s: %d objects", data_uri, len(objects))

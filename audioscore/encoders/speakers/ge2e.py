@@ -63,7 +63,7 @@ def load_ge2e(source: Path, *, device: str = "cpu") -> SpeakerTarget:
 
 
 def partials(samples: int) -> list[int]:
-    """First frames of a recording's partials, as in Resemblyzer at its default rate.
+    """Compute the first frames of a recording's partials, as in Resemblyzer at its default rate.
 
     The last may extend beyond the recording's end, and is padded with zeros.
 
@@ -78,7 +78,7 @@ def partials(samples: int) -> list[int]:
 
 
 def ge2e_mel(wave: "Tensor", starts: list[int], count: int = 40) -> "Tensor":
-    """Energies in `count` mel bands, 160 frames from each frame in `starts` on, zeros beyond the recording's end.
+    """Compute energies in `count` mel bands, 160 frames from each of `starts` on, zeros beyond the recording.
 
     Shape: wave [T] at 16 kHz, W starts -> [W, 160, count].
     """

@@ -88,7 +88,7 @@ def load_samoye(folder: Path, *, device: str = "cpu") -> SpeakerTarget:
     fill(module, state, source)
     settings = read_settings(config)
     if settings.bands.count != bands.shape[1]:
-        raise ModelError(f"{config}: num_mels {settings.bands.count}, but the weights have {bands.shape[1]} bands.")
+        raise ModelError(f"{config}: num_mels {settings.bands.count}, not {bands.shape[1]}. Give the published folder.")
     return SpeakerTarget(module, int(sizes[-1][0]), "samoye", (config, source), partial(_embed, settings), device)
 
 
@@ -103,10 +103,10 @@ def read_settings(source: Path) -> SamoyeSettings:
         given["stats_path"] = audio.get("stats_path")
         settings = _settings(audio)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(f"{source}: damaged or incomplete ({type(error).__name__}: {error}).") from error
+        raise ModelError(f"{source}: damaged ({type(error).__name__}: {error}). Give the published folder.") from error
     for name, wanted in {**STATED, **DEFAULTS, "stats_path": None}.items():
         if given[name] != wanted:
-            raise ModelError(f"{source}: {name} is {given[name]!r}; only the published value {wanted!r} is supported.")
+            raise ModelError(f"{source}: {name} is {given[name]!r}; {wanted!r} is required. Give the published folder.")
     return settings
 
 
@@ -129,7 +129,7 @@ def _settings(audio: dict[str, Any]) -> SamoyeSettings:
 
 
 def window_starts(frames: int) -> list[int]:
-    """First frames of a recording's windows.
+    """Compute the first frames of a recording's windows.
 
     >>> window_starts(1150)
     [0, 100, 200, 300, 400, 500, 600, 700, 800, 900]
@@ -142,7 +142,7 @@ def window_starts(frames: int) -> list[int]:
 
 
 def samoye_mel(settings: SamoyeSettings, wave: "Tensor") -> "Tensor":
-    """Mel bands in decibels, mapped to -span..span, in a recording's windows of F = 250 frames, or all if fewer.
+    """Compute mel bands in dB, mapped to -span..span, in windows of F = 250 frames, or all frames if fewer.
 
     Shape: wave [T] at 16 kHz -> [10, F, bands].
     Raises: AudioError where too little is left after trimming silence.
@@ -153,7 +153,7 @@ def samoye_mel(settings: SamoyeSettings, wave: "Tensor") -> "Tensor":
     wave = _trim(settings, wave)
     if len(wave) <= bands.fft // 2:
         raise AudioError(
-            f"Without the silence at its ends the wave has {len(wave)} samples; more than {bands.fft // 2} are needed. "
+            f"wave: {len(wave)} samples without the silence at its ends; more than {bands.fft // 2} are needed. "
             "Remove the recording."
         )
     wave = (wave / wave.abs().max() * PEAK).double()  # the logarithm would amplify float32's rounding

@@ -54,15 +54,15 @@ class SpeakerTarget:
 
         if wave.ndim != 1 or len(wave) < MIN_SAMPLES:
             raise ModelError(
-                f"A speaker encoder needs a wave [T] of at least {MIN_SAMPLES} samples at 16 kHz; got "
-                f"{list(wave.shape)}."
+                f"speaker encoder: needs a wave [T] of at least {MIN_SAMPLES} samples at 16 kHz; got "
+                f"{list(wave.shape)}. Pass one."
             )
         if not (wave.isfinite().all() and wave.any()):
-            raise AudioError("The wave is silent or not finite: no speaker embedding. Remove the recording.")
+            raise AudioError("wave: silent or not finite, so it has no speaker embedding. Remove the recording.")
         with torch.inference_mode():
             voice = self._embed(self.module, wave.cpu().float()).float().cpu()
             if not (voice.isfinite().all() and voice.any()):
-                raise AudioError("The speaker encoder finds no voice in the wave. Remove the recording.")
+                raise AudioError("wave: the speaker encoder finds no voice in it. Remove the recording.")
             return F.normalize(voice, dim=0)
 
 
@@ -78,7 +78,7 @@ def read_checkpoint(source: Path, entry: str) -> "dict[str, Tensor]":
     except FileNotFoundError as error:
         raise ModelError(f"{source}: no such file. Give the published checkpoint.") from error
     except pickle.UnpicklingError as error:
-        raise ModelError(f"{source}: not a weights-only checkpoint. It was not opened.") from error
+        raise ModelError(f"{source}: not a weights-only checkpoint. Give the published checkpoint.") from error
     except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(f"{source}: cannot be read ({first_line(error)}). Transfer it again.") from error
     state = checkpoint.get(entry) if isinstance(checkpoint, dict) else None
@@ -124,7 +124,7 @@ class MelBands:
     power: float
 
     def frames(self, samples: int) -> int:
-        """The number of frames of a recording, centred on every `hop`-th sample from the first on.
+        """Count the frames of a recording, centred on every `hop`-th sample from the first on.
 
         >>> MelBands(16_000, 400, 400, 160, 40, 0.0, 8_000.0, 2.0).frames(16_000)
         101

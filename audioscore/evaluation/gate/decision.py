@@ -215,12 +215,7 @@ def _first_model(overall: Estimate, within: Estimate, min_spearman: float, basis
 
 
 def _against_champion(
-    difference: Estimate,
-    ranks: tuple[float, float],
-    within: Estimate,
-    margin: float,
-    basis: str,
-    confidence: float,
+    difference: Estimate, ranks: tuple[float, float], within: Estimate, margin: float, basis: str, confidence: float
 ) -> Decision:
     """Decide against a champion: significantly better by more than the margin, and above 0 within sources."""
     if math.isnan(difference.value):
@@ -259,13 +254,5 @@ def compare_with_champion(
         raise DataError(f"Champion: {len(other)} of its {len(compared)} clips are not test clips. Predict those.")
     rows = [row for row in chosen if row.clip in compared]
     rows += [replace(row, plan=CHAMPION, seed=0, split="test") for row in champion]
-    found = evaluate(
-        rows,
-        {},
-        {**representative, CHAMPION: 0},
-        reference=CHAMPION,
-        resamples=settings.resamples,
-        confidence=settings.confidence,
-        seed=settings.seed,
-    )
+    found = evaluate(rows, {}, {**representative, CHAMPION: 0}, reference=CHAMPION, **settings.bootstrap)
     return {**found, "dropped": len(test) - len(compared)}

@@ -18,8 +18,7 @@ from audioscore.evaluation.predictions import Prediction
 from audioscore.evaluation.report import plots
 from audioscore.evaluation.report.metrics import in_a_row, legend
 from audioscore.evaluation.report.tables import PLAN_TITLES, Notes, bare_html, number, plan_title
-from audioscore.html import Html, paragraph
-from audioscore.html import figure_html as picture
+from audioscore.html import Html, figure_html, paragraph
 
 RATE = 24_000  # Hz
 FFT, FRAMES = 2048, 320  # 85 ms resolve the harmonics of a voice from 100 Hz; one column for each frame
@@ -60,7 +59,7 @@ def agreement(rows: Rows) -> str:
             [row.source or NO_SOURCE for row in of_plan],
             palette,
         )
-        figures.append(picture(figure, f"{plan_title(plan)}, seed {of_plan[0].seed}"))
+        figures.append(figure_html(figure, f"{plan_title(plan)}, seed {of_plan[0].seed}"))
     how = (
         "Dots: test clips with prediction intervals. Dashed: predicted = human. A model that ranks clips has a slope "
         "within each colour; flat clouds at different heights mean that it only separates the sources."
@@ -74,7 +73,7 @@ def residuals(rows: Rows, palette: Mapping[str, str]) -> str:
     predicted = {plan: np.array([row.predicted for row in of_plan]) for plan, of_plan in rows.items()}
     limit = 1.05 * max(1.0, *(float(np.abs(values - human).max()) for values in predicted.values()))
     figures = [
-        picture(plots.residuals_by_band(human, values, limit, palette[plan]), plan_title(plan))
+        figure_html(plots.residuals_by_band(human, values, limit, palette[plan]), plan_title(plan))
         for plan, values in predicted.items()
     ]
     how = (

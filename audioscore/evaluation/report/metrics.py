@@ -9,14 +9,13 @@ from audioscore.evaluation.report.tables import (
     METRIC_TITLES,
     Notes,
     bare_html,
-    figure_html,
+    estimate_html,
     figure_text,
     metric_html,
     noted_table,
     plan_title,
 )
-from audioscore.html import figure_html as picture
-from audioscore.html import paragraph
+from audioscore.html import figure_html, paragraph
 
 HEADLINE = ("spearman_within_source", "spearman", "pairwise_accuracy", "mae")
 NOT_FOR_CONTROLS = "not computed for controls"
@@ -45,7 +44,7 @@ def plans_and_controls(evaluation: Mapping[str, Any]) -> str:
         rows.append([f"control: {name}", *(cells[metric] for metric in HEADLINE)])
     ceiling = evaluation["noise_ceiling"]
     if ceiling["clips"]:
-        both = [figure_html(ceiling[key], notes) for key in ("within_source", "overall")]
+        both = [estimate_html(ceiling[key], notes) for key in ("within_source", "overall")]
         rows.append(["noise ceiling", *both, *(bare_html(None, notes, NO_CEILING) for _ in range(2))])
     note = (
         "Higher is better, except for MAE (mean absolute error). Spearman within source is the main metric: KTV and a "
@@ -81,7 +80,7 @@ def significance(found: Mapping[str, Any], plans: Mapping[str, Any]) -> str:
     rows = [
         [
             f"{plan_title(plan)} minus {plan_title(found['reference'])}", METRIC_TITLES[metric],
-            figure_html(one, notes, name="delta", sign="+"),
+            estimate_html(one, notes, name="delta", sign="+"),
             bare_html(one["p"], notes, P_VALUE), bare_html(one["p_holm"], notes, P_VALUE),
         ]
         for plan, of_plan in found["compared"].items()
@@ -117,11 +116,11 @@ def order_and_calibration(plans: Mapping[str, Any], palette: Mapping[str, str]) 
     """Show pairwise accuracy by score difference, calibration and coverage."""
     gaps = {plan: figures["pairwise_accuracy_by_gap"] for plan, figures in plans.items()}
     curves = {plan: figures["calibration_curve"] for plan, figures in plans.items()}
-    order = picture(
+    order = figure_html(
         plots.accuracy_by_gap(gaps, palette),
         "Share of pairs in the right order, by difference in human score, with interval. Dashed: chance.",
     )
-    calibrated = picture(
+    calibrated = figure_html(
         plots.calibration(curves, palette),
         "Mean human score, with interval, in bins of equal size by predicted score. Dashed: perfect calibration.",
     )
@@ -131,7 +130,7 @@ def order_and_calibration(plans: Mapping[str, Any], palette: Mapping[str, str]) 
 def _gap_table(gaps: Mapping[str, Mapping[str, Any]]) -> str:
     notes = Notes()
     rows = [
-        [f"{gap} points", *(figure_html(of_plan[gap], notes) for of_plan in gaps.values())]
+        [f"{gap} points", *(estimate_html(of_plan[gap], notes) for of_plan in gaps.values())]
         for gap in next(iter(gaps.values()))
     ]
     return noted_table(["difference in human score", *map(plan_title, gaps)], rows, notes)
@@ -141,7 +140,7 @@ def _coverage(plans: Mapping[str, Any]) -> str:
     notes = Notes()
     rows = [
         [
-            plan_title(plan), figures["coverage"]["clips"], figure_html(figures["coverage"], notes, "share", "share"),
+            plan_title(plan), figures["coverage"]["clips"], estimate_html(figures["coverage"], notes, "share", "share"),
             bare_html(figures["coverage"]["mean_width"], notes, SET_WIDTH, "points"),
         ]
         for plan, figures in plans.items()
@@ -155,7 +154,7 @@ def _bins(curves: Mapping[str, Any]) -> str:
     notes = Notes()
     rows = [
         [plan_title(plan), one["clips"], bare_html(one["predicted"], notes, OWN_MEAN, "points"),
-         figure_html(one["human"], notes, "points")]
+         estimate_html(one["human"], notes, "points")]
         for plan, bins in curves.items()
         for one in bins
     ]  # fmt: skip
@@ -169,10 +168,10 @@ def noise_ceiling(ceiling: Mapping[str, Any]) -> str:
         return paragraph("Unknown: no test clip has scores of two raters.", "soft")
     notes = Notes()
     rows = [
-        ["overall", ceiling["clips"], figure_html(ceiling["overall"], notes)],
-        ["within source", ceiling["clips"], figure_html(ceiling["within_source"], notes)],
+        ["overall", ceiling["clips"], estimate_html(ceiling["overall"], notes)],
+        ["within source", ceiling["clips"], estimate_html(ceiling["within_source"], notes)],
     ]
-    rows += [[f"source {name}", one["clips"], figure_html(one, notes)] for name, one in ceiling["per_source"].items()]
+    rows += [[f"source {name}", one["clips"], estimate_html(one, notes)] for name, one in ceiling["per_source"].items()]
     rows.append(["Pearson of two raters", ceiling["clips"], bare_html(ceiling["pairwise_r"], notes, OF_RATERS)])
     note = (
         f"{ceiling['raters']} raters. Noise ceiling: the correlation with these labels that a perfect model would "
@@ -206,11 +205,8 @@ def training(plans: Mapping[str, Any], curves: Curves, palette: Mapping[str, str
         return paragraph("No training curves.") + spread
     loss, ranks = (plots.training_curve(runs, chosen, key, palette) for key in plots.EPOCH_KEYS)
     figures = in_a_row(
-        picture(
-            loss,
-            "Training loss. Not comparable between plans.",
-        ),
-        picture(ranks, "Validation Spearman. A fall while the loss still falls is overfitting."),
+        figure_html(loss, "Training loss. Not comparable between plans."),
+        figure_html(ranks, "Validation Spearman. A fall while the loss still falls is overfitting."),
     )
     how = "Thick line: the seed shown in this report; ring: its best validation epoch; thin lines: other seeds."
     return plan_legend(palette) + figures + paragraph(how, "soft") + spread

@@ -20,19 +20,13 @@ from audioscore.evaluation.report.metrics import (
     significance,
     training,
 )
-from audioscore.evaluation.report.robustness import (
-    bands,
-    high_scores,
-    robustness_section,
-    singers_and_songs,
-    sources,
-)
+from audioscore.evaluation.report.robustness import bands, high_scores, robustness_section, singers_and_songs, sources
 from audioscore.evaluation.report.tables import (
     METRIC_TITLES,
     PLAN_TITLES,
     Notes,
     bare_html,
-    figure_html,
+    estimate_html,
     metric_html,
     noted_table,
     plan_title,
@@ -137,15 +131,8 @@ def decision_section(
     parts += [f"Test data: {', '.join(basis)}."] if basis else []
     if decision.get("delta") is None:
         parts.append("No difference to a champion: no champion exists, or it cannot be compared.")
-    return "".join(
-        [
-            paragraph(" ".join(parts)) if parts else "",
-            _difference(decision),
-            _slices(decision),
-            paragraph(_flagged(decision, winner, robustness)),
-            warnings,
-        ]
-    )
+    summary, flags = paragraph(" ".join(parts)) if parts else "", paragraph(_flagged(decision, winner, robustness))
+    return summary + _difference(decision) + _slices(decision) + flags + warnings
 
 
 def _difference(decision: Mapping[str, Any]) -> str:
@@ -153,7 +140,7 @@ def _difference(decision: Mapping[str, Any]) -> str:
         return ""
     notes = Notes()
     found = {"no_interval": NO_RESAMPLES, "lo": None, "hi": None, **decision}
-    row = ["Spearman, winner minus champion", figure_html(found, notes, name="delta", sign="+")]
+    row = ["Spearman, winner minus champion", estimate_html(found, notes, name="delta", sign="+")]
     return noted_table(["deciding value", "difference"], [row], notes)
 
 
@@ -170,7 +157,8 @@ def _slices(decision: Mapping[str, Any]) -> str:
         difference = {**one, "no_interval": TOO_SMALL if small else NO_RESAMPLES}
         rows.append(
             [
-                f"{one['kind']} {one['name']}", one["verdict"], figure_html(difference, notes, name="delta", sign="+"),
+                f"{one['kind']} {one['name']}", one["verdict"],
+                estimate_html(difference, notes, name="delta", sign="+"),
                 bare_html(one["challenger"], notes, why), bare_html(one["champion"], notes, why),
                 one["clips"], one["singers"],
             ]
@@ -214,15 +202,14 @@ def champion_section(champion: Mapping[str, Any] | None, plans: Mapping[str, Any
     rows += [
         [
             f"{plan_title(name)} minus champion",
-            *(figure_html(compared[name][metric], notes, name="delta", sign="+") for metric in HEADLINE[:2]),
+            *(estimate_html(compared[name][metric], notes, name="delta", sign="+") for metric in HEADLINE[:2]),
             *(bare_html(None, notes, NOT_COMPARED) for _ in HEADLINE[2:]),
         ]
         for name in names[1:]
     ]
     counts, dropped = champion["counts"], champion["dropped"]
-    basis = f"{counts['clips']} test clips of {counts['singers']} singers that no model was trained on" + (
-        f"; {dropped} more excluded." if dropped else "."
-    )
+    excluded = f"; {dropped} more excluded." if dropped else "."
+    basis = f"{counts['clips']} test clips of {counts['singers']} singers that no model was trained on{excluded}"
     return paragraph(basis) + noted_table(["", *(METRIC_TITLES[metric] for metric in HEADLINE)], rows, notes)
 
 

@@ -126,15 +126,9 @@ def training_curve(
             bold = seed == chosen.get(plan)
             if not points:
                 continue
-            axes.plot(
-                *zip(*points, strict=True),
-                color=palette[plan],
-                linewidth=2.2 if bold else 1,
-                alpha=1 if bold else 0.3,
-                zorder=3 if bold else 2,
-                marker="o" if len(points) == 1 else None,
-                markersize=4,
-            )
+            line = {"linewidth": 2.2, "alpha": 1, "zorder": 3} if bold else {"linewidth": 1, "alpha": 0.3, "zorder": 2}
+            marker = "o" if len(points) == 1 else None
+            axes.plot(*zip(*points, strict=True), color=palette[plan], marker=marker, markersize=4, **line)
             best = best_epoch(run) if bold else None
             value = dict(points).get(best)
             if value is not None:

@@ -7,7 +7,7 @@ from typing import Any
 from audioscore.evaluation.report.tables import (
     Notes,
     bare_html,
-    figure_html,
+    estimate_html,
     metric_html,
     noted_table,
     of_plan,
@@ -37,7 +37,7 @@ def _degradations(document: Mapping[str, Any], tested: Mapping[str, Any]) -> str
     rows = [
         [
             of_plan(one["title"], plan), _verdict(name, one, document["refuse"]),
-            figure_html(one["effect"], notes, "points", sign="+"), figure_html(one["violations"], notes, "share"),
+            estimate_html(one["effect"], notes, "points", sign="+"), estimate_html(one["violations"], notes, "share"),
             one["expected"], one["clips"],
         ]
         for name in names
@@ -47,7 +47,8 @@ def _degradations(document: Mapping[str, Any], tested: Mapping[str, Any]) -> str
     note = (
         f"{len(document['probed'])} test clips, degraded and scored again. Effect: mean change of the score in points. "
         "Violations: share of clips that change in the unexpected direction by more than "
-        f"{document['tolerance_points']:g} points. Flagged: the mean change in that direction is significantly larger."
+        f"{document['tolerance_points']:g} points. Flagged: the lower bound of the mean unexpected change exceeds the "
+        "tolerance; where the score should stay the same, that is the mean absolute change and not the effect shown."
     )
     refuse = document["refuse"]
     gate = f"These tests refuse a promotion: {', '.join(refuse)}." if refuse else "No test refuses a promotion."
@@ -81,7 +82,7 @@ def _domain(tested: Mapping[str, Any]) -> str:
         figure = found["balanced_accuracy"] or {"value": None, "lo": None, "hi": None, "no_interval": found["reason"]}
         chance = bare_html(found["chance"], notes, found["reason"] or GIVEN)
         bands = ", ".join(found["bands"]) or "none"
-        rows.append([plan_title(plan), figure_html(figure, notes), chance, found["clips"], bands])
+        rows.append([plan_title(plan), estimate_html(figure, notes), chance, found["clips"], bands])
     if not rows:
         return ""
     note = (
@@ -107,12 +108,7 @@ def _by(plans: Mapping[str, Any], key: str, heading: str, metrics: Sequence[str]
     """Return a row for each slice and plan, narrow enough for a phone with any number of plans."""
     notes = Notes()
     rows = [
-        [
-            of_plan(name, plan),
-            found["clips"],
-            found["singers"],
-            *(metric_html(found, m, notes) for m in metrics),
-        ]
+        [of_plan(name, plan), found["clips"], found["singers"], *(metric_html(found, m, notes) for m in metrics)]
         for name in next(iter(plans.values()))[key]
         for plan, found in ((plan, figures[key][name]) for plan, figures in plans.items())
     ]
@@ -124,7 +120,7 @@ def high_scores(plans: Mapping[str, Any]) -> str:
     notes = Notes()
     rows = [
         [of_plan(f"{top} or above", plan), one["clips"], one["predicted"],
-         figure_html(one["precision"], notes, "share"), figure_html(one["recall"], notes, "share")]
+         estimate_html(one["precision"], notes, "share"), estimate_html(one["recall"], notes, "share")]
         for top in next(iter(plans.values()))["at_or_above"]
         for plan, one in ((plan, figures["at_or_above"][top]) for plan, figures in plans.items())
     ]  # fmt: skip

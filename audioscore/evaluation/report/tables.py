@@ -107,7 +107,7 @@ def figure_text(found: Mapping[str, Any], unit: Unit = "ratio", name: str = "val
     return f"{number(value, unit, sign)} {ends or '(no interval: ' + found.get('no_interval', NOT_COMPUTED) + ')'}"
 
 
-def figure_html(
+def estimate_html(
     found: Mapping[str, Any], notes: Notes, unit: Unit = "ratio", name: str = "value", sign: str = ""
 ) -> Html:
     """Format a value for a cell, with its interval or the mark of a footnote."""
@@ -124,7 +124,7 @@ def figure_html(
 
 def metric_html(figures: Mapping[str, Any], metric: str, notes: Notes) -> Html:
     """Format one metric of a plan, control or slice in its unit."""
-    return figure_html(figures[metric], notes, UNITS.get(metric, "ratio"), sign="+" if metric in SIGNED else "")
+    return estimate_html(figures[metric], notes, UNITS.get(metric, "ratio"), sign="+" if metric in SIGNED else "")
 
 
 def bare_html(value: float | None, notes: Notes, reason: str, unit: Unit = "ratio", sign: str = "") -> Html:

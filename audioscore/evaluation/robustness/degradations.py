@@ -77,7 +77,7 @@ def voiced_stretch(wave: Wave, rate: int) -> int:
         if voiced_share(wave[start : start + length], rate) >= VOICED:
             return int(start)
     raise AudioError(
-        f"no continuous voice of {VOICED_SECONDS:g} s in {len(wave) / rate:.2f} s: there is no note to detune."
+        f"recording: no continuous voice of {VOICED_SECONDS:g} s in {len(wave) / rate:.2f} s. Use one with a long note."
     )
 
 
@@ -158,9 +158,9 @@ def degrade(wave: Wave, rate: int, name: DegradationName, seed: int = 0) -> Wave
     Raises: AudioError where the wave is empty, silent or not finite, or cannot be degraded this way.
     """
     if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
-        raise AudioError(f"expected a wave [T] of finite samples, got shape {list(wave.shape)}.")
+        raise AudioError(f"wave: expected [T] finite samples, got shape {list(wave.shape)}. Pass one recording.")
     if not wave.any():
-        raise AudioError("the recording is silent and cannot be degraded.")
+        raise AudioError("recording: is silent and cannot be degraded. Use another.")
     changed = DEGRADATIONS[name].apply(wave, rate, seed)
     return np.ascontiguousarray(changed, dtype=np.float32)
 
@@ -180,7 +180,7 @@ def clip_hard(wave: Wave) -> Wave:
     rail = float(np.quantile(np.abs(wave), 1 - CLIPPED_SHARE))
     if rail == 0:
         raise AudioError(
-            f"more than {1 - CLIPPED_SHARE:.0%} of the samples are digital silence: there is nothing to clip."
+            f"recording: more than {1 - CLIPPED_SHARE:.0%} of its samples are digital silence. Use another."
         )
     return _at_level_of(wave, np.clip(wave, -rail, rail))
 
@@ -194,7 +194,7 @@ def low_pass(wave: Wave, rate: int, cutoff: float = LOW_PASS_HZ) -> Wave:
     from scipy.signal import firwin, kaiserord, oaconvolve
 
     if rate / 2 <= cutoff + TRANSITION_HZ / 2:
-        raise AudioError(f"the sampling rate of {rate} Hz leaves nothing above {cutoff:g} Hz to remove.")
+        raise AudioError(f"recording: its rate of {rate} Hz leaves nothing above {cutoff:g} Hz to remove. Use another.")
     taps, beta = kaiserord(STOP_DB, TRANSITION_HZ / (rate / 2))
     kernel = firwin(taps | 1, cutoff, window=("kaiser", beta), fs=rate)
     return _at_level_of(wave, oaconvolve(wave.astype(np.float64), kernel, mode="same"))
@@ -221,7 +221,7 @@ def reencode(wave: Wave, rate: int, bit_rate: int = BIT_RATE) -> Wave:
     Raises: AudioError for a sampling rate that AAC does not support, or less than one AAC frame.
     """
     if len(wave) < AAC_FRAME:
-        raise AudioError(f"{len(wave)} samples are less than one AAC frame ({AAC_FRAME}): too short to encode.")
+        raise AudioError(f"recording: {len(wave)} samples are less than one AAC frame ({AAC_FRAME}). Use a longer one.")
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "again.m4a"
         try:
@@ -240,7 +240,7 @@ def _at_level_of(wave: Wave, changed: np.ndarray) -> Wave:
     """Scale `changed` to the level of `wave`. Raises AudioError where almost nothing of it remains."""
     remaining = _rms(changed)
     if remaining <= MIN_REMAINING * _rms(wave):
-        raise AudioError("the degradation removes almost the whole recording.")
+        raise AudioError("recording: the degradation removes almost all of it. Use another.")
     return np.asarray(changed * (_rms(wave) / remaining), dtype=np.float32)
 
 

@@ -7,7 +7,7 @@ calibrated. Encoder outputs that several plans share are computed once.
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
 OutputKey = tuple[EncoderReference, int | None]  # an encoder, and the hidden state for MuQ unless it is the output
 
 CLEAN = "clean"  # the undegraded recording, attenuated by the same headroom as its degraded versions
@@ -125,11 +124,7 @@ def select_clips(clips: Sequence[Clip], count: int) -> list[Clip]:
 
 
 def score_degraded(
-    scorers: Sequence[ScorerUnderTest],
-    clips: Sequence[Clip],
-    data: Path,
-    device: str,
-    progress: Progress | None = None,
+    scorers: Sequence[ScorerUnderTest], clips: Sequence[Clip], data: Path, device: str
 ) -> DegradedScores:
     """Score every clip and all its degraded versions, with the candidates and the controls that need no more encoders.
 
@@ -160,8 +155,6 @@ def score_degraded(
                 waiting.append((version or CLEAN, row, encoded))
                 if sum(len(features) for _, _, one in waiting for features, _ in one.values()) > MAX_FRAMES:
                     score_waiting()
-            if progress is not None:
-                progress(row + 1, len(clips))
             if time.monotonic() - logged > PROGRESS_SECONDS:
                 logged = time.monotonic()
                 log.info("robustness tests: %d of %d clips", row + 1, len(clips))

@@ -19,7 +19,6 @@ from audioscore.evaluation.robustness.degradations import DEGRADATIONS
 from audioscore.evaluation.robustness.measure import (
     CLEAN,
     DegradedScores,
-    Progress,
     ScorerUnderTest,
     load_scorer_under_test,
     robustness_metrics,
@@ -47,12 +46,10 @@ def run_robustness_tests(
     data_folder: Path,
     target: Path,
     settings: "EvaluationSection",
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Test the representative scorer of every plan, and write probes.json into `target`.
 
-    Degraded clips are scored by the candidates, and by the controls that need no further encoders. `progress` is called
-    with the number of finished clips and of all clips.
+    Degraded clips are scored by the candidates, and by the controls that need no further encoders.
 
     Raises: DataError where the test split has no scored clip.
     """
@@ -63,9 +60,7 @@ def run_robustness_tests(
     scorers = [load_scorer_under_test(read_trained(folder), device) for folder in plan_folders]
     selected = select_clips(test, settings.robustness.clips)
     log.info("robustness tests: %d test clips, %d degradations", len(selected), len(DEGRADATIONS))
-    degraded = (
-        score_degraded(scorers, selected, data_folder, device, progress) if selected else DegradedScores([], {}, [])
-    )
+    degraded = score_degraded(scorers, selected, data_folder, device) if selected else DegradedScores([], {}, [])
     plans = {
         scorer.plan: _plan_metrics(
             scorer, degraded, _domain_probe(scorer, test, features_folder, device, settings), settings
@@ -73,9 +68,7 @@ def run_robustness_tests(
         for scorer in scorers
     }
     document: dict[str, Any] = {
-        "confidence": settings.confidence,
-        "resamples": settings.resamples,
-        "seed": settings.seed,
+        **settings.bootstrap,
         **settings.robustness.model_dump(mode="json"),
         "reason": None if selected else OFF,
         "warnings": [*_warnings(degraded), *_undecided(plans, settings.robustness.refuse)],
@@ -112,10 +105,7 @@ def failed(plan: Mapping[str, Any], refuse: Sequence[str]) -> list[str]:
 
 
 def _plan_metrics(
-    scorer: ScorerUnderTest,
-    degraded: DegradedScores,
-    domain: dict[str, Any],
-    settings: "EvaluationSection",
+    scorer: ScorerUnderTest, degraded: DegradedScores, domain: dict[str, Any], settings: "EvaluationSection"
 ) -> dict[str, Any]:
     """Return one plan's part of the document; without degradations where it did not score them."""
     scores = degraded.scores.get(scorer.plan, {})
@@ -136,11 +126,7 @@ def _plan_metrics(
 
 
 def _domain_probe(
-    scorer: ScorerUnderTest,
-    test: Sequence[Clip],
-    features_folder: Path,
-    device: str,
-    settings: "EvaluationSection",
+    scorer: ScorerUnderTest, test: Sequence[Clip], features_folder: Path, device: str, settings: "EvaluationSection"
 ) -> dict[str, Any]:
     """Run the domain probe on the whole test split, with features from the store."""
     from audioscore.encoders.stored_features import StoredFeatures

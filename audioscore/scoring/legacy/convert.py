@@ -116,7 +116,7 @@ def _scorer(legacy: LegacyModel, encoder: MuQEncoder, source: str, code_revision
 
 
 def native_adapters(adapters: Mapping[str, LegacyAdapter]) -> tuple[Tuning, dict[str, Tensor]]:
-    """The adapters of the layers that are read, with the names of `encoders.adapters`, and their tuning.
+    """Return the adapters of the layers that are read, named as in `encoders.adapters`, and their tuning.
 
     A scorer's adapters all have the scale alpha / rank with an integer alpha. If a legacy adapter has another scale,
     the difference is multiplied into B, so that the product stays the same (up to rounding).
@@ -135,7 +135,7 @@ def native_adapters(adapters: Mapping[str, LegacyAdapter]) -> tuple[Tuning, dict
 
 
 def differing_weights(base: TensorDict, module: torch.nn.Module) -> list[str]:
-    """Names of the weights of `module`, up to the layer that is read, that differ from `base`.
+    """Return the names of the weights of `module`, up to the layer that is read, that differ from `base`.
 
     Args:
         base: MuQ's weights of a legacy folder that contains the full MuQ.
@@ -148,7 +148,7 @@ def differing_weights(base: TensorDict, module: torch.nn.Module) -> list[str]:
 
 
 def tag_calibration() -> Calibration:
-    """Calibration that maps raw outputs to 25 x `generate_tag`, within 0.02 points; the interval is the whole scale.
+    """Return a calibration from raw outputs to 25 x `generate_tag`, within 0.02; the interval is the whole scale.
 
     >>> tag_calibration().apply([-20.0, 0.0, 20.0]).round(6).tolist()
     [0.0, 50.0, 100.0]
@@ -185,10 +185,8 @@ def _select_encoder(legacy: LegacyModel, given: MuQEncoder, scratch: Path) -> tu
 
 def _pinned(encoder: MuQEncoder) -> EncoderReference:
     """The encoder's reference, pinned to the commit of the hub: the name of its folder in the hub's cache."""
-    reference = encoder.reference
-    if reference.id is None or encoder.folder.parent.name != "snapshots":
-        return reference
-    return replace(reference, revision=encoder.folder.name)
+    pinned = encoder.reference.id is not None and encoder.folder.parent.name == "snapshots"
+    return replace(encoder.reference, revision=encoder.folder.name) if pinned else encoder.reference
 
 
 def _write_muq(base: TensorDict, like: MuQEncoder, depth: int, folder: Path) -> None:

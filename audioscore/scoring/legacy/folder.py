@@ -80,7 +80,7 @@ def write_folder(weights: LegacyWeights, folder: Path, *, base: TensorDict | Non
 
 
 def join_adapters(adapters: Mapping[str, LegacyAdapter]) -> dict[str, Tensor]:
-    """Content of a muq_lora.pt with adapters only."""
+    """Build the content of a muq_lora.pt with adapters only."""
     stored = {}
     for path, adapter in adapters.items():
         stored[f"{path}.{ADAPTER}.lora_A"] = adapter.a
@@ -90,7 +90,7 @@ def join_adapters(adapters: Mapping[str, LegacyAdapter]) -> dict[str, Tensor]:
 
 
 def join_full(base: TensorDict, adapters: Mapping[str, LegacyAdapter]) -> dict[str, Tensor]:
-    """Content of a muq_lora.pt with the full MuQ."""
+    """Build the content of a muq_lora.pt with the full MuQ."""
     stored = {_wrapped(name, adapters): value for name, value in base.items()}
     for path, adapter in adapters.items():
         stored[f"{path}.lora_A.{ADAPTER}.weight"] = adapter.a

@@ -123,7 +123,7 @@ class LegacyModel:
             value = float(self.head(frames.float())[0])
         if not math.isfinite(value):
             seconds = len(wave) / MUQ_RATE
-            raise ModelError(f"the model output is {value} for a recording of {seconds:.1f} s. Use another model.")
+            raise ModelError(f"recording of {seconds:.1f} s: the model output is {value}. Use another model.")
         return value
 
     def save(self, folder: Path, *, rank: int, alpha: float, full: bool | None = None) -> None:
@@ -239,7 +239,7 @@ class LegacyScoreHead(nn.Module):
         self.representation_dim = 2 * dim
 
     def represent(self, batch: Batch) -> Tensor:
-        """Pooled representation of each clip, the input of `predict`. Shape: frames [B, F, dim] -> [B, 2 dim].
+        """Pool each clip to the input of `predict`. Shape: frames [B, F, dim] -> [B, 2 dim].
 
         Raises ValueError for a batch without frames.
         """

@@ -22,7 +22,7 @@ const CHINESE = [
   [/decoding process ended/, "文件使解码程序异常退出。请重新导出。"],
   [/ends (\d+ bytes before|after [\d.]+ s of)/, "文件不完整。请重新传输。"],
   [/declares a sample rate of (-?\d+) Hz/, "采样率 $1 Hz 不受支持。请重新导出。"],
-  [/samples that are not numbers|holds samples up to/, "文件中的采样值异常。请重新导出。"],
+  [/contains NaN or infinite samples|holds samples up to/, "文件中的采样值异常。请重新导出。"],
   [/the model output is/, "模型无法给出分数。"],
 ];
 

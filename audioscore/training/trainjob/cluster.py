@@ -156,14 +156,11 @@ class Cluster:
         except (ApiException, HTTPError, RuntimeError, ValueError, TimeoutError) as error:
             cause = error.__cause__ or error  # the SDK wraps the API's errors, and its own when it parses a response
             if isinstance(cause, ApiException | HTTPError | TimeoutError):
-                raise _explain(cause, what, self.namespace, self._host()) from cause
+                raise _explain(cause, what, self.namespace, str(self._core.api_client.configuration.host)) from cause
             reason = " ".join(str(cause).split()).rstrip(".")
             raise ClusterError(
-                f"cannot {what} in namespace {self.namespace} ({reason}). Correct that, or training.trainjob."
+                f"namespace {self.namespace}: cannot {what} ({reason}). Correct that, or training.trainjob."
             ) from cause
-
-    def _host(self) -> str:
-        return str(self._core.api_client.configuration.host)
 
 
 def _state(found: dict[str, Any]) -> JobState:
@@ -192,19 +189,17 @@ def _explain(cause: BaseException, what: str, namespace: str, host: str) -> Clus
     if status is None or status in TRANSIENT:
         why = f"{status} {reason}" if status else " ".join(str(cause).split())
         return ClusterUnreachable(
-            f"the Kubernetes API at {host} does not answer ({why}). Check the kubeconfig and the network."
+            f"Kubernetes API at {host}: does not answer ({why}). Check the kubeconfig and the network."
         )
     if status in (401, 403):
         return ClusterError(
-            f"not allowed to {what} in namespace {namespace} ({status} {reason}). Give the kubeconfig's user, or the "
+            f"namespace {namespace}: not allowed to {what} ({status} {reason}). Give the kubeconfig's user, or the "
             f"step's service account, a role with this permission."
         )
     if status == 404:
         return ClusterError(
-            f"cannot {what}: it exists neither in namespace {namespace} nor in the cluster (404). Install Kubeflow "
-            f"Trainer and its runtimes, or set training.trainjob.runtime."
+            f"namespace {namespace}: cannot {what}, which exists neither there nor in the cluster (404). Install "
+            f"Kubeflow Trainer and its runtimes, or set training.trainjob.runtime."
         )
     body = " ".join(str(getattr(cause, "body", "") or "").split())
-    return ClusterError(
-        f"cannot {what} in namespace {namespace} ({status} {reason}: {body}). Correct training.trainjob."
-    )
+    return ClusterError(f"namespace {namespace}: cannot {what} ({status} {reason}: {body}). Correct training.trainjob.")

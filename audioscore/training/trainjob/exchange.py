@@ -85,11 +85,11 @@ class Exchange:
         """Return where a folder can be read, as `get` does. Raises DataError if it is not complete."""
         manifest = self._manifest(name)
         if manifest is None:
-            raise DataError(f"{self.uri}/{name} is not complete, because writing it did not finish. Write it again.")
+            raise DataError(f"{self.uri}/{name}: is not complete, because writing it did not finish. Write it again.")
         found = self.get(name, manifest, target)
         for file, digest in manifest.items():
             if not (found / file).is_file() or sha256_of(found / file) != digest:
-                raise DataError(f"{self.uri}/{name}/{file} has changed since it was written. Remove {name}; run again.")
+                raise DataError(f"{self.uri}/{name}/{file}: changed since it was written. Remove {name}; run again.")
         return found
 
     def has_folder(self, name: str) -> bool:
@@ -123,7 +123,7 @@ class Exchange:
             text = self._read(f"{name}{MANIFEST}")
             return None if text is None else dict(json.loads(text))
         except ValueError as error:
-            raise DataError(f"{self.uri}/{name}{MANIFEST} is damaged. Remove it and the folder; run again.") from error
+            raise DataError(f"{self.uri}/{name}{MANIFEST}: is damaged. Remove it and the folder; run again.") from error
 
     def _write(self, name: str, value: Any) -> None:
         if self.folder is not None:

@@ -108,7 +108,7 @@ def _start(
 def _check_same(found: JobState, job: str, training: str, namespace: str) -> None:
     if found.training != training:
         raise ClusterError(
-            f"TrainJob {job} in namespace {namespace} is of another training ({found.training}). Delete it, or set "
+            f"TrainJob {job}: in namespace {namespace}, of another training ({found.training}). Delete it, or set "
             f"training.trainjob.namespace."
         )
 
@@ -118,7 +118,7 @@ def _wait_until_deleted(cluster: Cluster, job: str) -> None:
     while cluster.find(job) is not None:
         if time.monotonic() > deadline:
             raise JobFailed(
-                f"TrainJob {job} failed before and was deleted, but still exists after {TIMEOUT_SECONDS:.0f} s. "
+                f"TrainJob {job}: failed before and was deleted, but still exists after {TIMEOUT_SECONDS:.0f} s. "
                 f"Check its finalizers."
             )
         time.sleep(POLL_SECONDS)
@@ -133,7 +133,7 @@ def _follow(cluster: Cluster, exchange: Exchange, job: str, settings: TrainJobSe
             if found is None:
                 if exchange.has_folder(f"{job}/{MODEL}"):  # finished, and deleted after its time to live
                     return
-                raise JobFailed(f"TrainJob {job} was deleted while it ran, not by this step. Start the step again.")
+                raise JobFailed(f"TrainJob {job}: was deleted while it ran, not by this step. Start the step again.")
             if found.phase != phase:
                 phase = found.phase
                 log.info("%s: %s", job, f"{phase} ({found.why})" if found.why else phase)
@@ -156,7 +156,7 @@ def _check_time(cluster: Cluster, job: str, found: JobState, hours: float) -> No
     if (datetime.now(UTC) - found.created).total_seconds() > hours * 3600:
         cluster.delete(job)
         raise JobFailed(
-            f"TrainJob {job} was still {found.phase} after {hours:g} hours, and was deleted. Raise "
+            f"TrainJob {job}: was still {found.phase} after {hours:g} hours, and was deleted. Raise "
             f"training.trainjob.hours, or find out what it waited for."
         )
 
@@ -170,7 +170,7 @@ def _check_model(cluster: Cluster, exchange: Exchange, job: str, ended: JobState
     else:
         why = f"failed: {_error_of(cluster, job) or ended.why or 'its pods logged nothing.'}"
     cluster.delete(job)
-    raise JobFailed(f"TrainJob {job} {why}")
+    raise JobFailed(f"TrainJob {job}: {why}")
 
 
 def _log_new_lines(cluster: Cluster, job: str, logged: dict[str, int]) -> None:

@@ -184,7 +184,7 @@ def test_rollback_and_history(call: Call) -> None:
         ("promote 1 --data {tmp}", UsageError, "index/"),
         ("promote 1", UsageError, "run-v1: .*--data"),
         ("promote 0 --data {data}", SystemExit, "2"),
-        ("rollback --model other", ModelError, "other .*champion"),
+        ("rollback --model other", ModelError, "other: .*champion"),
     ],
 )
 def test_wrong_arguments_are_named(

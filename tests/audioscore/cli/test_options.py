@@ -49,7 +49,7 @@ def test_a_list_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch)
     feed(monkeypatch, f"{folder}/b.wav\r\n\n歌 1.wav\n".encode() + b"\xff.wav")
     assert names("first.wav", "-") == ["first.wav", f"{folder}/b.wav", "歌 1.wav", os.fsdecode(b"\xff.wav")]
     feed(monkeypatch, b"\n")
-    with pytest.raises(UsageError, match="no recordings"):
+    with pytest.raises(UsageError, match="recordings: none given"):
         names("-")
     feed(monkeypatch, b"a.wav\n-\n")
     with pytest.raises(UsageError, match="standard input"):

@@ -5,7 +5,7 @@ import openpyxl
 import pytest
 
 from audioscore.data.clips import Clip
-from audioscore.data.labels import LabelsTable, find_labels, read_labels, write_labels
+from audioscore.data.labels import LabelsTable, find_labels, read_labels
 from audioscore.errors import DataError, UsageError
 
 
@@ -138,12 +138,6 @@ def test_sheets_of_a_workbook_are_one_table(tmp_path: Path) -> None:
     book.save(tmp_path / "labels.xlsx")
     with pytest.raises(DataError, match=r"labels\.xlsx.*'说明'.*\bscore\b.*\bfile\b"):
         read_labels(tmp_path / "labels.xlsx")
-
-
-def test_clips_without_scores_are_not_written(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"1 of 2 .*\(a\)"):
-        write_labels(tmp_path / "labels.csv", [Clip("a"), Clip("b", 80.0)])
-    assert not (tmp_path / "labels.csv").exists()
 
 
 def test_exactly_one_table_is_found_and_json_lines_and_long_ones_are_read(tmp_path: Path) -> None:

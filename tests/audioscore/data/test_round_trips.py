@@ -25,7 +25,7 @@ from audioscore.data.delivery.folder_state import (
     write_withdrawn,
 )
 from audioscore.data.index import read_index, without_trailing_commas, write_index
-from audioscore.data.labels import read_labels, write_labels
+from audioscore.data.labels import read_labels
 from audioscore.data.split.sort import sort_index_file
 
 few_examples = settings(max_examples=20, deadline=None)
@@ -99,18 +99,6 @@ def with_trailing_commas(dice: random.Random, value: object) -> str:
 
     text = json.dumps(value, indent=dice.randrange(3), ensure_ascii=dice.random() < 0.5)
     return re.sub(r"\n *[\]}]", closing, text)  # inside a string, a line end is escaped
-
-
-@few_examples
-@given(scored_clips())
-def test_a_table_reads_back_as_written(clips: list[Clip]) -> None:
-    with folder() as data:
-        write_labels(data / "labels.csv", clips)
-        table = read_labels(data / "labels.csv")
-        write_labels(data / "again.csv", [replace(clip, row=None) for clip in table.clips])
-        assert (data / "again.csv").read_bytes() == (data / "labels.csv").read_bytes()
-    assert table.row_errors == []
-    assert table.clips == [replace(clip, row=row) for row, clip in enumerate(clips, 1)]
 
 
 @few_examples

@@ -216,13 +216,13 @@ def test_copies_stop_at_the_limit(
 
 def test_an_invalid_limit_or_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for uri in ("gs://b/features", "file:///features", "S3://b/features"):
-        with pytest.raises(UsageError, match=rf"^{uri} .*s3://BUCKET/PREFIX"):
+        with pytest.raises(UsageError, match=rf"^{uri}: .*s3://BUCKET/PREFIX"):
             FeatureStore(uri)
-    with pytest.raises(DataError, match=r"^s3:///features "):
+    with pytest.raises(DataError, match=r"^s3:///features: "):
         FeatureStore("s3:///features")
     for text in ("many", "-1", "nan", "inf"):
         monkeypatch.setenv(LIMIT, text)
-        with pytest.raises(UsageError, match=rf"^{LIMIT} .*'{text}'"):
+        with pytest.raises(UsageError, match=rf"^{LIMIT}: .*'{text}'"):
             FeatureStore(URI)
 
 
@@ -234,7 +234,7 @@ def test_a_truncated_object_is_named(bucket: Any, elsewhere: Callable[[], None],
     elsewhere()
     for _ in range(2):
         store = FeatureStore(URI)
-        with pytest.raises(ModelError, match=rf"^s3://encoder-features/{key(CLIPS[0])} .*\(.+\)"):
+        with pytest.raises(ModelError, match=rf"^s3://encoder-features/{key(CLIPS[0])}: .*\(.+\)"):
             store.get(MUQ, CLIPS[0])
         assert copies() == []
     bucket.put_object(Key=key(CLIPS[0]), Body=whole)

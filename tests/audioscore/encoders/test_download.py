@@ -231,7 +231,7 @@ def test_a_cached_encoder_is_not_downloaded_again(
     assert not [asked for asked in hub.asked if "/resolve/" in asked or asked.endswith("/repo")]
     found = first.sha256
     assert pull_encoder(kind, source, layer=1, sha256=found.upper()).sha256 == found
-    with pytest.raises(ModelError, match=rf"^{source} .+{found}.+{'ab' * 32}"):
+    with pytest.raises(ModelError, match=rf"^{source}: .+{found}.+{'ab' * 32}"):
         pull_encoder(kind, source, layer=1, sha256="ab" * 32)
     hub.down = True
     again = pull_encoder(kind, source, layer=1)
@@ -333,7 +333,7 @@ def test_a_folder_is_hashed_without_a_request(hub: Hub, tiny_encoders: Path, kin
 
 def test_invalid_weights_folders_and_layers_are_refused(hub: Hub, tiny_encoders: Path, tmp_path: Path) -> None:
     (hub.repositories[MUQ] / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ModelError, match=rf"^{MUQ} .+model\.safetensors"):
+    with pytest.raises(ModelError, match=rf"^{MUQ}: .+model\.safetensors"):
         pull_encoder("muq", MUQ, layer=1)
     with pytest.raises(ModelError, match=r"config\.json and model\.safetensors missing"):
         pull_encoder("muq", str(tmp_path))

@@ -53,10 +53,10 @@ def test_an_invalid_file_is_damaged(store: FeatureStore, count: str) -> None:
     path = store.path(MUQ, CLIP)
     path.parent.mkdir(parents=True)
     save_file({"feature": torch.ones(2)}, path, metadata={"windows": count})
-    with pytest.raises(ModelError, match=rf"{CLIP}\.safetensors .*\(.+\)"):
+    with pytest.raises(ModelError, match=rf"{CLIP}\.safetensors: .*\(.+\)"):
         store.windows(MUQ, CLIP)
     save_file({"weights": torch.ones(2)}, path)
-    with pytest.raises(ModelError, match=rf"{CLIP}\.safetensors "):
+    with pytest.raises(ModelError, match=rf"{CLIP}\.safetensors: "):
         store.get(MUQ, CLIP)
 
 
@@ -75,10 +75,10 @@ def test_truncated_and_missing_files_are_named(store: FeatureStore, keep: int) -
     store.put(MUQ, CLIP, torch.ones(5, 4))
     path = store.path(MUQ, CLIP)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ModelError, match=rf"{CLIP}\.safetensors .*\(.+\)"):
+    with pytest.raises(ModelError, match=rf"{CLIP}\.safetensors: .*\(.+\)"):
         store.get(MUQ, CLIP)
     if keep < 40:  # the header is damaged too
-        with pytest.raises(ModelError, match=rf"{CLIP}\.safetensors .*\(.+\)"):
+        with pytest.raises(ModelError, match=rf"{CLIP}\.safetensors: .*\(.+\)"):
             store.windows(MUQ, CLIP)
     path.unlink()
     for read in (store.get, store.windows):

@@ -167,7 +167,7 @@ def test_within_source_weights_equal_the_expanded_sample() -> None:
 
 @pytest.mark.parametrize(("metric", "arguments", "match"), [
     (metrics.spearman, ([1, 2, 3], [1, 2]), r"\[3\] .*\[2\]"),
-    (metrics.mae, ([1, 2, 3], [1, 2, math.nan]), r"1 of 3 predictions .*\b2\b"),
+    (metrics.mae, ([1, 2, 3], [1, 2, math.nan]), r"predictions: 1 of 3 .*\b2\b"),
     (metrics.mae, ([1, 2], [1, 2], [[1, 1, 1]]), r"\[B, 2\].*\[1, 3\]"),
     (metrics.mae, ([1, 2], [1, 2], [[0.5, 1]]), "whole numbers"),
     (within_source_spearman, ([1, 2], [1, 2], ["ktv"]), r"\b1 sources .*2 clips"),

@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 
 from audioscore.errors import ModelError, UsageError
 from audioscore.serving import server as server_module
-from audioscore.serving.metrics import Settings
+from audioscore.serving.metrics import ServiceSettings
 from audioscore.serving.model import ModelReference
 from audioscore.serving.server import HEADER_BYTES, TimeoutProtocol, keep_current, serve
 from audioscore.serving.service import Service
@@ -20,15 +20,15 @@ def test_an_unavailable_address_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=rf"^127\.0\.0\.1:{port}: .*\(.*in use\).*--host.*--port"):
-            serve("anything", Settings(), port=port)
+            serve("anything", ServiceSettings(), port=port)
     with pytest.raises(UsageError, match=r"^no\.such\.host\.invalid:0: "):
-        serve("anything", Settings(), host="no.such.host.invalid", port=0)
+        serve("anything", ServiceSettings(), host="no.such.host.invalid", port=0)
 
 
 def test_a_missing_model_ends_the_server() -> None:
     addresses: list[str] = []
     with pytest.raises(UsageError, match=r"^gone: "):
-        serve("gone", Settings(), port=0, listening=addresses.append)
+        serve("gone", ServiceSettings(), port=0, listening=addresses.append)
     assert addresses[0].startswith("http://127.0.0.1:")
 
 
@@ -55,7 +55,7 @@ def followed(
     monkeypatch.setattr(server_module, "load_served", load_served)
 
     async def run() -> Service:
-        service = Service(Settings(watch_seconds=0.001, **settings))
+        service = Service(ServiceSettings(watch_seconds=0.001, **settings))
         async with service.running():
             watching = asyncio.create_task(keep_current(service, "models:/singers@champion", device="cpu", fast=False))
             for _ in range(1000):

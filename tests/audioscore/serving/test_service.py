@@ -6,7 +6,7 @@ import pytest
 
 from audioscore.scoring.input import InputRecording
 from audioscore.serving import service as service_module
-from audioscore.serving.metrics import Metrics, Settings
+from audioscore.serving.metrics import Metrics, ServiceSettings
 from audioscore.serving.service import Batcher, Service
 
 
@@ -15,7 +15,7 @@ def test_a_replaced_model_finishes_its_requests_before_it_closes(a_model: Any, t
     old, new = a_model(1), a_model(2, base=80.0)
 
     async def run() -> None:
-        service = Service(Settings())
+        service = Service(ServiceSettings())
         async with service.running():
             await service.use(old)
             begun = asyncio.create_task(service.score([InputRecording("a", tmp_path / "1")], timeline=False))
@@ -36,7 +36,7 @@ def test_a_replaced_model_finishes_its_requests_before_it_closes(a_model: Any, t
 
 @pytest.mark.parametrize(("in_flight", "seconds", "full"), [(0, 1, False), (3, 2, True), (10_000, 60, True)])
 def test_the_retry_time_is_between_a_second_and_a_minute(in_flight: int, seconds: int, full: bool) -> None:
-    service = Service(Settings(queue=3))
+    service = Service(ServiceSettings(queue=3))
     service.in_flight = in_flight
     assert (service.retry_seconds, service.full) == (seconds, full)
 
@@ -45,7 +45,7 @@ def scored(requests: list[tuple[Any, Any, bool]], cancel: int | None = None) -> 
     """Score these concurrently and return the results; `cancel` is the index of one that is cancelled before."""
 
     async def run() -> list[Any]:
-        one = Batcher(Metrics(Settings()))
+        one = Batcher(Metrics(ServiceSettings()))
         waiting = [
             asyncio.create_task(one.score(scorer, clip, timeline=timeline)) for scorer, clip, timeline in requests
         ]
@@ -103,7 +103,7 @@ def test_an_error_fails_only_its_batch(a_model: Any, a_clip: Any) -> None:
 
 def test_decoding_waits_at_the_limit_of_decoded_audio(a_model: Any, a_clip: Any, wait: Any) -> None:
     async def run() -> None:
-        one, scorer = Batcher(Metrics(Settings())), a_model().scorer
+        one, scorer = Batcher(Metrics(ServiceSettings())), a_model().scorer
         await one.wait_for_capacity()
         full = asyncio.create_task(one.score(scorer, a_clip(700.0)))
         await asyncio.sleep(0)

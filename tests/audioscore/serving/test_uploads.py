@@ -7,7 +7,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from audioscore.serving.metrics import Settings
+from audioscore.serving.metrics import ServiceSettings
 from audioscore.serving.uploads import display_name, receive_uploads
 
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\nContent-Type: audio/wav\r\n\r\n%s\r\n'
@@ -37,7 +37,7 @@ def test_recordings_are_stored_as_sent_with_any_chunk_size(size: int, tmp_path: 
     sent = [(b"one.wav", bytes(range(256)) * 3), (b"../two.m4a", b"\r\n--b\r\n"[:4] + b"--bx\r\n-"), (b"", b"data")]
     body = b"".join(PART % one for one in sent) + b"--b--\r\n"
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
-    found = wait(receive_uploads(request_of(pieces), tmp_path, Settings()))
+    found = wait(receive_uploads(request_of(pieces), tmp_path, ServiceSettings()))
     assert [one.file for one in found] == ["one.wav", "two.m4a", "recording 3"]
     assert [Path(str(one.source)).read_bytes() for one in found] == [data for _, data in sent]
     assert {Path(str(one.source)).parent for one in found} == {tmp_path}
@@ -69,15 +69,15 @@ def test_invalid_uploads_are_refused(
 ) -> None:
     most = 200 if "MiB" in names else 9999
     with pytest.raises(HTTPException, match=rf"^{status}: POST /score: .*{names}"):
-        wait(receive_uploads(request_of(chunks, **headers), tmp_path, Settings(max_bytes=most, max_files=2)))
+        wait(receive_uploads(request_of(chunks, **headers), tmp_path, ServiceSettings(max_bytes=most, max_files=2)))
 
 
 def test_slow_and_interrupted_uploads(tmp_path: Path, wait: Any) -> None:
     with pytest.raises(HTTPException, match=r"^408: .*\b0 bytes .*\b0 s\b") as refused:
-        wait(receive_uploads(request_of([60.0]), tmp_path, Settings(body_seconds=0.05)))
+        wait(receive_uploads(request_of([60.0]), tmp_path, ServiceSettings(body_seconds=0.05)))
     assert refused.value.headers == {"Connection": "close"}
     with pytest.raises(ClientDisconnect):
-        wait(receive_uploads(request_of([PART % (b"a", b"x"), None]), tmp_path, Settings()))
+        wait(receive_uploads(request_of([PART % (b"a", b"x"), None]), tmp_path, ServiceSettings()))
 
 
 def test_display_names_have_no_folder() -> None:
@@ -89,4 +89,4 @@ def test_display_names_have_no_folder() -> None:
 
 def test_a_failed_write_is_reported(tmp_path: Path, wait: Any) -> None:
     with pytest.raises(HTTPException, match=r"^503: .*\(No such file or directory\)"):
-        wait(receive_uploads(request_of([PART % (b"a", b"x")]), tmp_path / "gone", Settings()))
+        wait(receive_uploads(request_of([PART % (b"a", b"x")]), tmp_path / "gone", ServiceSettings()))

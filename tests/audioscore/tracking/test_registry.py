@@ -55,7 +55,7 @@ def test_a_champion_that_moved_stops_the_promotion(client: MlflowClient, expecte
 
 def test_the_champion_and_unknown_versions_are_not_promoted(client: MlflowClient) -> None:
     promote(client, "singers", 1, expected=None)
-    with pytest.raises(GateRefused, match="models:/singers/1 "):
+    with pytest.raises(GateRefused, match="models:/singers/1: "):
         promote(client, "singers", 1, expected=1)
     with pytest.raises(ModelError, match="models:/singers/9: "):
         promote(client, "singers", 9, expected=1)
@@ -63,7 +63,7 @@ def test_the_champion_and_unknown_versions_are_not_promoted(client: MlflowClient
 
 
 def test_rolling_back_swaps_champion_and_previous(client: MlflowClient) -> None:
-    with pytest.raises(ModelError, match=r"^singers .*`audioscore models`"):
+    with pytest.raises(ModelError, match=r"^singers: .*`audioscore models`"):
         rollback(client, "singers")
     promote(client, "singers", 1, expected=None)
     with pytest.raises(ModelError, match="models:/singers/1:"):

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from audioscore.errors import ModelError
 from audioscore.training import loop
-from audioscore.training.checkpoint import Progress, read_checkpoint, restore, trained_state, write_checkpoint
+from audioscore.training.checkpoint import FitProgress, read_checkpoint, restore, trained_state, write_checkpoint
 from audioscore.training.data import fit_statistics
 from audioscore.training.distributed import start
 from audioscore.training.loop import Fit, HeadWarmup, fit_network
@@ -164,7 +164,7 @@ def test_an_fp16_fit_does_not_resume_without_its_scale(saved: tuple[Path, Any, A
 
 def test_a_scale_that_is_not_needed_is_ignored(saved: tuple[Path, Any, Any]) -> None:
     path, network, optimizer = saved
-    write_checkpoint(path, "this", network, optimizer, Progress(step=7), torch.amp.GradScaler("cpu"))
+    write_checkpoint(path, "this", network, optimizer, FitProgress(step=7), torch.amp.GradScaler("cpu"))
     found = read_checkpoint(path, "this", network, optimizer)
     assert found is not None
     assert found.step == 7
@@ -175,7 +175,7 @@ def saved(toys: Any, tmp_path: Path) -> tuple[Path, Any, Any]:
     """A checkpoint, the network it is of, and its optimizer."""
     network = toys.network()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    progress = Progress(epoch=2, batch=1, step=5, losses=[0.5], best_state=trained_state(network))
+    progress = FitProgress(epoch=2, batch=1, step=5, losses=[0.5], best_state=trained_state(network))
     write_checkpoint(tmp_path / "fit.checkpoint", "this", network, optimizer, progress)
     return tmp_path / "fit.checkpoint", network, optimizer
 
@@ -244,5 +244,5 @@ def test_a_kill_while_writing_changes_nothing(saved: tuple[Path, Any, Any], monk
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(KeyboardInterrupt):
-        write_checkpoint(path, "this", network, optimizer, Progress())
+        write_checkpoint(path, "this", network, optimizer, FitProgress())
     assert path.read_bytes() == before

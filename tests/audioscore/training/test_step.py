@@ -119,7 +119,7 @@ def test_rates_of_all_parts_follow_warm_up_and_cosine(toys: Any, monkeypatch: py
     changed = {"epochs": 4, "batch_clips": 8, "schedule": "cosine", "warmup_share": 0.25, "learning_rate": 0.01}
     stepper = new_stepper(toys, split, adversary=adversary, adversary_weight=1.0, **changed)
     seen = watched(stepper, monkeypatch)
-    assert stepper.steps == 12, "three batches of at most 8 an epoch"
+    assert stepper.steps == 12, "three batches of at most 8 per epoch"
     for step in range(12):
         stepper.step(np.arange(8), step, "epoch")
     up = [1 / 3, 2 / 3, 1.0]
@@ -225,7 +225,7 @@ def test_statistics_of_a_recording_with_a_nan_are_refused(toys: Any) -> None:
     split = broken(toys.split(6, 5), 2)
     with pytest.raises(ModelError, match=r"features of 002\.wav"):
         fit_statistics(toys.network(), split.features, names=split.names)
-    with pytest.raises(ModelError, match=r"features of clip 2 "):
+    with pytest.raises(ModelError, match=r"features of clip 2: "):
         fit_statistics(toys.network(), split.features)
 
 

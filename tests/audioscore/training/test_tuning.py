@@ -224,7 +224,7 @@ def test_features_with_a_nan_name_the_recording_and_no_plan_is_written(corpus: A
     (tmp_path / "features" / "extraction.json").write_text(json.dumps({**described, "store": str(store.root)}))
     (tmp_path / "features" / "encoders").symlink_to(corpus.features / "encoders")
     for options in ({}, LORA):
-        with pytest.raises(ModelError, match=f"features of {clip.audio_file} "):
+        with pytest.raises(ModelError, match=f"features of {clip.audio_file}: "):
             replace(corpus, features=tmp_path / "features").train("hybrid", tmp_path / "plan", **SHORT, **options)
     assert not (tmp_path / "plan" / "plan.json").exists()
     # The legacy head has no statistics; its error is found by the loss of the batch.

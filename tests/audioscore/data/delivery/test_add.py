@@ -162,7 +162,7 @@ def test_raters_are_kept_and_their_agreement_is_reported(delivery: Path, songs: 
 
 
 def test_one_process_at_a_time(songs: Path) -> None:
-    refused = pytest.raises(DataError, match=rf"songs .*\({os.getpid()}\)")
+    refused = pytest.raises(DataError, match=rf"songs: .*\({os.getpid()}\)")
     with incoming_folder(songs), refused, incoming_folder(songs):
         pass
     with incoming_folder(songs) as incoming:
@@ -209,7 +209,7 @@ def test_names_in_the_folder_are_kept(delivery: Path, songs: Path) -> None:
 def test_order_with_scores_is_refused_before_anything_changes(delivery: Path, songs: Path) -> None:
     songs.mkdir()
     (songs / "order.json").write_text('[[{"audio_file": "a", "score": 90, "mine": 1}]]')
-    with pytest.raises(DataError, match=r"order\.json .*\b1 scores \(a\)"):
+    with pytest.raises(DataError, match=r"order\.json: .*\b1 scores \(a\)"):
         add(table(delivery, "t0.wav,80,,\n"), songs)
     assert [path.name for path in songs.iterdir()] == ["order.json"]
 

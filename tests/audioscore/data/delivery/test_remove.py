@@ -62,7 +62,7 @@ def test_by_singer_by_content_and_from_order_json(songs: Path) -> None:
 
 
 def test_an_unknown_name_is_refused_before_any_change(songs: Path) -> None:
-    with pytest.raises(DataError, match=r"2 of 3 .*songs .*gone\.wav.*\bC\b"):
+    with pytest.raises(DataError, match=r"songs: 2 of 3 .*gone\.wav.*\bC\b"):
         remove_recordings(songs, ["audio/t0.wav", "gone.wav"], singers=["C"])
     assert len(names(songs)) == 4
     with pytest.raises(UsageError):

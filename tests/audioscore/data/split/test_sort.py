@@ -204,6 +204,6 @@ def test_an_index_is_corrected_without_loss(tmp_path: Path) -> None:
     assert not sort_index_file(path, resort=True)
     assert path.stat().st_mtime_ns == stamp
     path.write_text('[[{"audio_file": "a", "score": 1, "weight": NaN}, {"audio_file": "b", "score": 2}]]')
-    with pytest.raises(DataError, match=r"scores\.json .*\bJSON\b"):
+    with pytest.raises(DataError, match=r"scores\.json: .*\bJSON\b"):
         sort_index_file(path, resort=True)
     assert "NaN" in path.read_text()

@@ -21,7 +21,7 @@ class Served:
     content: bytes = b""
     kind: str = "audio/mp4"
     etag: str | None = '"v1"'
-    answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # sent first, one a request
+    answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # sent first, one per request
     drops: list[int] = field(default_factory=list)  # bytes of each response after which the connection is cut
     headers: dict[str, str] = field(default_factory=dict)
     length: int | None = None  # a false Content-Length

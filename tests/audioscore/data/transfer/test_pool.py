@@ -1,3 +1,4 @@
+import signal
 import threading
 
 import pytest
@@ -7,7 +8,6 @@ from audioscore.data.transfer.pool import Hooks, Stopped, run_all
 
 def test_results_are_in_the_order_of_the_tasks() -> None:
     done_of: list[tuple[int, int]] = []
-    sizes: list[int] = []
     first = threading.Event()
 
     def slow(hooks: Hooks) -> str:
@@ -15,7 +15,6 @@ def test_results_are_in_the_order_of_the_tasks() -> None:
         return "slow"
 
     def fast(hooks: Hooks) -> str:
-        hooks.received(7)
         first.set()
         return "fast"
 
@@ -23,9 +22,8 @@ def test_results_are_in_the_order_of_the_tasks() -> None:
         assert threading.current_thread() is threading.main_thread()
         done_of.append((done, of))
 
-    assert run_all([slow, fast], workers=2, progress=record, bytes_progress=sizes.append) == ["slow", "fast"]
+    assert run_all([slow, fast], workers=2, progress=record) == ["slow", "fast"]
     assert done_of == [(1, 2), (2, 2)]
-    assert sizes == [7]
     assert run_all([], workers=2) == []
 
 
@@ -52,10 +50,12 @@ def test_an_error_stops_the_other_tasks_and_is_raised() -> None:
     assert later == []
 
 
-def test_an_exception_of_a_progress_bar_stops_the_tasks() -> None:
-    stopped = threading.Event()
+def test_an_interrupt_stops_the_tasks() -> None:
+    stopped, main = threading.Event(), threading.get_ident()
 
     def endless(hooks: Hooks) -> None:
+        hooks.sleep(0.2)  # until the main thread waits for results
+        signal.pthread_kill(main, signal.SIGINT)
         try:
             while True:
                 hooks.received(1)
@@ -63,9 +63,10 @@ def test_an_exception_of_a_progress_bar_stops_the_tasks() -> None:
             stopped.set()
             raise
 
-    def interrupt(size: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_all([endless], workers=1, bytes_progress=interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_all([endless], workers=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.wait(10)

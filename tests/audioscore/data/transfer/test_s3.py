@@ -139,7 +139,7 @@ def test_checksums_are_read_from_responses(answer: dict[str, str], checksum: str
 def test_missing_objects_and_buckets_are_named(client: Any, cut: Any, tmp_path: Path) -> None:
     refused(client, tmp_path, rf"{cut.endpoint} \(NoSuchKey\b", key="gone")
     refused(client, tmp_path, r"\(NoSuchBucket\b", "nowhere", "a")
-    with pytest.raises(DataError, match=r"^s3://nowhere/p .*NoSuchBucket"):
+    with pytest.raises(DataError, match=r"^s3://nowhere/p: .*NoSuchBucket"):
         list_objects(client, "s3://nowhere/p")
 
 
@@ -148,7 +148,7 @@ def test_an_error_code_is_part_of_the_message(code: str, monkeypatch: pytest.Mon
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     error = s3_error(ClientError({"Error": {"Code": code, "Message": "why"}}, "GetObject"), "s3://b/k")
-    assert re.match(rf"s3://b/k .*\bAWS \({code}: ", str(error))
+    assert re.match(rf"s3://b/k: .*\bAWS \({code}: ", str(error))
     assert type(error) is AudioError
 
 
@@ -167,7 +167,7 @@ def test_an_unreachable_endpoint(bucket: Any, tmp_path: Path, monkeypatch: pytes
         held.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{held.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        unreachable = pytest.raises(ServerUnreachable, match=f"^s3://transfer-songs/a .*{address}")
+        unreachable = pytest.raises(ServerUnreachable, match=f"^s3://transfer-songs/a: .*{address}")
         with contextlib.closing(connect()) as client, unreachable:
             download_object(client, BUCKET, "a", tmp_path / "a", partial=tmp_path / "a.part")
 
@@ -186,7 +186,7 @@ def test_invalid_names_are_refused(client: Any, cut: Any, tmp_path: Path, bucket
 
 
 def test_a_uri_without_a_bucket() -> None:
-    with pytest.raises(DataError, match="s3:///a "):
+    with pytest.raises(DataError, match="s3:///a: "):
         split_uri("s3:///a")
 
 
@@ -218,13 +218,13 @@ def test_the_stored_md5_is_compared(answer: dict[str, str], kept: bool) -> None:
     if kept:
         assert upload_object(client, BUCKET, "a", BODY) == len(BODY)
         return
-    with pytest.raises(DataError, match=rf"^s3://transfer-songs/a .*\b0{{32}}\b.*\b{hashlib.md5(BODY).hexdigest()}\b"):
+    with pytest.raises(DataError, match=rf"^s3://transfer-songs/a: .*\b0{{32}}\b.*\b{hashlib.md5(BODY).hexdigest()}\b"):
         upload_object(client, BUCKET, "a", BODY)
 
 
 def test_failed_writes_are_data_errors(client: Any, cut: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for act in (lambda: upload_object(client, "nowhere", "a", b"x"), lambda: remove_objects(client, "nowhere", ["a"])):
-        with pytest.raises(DataError, match=rf"^s3://nowhere/a .*{cut.endpoint} .*NoSuchBucket") as caught:
+        with pytest.raises(DataError, match=rf"^s3://nowhere/a: .*{cut.endpoint} .*NoSuchBucket") as caught:
             act()
         assert not isinstance(caught.value, AudioError)
     with pytest.raises(FileNotFoundError):
@@ -234,7 +234,7 @@ def test_failed_writes_are_data_errors(client: Any, cut: Any, tmp_path: Path, mo
         held.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{held.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        refused = pytest.raises(DataError, match=f"^s3://transfer-songs/a .*{address}")
+        refused = pytest.raises(DataError, match=f"^s3://transfer-songs/a: .*{address}")
         with contextlib.closing(connect()) as unreachable, refused:
             upload_object(unreachable, BUCKET, "a", b"x")
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from audioscore.data.clips import Clip
+from audioscore.data.delivery.folder_state import LabelsFile, write_labels_file
 from audioscore.data.index import write_index
-from audioscore.data.labels import write_labels
 from audioscore.data.versions.changes import (
     LabelChange,
     OtherFiles,
@@ -75,11 +75,18 @@ def test_clips_without_unique_content_are_compared_by_name() -> None:
     assert compare_tables([Clip("a", None)], [Clip("a", 50.0)]).moved == [ScoreChange("a", None, 50.0)]
 
 
+def write_table(folder: Path, *clips: Clip) -> None:
+    table = LabelsFile()
+    for clip in clips:
+        table.append(clip)
+    write_labels_file(folder, table)
+
+
 @pytest.fixture
 def data(data: Path, fill: Any) -> Path:
     """Two clips, recorded with DVC but not in git."""
     fill(data, {"audio/a.wav": "a", "audio/b.wav": "b"})
-    write_labels(data / "labels.csv", [Clip("audio/a.wav", 80.0), Clip("audio/b.wav", 70.0)])
+    write_table(data, Clip("audio/a.wav", 80.0), Clip("audio/b.wav", 70.0))
     commit(data)
     return data
 
@@ -106,11 +113,11 @@ def test_changes_since_the_record_and_since_a_revision(data: Path, git: Any) -> 
     git(data.parent, "commit", "-q", "-m", "first")
     git(data.parent, "tag", "v1")
     first = folder_digest(data)
-    write_labels(data / "labels.csv", [Clip("audio/a.wav", 85.0), Clip("audio/b.wav", 70.0)])
+    write_table(data, Clip("audio/a.wav", 85.0), Clip("audio/b.wav", 70.0))
     (data / "splits.json").write_text("{}")
     second = commit(data).md5
     (data / "audio" / "b.wav").rename(data / "audio" / "c.wav")
-    write_labels(data / "labels.csv", [Clip("audio/a.wav", 85.0), Clip("audio/c.wav", 70.0)])
+    write_table(data, Clip("audio/a.wav", 85.0), Clip("audio/c.wav", 70.0))
     (data / "splits.json").write_text("[]")
     found = status(data, "v1")
     assert (found.clean, found.version, found.version_since) == (False, second, first)

@@ -60,7 +60,7 @@ def test_a_purged_recording_is_removed_from_every_store_and_the_rest_stays(
 def test_what_the_current_version_holds_is_not_purged(data: Path, record: Any, tmp_path: Path) -> None:
     record({"a.wav": b"a", "same.wav": b"a", "labels.csv": b"1"})
     held = recorded_files(data)["a.wav"]
-    with pytest.raises(DataError, match=r"\b2 .*data\.dvc \(a\.wav, same\.wav\)"):
+    with pytest.raises(DataError, match=r"data\.dvc: .*\b2 .*\(a\.wav, same\.wav\)"):
         purge([held, "0" * 32], data)
     assert b"a" in contents(tmp_path / "store") & contents(data.parent / ".dvc" / "cache")
 

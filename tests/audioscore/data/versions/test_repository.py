@@ -103,7 +103,7 @@ def test_a_busy_path_and_a_locked_repository_name_the_process(data: Path) -> Non
     busy = data.parent / ".dvc" / "tmp" / "rwlock"
     entry = {"pid": os.getppid(), "cmd": "dvc repro songs"}
     busy.write_text(json.dumps({"write": {str(data): entry}, "read": {}}))
-    with pytest.raises(DataError, match=rf"data .*\b{os.getppid()}\).*dvc repro songs"):
+    with pytest.raises(DataError, match=rf"data: .*\b{os.getppid()}\).*dvc repro songs"):
         commit(data)
     assert json.loads(busy.read_text())["write"] == {str(data): entry}
 
@@ -128,11 +128,11 @@ def test_folders_that_cannot_be_recorded_are_named(data: Path, tmp_path: Path, g
         commit(data)
     (data.parent / ".dvcignore").unlink()
     commit(data)
-    with pytest.raises(DataError, match=r"data/audio .*/songs/data\.dvc"):
+    with pytest.raises(DataError, match=r"data/audio: .*/songs/data\.dvc"):
         commit(data / "audio")
     record_of(data).unlink()
     git(data.parent, "add", "-f", "data")
-    with pytest.raises(DataError, match=r"data .*git rm -r -q --cached data"):
+    with pytest.raises(DataError, match=r"data: .*git rm -r -q --cached data"):
         commit(data)
     assert not record_of(data).exists()
 
@@ -210,13 +210,13 @@ def test_a_pull_never_overwrites_changes_and_needs_a_repository(data: Path, tmp_
 
 
 def test_failed_pushes_name_the_cause(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(DataError, match=r"data .*data\.dvc\b"):
+    with pytest.raises(DataError, match=r"data: .*data\.dvc\b"):
         push([data])
     commit(data)
-    with pytest.raises(DataError, match=r"data\.dvc .*\bmoon \(.*'moon'"):
+    with pytest.raises(DataError, match=r"data\.dvc: .*\bmoon \(.*'moon'"):
         push([data], remote="moon")
     (tmp_path / "store").write_text("a file where the remote should be")
-    with pytest.raises(DataError, match=r"data\.dvc .*\bstore \(.*(File exists|Not a dir)"):
+    with pytest.raises(DataError, match=r"data\.dvc: .*\bstore \(.*(File exists|Not a dir)"):
         push([data])
     (tmp_path / "store").unlink()
     lost = next(path for path in cached(data) if not path.name.endswith(".dir"))

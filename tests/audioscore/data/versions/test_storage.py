@@ -161,14 +161,14 @@ def test_buckets_and_prefixes_without_data_and_missing_keys_are_named(
     name, nowhere, target = bucket.name, f"nowhere-{bucket.name}", tmp_path / "target"
     with pytest.raises(DataError, match=f"s3://{name}/gone"):
         fetch(f"s3://{name}/gone", target)
-    with pytest.raises(DataError, match=rf"s3://{nowhere}/p .*http://127.*\(.*NoSuchBucket.*\)"):
+    with pytest.raises(DataError, match=rf"s3://{nowhere}/p: .*http://127.*\(.*NoSuchBucket.*\)"):
         fetch(f"s3://{nowhere}/p", target)
     bucket.put_object(Key="p/../x", Body=b"x")
     with pytest.raises(DataError, match=r"1 of 1 .*\(p/\.\./x\)"):
         fetch(f"s3://{name}/p", target)
     with monkeypatch.context() as patched:
         patched.delenv("AWS_ACCESS_KEY_ID")
-        with pytest.raises(DataError, match=rf"s3://{name}/p .*http://127.*AWS_ACCESS_KEY_ID"):
+        with pytest.raises(DataError, match=rf"s3://{name}/p: .*http://127.*AWS_ACCESS_KEY_ID"):
             fetch(f"s3://{name}/p", target)
     assert list(tmp_path.iterdir()) == []
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from audioscore.evaluation.report.tables import EXCLUDED, NOT_COMPUTED, Notes, bare_html, figure_html, figure_text
+from audioscore.evaluation.report.tables import EXCLUDED, NOT_COMPUTED, Notes, bare_html, estimate_html, figure_text
 
 
 def text(html: str) -> str:
@@ -30,7 +30,7 @@ def test_equal_reasons_share_a_mark_and_all_are_spelled_out_and_escaped() -> Non
 ])  # fmt: skip
 def test_a_figure_has_its_interval_or_the_mark_of_a_reason(found: dict[str, Any], shown: str, notes: list[str]) -> None:
     marks = Notes()
-    assert (text(figure_html(found, marks)), list(marks.marks)) == (shown, notes)
+    assert (text(estimate_html(found, marks)), list(marks.marks)) == (shown, notes)
 
 
 def test_units_and_signs() -> None:

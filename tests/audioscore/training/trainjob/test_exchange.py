@@ -75,5 +75,5 @@ def test_a_missing_bucket_is_named(source: Path) -> None:
     exchange = Exchange("s3://nowhere/x")
     with pytest.raises(DataError, match=r"s3://nowhere/x/job/model.json.*NoSuchBucket"):
         exchange.has_folder("job/model")
-    with pytest.raises(DataError, match=r"s3://nowhere/x/a .*http.*NoSuchBucket.*AWS_ENDPOINT_URL"):
+    with pytest.raises(DataError, match=r"s3://nowhere/x/a: .*http.*NoSuchBucket.*AWS_ENDPOINT_URL"):
         exchange.put({"a": source / "plan.json"})

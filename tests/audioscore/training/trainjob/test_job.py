@@ -305,16 +305,16 @@ def test_the_log_of_a_replaced_pod(step: Step, kubernetes: Kubernetes, caplog: p
 )
 def test_the_error_of_a_failed_pod(step: Step, kubernetes: Kubernetes, logs: dict[str, list[str]], reason: str) -> None:
     kubernetes.story, kubernetes.pods = [RUNNING, FAILED], logs
-    refused(step, f"TrainJob JOB failed: {reason}")
+    refused(step, f"TrainJob JOB: failed: {reason}")
     assert kubernetes.jobs == {}
 
 
 def test_a_job_that_left_no_model_or_is_deleted(step: Step, kubernetes: Kubernetes) -> None:
     kubernetes.on_status = lambda status: None
-    refused(step, "TrainJob JOB ", f"{step.exchange.uri}/JOB/model")
+    refused(step, "TrainJob JOB: ", f"{step.exchange.uri}/JOB/model")
     assert kubernetes.jobs == {}
     kubernetes.story, kubernetes.on_status = [{}, {}], lambda status: kubernetes.jobs.clear()
-    refused(step, "TrainJob JOB ", "deleted")
+    refused(step, "TrainJob JOB: ", "deleted")
 
 
 @pytest.mark.parametrize(("hours", "too_long"), [(25, True), (23, False)])
@@ -325,7 +325,7 @@ def test_the_time_limit_counts_from_the_jobs_creation(
     kubernetes.add(kubernetes.created[0], age=timedelta(hours=hours))
     kubernetes.story = [RUNNING] if too_long else [RUNNING, COMPLETE]
     if too_long:
-        refused(step, "TrainJob JOB ", "Running", "24 hours", "training.trainjob.hours")
+        refused(step, "TrainJob JOB: ", "Running", "24 hours", "training.trainjob.hours")
     else:
         step.train()
     assert kubernetes.jobs == {}
@@ -335,7 +335,7 @@ def test_a_job_of_another_training(step: Step, kubernetes: Kubernetes, monkeypat
     interrupted(step, monkeypatch)
     (job,) = kubernetes.jobs.values()
     job["metadata"]["annotations"]["audioscore/training"] = "other"
-    refused(step, "TrainJob JOB ", "songs", "(other)", "training.trainjob.namespace")
+    refused(step, "TrainJob JOB: ", "songs", "(other)", "training.trainjob.namespace")
     assert len(kubernetes.jobs) == len(kubernetes.created) == 1
 
 
@@ -382,7 +382,7 @@ def test_a_job_that_cannot_be_deleted(step: Step, kubernetes: Kubernetes, caplog
     kubernetes.refuse = [[f"DELETE {JOBS}", 403, 1]]
     assert step.train().plan == "campplus_only"
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert re.search(r"delete TrainJobs.*songs.*\(403", record.getMessage())
+    assert re.search(r"songs: .*delete TrainJobs.*\(403", record.getMessage())
 
 
 def test_the_package_that_is_missing_is_named(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_the_model_to_start_from_is_in_the_package(corpus: Any, tmp_path: Path) 
 def test_a_package_with_a_changed_file_is_refused(corpus: Any, tmp_path: Path) -> None:
     packed(corpus, Exchange(str(tmp_path)), "campplus_only")
     (tmp_path / "job" / "input" / "request.json").write_text("{}")
-    with pytest.raises(DataError, match=rf"^{tmp_path}/job/input/request\.json "):
+    with pytest.raises(DataError, match=rf"^{tmp_path}/job/input/request\.json: "):
         unpack(Exchange(str(tmp_path)), "job", Path("/unused"))
 
 
