@@ -50,13 +50,13 @@ extract_shard.python_func(shard, *artifacts, shard, "code", json.loads(Path(sett
 """
 FETCH = """
 import sys
-from audioscore.encoders import store_bucket
+from audioscore.encoders import bucket_store
 from audioscore.encoders.bucket_store import FeatureBucket
-download, done = store_bucket.download_object, []
+download, done = bucket_store.download_object, []
 def note(*positional, **named):
     download(*positional, **named)
     done.append(1)
-store_bucket.download_object = note
+bucket_store.download_object = note
 FeatureBucket(sys.argv[1]).fetch(sys.stdin.read().split())
 print(len(done))
 """

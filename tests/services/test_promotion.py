@@ -64,7 +64,7 @@ def test_only_a_better_model_is_promoted(larger_corpus: Path, tiny_encoders: Pat
     assert f"{MODEL} v3 " in err
     code, _, err = call(home, "promote", "2", "--model", MODEL)
     assert (code, err.count("\n")) == (1, 1)
-    assert f"models:/{MODEL}/2 " in err
+    assert f"models:/{MODEL}/2" in err
     assert "champion" in err
     code, out, _ = call(home, "rollback", "--model", MODEL, "--why", "as a drill", "--json")
     assert (code, json.loads(out)) == (0, {"name": MODEL, "champion": 1, "previous": 2})

@@ -75,7 +75,7 @@ def test_killed_at_random_steps(
         for file in sorted(path.name for path in expected.scorer_folder(one).glob("*.safetensors")):
             ours, wanted = (load_file(plan.scorer_folder(one) / file) for plan in (found, expected))
             assert {name for name in wanted if not (ours[name] == wanted[name]).all()} == set()
-        losses, expected = ([entry["train_loss"] for entry in plan.curves[one]] for plan in (found, expected))
-        assert losses == expected
+        losses, uninterrupted = ([entry["train_loss"] for entry in plan.curves[one]] for plan in (found, expected))
+        assert losses == uninterrupted
     assert found.validation == expected.validation
     assert found.outcomes[1].speakers == expected.outcomes[1].speakers
