@@ -179,3 +179,8 @@ def _dry_run(config: Config, request: SubmitRequest, console: Console) -> dict[s
         "config": config.model_dump(mode="json"),
         "home": str(home_of_model(config.registry.model).folder),
     }
+
+
+if __name__ == "__main__":
+    sys.stderr.write("error: pipelines.submit: not a command. Run `audioscore run`.\n")
+    sys.exit(UsageError.exit_code)
