@@ -10,7 +10,7 @@ INSTALL := $(UV) pip install --python $(BIN)/python --quiet
 PIN := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
 	--custom-compile-command "make pins"
 
-.PHONY: help demo test test-services test-containers image check check-manifests format corpus encoders pins clean
+.PHONY: help demo test test-services test-containers test-long image check check-manifests format corpus encoders pins clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test-services: .venv/.services ## set up, then run the tests that start servers 
 
 test-containers: .venv/.dev ## set up, build the image, and run the whole pipeline in containers
 	$(BIN)/python -m pytest -m containers
+
+test-long: .venv/.services ## set up, then compare thousands of files with ffmpeg, libsndfile and LibreOffice
+	$(BIN)/python -m pytest -m long -n $(JOBS) --dist worksteal
 
 image: ## build the image of the steps, with Docker or Podman
 	components/image/build.sh

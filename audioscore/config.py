@@ -4,16 +4,28 @@ Builders read these models; layers and losses receive plain values.
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
 from audioscore.errors import UsageError, shorten
-from audioscore.platforms import ClusterSection, ConfigSection, ContainersSection
+from audioscore.platforms import (
+    ClusterSection,
+    ConfigSection,
+    ContainersSection,
+    Image,
+    Label,
+    LabelKey,
+    Size,
+    Storage,
+    Subdomain,
+    Variable,
+)
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -37,6 +49,27 @@ PATHS = (
 )
 
 Share = Annotated[float, Field(ge=0, le=1)]
+HUB_ID = re.compile(r"(?=.{1,96}$)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+LONGEST_NAME = 200  # bytes; MLflow and file systems allow 255, and a lock of the same name is longer
+
+
+def check_model_name(name: str) -> str:
+    """Return the name of a registered model. Raises ValueError for one that MLflow, URIs or file systems refuse.
+
+    >>> check_model_name("歌唱 v2")
+    '歌唱 v2'
+    """
+    if bad := sorted({letter for letter in name if letter in "/:@%#?'\"\\" or not letter.isprintable()}):
+        raise ValueError(f"{name!r} contains {' '.join(map(repr, bad))}, which names of registered models cannot")
+    if name.strip(" .") != name or not 0 < len(name.encode()) <= LONGEST_NAME:
+        raise ValueError(
+            f"{name[:40]!r} has {len(name.encode())} bytes; a registered model's name has 1 to "
+            f"{LONGEST_NAME}, without spaces or dots at its ends"
+        )
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(check_model_name)]
 Plan = Literal["baseline", "hybrid", "campplus_only", "muq_frozen"]
 # Degradations of the robustness tests, see evaluation/robustness/degradations.py.
 DegradationName = Literal[
@@ -49,10 +82,17 @@ Severity = Annotated[
 ]
 
 
+def _check_bucket(uri: str) -> str:
+    """Return a data URI. Raises ValueError for a bucket that no client accepts, by the rule of botocore."""
+    if uri.startswith("s3://") and not re.match(r"s3://[A-Za-z0-9._-]{1,255}(/|$)", uri):
+        raise ValueError(f"{uri!r} has no valid bucket; expected s3://BUCKET/PREFIX with letters, digits and '-._'")
+    return uri
+
+
 class DataSection(ConfigSection):
     """The data folder, and how its labels table is read."""
 
-    uri: str | None = None  # folder | s3://bucket/prefix | git URL@rev
+    uri: Annotated[str, AfterValidator(_check_bucket)] | None = None  # folder | s3://bucket/prefix | git URL@rev
     column_map: dict[str, str] = Field({})  # column name of audioscore -> header in the table
     singer_from: str | None = None  # regular expression with one group, applied to file names, for the singer
 
@@ -101,10 +141,17 @@ class SplitSection(ConfigSection):
         return self
 
 
+def _check_source(source: str) -> str:
+    """Return the source of an encoder. Raises ValueError for one that is neither a path nor an id of a hub."""
+    if not (source.startswith(("/", "~")) or HUB_ID.fullmatch(source) or (source and Path(source).is_dir())):
+        raise ValueError(f"{source!r} is neither a folder nor a hub's OWNER/NAME of letters, digits, '-', '_' and '.'")
+    return source
+
+
 class EncoderSection(ConfigSection):
     """Source of an encoder's weights: a hub id with a pinned revision, or a folder in the hub's layout."""
 
-    source: str
+    source: Annotated[str, AfterValidator(_check_source)]
     revision: str | None = None
     layer: int | None = Field(None, ge=1)  # MuQ only: the hidden state that is used
     # Expected hash of the weights, as `encoders pull` prints it.
@@ -149,13 +196,15 @@ class TrainJobSection(ConfigSection):
     """
 
     # Storage that the step and the pods share: s3://BUCKET/PREFIX, or a folder mounted at the same path.
-    exchange: Annotated[str, StringConstraints(pattern="^(s3://[^/]+|/).*$")] | None = None
-    image: str | None = None  # image of the pods, with this code; default: cluster.image
-    runtime: str = "torch-distributed"
-    namespace: str | None = None  # default: of the step's pod or the kubeconfig's context
+    exchange: Storage | None = None
+    image: Image | None = None  # image of the pods, with this code; default: cluster.image
+    runtime: Subdomain = "torch-distributed"
+    namespace: Label | None = None  # default: of the step's pod or the kubeconfig's context
     num_nodes: int = Field(2, ge=1)
-    resources_per_node: dict[str, int | str] = Field({})  # {gpu: 4, cpu: 16, memory: 64Gi}; request and limit
-    env: dict[str, str] = Field({})  # of the pods, in addition to the runtime's
+    resources_per_node: dict[LabelKey, Annotated[int, Field(ge=0)] | Size] = Field(
+        {}
+    )  # {gpu: 4, cpu: 16, memory: 64Gi}; request and limit
+    env: dict[Variable, str] = Field({})  # of the pods, in addition to the runtime's
     hours: float = Field(24.0, gt=0)  # time limit including the wait for nodes; then the job is deleted
 
     @model_validator(mode="after")
@@ -292,7 +341,7 @@ class EvaluationSection(ConfigSection):
 class RegistrySection(ConfigSection):
     """The registered model and the thresholds of the promotion gate."""
 
-    model: str = "audioscore"
+    model: ModelName = "audioscore"
     margin: float = 0.0  # required lower bound of the difference in Spearman to the champion
     min_spearman: float = 0.3  # required overall Spearman of the first version
     # Allowed decrease of Spearman within a source or score band, and the smallest slices that are evaluated.
@@ -391,7 +440,7 @@ def _describe(error: "ErrorDetails") -> str:
     if error["type"] == "missing":
         return "is required"
     if error["type"] != "extra_forbidden":
-        return error["msg"]
+        return error["msg"].removeprefix("Value error, ")
     *parents, key = map(str, error["loc"])
     section: Any = Config
     for parent in parents:

@@ -1,6 +1,7 @@
 """Errors that a user can correct. Messages have the form `<what>: <problem>. <fix>.`"""
 
 INTERNAL_ERROR_EXIT_CODE = 70  # EX_SOFTWARE: an error in the program; no other exit code has this meaning
+LONGEST_ITEM = 1000  # characters of an item in a list: a cell of a table can hold a whole file
 
 
 class AudioscoreError(Exception):
@@ -19,6 +20,10 @@ class DataError(AudioscoreError):
 
 class AudioError(DataError):
     """A recording that cannot be decoded or scored."""
+
+
+class ServerUnreachable(AudioError):
+    """A server that does not answer; the other recordings on it fail too."""
 
 
 class ModelError(AudioscoreError):
@@ -51,12 +56,12 @@ def first_line(error: BaseException) -> str:
 
 
 def shorten(items: list[str], limit: int = 5) -> str:
-    """Join names for a message: at most `limit` of them, then the number of the others.
+    """Join names for a message: at most `limit` of them, then the number of the others. Long names are cut.
 
     >>> shorten(["a", "b"])
     'a, b'
     >>> shorten(["a", "b", "c"], limit=2)
     'a, b and 1 more'
     """
-    shown = ", ".join(items[:limit])
+    shown = ", ".join(item if len(item) <= LONGEST_ITEM else f"{item[:LONGEST_ITEM]}..." for item in items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"

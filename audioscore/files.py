@@ -5,11 +5,15 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+URI = re.compile(r"(?:file:(?://(?:localhost)?(?=/)|(?=/(?!/)))|sqlite(?:\+\w+)?:///)(?P<path>[^?#]*)")
 
 
 @contextlib.contextmanager
@@ -78,9 +82,9 @@ def _umask() -> int:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically; bytes of file names that are not UTF-8 become escapes, which JSON can read back."""
     with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -116,3 +120,29 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def path_to_uri(path: Path, scheme: Literal["file", "sqlite"] = "file") -> str:
+    """Return the `file:` URI of a path, or the database URI that MLflow and SQLAlchemy use.
+
+    >>> path_to_uri(Path("/srv/C#/mlflow.db"), "sqlite"), path_to_uri(Path("/srv/a b"))
+    ('sqlite+pysqlite:////srv/C%23/mlflow.db', 'file:///srv/a%20b')
+    """
+    if scheme == "file":
+        return path.absolute().as_uri()
+    text = str(path.absolute())
+    quoted = re.sub(r"[%?#\x00-\x1f]", lambda found: quote(found[0]), text)
+    # For `sqlite:///PATH` MLflow creates the parent folders of PATH without removing its quotes.
+    return f"sqlite{'' if quoted == text else '+pysqlite'}:///{quoted}"
+
+
+def uri_to_path(uri: str) -> Path | None:
+    """Return the path of a `file:` or SQLite URI; None for any other URI, or a host other than this one.
+
+    >>> uri_to_path("sqlite+pysqlite:////srv/C%23/mlflow.db"), uri_to_path("file:/srv/a%20b")
+    (PosixPath('/srv/C#/mlflow.db'), PosixPath('/srv/a b'))
+    >>> uri_to_path("file://host/srv") is None, uri_to_path("http://mlflow:5000") is None
+    (True, True)
+    """
+    found = URI.match(uri)
+    return Path(unquote(found["path"], errors="surrogateescape")) if found else None

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audioscore.errors import UsageError
+from audioscore.files import path_to_uri
 
 DEMO_WORKSPACE = "demo"
 MODEL = "audioscore"  # default name of the registered model
+ARTIFACTS = "mlartifacts"  # folder beside the database
+LONGEST_DATABASE = 504  # bytes of a path: SQLite allows 512, and adds "-journal"
 DEMO_MODEL = "audioscore-demo"  # a separate name, so that a demo never becomes the production champion
 
 
@@ -21,18 +24,31 @@ class Home:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow URI of runs and registry. Raises UsageError for an unsupported store in MLFLOW_TRACKING_URI."""
+        """MLflow URI of runs and registry.
+
+        Raises UsageError for an unsupported store in MLFLOW_TRACKING_URI, and for a folder that cannot hold a database.
+        """
         if self.unsupported is not None:
             raise UsageError(
                 f"MLFLOW_TRACKING_URI: stores of kind {self.unsupported!r} are not supported. Start an MLflow server "
                 "on that store and set its http:// or https:// address, or unset the variable for the local database."
             )
-        return self.server or f"sqlite:///{self.folder / 'mlflow.db'}"
+        return self.server or path_to_uri(self._database(), "sqlite")
+
+    def _database(self) -> Path:
+        path = self.folder / "mlflow.db"
+        name = os.fsencode(path)
+        if len(name) > LONGEST_DATABASE or name != str(path).encode(errors="replace"):
+            raise UsageError(
+                f"AUDIOSCORE_HOME: mlflow.db has a path of {len(name)} bytes; at most {LONGEST_DATABASE} in UTF-8 fit. "
+                f"Set AUDIOSCORE_HOME to a folder with a shorter path."
+            )
+        return path
 
     @property
     def artifacts(self) -> Path:
         """Artifacts of MLflow runs and registered models."""
-        return self.folder / "mlartifacts"
+        return self.folder / ARTIFACTS
 
     @property
     def features(self) -> Path:
@@ -69,7 +85,7 @@ def home(workspace: str = "") -> Home:
         return Home(base, address)
     kind = address.partition(":")[0] if ":" in address else "file"
     return Home(
-        base, unsupported=None if kind in ("sqlite", "file") else kind
+        base, unsupported=None if kind.split("+")[0] in ("sqlite", "file") else kind
     )  # the rest of the URI may hold a password
 
 

@@ -13,6 +13,7 @@ def main(arguments: list[str]) -> int:
     original = signal.getsignal(signal.SIGINT)
     if original is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    importlib.import_module("audioscore.terminal").prepare_output()
     requests = importlib.import_module("pipelines.request")
     try:
         name, request = requests.read_request(arguments)

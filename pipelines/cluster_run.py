@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from audioscore.config import Config
+from audioscore.data.transfer.network import await_server
 from audioscore.data.versions.storage import local_repository
 from audioscore.errors import INTERNAL_ERROR_EXIT_CODE, AudioscoreError, DataError, UsageError
 from audioscore.home import home_of_model
@@ -100,6 +101,8 @@ def _client(config: Config) -> "Client":
     import kfp
 
     section = config.cluster
+    if section.host and "://" in section.host:
+        await_server(section.host, "cluster.host")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # every client lists the KFP versions that it supports

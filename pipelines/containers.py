@@ -29,7 +29,9 @@ LABEL = "audioscore.run"
 SIGKILL_CODE = 137  # exit code of a container that signal 9 ended
 LOG_GRACE = 3.0  # seconds after a container's end until its log stream is closed
 # Environment variables for steps: addresses and credentials of services. All others stay outside.
-PASSED = ("AWS_", "MLFLOW_TRACKING_", "HF_ENDPOINT", "HF_TOKEN", "OMP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+PASSED = (
+    "AWS_", "MLFLOW_TRACKING_", "HF_ENDPOINT", "HF_TOKEN", "OMP_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
+)  # fmt: skip
 PATHS = ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")  # files that the image does not have
 
 

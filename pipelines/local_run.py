@@ -28,6 +28,7 @@ from pipelines.resume import (
     OWNER,
     STEPS,
     code_digest,
+    discard_moved,
     discard_other_code,
     end_processes,
     fixed_folders,
@@ -58,6 +59,8 @@ def run_on_machine(
                 console.print(f"ended {ended} processes that the earlier attempt left running", highlight=False)
             if (same := discard_other_code(folder, code)) is None:
                 console.print("the code has changed since: every step runs again", highlight=False)
+            elif discard_moved(folder):
+                console.print("the run's folder was moved since: every step runs again", highlight=False)
             code = same or code
         write_json(folder / "config.json", recorded_settings(config))
         write_json(folder / CODE, code)

@@ -7,6 +7,7 @@ finished. KFP names a run's folder after the time, which would change the inputs
 import contextlib
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import re
@@ -93,6 +94,16 @@ def discard_other_code(folder: Path, code: dict[str, str]) -> dict[str, str] | N
     for name in (STEPS, CACHE):
         shutil.rmtree(folder / name, ignore_errors=True)
     return None
+
+
+def discard_moved(folder: Path) -> bool:
+    """Delete a run's cache if it names another folder, and return whether it did: the run was moved or copied."""
+    inside = json.dumps(str(folder))[1:-1]
+    entries = [path.read_text(encoding="utf-8") for path in (folder / CACHE).glob("*.json")]
+    moved = any(text.count('"uri": "') != text.count(f'"uri": "{inside}/') for text in entries)
+    if moved:
+        shutil.rmtree(folder / CACHE)
+    return moved
 
 
 def end_processes(folder: Path) -> int:

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from audioscore.config import DEMO, SMALL, Config, load_config, parse_config
-from audioscore.data.labels import find_labels
+from audioscore.data.gate.output import validation_settings
+from audioscore.data.labels import find_labels, singer_pattern
 from audioscore.data.versions.repository import pull_missing
 from audioscore.data.versions.revision import code_revision
 from audioscore.data.versions.storage import DATA_URI_FORMS, local_repository
@@ -27,11 +28,14 @@ from audioscore.errors import (
 )
 from audioscore.files import read_json
 from audioscore.home import home, home_of_model
+from audioscore.terminal import describe_encode_error
+from audioscore.tracking.connection import describe_mlflow_error
 from pipelines.cluster_run import check_cluster_config, run_on_cluster
 from pipelines.interrupt import Interrupted, Signalled, raise_on_sigterm
 from pipelines.local_run import local_sources, recorded_settings, run_on_machine
 from pipelines.request import REPOSITORY, SubmitRequest
 from pipelines.resume import CODE, find_unfinished
+from pipelines.summary import program
 
 SIGNAL_BASE = 128  # a shell's exit code for a program that a signal ended is 128 + the signal
 
@@ -51,7 +55,10 @@ def main(request: SubmitRequest) -> int:
     except KeyboardInterrupt as error:
         console.print(_after_interrupt(request, error), markup=False, highlight=False, soft_wrap=True)
         return SIGNAL_BASE + (error.number if isinstance(error, Signalled) else signal.SIGINT)
-    except Exception:
+    except Exception as error:
+        if reason := describe_mlflow_error(error) or describe_encode_error(error):
+            console.print(f"[red]error:[/red] {escape(reason)}", highlight=False, soft_wrap=True)
+            return AudioscoreError.exit_code
         # Python's exit code for an uncaught exception is 1, which here means that a gate refused.
         console.print_exception()
         return INTERNAL_ERROR_EXIT_CODE
@@ -72,16 +79,8 @@ def _after_interrupt(request: SubmitRequest, error: KeyboardInterrupt) -> str:
         return "interrupted; a run that was started on the cluster continues there"
     if not isinstance(error, Interrupted):
         return "interrupted; no step was running"
-    command = f"`{_program()} demo --resume`" if request.demo else "the same command with --resume"
+    command = f"`{program()} demo --resume`" if request.demo else "the same command with --resume"
     return f"interrupted; all steps and containers have ended. Continue the run by {command}."
-
-
-def _program() -> str:
-    """The command `audioscore` as it can be typed in the working folder."""
-    path = Path(sys.executable).with_name("audioscore")
-    if not path.is_file():
-        return path.name
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def run(request: SubmitRequest, console: Console) -> dict[str, Any]:
@@ -99,6 +98,8 @@ def run(request: SubmitRequest, console: Console) -> dict[str, Any]:
         config = load_config(DEMO if request.demo else chosen, overrides)
     if config.data.uri is None:
         raise UsageError("data: none given. Pass --data FOLDER (or s3://…, or a git URL with @REV), or set data.uri.")
+    validation_settings(config)
+    singer_pattern(config.data.singer_from)
     if request.on == "cluster":
         check_cluster_config(config)
         if request.dry_run:
@@ -112,6 +113,7 @@ def run(request: SubmitRequest, console: Console) -> dict[str, Any]:
     for source in local_sources(config):
         if source.is_relative_to(REPOSITORY):  # only data of this repository can be pulled from its DVC remote
             pull_missing(source, console.print)
+    _check_paths(config)
     return run_on_machine(config, request, on, folder, console, started)
 
 
@@ -159,6 +161,25 @@ def _check_data(uri: str, on: str) -> None:
             f"{uri}: {repository} is a git repository of this machine, which steps in containers cannot read. "
             "Give its data folder, s3://BUCKET/PREFIX or git+https://HOST/REPOSITORY@REV, or run with --on local."
         )
+
+
+def _check_paths(config: Config) -> None:
+    """Check before any step starts that the home can hold a registry, and that folders of models exist.
+
+    Raises:
+        UsageError: the path of the home is too long, or a folder is missing.
+    """
+    _ = home_of_model(config.registry.model).tracking_uri
+    training, adversary = config.training, config.training.adversary
+    named = {f"encoders.{kind}.source": getattr(config.encoders, kind).source for kind in ("muq", "campplus")}
+    named = {key: source for key, source in named.items() if Path(source).expanduser().is_absolute()}  # else hub ids
+    if training.init != "scratch":
+        named["training.init"] = training.init.removeprefix("warm:")
+    if adversary.weight > 0 and adversary.source:
+        named["training.adversary.source"] = adversary.source
+    for key, source in named.items():
+        if not Path(source).expanduser().exists():
+            raise UsageError(f"{key}: {source} does not exist. Correct the setting.")
 
 
 def _data_uri(value: str) -> str:

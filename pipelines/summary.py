@@ -1,6 +1,9 @@
 """The printed summary of a finished run: figures with intervals, the decision, and the next commands."""
 
+import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -62,7 +65,7 @@ def print_summary(result: Mapping[str, Any], config: "Config", workspace: Home, 
         console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"\nReport: {result['report']}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Finished in {seconds / 60:.1f} minutes. Try next:", highlight=False)
-    for command in next_commands(config, workspace):
+    for command in next_commands(config, workspace, result):
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -97,15 +100,27 @@ def controls_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def next_commands(config: "Config", workspace: Home) -> list[str]:
-    """The commands to score a recording and to open MLflow's interface."""
+def next_commands(config: "Config", workspace: Home, result: Mapping[str, Any]) -> list[str]:
+    """The commands to score a recording by the champion and by this version, and to open MLflow's interface."""
     model = config.registry.model
     recording = "data/audio/c0001.m4a" if model == DEMO_MODEL else "RECORDING"
-    named = "" if model in (MODEL, DEMO_MODEL) else f" --model models:/{model}@champion"
+    promoted, compared = result["decision"]["promoted"], result["decision"]["delta"] is not None
+    models = [f"models:/{model}@champion"] if promoted or compared else []  # without a champion there is no difference
+    models += [] if promoted else [f"models:/{model}/{result['registered']['version']}"]
+    default = (f"models:/{MODEL}@champion", f"models:/{DEMO_MODEL}@champion")
+    options = ["" if name in default else f" --model {shlex.quote(name)}" for name in models]
     return [
-        f".venv/bin/audioscore score {recording}{named}",
-        f".venv/bin/mlflow ui --backend-store-uri {workspace.tracking_uri}",
+        *(f"{program()} score {recording}{option}" for option in options),
+        f"{program('mlflow')} ui --backend-store-uri {shlex.quote(workspace.tracking_uri)}",
     ]
+
+
+def program(name: str = "audioscore") -> str:
+    """A command of this environment as it can be typed in the working folder."""
+    path = Path(sys.executable).with_name(name)
+    if not path.is_file():
+        return name
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def _figure(figure: Mapping[str, Any] | None, name: str = "value", *, signed: bool = False) -> str:

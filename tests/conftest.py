@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         order.setdefault(item.path, len(order))
     items.sort(key=lambda item: (rank.get(item.path, len(rank)), order[item.path]))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print how many files the tests compared with other programs."""
+    reports = (report for reports in terminalreporter.stats.values() for report in reports)
+    properties = [one for report in reports if getattr(report, "when", "") == "call" for one in report.user_properties]
+    if counts := [int(value) for name, value in properties if name == "files compared"]:
+        terminalreporter.write_line(f"{sum(counts)} files compared with other programs")
 
 
 @pytest.fixture(autouse=True)

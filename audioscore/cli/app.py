@@ -9,7 +9,10 @@ import typer
 
 from audioscore import __version__
 from audioscore.cli import data, doctor, encoders, evaluate, models, run, score, serve, train
+from audioscore.data.transfer.network import exempt_loopback
 from audioscore.errors import INTERNAL_ERROR_EXIT_CODE, AudioscoreError, describe_os_error
+from audioscore.terminal import describe_encode_error, prepare_output, use_utf8
+from audioscore.tracking.connection import describe_mlflow_error
 
 app = typer.Typer(
     name="audioscore",
@@ -55,6 +58,9 @@ def about(
 
 def main() -> None:
     """Run the program; an expected error is one line and exit code 1 or 2, without a traceback."""
+    use_utf8()
+    prepare_output()
+    exempt_loopback()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         app()
@@ -65,7 +71,10 @@ def main() -> None:
     except OSError as error:
         typer.echo(f"error: {describe_os_error(error)}", err=True)
         sys.exit(AudioscoreError.exit_code)
-    except Exception:
+    except Exception as error:
+        if reason := describe_mlflow_error(error) or describe_encode_error(error):
+            typer.echo(f"error: {reason}", err=True)
+            sys.exit(AudioscoreError.exit_code)
         # Python's exit code for an uncaught exception is 1, which here means that a gate refused.
         traceback.print_exc()
         sys.exit(INTERNAL_ERROR_EXIT_CODE)

@@ -50,6 +50,7 @@ def validate(
     from audioscore.data.gate.output import validation_settings
     from audioscore.data.gate.report import render_validation
     from audioscore.data.gate.validation import validate_folder
+    from audioscore.data.labels import row_label
     from audioscore.files import check_can_be_file, write_text
     from audioscore.home import home
 
@@ -72,8 +73,8 @@ def validate(
     else:
         for word, clips in (("rejected", result.rejected), ("warning", result.warned)):
             for clip in clips:
-                row = f"row {clip['row']}  " if clip["row"] else ""
-                typer.echo(f"{word:<9} {row}{clip['audio_file']}: {clip['reason']}")
+                row = row_label(clip["row"], clip["reason"])
+                typer.echo(f"{word:<9} {row}{'  ' if row else ''}{clip['audio_file']}: {clip['reason']}")
         for warning in result.warnings:
             typer.echo(f"warning   {warning}")
         typer.echo(f"{len(result.accepted)} of {result.clips} clips accepted, {len(result.rejected)} rejected")
@@ -98,7 +99,7 @@ def sort(
     from audioscore.config import SMALL, load_config
     from audioscore.data.delivery.add import incoming_folder, remove_leftovers
     from audioscore.data.gate.output import run_gate
-    from audioscore.data.split.sort import check_indexes, sort_folder, sort_index_file
+    from audioscore.data.split.sort import check_indexes, index_notes, sort_folder, sort_index_file
     from audioscore.data.tables import SUFFIXES
     from audioscore.encoders.extract import voice_embedder
     from audioscore.files import check_can_be_file
@@ -108,19 +109,22 @@ def sort(
         check_can_be_file(report)
     if folder.suffix == ".json":
         sort_index_file(folder, resort=resort)
+        for note in index_notes([folder]):
+            typer.echo(f"note      {note}", err=True)
         typer.echo(f"{folder}: sorted by descending score")
         return
     require_folder(folder)
     indexes = check_indexes(folder, resort)
     if indexes and not any((folder / f"labels{suffix}").is_file() for suffix in SUFFIXES):
+        for note in index_notes(indexes):
+            typer.echo(f"note      {note}", err=True)
         names = ", ".join(path.name for path in indexes)
         typer.echo(f"{names}: sorted by descending score; the folder has no labels table to sort")
         return
     settings = load_config(config or SMALL, column_overrides(column_map, singer_from))
     with tempfile.TemporaryDirectory() as scratch, incoming_folder(folder), stages() as stage:
         remove_leftovers(folder)
-        page = report or Path(scratch) / "report.html"
-        run_gate(folder, Path(scratch), page, settings, stage("checking recordings"), cache=home().measurements)
+        run_gate(folder, Path(scratch), report, settings, stage("checking recordings"), cache=home().measurements)
         embed = voice_embedder(settings.encoders.campplus, folder, home().features, stage("encoding voices"))
         splits = sort_folder(folder, Path(scratch), folder, settings.split, embed, resort=resort)
     for name, count in splits.report.splits.items():

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from audioscore.config import Config
     from audioscore.data.delivery.add import AddResult
     from audioscore.data.delivery.new_version import NewVersion
+    from audioscore.data.labels import RowError
 
 Echo = Callable[[str], object]  # prints one line
 
@@ -50,6 +51,9 @@ def add(
     ] = "error",
     resort: Annotated[bool, typer.Option("--resort", help="Accept an index whose scores are not descending.")] = False,
     refetch: Annotated[bool, typer.Option("--refetch", help="Download known links again.")] = False,
+    include_hidden: Annotated[
+        bool, typer.Option("--include-hidden", help="Read the hidden rows and sheets of a workbook, too.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the changes without making them.")] = False,
     no_version: NoVersionOption = False,
     config: ConfigOption = None,
@@ -80,6 +84,7 @@ def add(
         on_conflict=on_conflict,
         resort=resort,
         refetch=refetch,
+        include_hidden=include_hidden,
     )
     out = _Output(as_json)
     with stages() as stage:
@@ -270,8 +275,8 @@ def _print_added(added: "AddResult", out: _Output) -> None:
         echo(f"unchanged {plan.unchanged} existing recordings, {plan.repeats} repeated rows")
     _print_refused(added, echo)
     for warning in added.gathering.warned:
-        echo(f"warning   row {warning.row}  {warning.audio_file}: {warning.reason}")
-    for note in plan.notes:
+        echo(f"warning   {_row(warning)}{warning.audio_file}: {warning.reason}")
+    for note in added.notes:
         echo(f"note      {note}")
     if added.agreement:
         from audioscore.data.agreement import describe_agreement
@@ -283,7 +288,14 @@ def _print_added(added: "AddResult", out: _Output) -> None:
 
 def _print_refused(added: "AddResult", echo: Echo) -> None:
     for row in added.refused:
-        echo(f"refused   row {row.row}  {row.audio_file}: {row.reason}")
+        echo(f"refused   {_row(row)}{row.audio_file}: {row.reason}")
+
+
+def _row(error: "RowError") -> str:
+    from audioscore.data.labels import row_label
+
+    label = row_label(error.row, error.reason)
+    return f"{label}  " if label else ""
 
 
 def _old_text(clip: Any, name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import typer
 
 from audioscore.cli.options import JsonOption
+from audioscore.data.transfer.network import check_proxy, network_settings
 from audioscore.errors import AudioscoreError
 
 PACKAGES = (
@@ -88,6 +89,16 @@ def check_home() -> list[DoctorCheck]:
     ]
 
 
+def check_proxies() -> list[DoctorCheck]:
+    """Report which proxy requests use; it is not contacted."""
+    checks = []
+    for scheme in ("http", "https"):
+        address = f"{scheme}://huggingface.co"
+        check_proxy(address)
+        checks.append(DoctorCheck(f"proxy for {scheme}", True, network_settings(address) or "none"))
+    return [*checks, DoctorCheck("no proxy for", True, os.environ.get("NO_PROXY") or "not set")]
+
+
 def check_encoders() -> list[DoctorCheck]:
     """Check the encoders of the default configuration, and report whether the published ones are downloaded."""
     from audioscore.config import SMALL, load_config
@@ -123,4 +134,4 @@ def check_registry() -> list[DoctorCheck]:
     return checks
 
 
-CHECKS = (check_python, check_accelerator, check_home, check_encoders, check_registry)
+CHECKS = (check_python, check_accelerator, check_home, check_proxies, check_encoders, check_registry)

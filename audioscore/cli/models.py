@@ -10,14 +10,17 @@ import typer
 
 from audioscore.cli.evaluate import gate_settings
 from audioscore.cli.options import JsonOption, stages
-from audioscore.tracking.find_scorer import LEGACY_MUQ
+from audioscore.tracking.find_scorer import LEGACY_MUQ, registered_name
 
 if TYPE_CHECKING:
     from audioscore.scoring.scorer import Description
 
 REFUSED = 1  # exit code: the promotion gate refused
 
-ModelNameOption = Annotated[str, typer.Option("--model", metavar="NAME", help="Name of the registered model.")]
+ModelNameOption = Annotated[
+    str,
+    typer.Option("--model", metavar="NAME", help="Name of the registered model.", callback=registered_name),
+]
 
 
 def models(
@@ -116,7 +119,9 @@ def _print_with_sentences(headings: Sequence[str], lines: Sequence[Sequence[str]
 
 
 def promote(
-    version: Annotated[int, typer.Argument(min=1, metavar="V", help="Version number, see `audioscore models`.")],
+    version: Annotated[
+        int, typer.Argument(min=1, max=10**9 - 1, metavar="V", help="Version number, see `audioscore models`.")
+    ],
     model: ModelNameOption = "audioscore",
     data: Annotated[
         Path | None, typer.Option(help="Sorted data folder for the comparison. Default: the data of the version's run.")

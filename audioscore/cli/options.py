@@ -3,17 +3,20 @@
 import contextlib
 import glob
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
+from audioscore.data.decoding.formats import describe_others, has_suffix, scan_folder
+from audioscore.data.text import decode_text
 from audioscore.data.transfer import s3
-from audioscore.errors import UsageError, shorten
+from audioscore.errors import UsageError
 from audioscore.scoring.input import InputRecording
 from audioscore.tracking.find_scorer import find_scorer
 
@@ -31,11 +34,6 @@ FastOption = Annotated[
 
 SOME_FAILED = 3  # exit code: some items failed, the others are done
 
-# Suffixes of recordings in folders and buckets; a file that is named explicitly may have any suffix.
-SUFFIXES = frozenset({
-    ".aac", ".ac3", ".aif", ".aiff", ".amr", ".ape", ".au", ".caf", ".flac", ".m4a", ".m4b", ".mka",
-    ".mp2", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".tta", ".wav", ".webm", ".weba", ".wma", ".wv",
-})  # fmt: skip
 LIST = "-"
 DEMO_CORPUS = "d32149e42e5db63c5b6cf6bdfac43b44.dir"  # MD5 that data.dvc of this repository records
 client = cache(s3.connect)
@@ -48,6 +46,7 @@ def find_recordings(arguments: Iterable[str]) -> list[InputRecording]:
 
     Raises:
         UsageError: a folder, pattern, prefix or the list contains no recording.
+        DataError: the encoding of the list is unknown, or a bucket cannot be listed.
     """
     found: list[InputRecording] = []
     for argument in arguments:
@@ -62,41 +61,84 @@ def find_recordings(arguments: Iterable[str]) -> list[InputRecording]:
     return found
 
 
-def _read_list() -> Iterator[str]:
-    """Names on standard input, one on each line. Names that are not UTF-8 are kept as the file system has them."""
-    names = [line.decode("utf-8", "surrogateescape").rstrip("\r\n") for line in sys.stdin.buffer]
+def _read_list() -> list[str]:
+    """Names on standard input, one on each line.
+
+    A line that names an existing file is used as it is, since a file name need not be text in any encoding. The other
+    lines are decoded like a table.
+    """
+    lines = [line.removesuffix(b"\r") for line in sys.stdin.buffer.read().split(b"\n")]
+    on_disk = [os.fsdecode(line) if line and os.path.lexists(line) else None for line in lines]
+    others = b"\n".join(b"" if name else line for name, line in zip(on_disk, lines, strict=True))
+    decoded = [line.removesuffix("\r") for line in decode_text(others, "the list on standard input").split("\n")]
+    # UTF-16 contains line feed bytes that are no line ends; none of its lines is a name on disk.
+    names = [a or b for a, b in zip(on_disk, decoded, strict=True)] if len(lines) == len(decoded) else decoded
     if LIST in names:
         raise UsageError(f"{LIST}: the list on standard input contains {LIST} itself. Remove that line.")
-    yield from (name for name in names if name.strip())
+    return [name for name in names if name.strip()]
 
 
 def _on_disk(argument: str) -> list[str]:
     path = Path(argument)
     if path.is_dir():
-        found = sorted(str(one) for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
-        if not found:
-            raise UsageError(f"{argument}: no recordings ({shorten(sorted(SUFFIXES))}). Give another folder.")
-        return found
+        return _in_folder(path)
     if glob.has_magic(argument) and not path.exists():
-        found = sorted(name for name in glob.glob(argument, recursive=True) if Path(name).is_file())
-        if not found and not {"*", "?"} & set(argument):  # brackets are common in file names
-            return [argument]
-        if not found:
+        matches = sorted(glob.glob(argument, recursive=True))
+        if not matches:  # brackets are common in file names
+            if not {"*", "?"} & set(argument):
+                return [argument]
             raise UsageError(f"{argument}: no file matches this pattern. Check it.")
-        return found
+        # ** matches the content of folders, too
+        folders = [] if "**" in argument else [name for name in matches if Path(name).is_dir()]
+        found = {name for name in matches if not Path(name).is_dir()}
+        found.update(name for folder in folders for name in _in_folder(Path(folder), may_be_empty=True))
+        if not found:
+            raise UsageError(f"{argument}: matches {len(matches)} folders without recordings. Give another pattern.")
+        return sorted(found)
     return [argument]
 
 
+def _in_folder(folder: Path, *, may_be_empty: bool = False) -> list[str]:
+    recordings, others = scan_folder(folder)
+    _note_others(str(folder), len(recordings), others, may_be_empty=may_be_empty)
+    return [str(path) for path in recordings]
+
+
+def _note_others(where: str, recordings: int, others: list[str], *, may_be_empty: bool = False) -> None:
+    """Print a note about what is left out. Raises UsageError for an empty folder, unless it `may_be_empty`."""
+    found = describe_others(where, others, recordings)
+    if not recordings and not may_be_empty:
+        raise UsageError(f"{found}. Give another folder or prefix, or name the file.")
+    if others:
+        typer.echo(f"note: {found}", err=True)
+
+
 def _in_bucket(uri: str) -> list[InputRecording]:
-    if PurePosixPath(uri).suffix.lower() in SUFFIXES:
-        return [InputRecording(uri, partial(_download, uri))]
-    bucket, _ = s3.split_uri(uri)
-    keys = sorted(
-        one.key for one in s3.list_objects(client(), uri) if PurePosixPath(one.key).suffix.lower() in SUFFIXES
-    )
-    if not keys:
-        raise UsageError(f"{uri}: no recordings under this prefix. Check it, and AWS_ENDPOINT_URL.")
-    return [InputRecording(f"s3://{bucket}/{key}", partial(_download, f"s3://{bucket}/{key}")) for key in keys]
+    """The object with this name, whatever its suffix, or else the recordings under this prefix, by their suffixes."""
+    bucket, key = s3.split_uri(uri)
+    named = [InputRecording(uri, partial(_download, uri))]
+    if has_suffix(key) or (size := _object_size(bucket, key)):
+        return named
+    objects = s3.list_objects(client(), uri)
+    if size == 0 and not objects:  # an empty object is the marker of a folder, or a damaged recording
+        return named
+    is_recording = {
+        one: has_suffix(one.name) and not any(part.startswith(".") for part in one.name.split("/")) for one in objects
+    }
+    found = sorted(one.key for one in objects if is_recording[one])
+    _note_others(uri, len(found), [one.name for one in objects if not is_recording[one]])
+    uris = [f"s3://{bucket}/{key}" for key in found]
+    return [InputRecording(uri, partial(_download, uri)) for uri in uris]
+
+
+def _object_size(bucket: str, key: str) -> int | None:
+    """The size of an object; None if it does not exist, or if the server refuses: listing reports the cause."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return int(client().head_object(Bucket=bucket, Key=key)["ContentLength"]) if key else None
+    except (BotoCoreError, ClientError):
+        return None
 
 
 def _download(uri: str) -> bytes:

@@ -141,4 +141,8 @@ def show(
 
     loaded = load_config(config or SMALL, overrides or [])
     values = loaded.model_dump(mode="json", exclude_unset=not resolved)
-    typer.echo(json.dumps(values, indent=2) if as_json else yaml.safe_dump(values, sort_keys=False).rstrip())
+    typer.echo(
+        json.dumps(values, ensure_ascii=False, indent=2)
+        if as_json
+        else yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip()
+    )

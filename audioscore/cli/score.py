@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from audioscore.scoring.results import ClipScore
 
-COLUMNS = ("file", "score", "lo", "hi", "raw", "seconds", "error")
+COLUMNS = ("file", "score", "lo", "hi", "raw", "seconds", "error", "notes")
 WIDTH, HEIGHT, DPI = 9.0, 3.2, 130  # inches, inches, dots per inch
 MARGIN = 3.0  # points of score above and below the curve
 
@@ -116,17 +116,19 @@ def csv_lines(rows: "Iterable[ClipScore]") -> Iterator[str]:
     for row in rows:
         one = json_row(row, timeline=False)
         low, high = one["interval"] or (None, None)
-        yield _csv_line((one["file"], one["score"], low, high, one["raw"], one["seconds"], one["error"]))
+        yield _csv_line(
+            (one["file"], one["score"], low, high, one["raw"], one["seconds"], one["error"], " ".join(row.notes))
+        )
 
 
 def _csv_line(values: Sequence[Any]) -> str:
     written = io.StringIO()
-    csv.writer(written, lineterminator="").writerow(values)
-    return written.getvalue()
+    csv.writer(written, lineterminator="\r\n").writerow(values)  # the writer quotes values with these characters
+    return written.getvalue().removesuffix("\r\n")
 
 
 def _print_table(model: str, rows: "Sequence[ClipScore]") -> None:
-    """Print scores with their intervals, and below the table the errors."""
+    """Print scores with their intervals, and below the table the notes and errors."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -147,6 +149,8 @@ def _print_table(model: str, rows: "Sequence[ClipScore]") -> None:
     console = Console()
     console.print(table)
     for row in rows:
+        for note in row.notes:
+            console.print(f"[dim]{escape(row.file)}: {escape(note)}[/dim]", highlight=False, soft_wrap=True)
         if row.error is not None:
             console.print(f"[red]{escape(row.error)}[/red]", highlight=False, soft_wrap=True)
 

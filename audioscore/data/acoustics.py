@@ -1,4 +1,4 @@
-"""Measure a wave without a model: level, silence, signal-to-noise ratio, clipping, bandwidth and voiced share."""
+"""Measure a wave without a model: level, silence, signal-to-noise ratios, clipping, bandwidth and voiced share."""
 
 from typing import NamedTuple
 
@@ -35,6 +35,10 @@ RANGE_DB = 70.0  # bands this far below the loudest are empty: resamplers leave 
 ROUNDING_DB_PER_HZ = -123.0
 ABOVE_FLOOR_DB = 10.0
 TOP_SHARE = 0.08  # share of the spectrum that counts as its top
+# The noise floor: what remains of the spectrum between the harmonics and between the notes. A tenth of the frames and a
+# quarter of the bins around are below it; a tenth of the powers of noise is below NOISE_SHARE of their mean.
+FLOOR_FRAMES, FLOOR_BINS, FLOOR_HZ = 0.1, 0.25, 500.0
+NOISE_SHARE = 0.105  # -ln(0.9): these powers are exponentially distributed
 
 VOICE_RATE = 4_000  # Hz: half of it contains the first harmonics, and higher frequencies are mostly breath
 VOICE_FRAME = 192  # samples, 48 ms: nearly three periods of the lowest pitch
@@ -85,18 +89,39 @@ def clipping_share(wave: Wave) -> float:
     return float(lengths[lengths >= RAIL_RUN].sum() / len(wave))
 
 
-def bandwidth(wave: Wave, rate: int) -> float:
-    """Return the upper end of the occupied spectrum in Hz, which reveals an upsampled recording.
+class Spectrum(NamedTuple):
+    """The upper end of the occupied spectrum in Hz, and the level of the loud frames over the noise floor in dB."""
 
-    A recording made at 16 kHz gives 8000 or less at any later sample rate; a full spectrum gives rate / 2, and silence
-    gives 0.
+    bandwidth_hz: float
+    harmonics_to_noise_db: float
+
+
+def measure_spectrum(wave: Wave, rate: int) -> Spectrum:
+    """Measure the spectrum of the loud frames of a wave.
+
+    The bandwidth reveals an upsampled recording: one made at 16 kHz gives 8000 or less at any later sample rate, and a
+    full spectrum gives rate / 2. The harmonics-to-noise ratio needs no pauses, in contrast to the SNR of `Levels`:
+    white noise gives its signal-to-noise ratio within 2 dB up to 15 dB. Silence gives 0 and 0.
 
     Shape: wave [T] at `rate` Hz.
     """
     size = 2 * max(8, round(BAND_FRAME_SECONDS * rate / 2))
-    levels = _band_levels(wave, rate, size)
-    if not len(levels):
-        return 0.0
+    density = _power_density(wave, rate, size)
+    if not len(density):
+        return Spectrum(0.0, 0.0)
+    return Spectrum(_bandwidth(_band_levels(density, rate, size), rate), _harmonics_to_noise(density, rate, size))
+
+
+def _harmonics_to_noise(density: NDArray[np.float32], rate: int, size: int) -> float:
+    """Shape: density [F, bins] of frames of `size` samples."""
+    quiet = np.partition(density, rank := int(FLOOR_FRAMES * (len(density) - 1)), axis=0)[rank]
+    width = min(len(quiet), max(1, round(FLOOR_HZ * size / rate)))
+    floor = np.quantile(quiet[: len(quiet) // width * width].reshape(-1, width), FLOOR_BINS, axis=1).mean()
+    return min(-FLOOR_DB, float(decibels(np.array([density.mean() / max(floor / NOISE_SHARE, 1e-30)]))[0]))
+
+
+def _bandwidth(levels: NDArray[np.float64], rate: int) -> float:
+    """Shape: levels [bands] in dB."""
     floor = float(np.median(levels[-max(1, round(TOP_SHARE * len(levels))) :]))
     threshold = float(levels.max()) - RANGE_DB
     if floor < ROUNDING_DB_PER_HZ:
@@ -162,23 +187,29 @@ def _centred(wave: Wave, mean: float) -> NDArray[np.float64]:
     return wave.astype(np.float64) - mean
 
 
-def _band_levels(wave: Wave, rate: int, size: int) -> NDArray[np.float64]:
-    """Level of each band over the loud frames, dB relative to full scale per Hz.
+def _power_density(wave: Wave, rate: int, size: int) -> NDArray[np.float32]:
+    """Power spectral density of the loud frames.
 
-    Shape: wave [T] -> [bands], from 0 Hz to half the rate; [0] if no frame is loud.
+    Shape: wave [T] -> [F, size / 2 + 1].
     """
     from scipy import fft
 
     frames = _loud_frames(wave, size, BAND_FRAMES)
-    if not len(frames):
-        return np.zeros(0)
     # Blackman: the edges of a frame must not reach 80 dB below a loud low note.
     window = np.blackman(size).astype(np.float32)
-    spectra = fft.rfft(frames * window, axis=1)
-    density = 2 * (spectra.real**2 + spectra.imag**2) / (rate * float(np.square(window).sum()))  # (frames, bins)
+    spectra = fft.rfft(frames * window, axis=1) if len(frames) else np.zeros((0, size // 2 + 1), dtype=np.complex64)
+    density = 2 * (spectra.real**2 + spectra.imag**2) / (rate * float(np.square(window).sum()))
+    return np.asarray(density)
+
+
+def _band_levels(density: NDArray[np.float32], rate: int, size: int) -> NDArray[np.float64]:
+    """Level of each band, dB relative to full scale per Hz.
+
+    Shape: density [F, bins] of frames of `size` samples -> [bands], from 0 Hz to half the rate.
+    """
     width = max(1, round(BAND_HZ * size / rate))
     bins = density.shape[1] // width * width
-    bands = np.sort(density[:, :bins].reshape(len(frames), -1, width).mean(axis=2), axis=0)
+    bands = np.sort(density[:, :bins].reshape(len(density), -1, width).mean(axis=2), axis=0)
     exceeded = bands[int(BAND_QUANTILE * (len(bands) - 1))]
     return np.asarray(10 * np.log10(exceeded + 1e-30), dtype=np.float64)
 

@@ -8,29 +8,34 @@ changes the sample rate.
 import errno
 import io
 import math
+import mmap
 import stat
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from audioscore.data.decoding.containers import (
+    Container,
+    Edit,
+    end_of_tags,
+    find_second_file,
+    inspect_container,
+    read_at,
+)
+from audioscore.data.decoding.streams import SHORTFALL_SECONDS, DecodedStream, decode_stream
+from audioscore.data.decoding.streams import Wave as Wave  # also for those who import it from here
 from audioscore.errors import AudioError
 from audioscore.files import atomic_path
 
-Wave = NDArray[np.float32]
-
 MAX_SECONDS = 3600.0  # an hour: more is a broadcast, not a performance, and would exhaust memory
-SHORTFALL_SECONDS = 0.5  # allowed shortfall of the decoded audio (encoder delay and padding)
-EXACT_CODECS = frozenset({"flac"})  # the container declares the exact number of samples
-MAX_CHANNELS = 8  # with more, PyAV 18 reads beyond the frame when it creates an array
+NOTED_SECONDS = 0.05  # smaller differences from the declared length are usual, and not noted
 MAX_PEAK = 1e6  # of full scale: float files may exceed 1 or contain integers, but beyond this squares overflow
-LOSS_FLOOR_DB = -120.0  # the value for channels that cancel completely, since JSON has no -inf
-RATES = range(1_000, 1_000_001)  # Hz; a header with another rate is damaged
-WAV_SIZE_UNKNOWN = 0x7FFF_0000  # tools that write to a pipe declare this size or more
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,14 @@ class Recording:
 
     Shape: wave [T], float32, mono; `rate` in Hz. `mono_loss_db`: power of the averaged channels relative to the mean
     power of the channels, at least LOSS_FLOOR_DB: 0 for one channel or equal channels, -3 for two uncorrelated
-    channels, very low if one channel is the inverse of the other.
+    channels, very low if one channel is the inverse of the other. `notes`: one sentence for each part of the file that
+    was not decoded as declared.
     """
 
     wave: Wave
     rate: int
     mono_loss_db: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def seconds(self) -> float:
@@ -82,28 +89,9 @@ def decode(source: str | Path | bytes, *, max_seconds: float = MAX_SECONDS) -> R
     name = "the uploaded recording" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes):
         check_file(Path(source), name)
-    import av
-
-    try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as head:
-            missing = _wav_bytes_missing(head)
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
-            recording, declared, tolerance = _read_stream(container, name, max_seconds)
-    except AudioError:
-        raise
-    except PermissionError as error:
-        raise AudioError(f"{name}: cannot be opened ({error.strerror}). Check its permissions.") from error
-    except Exception as error:  # FFmpeg and PyAV raise many types for invalid files
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise AudioError(f"{name}: cannot be decoded ({reason}). Export it again, as m4a, mp3, flac or wav.") from error
-    if missing:
-        raise AudioError(f"{name}: ends {missing} bytes before the end that it declares. Transfer it again.")
+    recording = _decode_file(source, name, max_seconds)
     if len(recording.wave) == 0:
         raise AudioError(f"{name}: holds no audio samples. Export it again.")
-    if declared is not None and recording.seconds < declared - tolerance:
-        raise AudioError(
-            f"{name}: ends after {recording.seconds:.2f} s of the {declared:.2f} s it declares. Transfer it again."
-        )
     if not np.isfinite(recording.wave).all():
         raise AudioError(f"{name}: contains NaN or infinite samples. Export it again.")
     peak = float(max(recording.wave.max(), -recording.wave.min()))
@@ -138,72 +126,86 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "special file")
 
 
-def _wav_bytes_missing(stream: BinaryIO) -> int:
-    """How many bytes of its data chunk a wav lacks, which FFmpeg does not report; 0 for other formats."""
-    if stream.read(4) != b"RIFF" or len(stream.read(4)) < 4 or stream.read(4) != b"WAVE":
-        return 0
-    while len(header := stream.read(8)) == 8:
-        size = int.from_bytes(header[4:], "little")
-        start = stream.tell()
-        if header[:4] == b"data":
-            return 0 if size >= WAV_SIZE_UNKNOWN else max(0, size - (stream.seek(0, io.SEEK_END) - start))
-        stream.seek(start + size + size % 2)
-    return 0
+def _decode_file(source: str | Path | bytes, name: str, max_seconds: float) -> Recording:
+    """Decode a file, or several files one behind the other, and compare the result with its header."""
+    try:
+        with ExitStack() as stack:
+            opened = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")  # noqa: SIM115
+            file = cast(BinaryIO, stack.enter_context(opened))
+            tags = end_of_tags(file)
+            behind = read_at(file, tags, 4)
+            if tags and behind[:1] != b"\xff" and behind.strip(b"\0"):
+                # FFmpeg skips tags in front of MP3 and AAC, but not in front of every format.
+                return _decode_file(read_at(file, tags, -1), name, max_seconds)
+            header = inspect_container(file)
+            if header.misread:
+                raise AudioError(f"{name}: its codec is {header.misread}, which FFmpeg misreads. Convert it to PCM.")
+            second = header.next_file
+            if second is None:
+                read: str | BinaryIO = file if isinstance(source, bytes) else str(source)
+                if header.edits:
+                    read = stack.enter_context(_edited(file, header.edits))
+                elif header.end is not None:
+                    read = io.BytesIO(read_at(file, 0, header.end))
+                decoded = decode_stream(read, name, max_seconds, length=not header.is_exact)
+                second = find_second_file(file, decoded.end) if decoded.end and not header.is_exact else None
+            if second is not None:
+                parts = [read_at(file, 0, second), file.read()]
+                return _join([_decode_file(part, name, max_seconds) for part in parts], name, max_seconds)
+    except AudioError:
+        raise
+    except PermissionError as error:
+        raise AudioError(f"{name}: cannot be opened ({error.strerror}). Check its permissions.") from error
+    except Exception as error:  # FFmpeg and PyAV raise many types for invalid files
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise AudioError(f"{name}: cannot be decoded ({reason}). Export it again, as m4a, mp3, flac or wav.") from error
+    return _compare(decoded, header, name)
 
 
-def _read_stream(container: Any, name: str, max_seconds: float) -> tuple[Recording, float | None, float]:
-    """The first audio stream of an open container, its declared seconds, and the tolerance of those in seconds."""
-    import av
-
-    if not container.streams.audio:
-        raise AudioError(f"{name}: has no audio stream. Export the audio track.")
-    stream = container.streams.audio[0]
-    rate = int(stream.rate or stream.codec_context.sample_rate or 0)
-    if rate not in RATES:
-        raise AudioError(f"{name}: declares a sample rate of {rate} Hz. Export it again.")
-    declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
-    if declared is not None and declared > max_seconds:
-        raise AudioError(f"{name}: is {declared:.0f} s long; at most {max_seconds:.0f} s are accepted. Cut it.")
-    resampler = av.AudioResampler(format="fltp", rate=rate)  # changes only the sample format
-    chunks: list[Wave] = []
-    total, kept, given = 0, 0.0, 0.0  # samples; energy of the mean channel; mean energy of the channels
-
-    def keep(frames: list[Any]) -> None:
-        nonlocal total, kept, given
-        for frame in frames:
-            if frame.layout.nb_channels > MAX_CHANNELS:
-                channels = frame.layout.nb_channels
-                raise AudioError(f"{name}: has {channels} channels; at most {MAX_CHANNELS} are accepted. Mix it down.")
-            total += frame.samples
-            if len(frame.planes) == 1:  # one channel: to_ndarray would take a fifth more time
-                chunks.append(np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples).copy())
-                continue
-            samples = frame.to_ndarray()  # (channels, T)
-            chunks.append(samples.mean(axis=0, dtype=np.float32))
-            kept += float(np.square(chunks[-1], dtype=np.float64).sum())
-            given += float(np.square(samples, dtype=np.float64).sum()) / samples.shape[0]
-
-    for frame in container.decode(stream):
-        keep(resampler.resample(frame))
-        if total > max_seconds * rate:
-            raise AudioError(f"{name}: is longer than {max_seconds:.0f} s, the maximum. Cut it.")
-    if chunks:
-        keep(resampler.resample(None))
-    wave = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
-    # Half a sample, since a time base may not express the exact duration.
-    tolerance = 0.5 / rate if stream.codec_context.name in EXACT_CODECS else SHORTFALL_SECONDS
-    return Recording(wave.astype(np.float32, copy=False), rate, _loss_db(kept, given)), declared, tolerance
+def _compare(decoded: DecodedStream, header: Container, name: str) -> Recording:
+    """Compare the length with the one that the file declares: AudioError if too much is missing, else with notes."""
+    seconds, notes = len(decoded.wave) / decoded.rate, list(decoded.notes)
+    per_byte = seconds / max(1, header.present)
+    missing = header.missing * per_byte if header.is_exact else (decoded.declared or seconds) - seconds
+    if header.open_end:
+        notes.append("open end: its last page is not marked as the end, so that sound may be missing")
+    if header.padding:
+        notes.append(f"padding: {header.padding} bytes of zeros at its end are not used")
+    if header.added * per_byte > NOTED_SECONDS:
+        notes.append(f"wrong size: its header declares {header.added * per_byte:.2f} s less; all of it is used")
+    if header.unread:
+        notes.append(f"unread data: {header.unread} bytes at its end belong to no part of the file")
+    if missing > SHORTFALL_SECONDS:
+        claim = "its last page, which is incomplete, reaches to" if header.is_ogg else "its header declares"
+        raise AudioError(
+            f"{name}: ends after {seconds:.2f} s, but {claim} {seconds + missing:.2f} s. Export it again, or repeat "
+            f"the transfer if the original is longer."
+        )
+    if missing > (0 if header.is_exact else NOTED_SECONDS):
+        notes.append(f"missing end: it lacks {missing:.4f} s")
+    return Recording(decoded.wave, decoded.rate, decoded.mono_loss_db, tuple(notes))
 
 
-def _loss_db(kept: float, given: float) -> float:
-    """Energy of the averaged channels relative to the mean energy of the channels, in dB.
+def _edited(file: BinaryIO, edits: Sequence[Edit]) -> Any:
+    """A view of a file with some bytes overwritten; the file itself does not change."""
+    if isinstance(file, io.BytesIO):
+        view: Any = io.BytesIO(file.getvalue())
+        content: Any = view.getbuffer()
+    else:
+        view = content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    for offset, new in edits:
+        content[offset : offset + len(new)] = new
+    return view
 
-    >>> _loss_db(0.0, 0.0), _loss_db(1.0, 2.0), _loss_db(0.0, 1.0)
-    (0.0, -3.01, -120.0)
-    """
-    if not (0 < given < math.inf):  # one channel, silence, or samples that are not finite
-        return 0.0
-    return max(LOSS_FLOOR_DB, round(10 * math.log10(max(kept / given, 1e-30)), 2))
+
+def _join(parts: list[Recording], name: str, max_seconds: float) -> Recording:
+    rate = parts[0].rate
+    wave = np.concatenate([part.at(rate) for part in parts])
+    if len(wave) > max_seconds * rate:
+        raise AudioError(f"{name}: is longer than {max_seconds:.0f} s, the maximum. Cut it.")
+    notes = [note for part in parts for note in part.notes]
+    notes.append("joined files: it contains several files one behind the other, and all of them are used")
+    return Recording(wave, rate, min(part.mono_loss_db for part in parts), tuple(dict.fromkeys(notes)))
 
 
 def encode(wave: Wave, rate: int, target: Path, *, codec: str = "aac", bit_rate: int = 48_000) -> None:

@@ -5,16 +5,16 @@ it neither stops the reading nor becomes a wrong score.
 """
 
 import math
-import posixpath
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from audioscore.data.clips import Clip
+from audioscore.data.spelling import INVISIBLE, Spellings, file_key
 from audioscore.data.tables import SUFFIXES, Sheet, read_sheets
 from audioscore.errors import DataError, UsageError, shorten
 from audioscore.units import SCORE_MAX, SCORE_MIN
@@ -38,10 +38,17 @@ HEADERS: dict[str, tuple[str, ...]] = {
     "sha256": ("sha256",),
 }
 RATER = re.compile(r"(?:raters?|judge|annotator|评分|打分|评委)(\d+)")
+LONGEST_NAME = 8192  # characters of a path or link
 MAX_RATERS = 99  # a higher number is an identifier, not a position
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 BLANKS = frozenset({"", "-", "/", "na", "n/a", "nan", "none", "null", "无"})
 ACAPELLA = frozenset({"acapella", "acappella", "清唱"})
+# Headers of columns that are not used, but that can contradict those that are.
+SPLIT = re.compile("split|subset|partition|划分|数据集划分")
+BAND = re.compile("band|scoreband|分数段")
+DIMENSION = re.compile("score.+|音准|节奏|气息|音色|情感|技巧")
+UNUSED = re.compile("|".join(one.pattern for one in (SPLIT, BAND, DIMENSION)))
+RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*[-~\u2013\u2014至到,]\s*(\d+(?:\.\d+)?)", re.ASCII)
 NARROW = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # full-width ASCII, as Chinese input methods type it
 
 
@@ -52,18 +59,51 @@ class RowError(NamedTuple):
     audio_file: str
     reason: str
 
+    def located(self, locations: Mapping[int, str]) -> "RowError":
+        """Return the error with the row of its worksheet in front of the reason."""
+        return self._replace(reason=with_location(self.row, self.reason, locations))
+
+
+def with_location(row: int | None, reason: str, locations: Mapping[int, str]) -> str:
+    """Return a reason with the row of a worksheet in front of it, as a spreadsheet numbers it.
+
+    >>> with_location(15, "no score", {15: "sheet KTV, row 16"})
+    'sheet KTV, row 16: no score'
+    """
+    location = locations.get(row or 0, "")
+    return f"{location}: {reason}" if location and not reason.startswith(location) else reason
+
+
+def row_label(row: int | None, reason: str) -> str:
+    """Return `row 16` for messages; an empty text if the reason names the row of a worksheet.
+
+    >>> row_label(16, "no score"), row_label(15, "sheet KTV, row 16: no score")
+    ('row 16', '')
+    """
+    return "" if row is None or reason.startswith("sheet ") else f"row {row}"
+
+
+def row_name(row: int | None, locations: Mapping[int, str]) -> str:
+    """Return the name of a row for messages: where it is in a workbook, else `row 16`."""
+    return locations.get(row or 0, f"row {row}")
+
 
 @dataclass(frozen=True)
 class LabelsTable:
     """The contents of a labels table: clips in table order, and the rows that are excluded.
 
     `columns` maps our column names to the headers of the table; `unknown_columns` are the headers that are not read.
+    `notes` are sentences about the table, such as ids with several spellings; `splits` are the splits that it states by
+    audio_file. `locations` names the rows of worksheets as a spreadsheet numbers them.
     """
 
     clips: list[Clip]
     columns: dict[str, str]
     row_errors: list[RowError]
     unknown_columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    splits: dict[str, str] = field(default_factory=dict)
+    locations: dict[int, str] = field(default_factory=dict)
 
 
 def read_labels(
@@ -73,12 +113,13 @@ def read_labels(
     singer_from: str | None = None,
     source: str | None = None,
     keep_duplicates: bool = False,
+    include_hidden: bool = False,
 ) -> LabelsTable:
     """Read a labels table (csv, tsv, xlsx or jsonl) into scored clips.
 
     The singer of a row is the first of: the singer_id cell; the artist, for a-cappella originals only; the group that
     `singer_from` matches in the file's base name. Without a score column, the score is the mean of the rater columns
-    (rater_1, 评分1, ...), without their blanks.
+    (rater_1, 评分1, ...), without their blanks. An id in several spellings has the first one in all rows.
 
     Rows without a file name, without a score in 0-100, or with the file name of another row are in `row_errors`, not in
     `clips`. Of rows with the same file and the same score, the first is a clip.
@@ -88,6 +129,7 @@ def read_labels(
         singer_from: Regular expression with one group.
         source: Recording domain of the rows that have no source.
         keep_duplicates: Keep all rows of a repeated file as clips.
+        include_hidden: Read the hidden rows and sheets of a workbook, too.
 
     Raises:
         DataError: The file cannot be read, or required columns are missing or ambiguous.
@@ -101,23 +143,37 @@ def read_labels(
     errors: list[RowError] = []
     columns: dict[str, str] = {}
     unknown_columns: dict[str, None] = {}
-    sheets = read_sheets(path, is_known=known_header(chosen))
-    for sheet, found in _usable_sheets(path, sheets, chosen, errors):
+    ids = {name: Spellings(name) for name in ("singer_id", "song_id", "artist", "source")}
+    unused: dict[str, list[tuple[Clip, str]]] = defaultdict(list)
+    sheets = read_sheets(path, is_known=known_header(chosen), include_hidden=include_hidden)
+    usable, notes = _usable_sheets(path, sheets, chosen)
+    locations: dict[int, str] = {}
+    for sheet, found in usable:
+        locations |= sheet.locations
         columns = {name: sheet.headers[position] for name, position in found.items()} | columns
         unread = [name for index, name in enumerate(sheet.headers) if name and index not in found.values()]
         unknown_columns |= dict.fromkeys(unread)
         errors += [RowError(row, "", reason) for row, reason in sheet.broken]
+        kept = [
+            index for index, header in enumerate(sheet.headers) if header in unread and UNUSED.fullmatch(_key(header))
+        ]
         for row, cells in sheet.rows:
-            result = _read_row(row, cells, len(sheet.headers), found, pattern, source)
+            result = _read_row(row, cells, sheet, found, pattern, source, ids)
             if isinstance(result, Clip):
                 clips.append(result)
+                for index in kept:
+                    unused[sheet.headers[index]] += [(result, cells[index])] if cells[index:] and cells[index] else []
             else:
-                prefix = f"sheet {sheet.name!r}: " if sheet.name else ""
-                errors.append(result._replace(reason=prefix + result.reason))
+                errors.append(result)
     if not keep_duplicates:
-        clips, duplicates = _without_duplicates(clips)
+        clips, duplicates = _without_duplicates(clips, locations)
         errors += duplicates
-    return LabelsTable(clips, columns, sorted(errors), tuple(unknown_columns))
+    notes += [note for spellings in ids.values() for note in spellings.notes()] + _contradictions(unused, locations)
+    splits = {
+        clip.audio_file: cell for name, cells in unused.items() if SPLIT.fullmatch(_key(name)) for clip, cell in cells
+    }
+    errors = sorted(error.located(locations) for error in errors)
+    return LabelsTable(clips, columns, errors, tuple(unknown_columns), tuple(notes), splits, locations)
 
 
 def find_labels(folder: Path) -> Path:
@@ -133,19 +189,19 @@ def find_labels(folder: Path) -> Path:
 
 
 def _key(header: str) -> str:
-    return re.sub(r"[\s_\-\ufeff]+", "", unicodedata.normalize("NFKC", header).casefold())
+    return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", INVISIBLE.sub("", header)).casefold())
 
 
 MEANING = {_key(synonym): name for name, synonyms in HEADERS.items() for synonym in synonyms}
 
 
 def known_header(chosen: Mapping[str, str]) -> Callable[[str], bool]:
-    """Return a function that is true for known headers, for detecting the delimiter of a csv.
+    """Return a function that is true for known headers, for finding the header and the delimiter of a table.
 
     `chosen` maps column names to headers, as `column_map` does.
     """
     known = MEANING.keys() | {_key(header) for header in chosen.values()}
-    return lambda header: _key(header) in known
+    return lambda header: (key := _key(header)) in known or RATER.fullmatch(key) is not None
 
 
 def singer_pattern(singer_from: str | None) -> re.Pattern[str] | None:
@@ -177,8 +233,10 @@ def match_columns(headers: Sequence[str], chosen: Mapping[str, str]) -> dict[str
             found[name].append(position)
     for name, positions in found.items():
         if len(positions) > 1:
-            named = " and ".join(f"{headers[position]!r} (column {position + 1})" for position in positions)
-            raise DataError(f"column {name}: {named} both match. Choose with --map {name}=HEADER, or rename one.")
+            named = shorten([f"{headers[position]!r} (column {position + 1})" for position in positions])
+            raise DataError(
+                f"column {name}: {len(positions)} headers match: {named}. Choose one with --map {name}=HEADER."
+            )
     return {name: positions[0] for name, positions in found.items()}
 
 
@@ -189,26 +247,27 @@ def _missing(found: Mapping[str, int], chosen: Mapping[str, str]) -> list[str]:
 
 
 def _usable_sheets(
-    path: Path, sheets: list[Sheet], chosen: Mapping[str, str], errors: list[RowError]
-) -> list[tuple[Sheet, dict[str, int]]]:
-    """Sheets with their columns. If others are usable, a sheet without files and scores is only listed in `errors`."""
+    path: Path, sheets: list[Sheet], chosen: Mapping[str, str]
+) -> tuple[list[tuple[Sheet, dict[str, int]]], list[str]]:
+    """Sheets with their columns, and notes. If others are usable, a sheet without files and scores is only noted."""
     usable: list[tuple[Sheet, dict[str, int]]] = []
-    skipped: list[RowError] = []
+    notes: list[str] = []
     for sheet in sheets:
         found = match_columns(sheet.headers, chosen)
         missing = _missing(found, chosen)
         if not missing:
             usable.append((sheet, found))
         elif len(sheets) > 1 and {"audio_file", "score"} <= set(missing):
-            first = sheet.rows[0][0] if sheet.rows else 1
-            reason = f"sheet {sheet.name!r} is not read: it has no column for audio_file and no column for score"
-            skipped.append(RowError(first, "", reason))
+            headers = shorten([header for header in sheet.headers if header])
+            notes.append(
+                f"{f'sheet {sheet.name}' if sheet.name else 'a table'} is not read: it has no column for "
+                f"audio_file and no column for score; its headers are {headers}."
+            )
         else:
             _refuse_columns(path, sheet, missing, chosen)
     if not usable:
         _refuse_columns(path, sheets[0], _missing(match_columns(sheets[0].headers, chosen), chosen), chosen)
-    errors += skipped
-    return usable
+    return usable, [note for sheet in sheets for note in sheet.notes] + notes
 
 
 def _refuse_columns(path: Path, sheet: Sheet, missing: Sequence[str], chosen: Mapping[str, str]) -> NoReturn:
@@ -225,21 +284,27 @@ def _refuse_columns(path: Path, sheet: Sheet, missing: Sequence[str], chosen: Ma
 def _read_row(
     row: int,
     cells: list[str],
-    width: int,
+    sheet: Sheet,
     found: Mapping[str, int],
     pattern: re.Pattern[str] | None,
     source: str | None,
+    ids: Mapping[str, Spellings],
 ) -> Clip | RowError:
     values = {name: cells[position] if position < len(cells) else "" for name, position in found.items()}
+    values["audio_file"] = sheet.links.get((row, found["audio_file"]), values["audio_file"])
     audio_file = values["audio_file"]
+    if faults := [sheet.faults[row, position] for position in found.values() if (row, position) in sheet.faults]:
+        return RowError(row, audio_file, faults[0])
     if not audio_file:
         return RowError(row, "", "no file name")
-    if any(cells[width:]):
+    if len(audio_file) > LONGEST_NAME:
+        return RowError(row, f"{audio_file[:40]}...", f"the file name has {len(audio_file)} characters")
+    if any(cells[(width := len(sheet.headers)) :]):
         return RowError(
             row, audio_file, f"{len(cells)} cells for {width} columns: a delimiter inside a cell needs quotes"
         )
     if any("\n" in value for value in values.values()):
-        return RowError(row, audio_file.split("\n")[0], "a cell contains several lines: check for an unclosed quote")
+        return RowError(row, audio_file.splitlines()[0], "a cell contains several lines: check for an unclosed quote")
     raters = _raters(values)
     if isinstance(raters, str):
         return RowError(row, audio_file, raters)
@@ -248,12 +313,14 @@ def _read_row(
         return RowError(row, audio_file, "no score, and no rater gave one")
     if isinstance(score, str):
         return RowError(row, audio_file, score)
-    artist = values.get("artist") or None
-    domain = _source(values.get("source") or source)
-    singer = values.get("singer_id") or (artist if domain == "acapella" else None)
-    if singer is None:
-        singer = singer_from_name(audio_file, pattern)
-    song = values.get("song_id") or None
+    try:
+        artist = ids["artist"](values.get("artist", "")) or None
+        song = ids["song_id"](values.get("song_id", "")) or None
+        domain = _source(ids["source"](values.get("source") or source or ""))
+        singer = ids["singer_id"](values.get("singer_id", "")) or (artist if domain == "acapella" else None)
+        singer = ids["singer_id"](singer or singer_from_name(audio_file, pattern) or "") or None
+    except DataError as error:
+        return RowError(row, audio_file, str(error).rstrip("."))
     origin, content = values.get("origin") or None, values.get("sha256", "").casefold() or None
     return Clip(audio_file, score, singer, song, domain, artist, raters, row, origin, content)
 
@@ -289,20 +356,24 @@ def _raters(values: Mapping[str, str]) -> tuple[float | None, ...] | str:
 
 def _score(cell: str) -> float | str:
     """The score in a cell, or an error message."""
-    text = cell.translate(NARROW).strip().removesuffix("分").strip()
+    text = _plain(cell)
     if text.casefold() in BLANKS:
         return "no score"
     if not NUMBER.fullmatch(text):
-        return f"score {cell!r} is not a number"
+        return f"score {cell[:40]!r} is not a number"
     number = float(text)
     if not SCORE_MIN <= number <= SCORE_MAX:
-        return f"score {cell} is outside {SCORE_MIN:g}-{SCORE_MAX:g}"
+        return f"score {cell[:40]} is outside {SCORE_MIN:g}-{SCORE_MAX:g}"
     return number
 
 
-def _source(text: str | None) -> str | None:
+def _plain(cell: str) -> str:
+    return cell.translate(NARROW).strip().removesuffix("分").strip()
+
+
+def _source(text: str) -> str | None:
     """The normalized recording domain: lower case, and `acapella` for all its spellings."""
-    return "acapella" if text and _key(text) in ACAPELLA else (text or "").strip().lower() or None
+    return "acapella" if _key(text) in ACAPELLA else text.lower() or None
 
 
 def singer_from_name(audio_file: str, pattern: re.Pattern[str] | None) -> str | None:
@@ -311,26 +382,51 @@ def singer_from_name(audio_file: str, pattern: re.Pattern[str] | None) -> str | 
     return (match[1] or None) if match else None
 
 
+def _contradictions(unused: Mapping[str, Sequence[tuple[Clip, str]]], locations: Mapping[int, str]) -> list[str]:
+    """Describe the cells of unused columns that contradict the scores, in one sentence for each column."""
+    notes = []
+    for header, cells in unused.items():
+        if BAND.fullmatch(_key(header)):
+            wrong, problem = [one for one in cells if not in_band(one[0].score, one[1])], "do not contain the score"
+        else:
+            numeric = [one for one in cells if NUMBER.fullmatch(_plain(one[1]))]
+            wrong, problem = [one for one in numeric if isinstance(_score(one[1]), str)], "are outside the scale"
+        if wrong:
+            rows = [(row_name(clip.row, locations), clip.score, cell) for clip, cell in wrong]
+            listed = shorten([f"{row}: {cell[:20]}, score {score:g}" for row, score, cell in rows], 3)
+            notes.append(f"column {header}: {len(wrong)} of {len(cells)} cells {problem} ({listed}).")
+    return notes
+
+
+def in_band(score: float | None, text: str) -> bool:
+    """Return whether a score is within a band; true for a text that is no range of numbers.
+
+    >>> in_band(87, "85-90"), in_band(84.5, "85至90分"), in_band(84.5, "good")
+    (True, False, True)
+    """
+    found = RANGE.search(text.translate(NARROW))
+    return score is None or found is None or float(found[1]) <= score <= float(found[2])
+
+
 def _base_name(audio_file: str) -> str:
     path = re.split(r"[?#]", audio_file)[0] if "://" in audio_file else audio_file
     return re.split(r"[/\\]", path)[-1]
 
 
-def _without_duplicates(clips: list[Clip]) -> tuple[list[Clip], list[RowError]]:
+def _without_duplicates(clips: list[Clip], locations: Mapping[int, str]) -> tuple[list[Clip], list[RowError]]:
     """Keep the first row of each file if its rows have equal scores, else no row."""
     rows: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
-        name = unicodedata.normalize("NFC", clip.audio_file)
-        rows[name if "://" in name else posixpath.normpath(name)].append(clip)
+        rows[file_key(clip.audio_file)].append(clip)
     kept: list[Clip] = []
     errors: list[RowError] = []
     for first, *others in rows.values():
         if all(other.score == first.score for other in others):
             kept.append(first)
-            reason = f"duplicate of row {first.row}: same file, same score {first.score:g}"
+            reason = f"duplicate of {row_name(first.row, locations)}: same file, same score {first.score:g}"
             errors += [RowError(other.row or 0, other.audio_file, reason) for other in others]
         else:
-            scores = shorten([f"{clip.score:g} in row {clip.row}" for clip in (first, *others)])
+            scores = shorten([f"{clip.score:g} in {row_name(clip.row, locations)}" for clip in (first, *others)])
             reason = f"conflict: scored {scores}"
             errors += [RowError(clip.row or 0, clip.audio_file, reason) for clip in (first, *others)]
     return kept, errors

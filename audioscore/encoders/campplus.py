@@ -173,6 +173,7 @@ def _folder_of(source: str, revision: str | None) -> Path:
     if is_folder(source):
         return Path(source).expanduser()
     from audioscore.encoders.compute import quiet_imports
+    from audioscore.encoders.hubs import await_hub
 
     with quiet_imports():
         from modelscope.hub.snapshot_download import snapshot_download
@@ -188,9 +189,13 @@ def _folder_of(source: str, revision: str | None) -> Path:
             return folder
         partial = f"the cache has only a part of it ({shorten(missing)} missing), and it "
     try:
+        await_hub("campplus")
         folder = Path(snapshot_download(source, revision=revision))
     except Exception as error:
-        raise ModelError(f"{source}: {partial}cannot be downloaded from ModelScope. {_how_to_get(source)}") from error
+        reason = first_line(error).rstrip(".")
+        raise ModelError(
+            f"{source}: {partial}cannot be downloaded from ModelScope ({reason}). {_how_to_get(source)}"
+        ) from error
     if missing := missing_files(folder):
         raise ModelError(f"{source}: the download lacks {shorten(missing)}. Check its id and its revision.")
     return folder

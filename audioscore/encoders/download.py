@@ -13,13 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from audioscore.data.transfer.network import network_settings
 from audioscore.encoders import campplus, muq
 from audioscore.encoders.campplus import load_campplus
 from audioscore.encoders.compute import quiet_imports
 from audioscore.encoders.features import EncoderReference, Kind, is_folder
+from audioscore.encoders.hubs import await_hub, hub_address
 from audioscore.encoders.muq import COMMIT, load_muq
 from audioscore.encoders.muq import FILES as MUQ_FILES
-from audioscore.errors import ModelError, first_line
+from audioscore.errors import AudioscoreError, ModelError, ServerUnreachable, first_line
 from audioscore.files import read_json, sha256_of
 
 PUBLISHED: dict[Kind, str] = {
@@ -119,8 +121,12 @@ def _fetch(kind: Kind, source: str, revision: str | None) -> tuple[Path, str, tu
         with _bars_only_on_a_terminal():
             folder, note = fetch(source, revision)
     except Exception as error:  # two hub clients and two HTTP libraries, each with its own error classes
+        if isinstance(error, AudioscoreError):  # it names the variables to check
+            reason = str(error).removesuffix(".").replace(". ", "; ")
+        else:
+            reason = f"{first_line(error)}; check {network_settings(*hub_address(kind))}"
         remedy = "Check its id, its revision and your access." if _refused(error) else how_to_go_offline(kind, source)
-        raise ModelError(f"{source}: download from {HUBS[kind]} failed ({first_line(error)}). {remedy}") from error
+        raise ModelError(f"{source}: download from {HUBS[kind]} failed ({reason}). {remedy}") from error
     missing = _missing(kind, folder)
     if missing:
         raise ModelError(
@@ -148,9 +154,11 @@ def _from_hugging_face(source: str, revision: str | None) -> tuple[Path, str | N
             folder = snapshot(local=True)
             if not _missing("muq", folder):
                 return folder, None
+        await_hub("muq")
         _resume_weights(source, revision)
         return snapshot(local=False), None
     try:
+        await_hub("muq")
         # Requested here because the download would silently fall back to the cache.
         commit = HfApi().model_info(source, revision=revision or MAIN).sha
     except Exception as error:
@@ -211,8 +219,9 @@ def _from_modelscope(source: str, revision: str | None) -> tuple[Path, str | Non
         return Path(snapshot_download(source, revision=revision, local_files_only=local))
 
     try:
+        await_hub("campplus")
         folder = snapshot(local=False)
-    except (NetworkError, ServerError) as error:
+    except (NetworkError, ServerError, ServerUnreachable) as error:
         return _cached(snapshot, error)
     if revision not in (None, BRANCH):
         return folder, None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from audioscore.encoders.compute import Precision, as_fp32, precision_context, precision_on
 from audioscore.encoders.features import WINDOW_SECONDS, EncoderReference, check_pin, copy_files, how_to_get, is_folder
-from audioscore.errors import ModelError, UsageError, first_line
+from audioscore.errors import AudioscoreError, ModelError, UsageError, first_line
 from audioscore.files import sha256_of
 from audioscore.units import MUQ_FRAME_HZ, MUQ_RATE
 
@@ -242,12 +242,21 @@ def _folder_of(source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    from audioscore.encoders.hubs import await_hub
+
     if revision is not None and COMMIT.fullmatch(revision):  # a commit never changes, so the cached files are valid
         with contextlib.suppress(LocalEntryNotFoundError, HTTPError, OSError, ValueError):
             cached = Path(snapshot_download(source, revision=revision, local_files_only=True))
             if not missing_files(cached):
                 return cached
+    unreachable: AudioscoreError | None = None
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
+        await_hub("muq")
+    except AudioscoreError as error:
+        unreachable = error
+    try:
+        options = {"allow_patterns": list(FILES), "local_files_only": unreachable is not None}
+        return Path(snapshot_download(source, revision=revision, **options))
     except (LocalEntryNotFoundError, HTTPError, OSError, ValueError) as error:
-        raise ModelError(f"{source}: download failed ({first_line(error)}). {_how_to_get(source)}") from error
+        reason = first_line(unreachable or error).rstrip(".")
+        raise ModelError(f"{source}: download failed ({reason}). {_how_to_get(source)}") from error

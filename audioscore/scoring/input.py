@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from audioscore.data.audio import MAX_SECONDS, Recording, Wave, check_file, decode
-from audioscore.data.audio_checks import RULES, AudioLimits, findings, measure_recording
+from audioscore.data.audio_checks import RULES, AudioLimits, findings, measure_recording, scoring_notes
 from audioscore.errors import AudioError
 from audioscore.units import CAMPPLUS_RATE, MUQ_RATE
 
@@ -51,7 +51,7 @@ class EncoderNeeds:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A recording that passed the checks: the input of each encoder, and the length in seconds.
+    """A recording that passed the checks: the input of each encoder, the length in seconds, and notes for the user.
 
     Shape: muq [T] at 24 kHz, voice [T] at 16 kHz, float32; None where the scorer does not have the encoder.
     """
@@ -60,6 +60,7 @@ class DecodedClip:
     seconds: float
     muq: Wave | None
     voice: Wave | None
+    notes: tuple[str, ...] = ()
 
 
 def as_recording(source: Source | InputRecording, index: int) -> InputRecording:
@@ -80,13 +81,15 @@ def prepare_recording(recording: InputRecording, needs: EncoderNeeds, limits: In
     silent, clipped, phase-cancelled, or without a voice where `limits` require one.
     """
     decoded = _decode(recording, limits)
-    for found in findings(measure_recording(decoded), AudioLimits(max_seconds=limits.max_seconds)):
+    measured = measure_recording(decoded)
+    for found in findings(measured, AudioLimits(max_seconds=limits.max_seconds)):
         if RULES[found.rule] == "error" or (limits.needs_voice and found.rule == NO_VOICE):
             raise AudioError(f"{_shown_source(recording)}: {found.reason}")
     muq = None
     if needs.muq:  # legacy models encode whole recordings, whose length librosa rounded up
         muq = decoded.resample_rounded_up(MUQ_RATE) if needs.whole else decoded.at(MUQ_RATE)
-    return DecodedClip(recording.file, decoded.seconds, muq, decoded.at(CAMPPLUS_RATE) if needs.voice else None)
+    voice = decoded.at(CAMPPLUS_RATE) if needs.voice else None
+    return DecodedClip(recording.file, decoded.seconds, muq, voice, scoring_notes(measured))
 
 
 def _shown_source(recording: InputRecording) -> str:

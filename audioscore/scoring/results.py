@@ -18,7 +18,8 @@ class ClipScore:
     """The result of one recording: a score, or the message in `error` why there is no score; the rest is then None.
 
     `score` and `interval` (90 % split-conformal) are on the 0-100 scale of the labels. `raw` is the model output that
-    decides the ranking, `seconds` the length of the recording. `timeline` is present if it was requested.
+    decides the ranking, `seconds` the length of the recording. `timeline` is present if it was requested. `notes`:
+    why the score is less reliable than its interval, one sentence each; empty for most recordings.
     """
 
     file: str
@@ -28,6 +29,7 @@ class ClipScore:
     seconds: float | None = None
     error: str | None = None
     timeline: tuple[TimelineSegment, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON: score, interval and times are rounded, `raw` is not."""
@@ -37,6 +39,7 @@ class ClipScore:
             "interval": None if self.interval is None else [round(end, 4) for end in self.interval],
             "raw": self.raw,
             "seconds": None if self.seconds is None else round(self.seconds, 3),
+            "notes": list(self.notes),
             "error": self.error,
             "timeline": None if self.timeline is None else [
                 {"start": round(one.start, 3), "end": round(one.end, 3), "score": round(one.score, 4)}

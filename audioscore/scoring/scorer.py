@@ -232,5 +232,6 @@ def predict_scores(
             continue
         segments = timeline_segments(network, calibration, feature, clip.seconds, device) if timeline else None
         interval = float(low), float(high)
-        results.append(ClipScore(clip.file, float(value), interval, float(own), clip.seconds, None, segments))
+        score = ClipScore(clip.file, float(value), interval, float(own), clip.seconds, None, segments, clip.notes)
+        results.append(score)
     return results

@@ -45,13 +45,17 @@ class SegmentResponse(BaseModel):
 
 
 class Result(BaseModel):
-    """The result of one recording; if `error` is not null, the recording was not scored and the rest is null."""
+    """The result of one recording; if `error` is not null, the recording was not scored and the rest is null.
+
+    `notes`: why the score is less reliable than its interval; empty for most recordings.
+    """
 
     file: str
     score: float | None
     interval: tuple[float, float] | None
     raw: float | None
     seconds: float | None
+    notes: list[str]
     error: str | None
     timeline: list[SegmentResponse] | None
 

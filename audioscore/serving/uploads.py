@@ -4,6 +4,10 @@ Only one chunk of the body is in memory at a time. A refused request is an HTTPE
 """
 
 import asyncio
+import contextlib
+import re
+from email.message import Message
+from email.utils import collapse_rfc2231_value
 from pathlib import Path
 from typing import BinaryIO
 
@@ -93,13 +97,44 @@ async def _feed(request: Request, parser: MultipartParser, settings: ServiceSett
         parser.write(chunk)
 
 
-def display_name(given: bytes | None, number: int) -> str:
+def parse_disposition(header: bytes) -> tuple[str, str | None]:
+    """Return the field and file names of a part's Content-Disposition; the file name is None where it has none.
+
+    Clients should send UTF-8 (RFC 7578), but some send `filename*` (RFC 8187), which is preferred, or GBK.
+
+    >>> parse_disposition(b"form-data; name=file; filename*=utf-8'zh'%E6%AD%8C.m4a")
+    ('file', '歌.m4a')
+    """
+    message = Message()
+    message["Content-Disposition"] = header.decode("latin-1")
+    plain: dict[str, str] = {}
+    extended = ""
+    for key, value in message.get_params([], "content-disposition"):
+        if isinstance(value, str):
+            plain.setdefault(key.lower(), _decode(value.encode("latin-1")))
+        elif key.lower() == "filename":
+            with contextlib.suppress(ValueError):  # the name of its encoding is invalid
+                extended = extended or collapse_rfc2231_value(value)
+    escaped = plain.get("filename")
+    # The characters that browsers escape, and no others.
+    given = None if escaped is None else re.sub("%0D|%0A", "", escaped.replace("%22", '"'), flags=re.IGNORECASE)
+    return plain.get("name", ""), extended or given
+
+
+def _decode(text: bytes) -> str:
+    for encoding in ("utf-8", "gb18030"):
+        with contextlib.suppress(UnicodeDecodeError):
+            return text.decode(encoding)
+    return text.decode("latin-1")
+
+
+def display_name(given: str | None, number: int) -> str:
     """Name of an upload in responses: the last part of its file name, or its number, from 1, if there is no name.
 
-    >>> display_name(b"../../etc/passwd", 1), display_name(b"C:\\\\songs\\\\one.wav", 1), display_name(b"", 2)
+    >>> display_name("../../etc/passwd", 1), display_name("C:\\\\songs\\\\one.wav", 1), display_name("", 2)
     ('passwd', 'one.wav', 'recording 2')
     """
-    last = (given or b"").decode("utf-8", "replace").replace("\\", "/").rsplit("/", 1)[-1]
+    last = (given or "").replace("\\", "/").rsplit("/", 1)[-1]
     kept = "".join(letter for letter in last if letter.isprintable()).strip()[:NAME_CHARACTERS]
     return kept or f"recording {number}"
 
@@ -130,20 +165,17 @@ class _Parts:
         self._field = self._value = b""
 
     def headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name = options.get(b"name", b"").decode("utf-8", "replace")
+        name, filename = parse_disposition(self._disposition)
         if name != FIELD:
             shown = repr(name[:NAME_CHARACTERS]) if name else "without a name"
             raise HTTPException(400, f"POST /score: unexpected part {shown}. Send recordings as parts named {FIELD!r}.")
-        if b"filename" not in options:
-            raise HTTPException(400, f"POST /score: a part {FIELD!r} has no filename. Send it as a file.")
         if len(self.uploads) == self._most:
             raise HTTPException(413, f"POST /score: has more than {self._most} recordings. Send fewer at a time.")
         number = len(self.uploads) + 1
         # Without a suffix, because FFmpeg would select the format of a name like x.m3u8 by its suffix.
         path = self._folder / str(number)
-        self.uploads.append(InputRecording(display_name(options.get(b"filename"), number), path))
-        self._unnamed = not options.get(b"filename")
+        self.uploads.append(InputRecording(display_name(filename, number), path))
+        self._unnamed = not filename
         self._open, self._size = path.open("wb"), 0
 
     def data(self, data: bytes, start: int, end: int) -> None:

@@ -1,31 +1,35 @@
 """The connection to MLflow: without telemetry, and with the database initialised once before concurrent use."""
 
+import contextlib
 import logging
 import os
-import time
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from audioscore.errors import ModelError
+from audioscore.data.transfer.network import await_server, exempt_loopback, network_settings, redact
+from audioscore.errors import ModelError, first_line
+from audioscore.files import path_to_uri, uri_to_path
+from audioscore.home import ARTIFACTS
+from audioscore.tracking.relocate import relocate
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-log = logging.getLogger(__name__)
-
-SERVER_TIMEOUT = 40.0  # seconds; a server that restarts with its database takes as long
+ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # set by `mlflow server --default-artifact-root`
+VARIABLE = "MLFLOW_TRACKING_URI"
+PATIENCE = 20.0  # seconds to wait for a server that restarts with its database
 
 
 def connect(tracking_uri: str) -> "MlflowClient":
     """Return a client, and set MLflow's global tracking and registry URIs.
 
     Raises:
-        ModelError: the URI is a server's address and no server responds within SERVER_TIMEOUT.
+        AudioscoreError: the URI is a server's address, and no server responds or the proxy is not valid.
     """
+    exempt_loopback()
     if tracking_uri.startswith(("http://", "https://")):
-        _await_server(tracking_uri)
+        await_server(tracking_uri, VARIABLE, patience=PATIENCE)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
@@ -34,29 +38,34 @@ def connect(tracking_uri: str) -> "MlflowClient":
         logging.getLogger(name).setLevel(logging.WARNING)
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_registry_uri(tracking_uri)
-    return mlflow.MlflowClient(tracking_uri, tracking_uri)
+    with _artifacts_of(database_file(tracking_uri)):
+        return mlflow.MlflowClient(tracking_uri, tracking_uri)
 
 
-@cache  # once a server has responded, MLflow's own retries are sufficient
-def _await_server(address: str) -> None:
-    """Wait for the server. MLflow's own client would retry for minutes, with a log line for each attempt."""
-    import requests
+@contextlib.contextmanager
+def _artifacts_of(database: Path | None) -> Iterator[None]:
+    """Correct the locations of a moved database, and keep the files of a new one's default experiment beside it.
 
-    until = time.monotonic() + SERVER_TIMEOUT
-    while True:
-        try:
-            requests.get(address, timeout=SERVER_TIMEOUT / 4).close()
-        except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
-            return  # a server exists; MLflow has settings for TLS and proxies
-        except requests.RequestException as error:
-            if time.monotonic() > until:
-                raise ModelError(
-                    f"{address}: no MLflow server responds. Start it, or correct MLFLOW_TRACKING_URI."
-                ) from error
-            log.warning("waiting for the MLflow server at %s", address)
-            time.sleep(SERVER_TIMEOUT / 4)
-        else:
-            return
+    MLflow would keep them in the working folder, whose name it writes into SQL without quoting.
+    """
+    if database is None or ARTIFACT_ROOT in os.environ:
+        yield
+        return
+    relocate(database)
+    os.environ[ARTIFACT_ROOT] = path_to_uri(database.with_name(ARTIFACTS))
+    try:
+        yield
+    finally:
+        os.environ.pop(ARTIFACT_ROOT, None)
+
+
+def describe_mlflow_error(error: Exception) -> str | None:
+    """Describe on one line why the MLflow server refuses a request; None for exceptions of other origin."""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if type(error).__module__ != "mlflow.exceptions" or not address.startswith("http"):
+        return None
+    reason = first_line(error).rstrip(".")
+    return f"{redact(address)}: MLflow's client fails ({reason}). Check {network_settings(address, VARIABLE)}."
 
 
 def initialise(tracking_uri: str, experiment: str, artifacts: Path) -> str:
@@ -71,7 +80,7 @@ def initialise(tracking_uri: str, experiment: str, artifacts: Path) -> str:
     found = client.get_experiment_by_name(experiment)
     if found is not None:
         return str(found.experiment_id)
-    location = (artifacts / experiment).resolve().as_uri() if database is not None else None
+    location = path_to_uri((artifacts / experiment).resolve()) if database is not None else None
     return str(client.create_experiment(experiment, artifact_location=location))
 
 
@@ -83,9 +92,7 @@ def database_file(tracking_uri: str) -> Path | None:
     >>> database_file("http://mlflow:5000") is None
     True
     """
-    if not tracking_uri.startswith("sqlite:"):
-        return None
-    return Path(urlsplit(tracking_uri).path[1:])
+    return uri_to_path(tracking_uri) if tracking_uri.startswith("sqlite") else None
 
 
 def require_database(tracking_uri: str) -> None:

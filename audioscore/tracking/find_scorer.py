@@ -11,7 +11,7 @@ from audioscore.home import DEMO_MODEL, MODEL, home, home_of_model
 log = logging.getLogger(__name__)
 
 LEGACY_MUQ = "OpenMuQ/MuQ-large-msd-iter"  # the MuQ that legacy models were trained with
-URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@[^/@]+|/\d+)$")
+URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@[\w-]{1,255}|/[0-9]{1,9})")
 
 Note = Callable[[str], None]
 
@@ -25,7 +25,7 @@ def find_scorer(model: str | Path | None = None, note: Note = log.warning) -> tu
         ModelError: no scorer was found, or the folder cannot be converted.
         UsageError: `model` is neither a folder nor a model URI.
     """
-    from audioscore.tracking.registry import has_champion
+    from audioscore.tracking.registry import has_champion, newest_version
 
     if model is None:
         for name in (MODEL, DEMO_MODEL):
@@ -33,6 +33,10 @@ def find_scorer(model: str | Path | None = None, note: Note = log.warning) -> tu
                 if name == DEMO_MODEL:
                     note(f"no {MODEL}@champion is registered; using the demo's champion")
                 return _registered(f"models:/{name}@champion")
+        if version := newest_version(home().tracking_uri, MODEL):
+            raise ModelError(
+                f"{MODEL}: no version is champion. Promote one, or pass --model {version.uri}, the newest."
+            )
         raise ModelError(
             f"{home().folder}: no champion is registered. Run `audioscore run --data FOLDER` or `audioscore demo`, "
             "pass --model, or set AUDIOSCORE_HOME to the home of runs made in another folder."
@@ -64,10 +68,21 @@ def _converted(old: Path, note: Note) -> Path:
     return folder
 
 
+def registered_name(name: str) -> str:
+    """Return the name of a registered model. Raises UsageError if no model can have it."""
+    from audioscore.config import check_model_name
+
+    try:
+        return check_model_name(name)
+    except ValueError as error:
+        raise UsageError(f"--model {error}. `audioscore models` lists the models.") from error
+
+
 def _registered(uri: str) -> tuple[str, Path]:
     from audioscore.tracking.registry import scorer_folder
 
-    found = URI.match(uri)
+    found = URI.fullmatch(uri)
     if found is None:
-        raise UsageError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION.")
+        raise UsageError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION. `audioscore models` lists them.")
+    registered_name(found["name"])
     return uri, scorer_folder(home_of_model(found["name"]).tracking_uri, uri)

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from audioscore.errors import ModelError
 from audioscore.tracking.connection import database_file
@@ -70,7 +69,7 @@ def promotion_lock(
 @contextlib.contextmanager
 def _file_lock(database: Path, name: str, wait: float) -> Iterator[Hold]:
     """Lock a file beside the database by `flock`; the system releases it when the process ends."""
-    path = database.with_name(f"{database.name}.{quote(name, safe='')}.{LOCK}")
+    path = database.with_name(f"{database.name}.{name}.{LOCK}")
     deadline = time.monotonic() + wait
     with path.open("a") as handle:
         while True:

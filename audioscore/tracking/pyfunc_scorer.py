@@ -1,6 +1,7 @@
 """The registered model's code, which MLflow runs when it loads a version.
 
-Input: a table with a column `audio` of file bytes. Output: a row for each with score, lo, hi, raw, seconds and error.
+Input: a table with a column `audio` of file bytes. Output: a row for each with score, lo, hi, raw, seconds, error and
+notes (one text; empty for most recordings).
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from mlflow.pyfunc import PythonModel
 
 from audioscore.scoring.checkpoint import load_scorer
 
-COLUMNS = ["score", "lo", "hi", "raw", "seconds", "error"]
+COLUMNS = ["score", "lo", "hi", "raw", "seconds", "error", "notes"]
 
 
 class ScorerModel(PythonModel):  # type: ignore[misc]  # its base class is not typed
@@ -25,7 +26,10 @@ class ScorerModel(PythonModel):  # type: ignore[misc]  # its base class is not t
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Shape: N rows with a column `audio` -> N rows."""
         scored = self.scorer.score_many([bytes(audio) for audio in model_input["audio"]])
-        rows = [[row.score, *(row.interval or (None, None)), row.raw, row.seconds, row.error] for row in scored]
+        rows = [
+            [row.score, *(row.interval or (None, None)), row.raw, row.seconds, row.error, " ".join(row.notes)]
+            for row in scored
+        ]
         # Numeric columns would turn None into NaN, which JSON does not have.
         return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
 

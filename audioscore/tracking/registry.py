@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from audioscore.errors import GateRefused, ModelError
+from audioscore.files import uri_to_path
 from audioscore.tracking.connection import connect, database_file, require_database
 from audioscore.tracking.lock import Hold, promotion_lock
+from audioscore.tracking.relocate import present_location
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -147,7 +149,8 @@ def version_by_alias(client: "MlflowClient", name: str, alias: str) -> ModelVers
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise ModelError(f"models:/{name}@{alias}: cannot be read ({error.error_code}). Check the server.") from error
+        fix = "Check MLFLOW_TRACKING_URI and the server."
+        raise ModelError(f"models:/{name}@{alias}: cannot be read ({error.error_code}). {fix}") from error
     return version_of(client, name, int(found.version))
 
 
@@ -237,26 +240,52 @@ def scorer_folder(tracking_uri: str, uri: str) -> Path:
         ModelError: the URI does not name a registered scorer.
     """
     require_database(tracking_uri)
-    connect(tracking_uri)
+    client = connect(tracking_uri)
     import mlflow
+    import yaml
     from mlflow.exceptions import MlflowException
 
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-        flavors = mlflow.models.Model.load(folder).flavors
-    except (MlflowException, OSError) as error:
+        folder = _files_in_home(client, uri) or Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        described = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+    except (MlflowException, OSError, ValueError, yaml.YAMLError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{uri}: cannot be loaded from the registry ({reason}). See `audioscore models`.") from error
     # The MLmodel file names the folder in which MLflow stores the artifact.
-    artifact = flavors.get("python_function", {}).get("artifacts", {}).get(SCORER_ARTIFACT)
+    artifact = (described or {}).get("flavors", {}).get("python_function", {}).get("artifacts", {}).get(SCORER_ARTIFACT)
     if artifact is None or not (folder / artifact["path"]).is_dir():
         raise ModelError(f"{uri}: the version holds no scorer folder. Use one that audioscore registered.")
     return folder / str(artifact["path"])
 
 
+def _files_in_home(client: "MlflowClient", uri: str) -> Path | None:
+    """Return a version's files where runs and registry are on this machine; MLflow cannot read paths with `%`.
+
+    Raises ModelError if they are missing.
+    """
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    database = database_file(client.tracking_uri)
+    if database is None:
+        return None
+    location = client.get_model_version_download_uri(*get_model_name_and_version(client, uri))
+    folder = uri_to_path(present_location(location, database))
+    if folder is not None and not folder.is_dir():
+        raise ModelError(f"{uri}: its files are missing from {folder}. Restore {database.parent} with all files.")
+    return folder
+
+
 def describe_version(version: ModelVersion) -> dict[str, Any]:
     """Return the entry `registered` of `run --json`."""
     return {"name": version.name, "version": version.version, "aliases": sorted(version.aliases)}
+
+
+def newest_version(tracking_uri: str, name: str) -> ModelVersion | None:
+    """Return the newest version of a model, or None. Does not create a database."""
+    database = database_file(tracking_uri)
+    if database is not None and not database.is_file():
+        return None
+    return next((one for one in list_versions(tracking_uri) if one.name == name), None)
 
 
 def list_versions(tracking_uri: str) -> list[ModelVersion]:

@@ -1,6 +1,7 @@
 """MLflow runs: a parent for the pipeline run, a child for each plan, and the scorer as a registered model."""
 
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import audioscore
 from audioscore.data.versions.revision import folder_digest
 from audioscore.data.versions.storage import ADDRESS, DATA_FOLDER
+from audioscore.files import path_to_uri
 from audioscore.scoring.trained_plan import TrainedPlan
 from audioscore.tracking.provenance import COMPARED_WITH, NO_CHAMPION, NO_DVC, Provenance
 from audioscore.tracking.registry import CHAMPION, SCORER_ARTIFACT, ModelVersion, version_by_alias, version_of
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 
 METRIC_FIGURES = ("value", "lo", "hi")
 CURVES = ("train_loss", "val_spearman", "clips_per_second")
-# MLflow's own limits: characters of a parameter, a tag and a dataset digest (exactly a DVC `<md5>.dir`), and entries
-# of one batch.
-PARAM_CHARACTERS, TAG_CHARACTERS, DIGEST_CHARACTERS, BATCH_ENTRIES = 6000, 5000, 36, 1000
+# MLflow's own limits: characters of a parameter, a tag, a dataset's name and its digest (exactly a DVC `<md5>.dir`),
+# and entries of one batch.
+PARAM_CHARACTERS, TAG_CHARACTERS, NAME_CHARACTERS, DIGEST_CHARACTERS, BATCH_ENTRIES = 6000, 5000, 500, 36, 1000
 RUN_ID = "run_id"  # tag: the pipeline run that an MLflow run belongs to
 SCORER = "scorer_digest"  # tag of a plan's MLflow run: the digest of the scorer folder that it may register
 # Packages that a registered scorer imports, pinned to the versions that made it.
@@ -53,7 +55,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        key = f"{prefix}{name}"
+        key = prefix + re.sub(r"[^\w./ :-]", "_", name)  # MLflow refuses other characters in names
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{key}."))
         else:
@@ -82,7 +84,7 @@ def log_dataset(client: "MlflowClient", run_id: str, data: DatasetInput) -> None
     from mlflow.entities import DatasetInput as MlflowDatasetInput
 
     dataset = Dataset(
-        name=data.name,
+        name=data.name[:NAME_CHARACTERS],
         digest=data.digest[:DIGEST_CHARACTERS],
         source_type="audioscore",
         source=json.dumps({"uri": data.uri}),
@@ -202,7 +204,7 @@ def log_scorer(folder: Path, run_id: str, name: str) -> int:
     outputs = [ColSpec(DataType.double, part, required=False) for part in ("score", "lo", "hi", "raw", "seconds")]
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, "audio")]),
-        outputs=Schema([*outputs, ColSpec(DataType.string, "error", required=False)]),
+        outputs=Schema([*outputs, *(ColSpec(DataType.string, part, required=False) for part in ("error", "notes"))]),
     )
     package = Path(audioscore.__file__).parent
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
@@ -211,7 +213,7 @@ def log_scorer(folder: Path, run_id: str, name: str) -> int:
         logged = mlflow.pyfunc.log_model(
             name="scorer",
             python_model=str(package / "tracking" / "pyfunc_scorer.py"),
-            artifacts={SCORER_ARTIFACT: str(folder)},
+            artifacts={SCORER_ARTIFACT: path_to_uri(folder)},  # MLflow unquotes paths as well
             code_paths=[str(package)],
             pip_requirements=pinned_requirements(),
             signature=signature,

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from audioscore.data.audio_checks import AudioLimits, rejection_reason
 from audioscore.data.clips import Clip
+from audioscore.data.decoding.formats import describe_others, scan_folder
 from audioscore.data.file_checks import CheckedRecording, check_recordings
 from audioscore.data.labels import find_labels, read_labels, singer_from_name, singer_pattern
-from audioscore.data.split.pseudo_singers import singer_name
+from audioscore.data.spelling import id_key
 from audioscore.data.split.sort import read_split
 from audioscore.data.tables import SUFFIXES
 from audioscore.encoders.extract import read_extraction
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 Array = NDArray[np.float64]
-
-AUDIO = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wav", ".webm", ".wma"})
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,10 @@ def trained_in(run: Path) -> TrainedRun:
     candidates = [trained for trained in plans if trained.plan in CANDIDATES]
     if not candidates or len(index) != 1 or len(features) != 1:
         raise UsageError(f"{run}: the run did not finish, or its steps were removed. Pass another run with --run.")
-    return TrainedRun(candidates, read_split(index[0], "train"), FeatureStore(read_extraction(features[0]).store))
+    store = read_extraction(features[0]).store
+    if "://" not in store and not Path(store).is_dir():  # the home was moved
+        store = str(run.absolute().parent.with_name("features"))
+    return TrainedRun(candidates, read_split(index[0], "train"), FeatureStore(store))
 
 
 def suggest_clips(
@@ -89,7 +91,9 @@ def suggest_clips(
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder. Pass a folder of recordings.")
     pattern, scored = singer_pattern(singer_from), _scored(folder)
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO and path.is_file())
+    found, others = scan_folder(folder)
+    if others:
+        log.warning("%s", describe_others(str(folder), others, len(found)))
     names = [path.relative_to(folder).as_posix() for path in found]
     unlabelled = [name for name in names if _real_path(folder, name) not in scored]
     checked = check_recordings(unlabelled, folder, AudioLimits(), progress=progress, cache=cache)
@@ -155,8 +159,8 @@ def _novelty(clips: Sequence[Clip], trained: TrainedRun) -> Array:
 
     Without voice embeddings: 1 for every other singer. Shape: -> [N].
     """
-    trained_singers = {singer_name(clip.singer_id) for clip in trained.train if clip.singer_id is not None}
-    new = np.array([clip.singer_id is None or singer_name(clip.singer_id) not in trained_singers for clip in clips])
+    trained_singers = {id_key(clip.singer_id) for clip in trained.train if clip.singer_id is not None}
+    new = np.array([clip.singer_id is None or id_key(clip.singer_id) not in trained_singers for clip in clips])
     voices = [
         reference
         for plan in trained.plans

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +265,72 @@ def test_a_trainjob_has_the_image_of_the_cluster_unless_it_names_its_own(write: 
     training = {"launcher": "trainjob", "trainjob": {"exchange": "/mnt"}}
     assert load_config(write(training=training, cluster={"image": image})).trainjob_image == image
     assert load_config(write(training=training), ["training.trainjob.image=b"]).trainjob_image == "b"
+
+
+REFUSED = {
+    "registry.model": [
+        "team/singing",
+        "a:b",
+        "''",
+        "' x'",
+        "'x '",
+        "a@b",
+        "a'b",
+        "..",
+        "x" * 201,
+        "歌" * 67,
+        '"a\\nb"',
+    ],
+    "data.uri": ["s3://Bad Bucket/x", "s3://", "s3:///x"],
+    "encoders.muq.source": ["no such/!!id", "a/b/c", "''", "x" * 97],
+    "containers.image": ["'a b'", "a:b:c", "a@sha256:12"],
+    "cluster.namespace": ["Bad", "a_b", "-a", "a.b", "a" * 64],
+    "cluster.experiment": ["''", "x" * 129],
+    "cluster.service_account": ["A", "a..b"],
+    "cluster.pipeline_root": ["root", "s3://AB/x"],
+    "cluster.feature_store": ["features", "s3://ab", "s3://My_Bucket/x", "s3://a..b/x"],
+    "cluster.artifact_root": ["s3://a_b/x"],
+    "cluster.tracking_uri": ["http://", "http:// x", "sqlite:///x"],
+    "cluster.accelerator": ["a/b/c", "a b"],
+    "cluster.node_selector": ["{a b: c}", "{pool: 'x y'}"],
+    "cluster.tolerations": ["[{operator: Equal, value: x}]", "[{key: a, value: x}]"],
+    "cluster.shm": ["5gb"],
+    "cluster.light.cpu": ["2k", "-1"],
+    "cluster.light.memory": ["1.5Gi", "8gb", "'8 Gi'"],
+    "cluster.light.memory_limit": ["1Gi"],
+    "cluster.heavy.cpu_limit": ["500m"],
+    "cluster.secrets": ["[{name: A, env: {k: V}}]", "[{name: a, env: {k k: V}}]", "[{name: a, env: {k: A-B}}]"],
+    "cluster.volume": ["{claim: a_b}", "{claim: a, path: '/a:b'}"],
+    "cluster.env": ["{1A: x}"],
+    "cluster.labels": ["{a: 'x y'}", "{'a/b/c': x}"],
+    "cluster.pull_secrets": ["[a/b]"],
+    "cluster.hours.train_scorer": ["0"],
+    "training.trainjob.exchange": ["s3://A/x", "jobs"],
+    "training.trainjob.runtime": ["a_b"],
+    "training.trainjob.env": ["{A B: c}"],
+    "training.trainjob.resources_per_node": ["{memory: lots}", "{a b: 1}"],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in REFUSED.items() for value in values])
+def test_a_value_that_a_later_service_refuses(key: str, value: str) -> None:
+    section = ".".join(key.split(".")[:2])
+    with pytest.raises(UsageError, match=rf"\b{re.escape(section)}\b"):
+        load_config(SMALL, [f"{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "registry.model=歌唱 v2 (KTV)", "registry.model=a.b-c_d", "data.uri=s3://My_Old.Bucket/a b",
+        "encoders.muq.source=OpenMuQ/MuQ-large-msd-iter", "encoders.muq.source=~/muq",
+        "containers.image=registry.example:5000/team/audioscore-python:v1", "cluster.namespace=kubeflow-user",
+        "cluster.pipeline_root=minio://mlpipeline/v2", "cluster.artifact_root=mlflow-artifacts:/x",
+        "cluster.accelerator=nvidia.com/gpu", "cluster.node_selector={node.kubernetes.io/instance-type: p4d.24xlarge}",
+        "cluster.tolerations=[{operator: Exists}]", "cluster.light.cpu=500m", "cluster.light.memory_limit=16G",
+        "cluster.feature_store=/mnt/features", "training.trainjob.resources_per_node={gpu: 4, memory: 64Gi}",
+        "cluster.labels={team: ''}",
+    ],
+)  # fmt: skip
+def test_values_that_the_services_accept(override: str) -> None:
+    load_config(SMALL, [override])

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from audioscore.files import (
     atomic_folder,
@@ -12,8 +14,10 @@ from audioscore.files import (
     check_can_be_file,
     check_writable,
     link_or_copy,
+    path_to_uri,
     read_json,
     sha256_of,
+    uri_to_path,
     write_json,
     write_text,
 )  # fmt: skip
@@ -130,3 +134,34 @@ def test_link_or_copy_creates_missing_folders(tmp_path: Path, monkeypatch: pytes
     link_or_copy(source, tmp_path / "c.wav")
     assert (tmp_path / "c.wav").read_bytes() == b"audio"
     assert not (tmp_path / "c.wav").samefile(source)
+
+
+NAMES = st.text(
+    st.one_of(
+        st.sampled_from("%#?&;:@+='\"\\[] ~\n\t"), st.characters(exclude_characters="/\0", exclude_categories=["Cs"])
+    ),
+    min_size=1,
+).filter(lambda name: name not in (".", ".."))
+
+
+@settings(deadline=None)  # the first example imports MLflow
+@given(st.lists(NAMES, min_size=1, max_size=4))
+def test_a_path_survives_its_uri_and_other_libraries_read_the_same(names: list[str]) -> None:
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from sqlalchemy import make_url
+
+    path = Path("/", *names)
+    assert uri_to_path(path_to_uri(path)) == path
+    assert uri_to_path(path_to_uri(path, "sqlite")) == path
+    assert local_file_uri_to_path(path_to_uri(path)) == str(path)
+    assert make_url(path_to_uri(path, "sqlite")).database == str(path)
+
+
+@pytest.mark.parametrize("uri", ["http://host/a", "s3://bucket/a", "models:/a@b", "file://host/a", "file:a", "/a", ""])
+def test_other_uris_have_no_path(uri: str) -> None:
+    assert uri_to_path(uri) is None
+
+
+def test_uris_that_other_programs_write_are_read() -> None:
+    for uri in ("file:/a%20b", "file:///a%20b", "file://localhost/a%20b", "file:///a b?x#y", "sqlite:////a b"):
+        assert uri_to_path(uri) == Path("/a b")

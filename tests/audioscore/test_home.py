@@ -1,9 +1,13 @@
+import contextlib
+import os
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from audioscore.errors import UsageError
-from audioscore.home import DEMO_MODEL, DEMO_WORKSPACE, home, home_of_model
+from audioscore.files import uri_to_path
+from audioscore.home import DEMO_MODEL, DEMO_WORKSPACE, LONGEST_DATABASE, home, home_of_model
 
 
 def test_the_variable_names_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,3 +57,34 @@ def test_an_mlflow_server_has_the_registry_but_not_that_of_the_demo(
             str(home_of_model("audioscore").tracking_uri)
         assert "secret" not in str(fault.value)
         assert home_of_model(DEMO_MODEL).tracking_uri == demo
+
+
+def test_a_path_with_characters_of_urls_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "C#proj 新 %20?x"
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(folder))
+    assert uri_to_path(home().tracking_uri) == folder / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", home().tracking_uri)
+    assert home().unsupported is None
+
+
+@pytest.mark.parametrize("name", ["/".join(["d" * 79] * 7), os.fsdecode(b"\xb8\xe8")])
+def test_a_path_that_cannot_hold_a_database_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", f"/{name}")
+    with pytest.raises(
+        UsageError, match=rf"^AUDIOSCORE_HOME: .*\b{len(os.fsencode(name)) + len('//mlflow.db')}\b.*\b504\b"
+    ):
+        str(home().tracking_uri)
+
+
+def test_the_longest_path_holds_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path
+    while (left := LONGEST_DATABASE - len(f"{folder}/mlflow.db")) > 0:
+        folder /= "d" * (left - 1 if left <= 200 else 100)
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(folder))
+    path = uri_to_path(home().tracking_uri)
+    assert path is not None
+    assert len(str(path)) == LONGEST_DATABASE
+    path.parent.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE t (a)")
+        database.execute("INSERT INTO t VALUES (1)")

@@ -179,7 +179,7 @@ def smallest_with(key: str, value: Any) -> dict[str, Any]:
     else:
         section[last] = value
     if value == "trainjob":
-        section["trainjob"] = {"exchange": "s3://b/x", "image": "r/i@sha256:0"}
+        section["trainjob"] = {"exchange": "s3://bucket/x", "image": "r/i@sha256:" + "0" * 64}
     return values
 
 

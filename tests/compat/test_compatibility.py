@@ -41,6 +41,16 @@ def test_the_champion_is_the_default_model(state: Any) -> None:
     same_scores(result.document["results"], state.expected["scores"][MODELS[0]])
 
 
+def test_a_home_that_was_moved_scores_as_before(state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (state.root / "home").rename(state.root / "home 二 #2")
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(state.root / "home 二 #2"))
+    for model in MODELS[:2]:
+        result = state.call("score", *CLIPS, "--model", model, "--json")
+        assert result.code == 0, result.err
+        same_scores(result.document["results"], state.expected["scores"][model])
+    assert not (state.root / "home").exists()
+
+
 def test_load_scorer_takes_a_registered_model_and_a_folder(state: Any) -> None:
     from audioscore import load_scorer
 

@@ -127,6 +127,7 @@ def test_an_api_that_refuses_is_one_error(api: Api, capsys: pytest.CaptureFixtur
     assert run(api, "cluster.host=http://127.0.0.1:9") == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "(403)" not in line
+    assert "cluster.host" in line
 
 
 TRACKED = "cluster.tracking_uri=https://mlflow.example"

@@ -196,7 +196,7 @@ def test_kubernetes_resources_hold_the_same_pipeline(tmp_path: Path) -> None:
     [
         (None, ["cluster.gpus=1"], ("cluster.image", "digest")),
         (None, ["cluster.image=registry.example/a:latest"], ("registry.example/a:latest", "digest")),
-        (None, ["cluster.shm=lots"], ("cluster.shm: ", "pattern")),
+        (None, ["cluster.shm=lots"], ("cluster.shm: ", "lots")),
         (None, ["cluster.gpu=1"], ("cluster.gpu: ",)),
         ("gone.yaml", [], ("gone.yaml: ",)),
     ],

@@ -21,7 +21,9 @@ from audioscore.evaluation.metrics import spearman
 from audioscore.evaluation.predictions import read_predictions
 from audioscore.scoring.checkpoint import load_scorer, read_description
 from audioscore.tracking.connection import connect
+from audioscore.tracking.find_scorer import find_scorer
 from audioscore.tracking.registry import scorer_folder, version_by_alias, version_of
+from audioscore.tracking.suggest import trained_in
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -80,7 +82,7 @@ def test_rejected_clips_are_listed_and_the_run_continues(first_run: Any) -> None
     verdict = json.loads((first_run.step("validate-data") / "validated" / "validation.json").read_text())
     reasons = {rejected["audio_file"]: rejected["reason"] for rejected in verdict["rejected"]}
     assert set(reasons) == {"audio/c000.wav", "audio/c007.wav", "audio/c014.wav"}
-    assert re.search(r"\b\d+ bytes", reasons["audio/c000.wav"])
+    assert re.search(r"\d\.\d\d s.* \d\.\d\d s", reasons["audio/c000.wav"])
     assert "no such file" in reasons["audio/c007.wav"]
     assert "150" in reasons["audio/c014.wav"]
     page = (first_run.step("validate-data") / "report").read_text(encoding="utf-8")
@@ -226,7 +228,7 @@ def test_pyfunc_library_and_command_line_agree(
     scored = load_scorer(scorer_folder(first_run.home.tracking_uri, uri)).score(recording)
     model = mlflow.pyfunc.load_model(uri)
     rows = model.predict(pd.DataFrame({"audio": [recording.read_bytes(), broken.read_bytes()]}))
-    assert list(rows.columns) == ["score", "lo", "hi", "raw", "seconds", "error"]
+    assert list(rows.columns) == ["score", "lo", "hi", "raw", "seconds", "error", "notes"]
     good, bad = rows.to_dict("records")
     assert (good["score"], good["lo"], good["hi"]) == pytest.approx((scored.score, *scored.interval), abs=1e-4)
     assert good["raw"] == pytest.approx(scored.raw, abs=1e-6)
@@ -325,3 +327,21 @@ def test_an_equal_challenger_does_not_replace_the_champion(second_run: Any) -> N
 def test_a_missing_required_promotion_has_exit_code_1(second_run: Any) -> None:
     assert second_run.code == 1
     assert second_run.err.rstrip().splitlines()[-1] == f"not promoted: {second_run.result['decision']['reason']}"
+
+
+def test_a_copied_home_with_any_name_scores_with_its_own_files(
+    first_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "C#proj 新 %20?x '"
+    shutil.copytree(first_run.home.folder, folder)
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(folder))
+    version = first_run.result["registered"]["version"]
+    _, copied = find_scorer(f"models:/{MODEL}/{version}")
+    assert copied.is_relative_to(folder)
+    assert read_description(copied) == read_description(
+        scorer_folder(first_run.home.tracking_uri, f"models:/{MODEL}/{version}")
+    )
+    trained = trained_in(folder / "runs" / str(first_run.result["run_id"]))
+    assert len(trained.train) == first_run.result["data"]["train"]
+    shown = CliRunner().invoke(app, ["report"])
+    assert (shown.exit_code, Path(shown.stdout.strip()).is_relative_to(folder)) == (0, True)

@@ -21,6 +21,7 @@ from pipelines.resume import (
     OWNER,
     STEPS,
     code_digest,
+    discard_moved,
     discard_other_code,
     end_processes,
     find_unfinished,
@@ -226,3 +227,18 @@ def test_sigterm_ends_a_run_and_its_steps(small_run: SubmitRequest, tmp_path: Pa
     assert run.returncode == 128 + signal.SIGTERM, printed
     assert "--resume" in printed.splitlines()[-1]
     assert end_processes(folder) == 0
+
+
+@pytest.mark.parametrize("name", ["run", 'C#proj 新 %20"'])
+def test_the_cache_of_a_moved_run_is_discarded(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    (folder / CACHE).mkdir(parents=True)
+    output = {"__kfp_artifact__": True, "uri": str(folder / STEPS / "data"), "metadata": {}}
+    for number, entry in enumerate(({"data": output}, {"digest": "5f"})):
+        (folder / CACHE / f"{number}.json").write_text(json.dumps(entry), encoding="utf-8")
+    assert not discard_moved(folder)
+    assert len(list((folder / CACHE).iterdir())) == 2
+    folder.rename(tmp_path / "moved")
+    assert discard_moved(tmp_path / "moved")
+    assert not (tmp_path / "moved" / CACHE).exists()
+    assert not discard_moved(tmp_path / "moved")

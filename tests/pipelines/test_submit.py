@@ -204,3 +204,29 @@ def test_containers_refuse_a_local_repository(address: str, own_home: Path, caps
         assert re.match(re.escape(f"error: {address}: /srv/songs") + ".* git ", err)
         assert err.count("\n") == 1
     assert not own_home.exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "training.init=warm:/gone/scorer", "encoders.muq.source=/gone/muq", "encoders.campplus.source=/gone/campplus",
+        "data.singer_from='('", "validation.severity.gone=off", "registry.model=team/singing",
+    ],
+)  # fmt: skip
+def test_settings_that_a_later_step_refuses_end_the_run_before_the_first_step(
+    setting: str, tiny_corpus: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit.main(SubmitRequest(data=str(tiny_corpus), overrides=[setting])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert setting.partition("=")[2].removeprefix("warm:") in line or "gone" in line
+    assert not own_home.exists()
+
+
+def test_a_home_that_is_too_deep_ends_the_run_before_the_first_step(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path.joinpath(*["d" * 79] * 7)))
+    assert submit.main(SubmitRequest(data=str(tiny_corpus))) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: AUDIOSCORE_HOME: ")
+    assert list(tmp_path.iterdir()) == []

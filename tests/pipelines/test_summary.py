@@ -1,4 +1,5 @@
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ RESULT: dict[str, Any] = {
     "controls": {"seconds": {"spearman": {"value": -0.1, "lo": -0.3, "hi": 0.1}}},
     "comparison": {"delta": 0.05, "lo": -0.01, "hi": 0.11, "within_source": {"delta": 0.2, "lo": 0.1, "hi": 0.3}},
     "winner": "hybrid",
-    "decision": {"promoted": False, "reason": "difference [bold] not shown"},
+    "decision": {"promoted": False, "delta": 0.05, "reason": "difference [bold] not shown"},
     "registered": {"name": "singers", "version": 4, "aliases": ["challenger"]},
     "warnings": ["2 singers [unknown] are left out"],
     "report": "/home/[old]/report.html",
@@ -50,12 +51,34 @@ def test_a_name_in_brackets_is_no_markup(shown: str) -> None:
     assert "Not promoted" in shown
 
 
+def outcome(*, promoted: bool, delta: float | None) -> dict[str, Any]:
+    return {"registered": {"version": 4}, "decision": {"promoted": promoted, "delta": delta}}
+
+
 def test_the_next_commands_fit_the_workspace() -> None:
-    workspace = Home(Path("/home/state"))
-    score, interface = next_commands(load_config(SMALL), workspace)
+    workspace, done = Home(Path("/home/state")), outcome(promoted=True, delta=None)
+    score, interface = next_commands(load_config(SMALL), workspace, done)
     assert score.endswith("score RECORDING")
     assert interface.endswith("--backend-store-uri sqlite:////home/state/mlflow.db")
-    assert next_commands(load_config(DEMO), workspace)[0].endswith("score data/audio/c0001.m4a")
+    assert next_commands(load_config(DEMO), workspace, done)[0].endswith("score data/audio/c0001.m4a")
+
+
+@pytest.mark.parametrize(
+    ("promoted", "delta", "models"),
+    [(True, None, ["@champion"]), (True, 0.1, ["@champion"]), (False, 0.1, ["@champion", "/4"]), (False, None, ["/4"])],
+)
+def test_the_first_and_later_versions_are_named_where_they_exist(
+    promoted: bool, delta: float | None, models: list[str]
+) -> None:
+    config = load_config(SMALL, ["registry.model=我的 model"])
+    *score, interface = next_commands(config, Home(Path("/a b")), outcome(promoted=promoted, delta=delta))
+    assert [shlex.split(line)[-1] for line in score] == [f"models:/我的 model{end}" for end in models]
+    assert shlex.split(interface)[-1] == "sqlite:////a b/mlflow.db"
+
+
+def test_the_default_name_is_given_where_there_is_no_champion() -> None:
+    score, _ = next_commands(load_config(SMALL), Home(Path("/home/state")), outcome(promoted=False, delta=None))
+    assert score.endswith("score RECORDING --model models:/audioscore/4")
 
 
 def test_singer_accuracies_are_listed_where_they_were_measured() -> None:

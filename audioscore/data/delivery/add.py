@@ -27,7 +27,7 @@ from audioscore.data.delivery.gather import Delivery, Gathering, Stage, gather, 
 from audioscore.data.delivery.plan import AddPlan, StoredRecording, plan_add
 from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.index import ORDER
-from audioscore.data.labels import RowError
+from audioscore.data.labels import RowError, row_label
 from audioscore.data.transfer.download import DISK_FULL
 from audioscore.errors import DataError, GateRefused, UsageError, shorten
 from audioscore.files import link_or_copy, sha256_of
@@ -56,6 +56,7 @@ class DeliveryRequest:
     on_conflict: str = "error"
     resort: bool = False
     refetch: bool = False
+    include_hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class AddResult:
         """Rows that were not added, and the reasons; links without secrets."""
         return sorted(self.gathering.refused + self.plan.refused)
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about the delivered file, and about recordings that are merged or left out."""
+        return [*self.delivery.notes, *self.plan.notes]
+
     def to_json(self) -> dict[str, Any]:
         """Return the `delivery` part of `data add --json`."""
         plan = self.plan
@@ -89,7 +95,7 @@ class AddResult:
             "repeats": plan.repeats,
             "refused": [row._asdict() for row in self.refused],
             "warned": [row._asdict() for row in self.gathering.warned],
-            "notes": plan.notes,
+            "notes": self.notes,
             "agreement": self.agreement.to_json() if self.agreement else None,
             "dry_run": self.dry_run,
         }
@@ -126,6 +132,7 @@ def add_delivery(
         singer_from=request.singer_from,
         source=request.source,
         resort=request.resort,
+        include_hidden=request.include_hidden,
     )
     root = _root(request)
     with incoming_folder(folder) as incoming:
@@ -180,7 +187,7 @@ def _check_share(result: AddResult, limit: float) -> None:
     refused = result.gathering.refused  # without recordings that were removed earlier, which are not data errors
     rows = len(result.delivery.row_errors) + len(result.delivery.all_clips)
     if refused and len(refused) > limit * rows:
-        reasons = [f"row {row.row} ({row.audio_file}): {row.reason.rstrip('.')}" for row in refused]
+        reasons = [f"{row_label(row.row, row.reason)} ({row.audio_file}): {row.reason.rstrip('.')}" for row in refused]
         raise DeliveryRefused(
             result,
             f"delivery: {len(refused)} of {rows} rows are unusable ({len(refused) / rows:.0%}), above {limit:.0%}, "

@@ -10,6 +10,7 @@ from pathlib import Path
 from audioscore.data.clips import Clip
 from audioscore.data.index import ORDER, read_index, write_index
 from audioscore.data.labels import HEADERS, known_header, match_columns, read_labels
+from audioscore.data.spelling import NamesOnDisk, id_key
 from audioscore.data.tables import SUFFIXES, cell_text, read_sheets
 from audioscore.errors import DataError, shorten
 from audioscore.files import read_json, sha256_of, write_json, write_text
@@ -18,6 +19,7 @@ LABELS = "labels.csv"
 WITHDRAWN = "withdrawn.json"  # removed recordings by content, which later deliveries must not add again
 TABLES = tuple(f"labels{suffix}" for suffix in SUFFIXES)  # a folder has one of these
 BASE = ("audio_file", "score")
+IDS = ("singer_id", "song_id", "artist")
 
 
 # --- labels.csv ---
@@ -91,7 +93,9 @@ def read_labels_file(folder: Path, column_map: Mapping[str, str] | None = None) 
         )
     if not path.is_file() or not path.read_bytes().strip():
         return LabelsFile()
-    sheet = read_sheets(path, is_known=known_header(column_map or {}))[0]
+    sheet, *further = read_sheets(path, is_known=known_header(column_map or {}))
+    if outside := [*sheet.notes, *("it contains a second table." for _ in further[:1])]:
+        raise DataError(f"{path}: {' '.join(outside)} A change would lose those rows: move them to another file.")
     if sheet.broken:
         broken = [f"row {row}: {reason}" for row, reason in sheet.broken]
         raise DataError(f"{path}: {len(broken)} rows cannot be separated ({shorten(broken)}). Correct them first.")
@@ -113,15 +117,23 @@ def write_labels_file(folder: Path, table: LabelsFile) -> bool:
 
 
 def changed_cells(old: Clip, new: Clip) -> dict[str, str]:
-    """Return the cells that a later delivery changes, by our names. A blank cell of the delivery changes nothing."""
+    """Return the cells that a later delivery changes, by our names.
+
+    A blank cell of the delivery, and another spelling of an id, change nothing.
+    """
     before, after = _cells(old), _cells(new)
     changed = {name: after[name] for name in HEADERS if after.get(name) and after[name] != before.get(name)}
+    changed = {name: text for name, text in changed.items() if name not in IDS or not _same(text, before.get(name))}
     if new.raters:  # new ratings replace all old ones
         width = max(len(old.raters), len(new.raters))
         for name in [f"rater_{number}" for number in range(1, width + 1)]:
             if after.get(name, "") != before.get(name, ""):
                 changed[name] = after.get(name, "")
     return {name: text for name, text in changed.items() if name not in ("audio_file", "sha256")}
+
+
+def _same(one: str, other: str | None) -> bool:
+    return other is not None and id_key(one) == id_key(other)
 
 
 def _cells(clip: Clip) -> dict[str, str]:
@@ -152,9 +164,9 @@ class Withdrawn:
 class FolderState:
     """The recordings that a data folder's tables name: rows of labels.csv, and ordered groups without scores.
 
-    The `sha256` of a clip is the one in its row, or else that of its file. Unusable rows have no score. `missing` and
-    `damaged` name recordings whose file does not exist or differs from the row's hash. `withdrawn` maps the SHA-256 of
-    removed recordings to their entries.
+    Names are those of the files, also where a table spells them in another way. The `sha256` of a clip is the one in
+    its row, or else that of its file. Unusable rows have no score. `missing` and `damaged` name recordings whose file
+    does not exist or differs from the row's hash. `withdrawn` maps the SHA-256 of removed recordings to their entries.
     """
 
     rows: list[Clip] = field(default_factory=list)
@@ -197,9 +209,10 @@ def read_folder_state(folder: Path, table: LabelsFile, singer_from: str | None =
             f"{folder / ORDER}: has {len(scored)} scores ({shorten(scored)}), but is for recordings without scores. "
             f"Move the file away, and add it: `audioscore data add`."
         )
+    names = NamesOnDisk(folder)
     hashes: dict[str, str | None] = {}
-    rows = [_with_content(folder, clip, hashes) for clip in _rows(folder, table, singer_from)]
-    groups = [[_with_content(folder, clip, hashes) for clip in group] for group in groups]
+    rows = [_with_content(names, clip, hashes) for clip in _rows(folder, table, singer_from)]
+    groups = [[_with_content(names, clip, hashes) for clip in group] for group in groups]
     every = [*rows, *(clip for group in groups for clip in group)]
     return FolderState(
         rows,
@@ -223,10 +236,12 @@ def _rows(folder: Path, table: LabelsFile, singer_from: str | None) -> list[Clip
     ]
 
 
-def _with_content(folder: Path, clip: Clip, hashes: dict[str, str | None]) -> Clip:
+def _with_content(names: NamesOnDisk, clip: Clip, hashes: dict[str, str | None]) -> Clip:
     """A clip with the hash of its row, or else of its file; `hashes` caches the files' hashes by name."""
+    if (name := names.find(clip.audio_file)) != clip.audio_file:
+        clip = replace(clip, audio_file=name)
     if clip.audio_file not in hashes:
-        path = folder / clip.audio_file
+        path = names.folder / clip.audio_file
         hashes[clip.audio_file] = sha256_of(path) if path.is_file() else None
     return clip if clip.sha256 else replace(clip, sha256=hashes[clip.audio_file])
 

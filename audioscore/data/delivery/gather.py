@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from audioscore.data.clips import Clip
@@ -10,13 +10,15 @@ from audioscore.data.delivery.folder_state import FolderState
 from audioscore.data.delivery.plan import DeliveredRecording
 from audioscore.data.file_checks import CheckedRecording, Progress, check_recordings
 from audioscore.data.gate.rejections import ValidationSettings, evaluate_clip
-from audioscore.data.index import read_index
+from audioscore.data.index import read_with_notes
 from audioscore.data.labels import RowError, read_labels
-from audioscore.data.tables import SUFFIXES
+from audioscore.data.spelling import NamesOnDisk
+from audioscore.data.tables import READABLE, SUFFIXES
 from audioscore.data.transfer.download import Downloaded, download_all
-from audioscore.data.transfer.http import redact, redact_name
+from audioscore.data.transfer.http import redact_name
 from audioscore.data.transfer.locate import locate
-from audioscore.data.transfer.s3 import connect, list_objects
+from audioscore.data.transfer.network import redact
+from audioscore.data.transfer.s3 import connect, list_objects, split_uri
 from audioscore.errors import AudioscoreError, DataError
 
 Stage = Callable[[str], Progress | None]  # returns the progress callback of a named stage, or None
@@ -27,8 +29,8 @@ class Delivery:
     """The content of a delivered table or index.
 
     `clips` have scores and the order of the file; `groups` are ordered high to low and have no scores. `columns` maps
-    our names to the headers, `unknown_columns` are ignored headers, `row_errors` are the unusable rows. A recording
-    may occur several times, because contents have not been compared yet.
+    our names to the headers, `unknown_columns` are ignored headers, `row_errors` are the unusable rows, `notes` are
+    sentences about the file. A recording may occur several times, because contents have not been compared yet.
     """
 
     path: Path
@@ -37,6 +39,8 @@ class Delivery:
     columns: dict[str, str]
     unknown_columns: tuple[str, ...]
     row_errors: list[RowError]
+    notes: tuple[str, ...] = ()
+    locations: Mapping[int, str] = field(default_factory=dict)  # of rows of worksheets
 
     @property
     def all_clips(self) -> list[Clip]:
@@ -51,11 +55,12 @@ def read_delivery(
     singer_from: str | None = None,
     source: str | None = None,
     resort: bool = False,
+    include_hidden: bool = False,
 ) -> Delivery:
     """Read csv, tsv, xlsx, jsonl (`read_labels`) or a JSON index (`read_index`).
 
-    `source` is the recording domain of rows without one. `resort` accepts an index whose scores are not sorted high to
-    low.
+    `source` is the recording domain of rows without one, `include_hidden` is that of `read_labels`. `resort` accepts an
+    index whose scores are not sorted high to low.
 
     Raises DataError when the file cannot be read or names no recording, UsageError for a wrong `column_map` or
     `singer_from`.
@@ -64,10 +69,26 @@ def read_delivery(
         raise DataError(f"{path}: no such file. Give a table ({', '.join(SUFFIXES)}) or an index (.json).")
     if path.suffix.lower() == ".json":
         delivery = _read_index(path, source, resort)
-    elif path.suffix.lower() in SUFFIXES:
+    elif path.suffix.lower() in READABLE:
         chosen = dict(column_map) if column_map else None
-        table = read_labels(path, column_map=chosen, singer_from=singer_from, source=source, keep_duplicates=True)
-        delivery = Delivery(path, table.clips, [], table.columns, table.unknown_columns, table.row_errors)
+        table = read_labels(
+            path,
+            column_map=chosen,
+            singer_from=singer_from,
+            source=source,
+            keep_duplicates=True,
+            include_hidden=include_hidden,
+        )
+        delivery = Delivery(
+            path,
+            table.clips,
+            [],
+            table.columns,
+            table.unknown_columns,
+            table.row_errors,
+            table.notes,
+            table.locations,
+        )
     else:
         raise DataError(
             f"{path.name}: files with {path.suffix or 'no suffix'} are not supported. Give {', '.join(SUFFIXES)} or "
@@ -83,7 +104,8 @@ def _read_index(path: Path, source: str | None, resort: bool) -> Delivery:
     groups: list[list[Clip]] = []
     errors: list[RowError] = []
     number = 0
-    for group in read_index(path, resort=resort):
+    read, notes = read_with_notes(path, resort=resort)
+    for group in read:
         named: list[Clip] = []
         for clip in group:
             number += 1
@@ -96,7 +118,7 @@ def _read_index(path: Path, source: str | None, resort: bool) -> Delivery:
             groups.append(named)
         else:
             clips += named
-    return Delivery(path, clips, groups, {}, (), errors)
+    return Delivery(path, clips, groups, {}, (), errors, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -161,6 +183,7 @@ def gather(
         usable[index] = DeliveredRecording(clip, path)
     errors = [RowError(clips[index].row or 0, clips[index].audio_file, reason) for index, reason in refused.items()]
     errors = [error._replace(audio_file=redact_name(error.audio_file)) for error in delivery.row_errors + errors]
+    errors, warned = ([one.located(delivery.locations) for one in listed] for listed in (errors, warned))
     scored = [usable[index] for index in range(len(delivery.clips)) if index in usable]
     groups = _in_groups(delivery, usable)
     return Gathering(scored, groups, sorted(errors), sorted(warned), len(set(fetched.values())))
@@ -176,14 +199,16 @@ def _locate_all(
 ) -> tuple[dict[int, Path], dict[int, str], dict[int, str]]:
     """Files, links and errors, each by the index of the clip."""
     names = _names_under(root) if isinstance(root, str) else None
+    on_disk = None if isinstance(root, str) else NamesOnDisk(root)
     paths: dict[int, Path] = {}
     links: dict[int, str] = {}
     refused: dict[int, str] = {}
     for index, clip in enumerate(clips):
+        name = on_disk.find(clip.audio_file) if on_disk else clip.audio_file
         try:
-            found = locate(clip.audio_file, root, absolute_allowed=absolute_allowed, names=names)
+            found = locate(name, root, absolute_allowed=absolute_allowed, names=names)
         except AudioscoreError as error:
-            refused[index] = str(error).removeprefix(f"{clip.audio_file}: ")
+            refused[index] = str(error).removeprefix(f"{name}: ")
             continue
         if found.path is not None:
             paths[index] = found.path
@@ -194,6 +219,7 @@ def _locate_all(
 
 def _names_under(root: str) -> set[str]:
     """Every key under an s3:// root, relative to it."""
+    split_uri(root)  # before the server is asked
     with contextlib.closing(connect()) as client:
         return {item.name for item in list_objects(client, root)}
 

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from audioscore.data.clips import Clip
 from audioscore.data.delivery.folder_state import FolderState, changed_cells
 from audioscore.data.labels import RowError
+from audioscore.data.spelling import normalized_name
 from audioscore.data.transfer.http import redact_name
 from audioscore.errors import DataError, UsageError, shorten
 from audioscore.files import sha256_of
@@ -120,7 +121,7 @@ def plan_add(
 def recording_name(delivered: str, sha256: str, taken: Container[str]) -> str:
     """Name a delivered recording: `audio/` and its base name, with 8 digits of its hash if that name is taken.
 
-    `taken` holds names in `normalized` form.
+    `taken` holds names in `normalized_name` form.
 
     >>> recording_name("https://host/a/my%20song.M4A?key=1", "5fd2" * 16, set())
     'audio/my_song.m4a'
@@ -133,16 +134,7 @@ def recording_name(delivered: str, sha256: str, taken: Container[str]) -> str:
     stem, suffix = PurePosixPath(base).stem, PurePosixPath(base).suffix.lower()
     stem = stem.encode()[: LONGEST - len(suffix.encode())].decode(errors="ignore") or sha256[:16]
     name = f"{AUDIO}/{stem}{suffix}"
-    return name if normalized(name) not in taken else f"{AUDIO}/{stem}-{sha256[:8]}{suffix}"
-
-
-def normalized(name: str) -> str:
-    """Normalize a name as file systems do that ignore case and Unicode normal form.
-
-    >>> normalized("audio/A.m4a") == normalized("audio/a.M4A")
-    True
-    """
-    return unicodedata.normalize("NFC", name).casefold()
+    return name if normalized_name(name) not in taken else f"{AUDIO}/{stem}-{sha256[:8]}{suffix}"
 
 
 def _withdrawn(clip: Clip, state: FolderState) -> RowError:
@@ -157,7 +149,7 @@ class _Names:
     def __init__(self, folder: Path, state: FolderState) -> None:
         self.folder = folder
         self.lost = state.missing | state.damaged
-        self.taken = {normalized(clip.audio_file) for clip in [*state.rows, *state.ordered]}
+        self.taken = {normalized_name(clip.audio_file) for clip in [*state.rows, *state.ordered]}
 
     def may_be_restored(self, clip: Clip) -> bool:
         """Whether the file of an existing recording is missing or damaged, and belongs inside the folder."""
@@ -168,7 +160,7 @@ class _Names:
         """Name a recording; an existing one, and one inside the folder, keeps its name."""
         inside = _inside(self.folder, one.path)
         name = existing.audio_file if existing else inside or self._new(one)
-        self.taken.add(normalized(name))
+        self.taken.add(normalized_name(name))
         origin = one.clip.origin or (existing.origin if existing else None)
         clip = replace(one.clip, audio_file=name, origin=origin, row=None)
         return StoredRecording(clip, None if name == inside else one.path)
@@ -179,7 +171,7 @@ class _Names:
         path = self.folder / name
         # A file that no table names is not replaced, unless an interrupted delivery wrote the same recording.
         if path.exists() and not (path.is_file() and sha256_of(path) == content):
-            name = recording_name(one.clip.audio_file, content, {normalized(name)})
+            name = recording_name(one.clip.audio_file, content, {normalized_name(name)})
         return name
 
 
@@ -205,12 +197,12 @@ def _merge_rows(
     for rows in same.values():
         one, disputed = _merge_metadata(rows)
         if disputed:
-            names = " and ".join(redact_name(row.clip.audio_file) for row in rows)
-            notes.append(f"{names} are the same recording with different {', '.join(disputed)}: left blank")
+            same_names = shorten([redact_name(row.clip.audio_file) for row in rows])
+            notes.append(f"{same_names} are the same recording with different {', '.join(disputed)}: left blank")
         scores = [row.clip.score or 0.0 for row in rows]
         if len(set(scores)) > 1:
             named = [(redact_name(row.clip.audio_file), row.clip) for row in rows]
-            conflicts.append(" and ".join(f"{name} (row {clip.row}): {clip.score:g}" for name, clip in named))
+            conflicts.append(shorten([f"{name} (row {clip.row}): {clip.score:g}" for name, clip in named]))
             score = scores[-1] if on_conflict == "newest" else sum(scores) / len(scores)
             raters = rows[-1].clip.raters if on_conflict == "newest" else ()
             one = replace(one, clip=replace(one.clip, score=score, raters=raters))
@@ -243,17 +235,12 @@ def _plan_order(
     stored: dict[str | None, StoredRecording] = {}
     kept = [[clip for clip in group if clip.sha256 not in scored] for group in state.groups]
     contents = {tuple(clip.sha256 for clip in group) for group in kept}
-    notes: list[str] = []
+    dropped = short = 0
     for group in groups:
         usable = {one.clip.sha256: one for one in group if one.clip.sha256 not in scored | state.withdrawn.keys()}
-        if len(usable) < len(group):
-            dropped = len(group) - len(usable)
-            notes.append(
-                f"{dropped} of {len(group)} recordings of an ordered group have scores, are repeated or were removed: "
-                f"left out"
-            )
+        dropped += len(group) - len(usable)
         if len(usable) < 2:
-            notes.append("an ordered group with fewer than two recordings without scores was left out")
+            short += 1
             continue
         if tuple(usable) in contents:
             continue
@@ -263,4 +250,11 @@ def _plan_order(
             if content not in stored and (old is None or names.may_be_restored(old)):
                 stored[content] = names.store(one, old)
         kept.append([existing[key] if key in existing else stored[key].clip for key in usable])
+    listed = sum(map(len, groups))
+    notes = [f"{dropped} of {listed} ordered recordings have scores, are repeated or were removed: left out"] * (
+        dropped > 0
+    )
+    notes += [f"{short} of {len(groups)} ordered groups have fewer than two recordings without scores: left out"] * (
+        short > 0
+    )
     return list(stored.values()), [group for group in kept if len(group) > 1], notes

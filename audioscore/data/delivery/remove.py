@@ -23,8 +23,8 @@ from audioscore.data.delivery.folder_state import (
     write_withdrawn,
 )
 from audioscore.data.index import read_index, write_index
+from audioscore.data.spelling import NamesOnDisk, id_key
 from audioscore.data.split.groups import SPLITS
-from audioscore.data.split.pseudo_singers import singer_name
 from audioscore.data.versions.dvc import dvc_errors, locked, open_repository
 from audioscore.data.versions.repository import files_of, git, record_of, recorded_files
 from audioscore.data.versions.revision import recorded_md5
@@ -103,13 +103,15 @@ def delete_copies(home: Path, contents: Mapping[str, Withdrawn]) -> int:
 def _choose(folder: Path, state: FolderState, names: Sequence[str], singers: Sequence[str]) -> list[Clip]:
     """The named recordings and those of the singers, with every other row of the same file or content."""
     clips = [*state.rows, *state.ordered]
-    paths, contents = {os.path.normpath(name) for name in names}, {name.lower() for name in names}
-    chosen_singers = {singer_name(singer) for singer in singers}
+    on_disk = NamesOnDisk(folder)
+    named = {name: os.path.normpath(on_disk.find(name)) for name in names}
+    paths, contents = set(named.values()), {name.lower() for name in names}
+    chosen_singers = {id_key(singer) for singer in singers}
     by_path = {os.path.normpath(clip.audio_file) for clip in clips}
     by_content = {clip.sha256 for clip in clips}
-    all_singers = {singer_name(clip.singer_id) for clip in clips if clip.singer_id}
-    unknown = [name for name in names if os.path.normpath(name) not in by_path and name.lower() not in by_content]
-    unknown += [f"singer {singer}" for singer in singers if singer_name(singer) not in all_singers]
+    all_singers = {id_key(clip.singer_id) for clip in clips if clip.singer_id}
+    unknown = [name for name in names if named[name] not in by_path and name.lower() not in by_content]
+    unknown += [f"singer {singer}" for singer in singers if id_key(singer) not in all_singers]
     if unknown:
         raise DataError(
             f"{folder}: {len(unknown)} of {len(names) + len(singers)} are not in it ({shorten(unknown)}); nothing was "
@@ -120,7 +122,7 @@ def _choose(folder: Path, state: FolderState, names: Sequence[str], singers: Seq
         for clip in clips
         if os.path.normpath(clip.audio_file) in paths
         or clip.sha256 in contents
-        or (clip.singer_id and singer_name(clip.singer_id) in chosen_singers)
+        or (clip.singer_id and id_key(clip.singer_id) in chosen_singers)
     ]
     same_content = {clip.sha256 for clip in chosen} - {None}
     same_file = {os.path.normpath(clip.audio_file) for clip in chosen}

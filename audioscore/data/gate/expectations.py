@@ -66,7 +66,7 @@ def check_table(
     """Check a labels table against the expectations of `build_suite`.
 
     Args:
-        frame: One row per clip: audio_file, score, and optionally source, singer_id, row (its number in the table) and
+        frame: One row per clip: audio_file, score, and optionally source, singer_id, row (its name in messages) and
             fault (why the row is already rejected; such a row is counted once, and not checked further).
         last_scores: Scores of the last accepted version by source ("" for clips without one), for the comparison of
             distributions.
@@ -180,9 +180,9 @@ def _result(frame: "pd.DataFrame", line: Expectation, outcome: Any, positions: l
 
 def _example(frame: "pd.DataFrame", column: str | None, position: int) -> str:
     row = frame.iloc[position]
-    number = row["row"] if "row" in frame and row["row"] == row["row"] else position + 1
+    where = row["row"] if "row" in frame else f"row {position + 1}"
     name = f" ({row['audio_file']})" if "audio_file" in frame and isinstance(row["audio_file"], str) else ""
-    return f"row {number:g}{name}: {_shown(frame, column, position)}"
+    return f"{where}{name}: {_shown(frame, column, position)}"
 
 
 def _shown(frame: "pd.DataFrame", column: str | None, position: int) -> str:

@@ -11,6 +11,7 @@ from audioscore.data.file_checks import Progress
 from audioscore.data.gate.rejections import Rejection, ValidationSettings
 from audioscore.data.gate.validation import ValidationResult, validate_folder
 from audioscore.data.index import ORDER, read_index, write_index
+from audioscore.data.labels import row_label
 from audioscore.errors import DataError, GateRefused, shorten
 from audioscore.files import read_json, write_json, write_text
 
@@ -20,39 +21,43 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLIPS, VERDICT, NEAR_DUPLICATES = "clips.json", "validation.json", "near_duplicates.json"
+STATED_SPLITS = "stated_splits.json"
 
 
 def run_gate(
     folder: Path,
     target: Path,
-    report: Path,
+    report: Path | None,
     config: "Config",
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> ValidationResult:
     """Validate a data folder and write the output of the gate.
 
-    Writes clips.json, near_duplicates.json, order.json and validation.json under `target`, and the HTML page to
-    `report`. `cache` is that of `validate_folder`.
+    Writes clips.json, near_duplicates.json, order.json, stated_splits.json and validation.json under `target`, and the
+    HTML page to `report`. `cache` is that of `validate_folder`.
 
     Raises GateRefused, after writing, if the gate failed.
     """
-    from audioscore.data.gate.report import render_validation
-
     result = validate_folder(folder, settings=validation_settings(config), progress=progress, cache=cache)
-    write_text(report, render_validation(result, folder))
-    write_json(target / VERDICT, result.to_json(str(report)))
+    if report is not None:
+        from audioscore.data.gate.report import render_validation
+
+        write_text(report, render_validation(result, folder))
+    write_json(target / VERDICT, result.to_json(None if report is None else str(report)))
     write_accepted(result, target)
     log_result(result)
     if not result.valid:
-        raise GateRefused(f"data gate: {shorten([reason.rstrip('.') for reason in result.reasons])}. See {report}.")
+        seen = f"See {report}." if report else f"`audioscore data validate {folder}` lists every clip."
+        raise GateRefused(f"data gate: {shorten([reason.rstrip('.') for reason in result.reasons])}. {seen}")
     return result
 
 
 def write_accepted(result: ValidationResult, target: Path) -> None:
-    """Write the input of `data sort`: clips.json, near_duplicates.json and order.json under `target`."""
+    """Write the input of `data sort` under `target`: the clips, near-duplicates, ordered groups and stated splits."""
     write_json(target / CLIPS, [asdict(clip) for clip in result.accepted])
     write_json(target / NEAR_DUPLICATES, result.near_duplicates)
+    write_json(target / STATED_SPLITS, result.splits)
     write_index(target / ORDER, result.ordered)
 
 
@@ -68,9 +73,10 @@ def log_result(result: ValidationResult) -> None:
 
 
 def _listed(rejections: list[Rejection]) -> list[str]:
-    rows = [f"row {one['row']}" if one["row"] is not None else ORDER for one in rejections]
+    rows = [ORDER if one["row"] is None else row_label(one["row"], one["reason"]) for one in rejections]
     return [
-        f"{one['audio_file']} ({row}): {one['reason'].rstrip('.')}" for one, row in zip(rejections, rows, strict=True)
+        f"{one['audio_file']}{f' ({row})' if row else ''}: {one['reason'].rstrip('.')}"
+        for one, row in zip(rejections, rows, strict=True)
     ]
 
 
@@ -91,6 +97,12 @@ def read_near_duplicates(folder: Path) -> list[tuple[str, str]]:
 def read_ordered(folder: Path) -> list[list[Clip]]:
     """Read the accepted unscored groups, each best first; empty if `run_gate` wrote no file."""
     return read_index(folder / ORDER) if (folder / ORDER).is_file() else []
+
+
+def read_stated_splits(folder: Path) -> dict[str, str]:
+    """Read the splits that the table states, by audio_file; empty if `run_gate` wrote no file."""
+    splits: dict[str, str] = read_json(folder / STATED_SPLITS) if (folder / STATED_SPLITS).is_file() else {}
+    return splits
 
 
 def validation_settings(config: "Config") -> ValidationSettings:

@@ -3,13 +3,14 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, TypedDict
 
 from audioscore.data.audio_checks import RULES, AudioLimits, Finding, Severity
 from audioscore.data.clips import Clip
 from audioscore.data.file_checks import CheckedRecording
 from audioscore.data.fingerprint import near_duplicates
-from audioscore.data.labels import RowError
+from audioscore.data.labels import RowError, row_name, with_location
 from audioscore.errors import UsageError, shorten
 
 HASH_SHOWN = 12  # hexadecimal digits of a content hash in a message
@@ -84,8 +85,13 @@ def reject(clip: Clip, reason: str, severity: str = "error") -> Rejection:
 
 def reject_row(error: RowError) -> Rejection:
     """Create the entry of a table row that `read_labels` excluded; duplicates are warnings."""
-    severity = "warning" if error.reason.startswith("duplicate") else "error"
+    severity = "warning" if ": duplicate of " in f": {error.reason}" else "error"
     return {"audio_file": error.audio_file, "row": error.row, "reason": error.reason, "severity": severity}
+
+
+def with_locations(rejections: Iterable[Rejection], locations: Mapping[int, str]) -> list[Rejection]:
+    """Name the rows of worksheets as a spreadsheet numbers them, in front of the reasons."""
+    return [Rejection({**one, "reason": with_location(one["row"], one["reason"], locations)}) for one in rejections]
 
 
 def by_row(rejections: Iterable[Rejection]) -> list[Rejection]:
@@ -116,10 +122,13 @@ def _changed_content(clip: Clip, checked: CheckedRecording) -> list[Finding]:
     return [Finding("changed_content", reason)]
 
 
-def without_copies(clips: Sequence[Clip]) -> tuple[list[Clip], list[Rejection]]:
+def without_copies(
+    clips: Sequence[Clip], locations: Mapping[int, str] = MappingProxyType({})
+) -> tuple[list[Clip], list[Rejection]]:
     """Keep the first of each recording's copies (same bytes) if their scores are equal, else no copy.
 
     Two scores of the same bytes contradict each other, so neither can be trusted. Clips without a hash are kept.
+    `locations` are those of the table.
     """
     copies: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
@@ -130,11 +139,11 @@ def without_copies(clips: Sequence[Clip]) -> tuple[list[Clip], list[Rejection]]:
     for group in copies.values():
         first, *others = group
         if all(other.score == first.score for other in others):
-            reason = f"duplicate: same audio and score as row {first.row} ({first.audio_file})"
+            reason = f"duplicate: same audio and score as {_label(first, locations)}"
             rejected += [reject(other, reason, "warning") for other in others]
             dropped |= {id(other) for other in others}
         else:
-            scores = shorten([f"{clip.score:g} in row {clip.row} ({clip.audio_file})" for clip in group])
+            scores = shorten([f"{clip.score:g} in {_label(clip, locations)}" for clip in group])
             rejected += [reject(clip, f"conflict: the same audio has the scores {scores}") for clip in group]
             dropped |= {id(clip) for clip in group}
     return [clip for clip in clips if id(clip) not in dropped], rejected
@@ -160,7 +169,10 @@ class NearDuplicates(NamedTuple):
 
 
 def find_near_duplicates(
-    clips: Sequence[Clip], fingerprints: Sequence[bytes | None], severity: Severity
+    clips: Sequence[Clip],
+    fingerprints: Sequence[bytes | None],
+    severity: Severity,
+    locations: Mapping[int, str] = MappingProxyType({}),
 ) -> NearDuplicates:
     """Find clips with the same audio but different bytes, by their fingerprints.
 
@@ -172,7 +184,7 @@ def find_near_duplicates(
         (clips[i], clips[j]) for i, j in near_duplicates(fingerprints) if clips[i].audio_file != clips[j].audio_file
     ]
     pairs = [(one.audio_file, other.audio_file) for one, other in found]
-    rejected = _later_ones(clips, pairs) if severity == "error" else {}
+    rejected = _later_ones(clips, pairs, locations) if severity == "error" else {}
     gone = {clips[position].audio_file for position in rejected}
     warned = []
     for one, other in found:
@@ -180,7 +192,7 @@ def find_near_duplicates(
         # An exact copy of a scored recording in an unscored group is a pair, but needs no warning.
         listed = apart or (severity != "off" and (one.sha256 is None or one.sha256 != other.sha256))
         if listed and gone.isdisjoint((one.audio_file, other.audio_file)):
-            warned.append(reject(other, f"near-duplicate of {_label(one)}{apart}", "warning"))
+            warned.append(reject(other, f"near-duplicate of {_label(one, locations)}{apart}", "warning"))
     return NearDuplicates(pairs, warned, rejected)
 
 
@@ -207,7 +219,9 @@ def _groups(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
     return [list(group) for group in {id(group): group for group in group_of.values()}.values()]
 
 
-def _later_ones(clips: Sequence[Clip], pairs: Sequence[tuple[str, str]]) -> dict[int, Rejection]:
+def _later_ones(
+    clips: Sequence[Clip], pairs: Sequence[tuple[str, str]], locations: Mapping[int, str]
+) -> dict[int, Rejection]:
     """All but the first scored clip of each group, by position."""
     positions = defaultdict(list)
     for position, clip in enumerate(clips):
@@ -218,12 +232,12 @@ def _later_ones(clips: Sequence[Clip], pairs: Sequence[tuple[str, str]]) -> dict
         first, *later = sorted(position for name in group for position in positions[name]) or [0]
         for position in later:
             apart = _far_apart(clips[first], clips[position])
-            rejected[position] = reject(clips[position], f"near-duplicate of {_label(clips[first])}{apart}")
+            rejected[position] = reject(clips[position], f"near-duplicate of {_label(clips[first], locations)}{apart}")
     return rejected
 
 
-def _label(clip: Clip) -> str:
-    return clip.audio_file if clip.row is None else f"row {clip.row} ({clip.audio_file})"
+def _label(clip: Clip, locations: Mapping[int, str]) -> str:
+    return clip.audio_file if clip.row is None else f"{row_name(clip.row, locations)} ({clip.audio_file})"
 
 
 def _far_apart(one: Clip, other: Clip) -> str:

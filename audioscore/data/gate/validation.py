@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from audioscore.data.clips import Clip
 from audioscore.data.file_checks import CheckedRecording, Progress, check_recordings
 from audioscore.data.gate import rejections
+from audioscore.data.gate.contradictions import score_notes
 from audioscore.data.gate.expectations import ExpectationResult, TableCheck, check_table
-from audioscore.data.index import ORDER, read_index
-from audioscore.data.labels import LabelsTable, find_labels, read_labels
+from audioscore.data.index import ORDER, read_with_notes
+from audioscore.data.labels import LabelsTable, find_labels, read_labels, row_label, row_name
+from audioscore.data.spelling import NamesOnDisk, spelled
 from audioscore.data.versions.changes import last_scores
 from audioscore.errors import DataError, shorten
 
@@ -38,7 +40,8 @@ class ValidationResult:
 
     Accepted clips are in table order, with their sha256 and measurements. `warned` lists the findings about clips that
     are used, one entry per finding. `ordered` contains the accepted clips of order.json, in groups, each best first;
-    `near_duplicates` the pairs of used clips with the same audio, by name.
+    `near_duplicates` the pairs of used clips with the same audio, by name. `notes` are sentences about the table and
+    order.json; `splits` are the splits that the table states, by audio_file.
     """
 
     table: str
@@ -50,6 +53,8 @@ class ValidationResult:
     warned: list[rejections.Rejection] = field(default_factory=list)
     ordered: list[list[Clip]] = field(default_factory=list)
     near_duplicates: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    splits: dict[str, str] = field(default_factory=dict)
 
     @property
     def valid(self) -> bool:
@@ -58,12 +63,9 @@ class ValidationResult:
 
     @property
     def warnings(self) -> list[str]:
-        """The failed expectations about the table that are warnings; those about single clips are in `warned`."""
-        return [
-            describe(result)
-            for result in self.expectations
-            if not result["success"] and result["severity"] == "warning"
-        ]
+        """The notes, and the failed expectations about the table; warnings about single clips are in `warned`."""
+        failed = [one for one in self.expectations if not one["success"] and one["severity"] == "warning"]
+        return [*self.notes, *map(describe, failed)]
 
     @property
     def seconds(self) -> float:
@@ -87,6 +89,7 @@ class ValidationResult:
             "rejected": self.rejected,
             "warnings": self.warned,
             "expectations": self.expectations,
+            "notes": self.notes,
             "report": report,
         }
 
@@ -140,17 +143,23 @@ def validate_folder(
     column_map = dict(settings.column_map) if settings.column_map else None
     try:
         table = read_labels(path, column_map=column_map, singer_from=settings.singer_from)
-        groups = _read_order(folder / ORDER)
+        groups, order_notes = _read_order(folder / ORDER)
     except DataError as error:
         unread = _gate_line("expect_table_to_be_readable", "the table can be read", False, str(error))
         return ValidationResult(path.name, 0, [], [], [unread], [str(error)])
-    names = [clip.audio_file for clip in itertools.chain(table.clips, *groups)]
-    checked: Sequence[CheckedRecording | None] = [None] * len(names)
+    notes = [*table.notes, *order_notes]
+    checked: Sequence[CheckedRecording | None] = [None] * sum(map(len, (table.clips, *groups)))
     if audio:
+        table, groups, other_names = _with_names_on_disk(folder, table, groups)
+        notes += other_names
+        names = [clip.audio_file for clip in itertools.chain(table.clips, *groups)]
         checked = check_recordings(names, folder, settings.limits, workers, progress, cache)
-    checked_clips = _check_clips(table.clips, groups, checked, settings)
+    checked_clips = _check_clips(table, groups, checked, settings)
     checked_clips.rejected += [rejections.reject_row(error) for error in table.row_errors]
-    return _check_folder(folder, table, checked_clips, settings)
+    result = _check_folder(folder, table, checked_clips, settings)
+    if table.unknown_columns:
+        notes.append(f"{path.name}: columns that are not read: {shorten(list(table.unknown_columns))}.")
+    return replace(result, notes=[*notes, *score_notes(result.accepted)], splits=table.splits)
 
 
 @dataclass
@@ -164,19 +173,42 @@ class _CheckedClips:
     near_duplicates: list[tuple[str, str]] = field(default_factory=list)
 
 
-def _read_order(path: Path) -> list[list[Clip]]:
-    """Unscored groups, without row numbers, which belong to another table."""
-    groups = read_index(path) if path.is_file() else []
+def _read_order(path: Path) -> tuple[list[list[Clip]], list[str]]:
+    """Unscored groups, without row numbers, which belong to another table; and notes about them."""
+    groups, notes = read_with_notes(path) if path.is_file() else ([], [])
     if scored := [clip.audio_file for group in groups for clip in group if clip.score is not None]:
         raise DataError(
             f"{path.name}: {len(scored)} clips have scores ({shorten(scored)}), but this file is only for recordings "
             f"without scores. Move them to the labels table."
         )
-    return [[replace(clip, row=None) for clip in group] for group in groups]
+    return [[replace(clip, row=None) for clip in group] for group in groups], notes
+
+
+def _with_names_on_disk(
+    folder: Path, table: LabelsTable, groups: Sequence[Sequence[Clip]]
+) -> tuple[LabelsTable, list[list[Clip]], list[str]]:
+    """The table and the groups with the names that the files have, and a note about other spellings."""
+    names = NamesOnDisk(folder)
+    found = {clip.audio_file: names.find(clip.audio_file) for clip in itertools.chain(table.clips, *groups)}
+    named = [
+        [
+            replace(clip, audio_file=found[clip.audio_file]) if found[clip.audio_file] != clip.audio_file else clip
+            for clip in group
+        ]
+        for group in (table.clips, *groups)
+    ]
+    splits = {found.get(name, name): split for name, split in table.splits.items()}
+    other = [f"{spelled(name, on_disk)} = '{on_disk}'" for name, on_disk in found.items() if name != on_disk]
+    notes = (
+        [f"{len(other)} of {len(found)} names are spelled in another way on disk ({shorten(other, 3)})."]
+        if other
+        else []
+    )
+    return replace(table, clips=named[0], splits=splits), named[1:], notes
 
 
 def _check_clips(
-    scored: Sequence[Clip],
+    table: LabelsTable,
     groups: Sequence[Sequence[Clip]],
     checked: Sequence[CheckedRecording | None],
     settings: rejections.ValidationSettings,
@@ -196,7 +228,7 @@ def _check_clips(
                 kept.append(_with_measurements(clip, one) if one else clip)
         return kept
 
-    result.scored, copies = rejections.without_copies(accepted(scored))
+    result.scored, copies = rejections.without_copies(accepted(table.clips), table.locations)
     result.rejected += copies
     for group in groups:
         kept, repeats = rejections.without_repeats(accepted(group))
@@ -205,7 +237,8 @@ def _check_clips(
     clips = [*result.scored, *itertools.chain(*result.ordered)]
     by_content = {one.sha256: one.fingerprint for one in checked if one and one.sha256}
     fingerprints = [by_content.get(clip.sha256 or "") for clip in clips]
-    found = rejections.find_near_duplicates(clips, fingerprints, settings.severity_of("near_duplicate"))
+    severity = settings.severity_of("near_duplicate")
+    found = rejections.find_near_duplicates(clips, fingerprints, severity, table.locations)
     result.scored = [clip for position, clip in enumerate(result.scored) if position not in found.rejected]
     result.rejected += found.rejected.values()
     result.warned += found.warned
@@ -232,9 +265,10 @@ def _check_folder(
     invalid = [
         rejections.reject(clips.scored[position], "; ".join(errors)) for position, errors in check.row_errors.items()
     ]
-    rejected = rejections.by_row([*excluded, *invalid])
+    rejected = rejections.with_locations(rejections.by_row([*excluded, *invalid]), table.locations)
     share_line, reasons = _verdict(len(accepted) + unscored, rejected, check, settings)
     used = {(clip.row, clip.audio_file) for clip in itertools.chain(accepted, *clips.ordered)}
+    warned = rejections.by_row(one for one in clips.warned if (one["row"], one["audio_file"]) in used)
     return ValidationResult(
         find_labels(folder).name,
         len(table.clips) + len(table.row_errors),
@@ -242,7 +276,7 @@ def _check_folder(
         rejected,
         [*check.results, *lines, share_line],
         reasons,
-        rejections.by_row(one for one in clips.warned if (one["row"], one["audio_file"]) in used),
+        rejections.with_locations(warned, table.locations),
         clips.ordered,
         rejections.linked_pairs(clips.near_duplicates, {name for _, name in used}),
     )
@@ -253,9 +287,12 @@ def labels_frame(table: LabelsTable, clips: Sequence[Clip], rejected: Sequence[r
     import pandas as pd
 
     optional = [name for name in ("source", "singer_id") if any(getattr(clip, name) for clip in table.clips)]
+    optional += [] if table.clips else [name for name in ("source", "singer_id") if name in table.columns]
     names = ["row", "audio_file", "score", *optional]
     rows = [{**{name: getattr(clip, name) for name in names}, "fault": None} for clip in clips]
     rows += [{"row": one["row"], "audio_file": one["audio_file"] or None, "fault": one["reason"]} for one in rejected]
+    for row in rows:
+        row["row"] = row_name(row["row"], table.locations)
     return pd.DataFrame(rows, columns=[*names, "fault"]).astype(dict.fromkeys((*names, "fault"), object))
 
 
@@ -271,7 +308,7 @@ def _verdict(
     )
     reasons = [describe(result) for result in check.table_errors]
     if share > most:
-        worst = [f"{_location(one)}: {one['reason'].rstrip('.')}" for one in rejected]
+        worst = [": ".join(filter(None, [_location(one), one["reason"].rstrip(".")])) for one in rejected]
         reasons.append(
             f"{len(rejected)} of {rows} rows are rejected ({share:.0%}), more than {most:.0%}: "
             f"{shorten(worst, 3)}. Correct the table, or raise max_rejected_share."
@@ -282,7 +319,7 @@ def _verdict(
 
 
 def _location(one: rejections.Rejection) -> str:
-    return f"row {one['row']}" if one["row"] is not None else f"{ORDER}, {one['audio_file']}"
+    return f"{ORDER}, {one['audio_file']}" if one["row"] is None else row_label(one["row"], one["reason"])
 
 
 def _gate_line(name: str, meaning: str, success: bool, observed: Any, severity: str = "error") -> ExpectationResult:

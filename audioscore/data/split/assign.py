@@ -25,6 +25,7 @@ from audioscore.data.split.groups import (
     group_clips,
     join_same_voice,
     previous_split,
+    with_equal_ids,
 )
 from audioscore.data.split.report import SplitReport, report_splits
 from audioscore.errors import DataError, UsageError, shorten
@@ -94,7 +95,7 @@ def assign_splits(
     """
     if not (val > 0 and test > 0 and val + test < 1):
         raise UsageError(f"val {val:g}, test {test:g}: must be above 0, and below 1 together. Correct them.")
-    known = dict(previous or {})
+    known = with_equal_ids(previous or {})
     singers, groups, left_out = group_clips(clips, same_recording, known)
     _check_enough(groups, len(clips))
     joined, voices_apart = join_same_voice(groups, same_voice)
@@ -119,7 +120,9 @@ def assign_splits(
             f"{len(same_voice)} estimated voices would leave a split empty and are not used. "
             f"Raise split.same_voice_cosine."
         )
-    return Splits(seed, _keys(singers, known, of), of, report)
+    keys = _keys(singers, known, of)
+    stored = {key: split for key, split in keys.items() if key not in known or key in (previous or {})}
+    return Splits(seed, stored, of, report)
 
 
 def read_splits(path: Path) -> SplitsFile:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from audioscore.data.clips import Clip
-from audioscore.data.split.pseudo_singers import singer_name
+from audioscore.data.spelling import id_key
 from audioscore.data.split.report import ExcludedClip
 from audioscore.errors import DataError, shorten
 
@@ -73,7 +73,24 @@ def group_key(clip: Clip) -> str:
     >>> group_key(Clip("a.m4a", singer_id="A01")), group_key(Clip("a.m4a", sha256="5fd2")), group_key(Clip("a.m4a"))
     ('singer:a01', 'sha256:5fd2', 'file:a.m4a')
     """
-    return content_key(clip) if clip.singer_id is None else f"singer:{singer_name(clip.singer_id)}"
+    return content_key(clip) if clip.singer_id is None else f"singer:{id_key(clip.singer_id)}"
+
+
+def with_equal_ids(known: Mapping[str, str]) -> dict[str, str]:
+    """Return the groups of a splits.json, and each singer's split under its `group_key` of today.
+
+    Earlier versions compared fewer spellings. A singer whose spellings are in several splits has no split by its key:
+    its recordings have theirs.
+
+    >>> with_equal_ids({"singer:007": "val", "singer:02": "val", "singer:2.0": "test"})
+    {'singer:7': 'val', 'singer:007': 'val', 'singer:02': 'val', 'singer:2.0': 'test'}
+    """
+    splits: dict[str, set[str]] = defaultdict(set)
+    for key, split in known.items():
+        kind, _, name = key.partition(":")
+        if kind == "singer":
+            splits[f"singer:{id_key(name)}"].add(split)
+    return {key: min(found) for key, found in splits.items() if len(found) == 1} | dict(known)
 
 
 def content_key(clip: Clip) -> str:

@@ -1,6 +1,5 @@
 """Estimate the singers of clips without singer_id: cluster speaker embeddings into voices."""
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audioscore.data.clips import Clip
+from audioscore.data.spelling import id_key
 from audioscore.errors import DataError, shorten
 
 BLOCK = 10_000  # rows clustered at once: time grows with their square, half a minute for this number
@@ -38,15 +38,6 @@ class PseudoSingers:
             f"{len(self.of)} of {self.clips} clips have no singer: grouped into {voices} by their CAM++ embedding "
             f"(cosine >= {self.min_cosine:g}){known}, the largest with {self.largest} clips; an estimate."
         )
-
-
-def singer_name(singer_id: str) -> str:
-    """Normalize the id of a singer: width, case and outer spaces are ignored.
-
-    >>> singer_name(" \uff21\uff10\uff11 ") == singer_name("a01")
-    True
-    """
-    return unicodedata.normalize("NFKC", singer_id).casefold().strip()
 
 
 def group_voices(clips: Sequence[Clip], embeddings: NDArray[np.floating], *, min_cosine: float) -> PseudoSingers:
@@ -169,7 +160,7 @@ def _nearest(unit: NDArray[np.float64], singers: NDArray[np.float64], names: Seq
 
 
 def _row_name(clip: Clip, index: int) -> str:
-    return f"clip {index}" if clip.singer_id is None else f"singer {singer_name(clip.singer_id)}"
+    return f"clip {index}" if clip.singer_id is None else f"singer {id_key(clip.singer_id)}"
 
 
 def _unit(embeddings: NDArray[np.floating], names: Sequence[str]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from audioscore.data.clips import Clip
-from audioscore.data.split.pseudo_singers import singer_name
+from audioscore.data.spelling import id_key
 from audioscore.errors import shorten
 
 OFF_SHARE = 0.25  # largest deviation of a split's share from its target, relative to the target, without a warning
@@ -125,7 +125,7 @@ def _count(part: Sequence[Clip], total: int, wanted: float) -> SplitCounts:
         share=len(part) / total if total else 0.0,
         wanted=wanted,
         unscored=len(part) - len(scores),
-        singers=len({singer_name(clip.singer_id) for clip in part if clip.singer_id is not None}),
+        singers=len({id_key(clip.singer_id) for clip in part if clip.singer_id is not None}),
         songs=len({clip.song_id for clip in part} - {None}),
         sources=dict(sorted(Counter(clip.source or "unknown" for clip in part).items())),
         lowest=min(scores, default=None),

@@ -3,6 +3,7 @@
 import json
 import logging
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audioscore.data.clips import Clip
-from audioscore.data.gate.output import read_accepted, read_near_duplicates, read_ordered
-from audioscore.data.index import read_index, without_trailing_commas, write_index
+from audioscore.data.gate.contradictions import split_notes
+from audioscore.data.gate.output import read_accepted, read_near_duplicates, read_ordered, read_stated_splits
+from audioscore.data.index import read_index, read_with_notes, without_trailing_commas, write_index
+from audioscore.data.spelling import file_key, id_key
 from audioscore.data.split.assign import Splits, assign_splits, read_splits, write_splits
 from audioscore.data.split.groups import SPLITS
 from audioscore.data.split.pseudo_singers import PseudoSingers, group_voices
-from audioscore.data.tables import decode_text
+from audioscore.data.text import decode_text
 from audioscore.errors import DataError, shorten
 from audioscore.files import write_json, write_text
 
@@ -97,6 +100,24 @@ def check_indexes(folder: Path, resort: bool = False) -> list[Path]:
     return paths
 
 
+def index_notes(paths: Sequence[Path]) -> list[str]:
+    """Describe contradictions within each index, and singers and recordings that are in several of them."""
+    notes: list[str] = []
+    found: dict[str, dict[str, set[str]]] = {"singers": defaultdict(set), "recordings": defaultdict(set)}
+    for path in paths:
+        groups, own = read_with_notes(path)
+        notes += own
+        for clip in (clip for group in groups for clip in group):
+            found["recordings"][file_key(clip.audio_file)].add(path.name)
+            if clip.singer_id is not None:
+                found["singers"][id_key(clip.singer_id)].add(path.name)
+    files = shorten([path.name for path in paths])
+    for what, names in found.items():
+        if shared := [name for name, files_of in names.items() if len(files_of) > 1]:
+            notes.append(f"{files}: {len(shared)} {what} are in several of them ({shorten(shared)}).")
+    return notes
+
+
 def sort_index_file(path: Path, resort: bool = False) -> bool:
     """Check one index; with `resort`, rewrite it in place as valid JSON, each scored group high to low.
 
@@ -107,7 +128,7 @@ def sort_index_file(path: Path, resort: bool = False) -> bool:
     read_index(path, resort=resort)
     if not resort:
         return False
-    value = json.loads(without_trailing_commas(decode_text(path)))
+    value = json.loads(without_trailing_commas(decode_text(path.read_bytes(), path.name)))
     groups: list[list[dict[str, Any]]] = [value] if value and isinstance(value[0], dict) else value
     ordered = [sorted(group, key=lambda entry: -float(entry.get("score") or 0.0)) for group in groups]
     if ordered == groups and _is_plain_json(path):
@@ -163,6 +184,7 @@ def sort_folder(
         same_voice=voices.same_voice if voices else (),
     )
     splits = _add_to_report(splits, voices, unscored)
+    splits.report.warnings.extend(split_notes(read_stated_splits(validated), splits.of))
     for warning in splits.report.warnings:
         log.warning("%s", warning)
     write_sorted(target, clips, splits, unscored)

@@ -13,11 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
-from audioscore.data.transfer.http import download_http, new_session, redact
+from audioscore.data.transfer.http import download_http, new_session
+from audioscore.data.transfer.network import proxy_of, redact
 from audioscore.data.transfer.partial import discard, missing_bytes, partial_path
-from audioscore.data.transfer.pool import Hooks, ServerUnreachable, run_all
+from audioscore.data.transfer.pool import Hooks, run_all
 from audioscore.data.transfer.s3 import connect, download_object, split_uri
-from audioscore.errors import AudioscoreError, DataError, describe_os_error
+from audioscore.errors import AudioscoreError, DataError, ServerUnreachable, describe_os_error
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -93,12 +94,14 @@ class _Clients:
         self.workers = workers
         self._sessions: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._client: BaseClient | None = None
+        self._no_s3: AudioscoreError | None = None
         self._lock = threading.Lock()
         self._unreachable: Counter[str] = Counter()
 
     def download(self, uri: str, target: Path, hooks: Hooks) -> None:
         """Download one link, unless its server did not respond to GIVE_UP_AFTER links before."""
-        server = redact(uri).split("/")[2] if uri.startswith("http") else "S3"
+        # A proxy that does not respond fails the links of all servers behind it.
+        server = (proxy_of(uri) or (redact(uri).split("/")[2],))[0] if uri.startswith("http") else "S3"
         if self._unreachable[server] >= GIVE_UP_AFTER:
             raise ServerUnreachable(
                 f"{redact(uri)}: {server} responded to none of {GIVE_UP_AFTER} earlier links. Run again later."
@@ -117,10 +120,8 @@ class _Clients:
     def _fetch(self, uri: str, target: Path, hooks: Hooks) -> None:
         part = partial_path(target)
         if uri.startswith("s3://"):
-            with self._lock:
-                self._client = self._client or connect(2 * self.workers)
             bucket, key = split_uri(uri)
-            download_object(self._client, bucket, key, target, partial=part, sleep=hooks.sleep, progress=hooks.received)
+            download_object(self._s3(), bucket, key, target, partial=part, sleep=hooks.sleep, progress=hooks.received)
             return
         try:
             session = self._sessions.get_nowait()
@@ -130,6 +131,17 @@ class _Clients:
             download_http(uri, target, partial=part, session=session, sleep=hooks.sleep, progress=hooks.received)
         finally:
             self._sessions.put(session)
+
+    def _s3(self) -> "BaseClient":
+        with self._lock:
+            if self._no_s3 is not None:  # the other threads do not wait for the same server again
+                raise type(self._no_s3)(str(self._no_s3))
+            try:
+                self._client = self._client or connect(2 * self.workers)
+            except AudioscoreError as error:
+                self._no_s3 = error
+                raise
+            return self._client
 
     def close(self) -> None:
         """Close the S3 client and the sessions that no thread uses."""

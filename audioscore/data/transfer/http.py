@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from audioscore.data.transfer.network import NOT_READY, check_proxy, network_settings, redact, system_message
 from audioscore.data.transfer.partial import CHUNK, LARGEST, RemoteFile, RestartDownload, ServerResponse, receive
 from audioscore.data.transfer.pool import TransientError
 from audioscore.errors import AudioError
@@ -17,7 +18,7 @@ from audioscore.errors import AudioError
 if TYPE_CHECKING:
     from requests import Response, Session
 
-TIMEOUTS = (10.0, 60.0)  # seconds: to connect, and between two bytes
+TIMEOUTS = (5.0, 30.0)  # seconds: to connect, and between two bytes
 REDIRECTS = 10
 TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
@@ -30,7 +31,6 @@ TEXT_TYPES = {  # media types of responses with status 200 that are not recordin
     "text/xml": MESSAGE,
 }
 HASHES = {"md5": "md5", "sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}  # name in headers -> in hashlib
-SECRET = re.compile(r"([?&][^=&]*(?:sign|token|key|secret|auth|credential|password)[^=&]*=)[^&]*", re.IGNORECASE)
 
 
 def new_session() -> "Session":
@@ -75,6 +75,7 @@ def download_http(
         OSError: The file cannot be written.
     """
     name = redact(url)
+    check_proxy(url)
     with contextlib.ExitStack() as stack:
         current = session if session is not None else stack.enter_context(new_session())
 
@@ -89,13 +90,10 @@ def download_http(
         receive(name, url, open_response, target, partial, sleep=sleep, progress=progress, limit=limit, check=check)
 
 
-def redact(url: str) -> str:
-    """Remove passwords, tokens and signatures from a link, for messages.
-
-    >>> redact("https://me:pw@host/a.m4a?id=7&X-Amz-Signature=5fd2")
-    'https://host/a.m4a?id=7&X-Amz-Signature=...'
-    """
-    return SECRET.sub(r"\1...", re.sub(r"^(\w+://)[^/@]*@", r"\1", url))
+def _through(url: str) -> str:
+    """Name the proxy of a URL, for messages; empty without one."""
+    settings = network_settings(url)
+    return f" through {settings}" if settings else ""
 
 
 def redact_name(audio_file: str) -> str:
@@ -128,7 +126,10 @@ def _check_response(response: "Response", url: str, name: str, offset: int, file
     if status == 416:
         raise RestartDownload("the server has no bytes beyond those that arrived")
     if status in TRANSIENT_STATUSES:
-        raise TransientError(f"the server responds with {status} ({response.reason})", after=_retry_after(headers))
+        through = _through(url) if status in NOT_READY else ""
+        raise TransientError(
+            f"the server responds with {status} ({response.reason}){through}", after=_retry_after(headers)
+        )
     if status in (401, 403):
         raise AudioError(
             f"{name}: access is denied ({status} {response.reason}). Check the link, or request a new one."
@@ -156,8 +157,9 @@ def _check_resumed(headers: Mapping[str, str], offset: int, file: RemoteFile | N
         raise RestartDownload(
             f"the server sent the range {headers.get('Content-Range')!r} instead of the bytes from {offset} on"
         )
-    version = headers.get("ETag" if (file.version or "").startswith('"') else "Last-Modified")
-    if version is not None and version != file.version:
+    by_etag = (file.version or "").startswith('"')  # a response must then repeat it; the date may be missing
+    version = headers.get("ETag") if by_etag else headers.get("Last-Modified", file.version)
+    if version != file.version:
         raise RestartDownload("the file changed during the download")
 
 
@@ -217,22 +219,14 @@ def _raise_connection_error(error: Any, name: str, responded: bool) -> NoReturn:
         raise AudioError(f"{name}: the link is invalid ({error}). Correct it.") from error
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         raise AudioError(
-            f"{name}: the server's certificate is not trusted ({_system_message(cause or error)}). Check it."
+            f"{name}: the server's certificate is not trusted ({system_message(cause or error)}). Check it."
         ) from error
     if isinstance(cause, NameResolutionError):
-        raise TransientError("the host name cannot be resolved", unreachable=True) from error
+        raise TransientError(f"the host name cannot be resolved{_through(name)}", unreachable=True) from error
     if isinstance(error, (requests.Timeout, TimeoutError)):
-        raise TransientError("the server did not respond in time", unreachable=not responded) from error
+        through = "" if responded else _through(name)
+        raise TransientError(f"the server did not respond in time{through}", unreachable=not responded) from error
     if not responded:
-        reason = _system_message(cause or error)
-        raise TransientError(f"the server cannot be reached ({reason})", unreachable=True) from error
+        reason = system_message(cause or error)
+        raise TransientError(f"the server cannot be reached ({reason}){_through(name)}", unreachable=True) from error
     raise TransientError("the connection broke") from error
-
-
-def _system_message(error: Any) -> str:
-    """Extract the message of the operating system or of TLS from a nested exception text."""
-    text = str(error)
-    if match := re.search(r"\[(?:Errno -?\d+|(SSL|X509): \w+)\] ([^()'\"]+)", text):
-        return f"{'TLS: ' if match[1] else ''}{match[2].strip()}"
-    quoted = re.findall(r"'([^']+)'", text)
-    return str(quoted[-1]) if quoted else type(error).__name__

@@ -1,6 +1,8 @@
 """Locate the recording that a table names: a readable file, or a link to download."""
 
+import contextlib
 import errno
+import locale
 import os
 import re
 import stat
@@ -48,6 +50,7 @@ def locate(
     """
     if "\0" in audio_file or not audio_file.strip():
         raise AudioError(f"{audio_file!r}: is not a file name. Correct the audio_file column of the table.")
+    check_file_name(audio_file)
     if match := SCHEME.match(audio_file):
         scheme = match[1].lower()
         if scheme not in KINDS:
@@ -56,6 +59,18 @@ def locate(
     if isinstance(root, str) and root.lower().startswith("s3://"):
         return _in_bucket(audio_file, f"s3://{root[5:].rstrip('/')}", names)
     return Location("file", path=_in_folder(audio_file, Path(root), absolute_allowed))
+
+
+def check_file_name(name: str) -> None:
+    """Raise AudioError for characters that no file name has in this process: of an emoji's half, or of any Chinese
+    name where Python decodes file names with another encoding.
+    """
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise AudioError(
+            f"{name!a}: is not a file name in the encoding {error.encoding}. Correct it, or set PYTHONUTF8=1."
+        ) from error
 
 
 def _in_folder(audio_file: str, root: Path, absolute_allowed: bool) -> Path:
@@ -92,10 +107,10 @@ def _candidates(audio_file: str, root: Path) -> Iterator[Path]:
 
 
 def _existing(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Yield `folder/a/b/c` with each part in its normal form on disk; yield nothing when a part is missing."""
+    """Yield `folder/a/b/c` with each part in its form on disk; yield nothing when a part is missing."""
     path = folder
     for part in parts:
-        form = next((form for form in _forms(part) if os.path.lexists(path / form)), None)
+        form = next((form for form in disk_forms(part) if os.path.lexists(path / form)), None)
         if form is None:
             try:
                 os.lstat(path / part)
@@ -112,9 +127,21 @@ def _forms(name: str) -> dict[str, None]:
     return dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
 
 
+def disk_forms(name: str) -> dict[str, None]:
+    """Return a name as it may be on disk: in its Unicode forms, then in the locale's encoding and in GB18030.
+
+    Archives that were made under a Chinese Windows hold names in GBK, whose superset is GB18030.
+    """
+    forms = _forms(name)
+    for encoding in () if name.isascii() else (locale.getencoding(), "gb18030"):
+        with contextlib.suppress(UnicodeEncodeError):
+            forms[os.fsdecode(name.encode(encoding))] = None
+    return forms
+
+
 def _check(path: Path, audio_file: str, inside: Path | None) -> None:
     end = Path(os.path.realpath(path, strict=True))
-    if inside is not None and not end.is_relative_to(inside):
+    if inside is not None and not end.is_relative_to(inside) and not _is_dvc_link(path, inside):
         raise AudioError(
             f"{audio_file}: is a link out of {inside}, to {end}. Move the recording into it, or name its folder."
         )
@@ -124,6 +151,12 @@ def _check(path: Path, audio_file: str, inside: Path | None) -> None:
         raise AudioError(f"{audio_file}: is {kind}, not a recording. Name a file.")
     if not os.access(end, os.R_OK):
         raise AudioError(f"{audio_file}: cannot be read (permission denied). Change its permissions.")
+
+
+def _is_dvc_link(path: Path, folder: Path) -> bool:
+    from audioscore.data.versions.dvc import is_dvc_link  # which imports the transfer of files
+
+    return is_dvc_link(path, folder)
 
 
 def _reason(error: OSError) -> str:

@@ -77,12 +77,10 @@ def receive(
     def attempt() -> None:
         offset, file = resume_point(partial, uri)
         try:
-            if file is None or file.size != offset:
-                with open_response(offset, file) as response:
-                    file = response.file
-                    _check_size(name, file.size or 0, limit)
-                    _append(name, partial, response, limit, progress)
-            _check_complete(partial, file)
+            with open_response(offset, file) as response:
+                _check_size(name, response.file.size or 0, limit)
+                _append(name, partial, response, limit, progress)
+            _check_complete(partial, response.file)
         except RestartDownload:
             discard(partial)
             raise
@@ -100,14 +98,18 @@ def receive(
 
 
 def resume_point(partial: Path, uri: str) -> tuple[int, RemoteFile | None]:
-    """Return the number of usable received bytes and their file; (0, None) when the bytes cannot be used."""
+    """Return the number of usable received bytes and their file; (0, None) when the bytes cannot be used.
+
+    Of a complete file, the last byte is requested again: the server thereby confirms that the file has not changed.
+    """
     try:
         file = RemoteFile(**read_json(_note(partial)))
         size = _size(partial)
     except (OSError, ValueError, TypeError):
         return 0, None
-    usable = file.uri == uri and (file.version is not None or file.size == size)
-    return (size, file) if usable and size and size <= (file.size or size) else (0, None)
+    offset = size - 1 if size == file.size else size
+    usable = file.uri == uri and file.version is not None and offset > 0 and size <= (file.size or size)
+    return (offset, file) if usable else (0, None)
 
 
 def partial_path(target: Path) -> Path:
@@ -147,6 +149,8 @@ def _append(name: str, partial: Path, response: ServerResponse, limit: int, prog
         # the note of another. The note needs no temporary file: a truncated note is invalid JSON, and ignored.
         partial.write_bytes(b"")
         _note(partial).write_text(json.dumps(asdict(response.file)), encoding="utf-8")
+    else:
+        os.truncate(partial, response.offset)
     total = response.offset
     with partial.open("ab", buffering=0) as handle:  # unbuffered: received bytes survive a kill
         for chunk in response.chunks:

@@ -3,16 +3,18 @@
 import queue
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from audioscore.errors import AudioError
+from audioscore.errors import AudioError, ServerUnreachable
 
 T = TypeVar("T")
 JOIN_SECONDS = 2.0  # how long to wait for threads that are blocked by a server; afterwards they end with the process
 TRIES = 5  # consecutive attempts without a new byte
 MOST_TRIES = 100  # attempts in total, for a server that closes every connection after a few bytes
+PATIENCE = 25.0  # seconds without an answer after which no further attempt is started
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds; doubled after each failure, shortened at random by up to a half
 
 
@@ -122,19 +124,15 @@ class TransientError(Exception):
         self.unreachable = unreachable
 
 
-class ServerUnreachable(AudioError):
-    """A server did not answer any of several attempts."""
-
-
 def with_retries(
     attempt: Callable[[], None], received: Callable[[], int], name: str, sleep: Callable[[float], object]
 ) -> None:
     """Call `attempt` until it succeeds, with a pause after each TransientError.
 
     `received` returns the number of bytes received so far: an attempt that increases it resets the count of failures.
-    Raises AudioError after TRIES consecutive failures or MOST_TRIES attempts.
+    Raises AudioError after TRIES consecutive failures, MOST_TRIES attempts, or PATIENCE without an answer.
     """
-    failures, best = 0, received()
+    failures, best, answered = 0, received(), time.monotonic()
     for tried in range(1, MOST_TRIES + 1):
         try:
             attempt()
@@ -142,7 +140,9 @@ def with_retries(
         except TransientError as error:
             failures = 1 if received() > best else failures + 1
             best = max(best, received())
-            if failures >= TRIES or tried == MOST_TRIES:
+            if not error.unreachable:
+                answered = time.monotonic()
+            if failures >= TRIES or tried == MOST_TRIES or time.monotonic() - answered > PATIENCE:
                 kind = ServerUnreachable if error.unreachable else AudioError
                 raise kind(
                     f"{name}: {error}, in {tried} tries ({received()} bytes arrived). Try again later."

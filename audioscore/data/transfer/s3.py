@@ -4,23 +4,28 @@ import base64
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from audioscore.data.transfer.network import await_server, exempt_loopback, is_loopback, network_settings
 from audioscore.data.transfer.partial import CHUNK, LARGEST, RemoteFile, RestartDownload, ServerResponse, receive
-from audioscore.data.transfer.pool import Hooks, ServerUnreachable, TransientError, run_all
-from audioscore.errors import AudioError, DataError
+from audioscore.data.transfer.pool import Hooks, TransientError, run_all
+from audioscore.errors import AudioError, DataError, ServerUnreachable
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
+log = logging.getLogger(__name__)
+
 REMOVALS = 8  # concurrent requests
+PATIENCE = 10.0  # seconds to wait for the first response of a server
 MD5 = re.compile(r'"?([0-9a-f]{32})"?')  # ETags of multipart uploads do not match: they are not the MD5 of the content
 CHANGED = {"PreconditionFailed", "412", "InvalidRange", "416"}
 MEANINGS = {  # error code -> cause, fix
@@ -36,7 +41,8 @@ MEANINGS = {  # error code -> cause, fix
     "InvalidObjectState": ("the object is archived", "Restore it from the archive first."),
 }
 CREDENTIALS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
-UNREACHABLE = "Check AWS_ENDPOINT_URL and the network."
+NOT_S3 = "the response is not that of an S3 server"
+VARIABLE = "AWS_ENDPOINT_URL"
 CHECK_WRITE = "Check the bucket, AWS_ENDPOINT_URL, your credentials and your permission to write there."
 
 
@@ -53,7 +59,8 @@ class S3Object:
 def connect(connections: int = 16) -> "BaseClient":
     """Create an S3 client from the standard credential chain and AWS_ENDPOINT_URL. Threads may share it.
 
-    Raises DataError for a configuration that cannot be read; credentials are first checked by a request.
+    Raises DataError for a configuration that cannot be read, and for a server that does not respond; credentials are
+    first checked by a request.
     """
     import boto3
     from botocore.config import Config
@@ -62,16 +69,20 @@ def connect(connections: int = 16) -> "BaseClient":
     config = Config(
         max_pool_connections=connections,
         retries={"mode": "standard", "max_attempts": 5},
-        connect_timeout=10,
+        connect_timeout=5,
         read_timeout=60,
+        proxies={} if is_loopback(endpoint()) else None,  # None: those of the environment
         response_checksum_validation="when_required",  # otherwise a range is compared with the whole object's checksum
     )
+    exempt_loopback()
     try:
-        return boto3.session.Session().client("s3", config=config)  # the default session is not thread-safe
+        client = boto3.session.Session().client("s3", config=config)  # the default session is not thread-safe
     except (BotoCoreError, ValueError) as error:
         raise DataError(
             f"S3 at {endpoint()}: cannot be used ({error}). Check AWS_PROFILE and AWS_ENDPOINT_URL."
         ) from error
+    await_server(client.meta.endpoint_url, VARIABLE, patience=PATIENCE, all_too=False)
+    return client
 
 
 def endpoint() -> str:
@@ -92,24 +103,42 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def list_objects(client: "BaseClient", uri: str) -> list[S3Object]:
-    """List the objects under `s3://bucket/prefix`, like the files of a folder. Folder markers are left out.
+    """List the objects under `s3://bucket/prefix`, like the files of a folder.
+
+    Folder markers, which are empty objects whose name ends in `/` or is a folder of other objects, are left out.
 
     Raises DataError when the bucket cannot be listed; without objects, the list is empty.
     """
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     bucket, prefix = split_uri(uri)
     prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
     objects: list[S3Object] = []
     try:
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            if "IsTruncated" not in page:  # a web page that happens to be XML
+                raise ResponseParserError
             for item in page.get("Contents", []):
                 name = item["Key"].removeprefix(prefix)
-                if name and not name.endswith("/"):
+                if name:
                     objects.append(S3Object(item["Key"], name, item["Size"], item["ETag"].strip('"')))
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, ResponseParserError) as error:
         raise s3_error(error, uri) from error
-    return objects
+    folders = folders_of(one.name for one in objects)
+    kept = [one for one in objects if one.size or not (one.name.endswith("/") or one.name in folders)]
+    if len(kept) < len(objects):
+        log.info("%s: %d folder markers are left out", uri, len(objects) - len(kept))
+    return kept
+
+
+def folders_of(names: Iterable[str]) -> set[str]:
+    """Return the folders that names of objects imply.
+
+    >>> sorted(folders_of(["a/b/c", "a/d"]))
+    ['a', 'a/b']
+    """
+    return {name[:at] for name in names for at, letter in enumerate(name) if letter == "/"}
 
 
 def download_object(
@@ -147,6 +176,7 @@ def _open_response(
 ) -> Iterator[ServerResponse]:
     """Request the object from a byte offset on; see `partial.OpenResponse`."""
     from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+    from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
     uri = f"s3://{bucket}/{key}"
@@ -158,10 +188,15 @@ def _open_response(
     responded = False
     try:
         response = client.get_object(**request)
-        responded = True
         with contextlib.closing(response["Body"]) as body:
+            if "ETag" not in response:  # a web server responds to each request, for example with a page
+                raise ResponseParserError
+            responded = True
             chunks = iter(lambda: body.read(CHUNK), b"")
-            if file and str(response.get("ContentRange", "")).startswith(f"bytes {offset}-"):
+            sent = str(response.get("ContentRange", ""))
+            if file and sent.startswith(f"bytes {offset}-"):
+                if response["ETag"] != file.version or not sent.endswith(f"/{file.size}"):  # not all check If-Match
+                    raise RestartDownload("the object changed during the download")
                 yield ServerResponse(file, offset, chunks)
             else:
                 yield ServerResponse(_describe(response, uri), 0, chunks)
@@ -171,7 +206,7 @@ def _open_response(
         raise s3_error(error, uri) from error
     except FlexibleChecksumError as error:
         raise RestartDownload("the checksum differs from the stored one") from error
-    except (BotoCoreError, HTTPError) as error:
+    except (BotoCoreError, HTTPError, ResponseParserError) as error:
         if responded:
             raise TransientError("the connection broke") from error
         raise s3_error(error, uri) from error
@@ -197,25 +232,36 @@ def _md5_of_content(response: dict[str, Any]) -> str | None:
 def s3_error(error: Exception, uri: str) -> AudioError:
     """Convert an exception of boto3 to an AudioError that names the object, the endpoint, the cause and a fix."""
     from botocore import exceptions
+    from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
+    address = endpoint() if "://" in endpoint() else "https://s3.amazonaws.com"
+    check = f"Check {network_settings(address, VARIABLE, all_too=False)} and the network."
     kind, reason, fix = AudioError, str(error), "Check the bucket's name, your credentials and AWS_ENDPOINT_URL."
     if isinstance(error, exceptions.ClientError):
         meaning, fix = MEANINGS.get(_code(error), (error.response["Error"].get("Message", ""), fix))
         reason = f"{_code(error)}: {meaning}"
+        if _header(error, "content-type").startswith("text/html"):  # S3 has XML for errors: a web server or a proxy
+            reason, fix = f"{_code(error)}: {NOT_S3}", check
     elif isinstance(
         error,
         (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError),
     ):
         fix = CREDENTIALS
     elif isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError, HTTPError)):
-        kind, fix = ServerUnreachable, UNREACHABLE  # the client has retried already
+        kind, fix = ServerUnreachable, check  # the client has retried already
+    elif isinstance(error, ResponseParserError):
+        reason, fix = NOT_S3, check
     reason = " ".join(reason.split()).rstrip(".")  # some messages have several lines
     return kind(f"{uri}: cannot be fetched from {endpoint()} ({reason}). {fix}")
 
 
 def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _header(error: Any, name: str) -> str:
+    return str(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(name, ""))
 
 
 def upload_object(
@@ -277,11 +323,14 @@ def _measure(body: BinaryIO) -> tuple[int, bytes, str]:
 def _request(client: Any, action: str, bucket: str, key: str, done: str, **request: Any) -> dict[str, Any]:
     """Send a request that changes an object and return the response."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     try:
         response: dict[str, Any] = getattr(client, action)(Bucket=bucket, Key=key, **request)
-    except (BotoCoreError, ClientError) as error:
+        if action == "put_object" and "ETag" not in response:
+            raise ResponseParserError
+    except (BotoCoreError, ClientError, ResponseParserError) as error:
         code = getattr(error, "response", {}).get("Error", {}).get("Code")
-        reason = " ".join(str(code or error).split()).rstrip(".")
+        reason = NOT_S3 if isinstance(error, ResponseParserError) else " ".join(str(code or error).split()).rstrip(".")
         raise DataError(f"s3://{bucket}/{key}: cannot be {done} at {endpoint()} ({reason}). {CHECK_WRITE}") from error
     return response

@@ -1,6 +1,7 @@
 """Open and lock the DVC repository around a data folder, and convert DVC's errors to DataError."""
 
 import contextlib
+import functools
 import importlib
 import json
 import logging
@@ -46,6 +47,21 @@ def open_repository(folder: Path) -> "Iterator[Repo]":
             yield repository
 
 
+def is_dvc_link(path: Path, folder: str | Path) -> bool:
+    """Whether a path is a link into the cache of a data folder's DVC repository, as with `cache.type symlink`."""
+    cache = _cache_of(os.path.realpath(folder)) if path.is_symlink() else None
+    return cache is not None and Path(os.path.realpath(path)).is_relative_to(cache)
+
+
+@functools.cache  # opening a repository takes a second
+def _cache_of(folder: str) -> str | None:
+    try:
+        with open_repository(Path(folder, "recording")) as repository:
+            return os.path.realpath(str(repository.cache.local_cache_dir))
+    except (DataError, ImportError):  # no repository, or an installation without DVC
+        return None
+
+
 @contextlib.contextmanager
 def dvc_errors(what: str, fix: str) -> Iterator[None]:
     """Convert every exception of DVC and of the storage libraries below it to a DataError: `what` (reason). `fix`."""
@@ -56,6 +72,20 @@ def dvc_errors(what: str, fix: str) -> Iterator[None]:
             raise
         except Exception as error:  # exceptions of aiohttp, botocore and git have no common base class
             raise DataError(f"{what} ({_reason(logged[0] if logged else error)}). {fix}") from error
+
+
+def await_remote(repository: "Repo", name: str | None = None) -> None:
+    """Check that a remote's server responds: DVC's clients retry for minutes. Raises AudioscoreError if it does not."""
+    from audioscore.data.transfer.network import await_server
+    from audioscore.data.transfer.s3 import connect
+
+    name = name or repository.config["core"].get("remote")
+    settings = repository.config["remote"].get(name, {})
+    url, address = str(settings.get("url", "")), settings.get("endpointurl")
+    if url.startswith("s3://") and not address:
+        connect(1).close()  # checks the endpoint of the environment
+    elif url.startswith(("s3://", "http://", "https://")):
+        await_server(address or url, f"the address of DVC remote {name}", all_too=False)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audioscore.data.versions.dvc import dvc_errors, locked, open_repository, repair_rwlock
+from audioscore.data.versions.dvc import await_remote, dvc_errors, locked, open_repository, repair_rwlock
 from audioscore.data.versions.revision import data_files, data_revision, folder_digest, recorded_md5
 from audioscore.errors import DataError, shorten
 from audioscore.files import write_text
@@ -143,6 +143,7 @@ def _push(folder: Path, remote: str | None) -> int:
     with open_repository(folder) as repository, locked(repository):
         name = remote or repository.config["core"].get("remote") or "(not configured)"
         with dvc_errors(f"{record.name}: cannot be pushed to remote {name}", fix):
+            await_remote(repository, remote)
             return _send(repository, folder, md5, remote)
 
 
@@ -190,6 +191,7 @@ def pull(records: Sequence[Path], remote: str | None = None) -> int:
     )
     with dvc_errors(f"{names}: cannot be pulled", fix), open_repository(records[0]) as repository:
         targets = [os.path.abspath(record) for record in records]
+        await_remote(repository, remote)
         repository.fetch(targets=targets, remote=remote)
         for record in records:
             md5 = recorded_md5(record.read_bytes(), record.stem)
@@ -270,6 +272,7 @@ def _read_object(repository: "Repo", folder: Path, md5: str, remote: str | None)
     if not path.is_file():
         fix = "Push it from a machine that has it, or name the remote that holds it."
         with locked(repository), dvc_errors(f"{folder}: {md5} of its history cannot be fetched", fix):
+            await_remote(repository, remote)
             _fetch(repository, cache, md5, remote)
     return path.read_bytes()
 

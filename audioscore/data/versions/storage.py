@@ -8,15 +8,17 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
+from audioscore.data.transfer.network import await_server
 from audioscore.data.transfer.pool import Hooks, run_all
-from audioscore.data.transfer.s3 import connect, download_object, list_objects, split_uri
+from audioscore.data.transfer.s3 import connect, download_object, folders_of, list_objects, split_uri
 from audioscore.data.versions.revision import data_files, data_revision, folder_digest
 from audioscore.errors import DataError, shorten
-from audioscore.files import atomic_folder, link_or_copy
+from audioscore.files import atomic_folder, link_or_copy, uri_to_path
 
 DATA_URI_FORMS = "a folder, s3://BUCKET/PREFIX, or a git repository with DVC data: [git+]URL_OR_PATH@REV[#FOLDER]"
 DATA_FOLDER = "data"  # default folder of a git repository
 DOWNLOADS = 8  # concurrent
+LONGEST_NAME = 255  # bytes
 LARGEST_FILE = 1 << 40  # bytes: a data folder may hold other files than recordings
 # The part of a repository's address that may contain @ signs: scheme://[user@]host, or [user@]host: as in ssh.
 ADDRESS = re.compile(r"(?:[a-z+]+://[^/]*|[^/@]+@[^/:@]+:)", re.IGNORECASE)
@@ -95,8 +97,8 @@ def local_repository(data_uri: str) -> Path | None:
     if data_uri.startswith("s3://") or Path(data_uri).is_dir():
         return None
     repository, revision, _ = _split_git(data_uri)
-    if revision and repository.startswith("file://"):
-        return Path(repository.removeprefix("file://"))
+    if revision and (path := uri_to_path(repository)):
+        return path
     return Path(repository) if revision and not ADDRESS.match(repository) else None
 
 
@@ -108,16 +110,25 @@ def _split_git(data_uri: str) -> tuple[str, str, str]:
     >>> _split_git("git@host:team/songs")
     ('git@host:team/songs', '', 'data')
     """
-    whole, _, folder = data_uri.removeprefix("git+").partition("#")
+    text = data_uri.removeprefix("git+")
+    path, at, rest = text.rpartition("@")
+    if at and Path(path).is_dir():  # its name may contain # as well
+        revision, _, folder = rest.partition("#")
+        return path, revision, folder.strip("/") or DATA_FOLDER
+    whole, _, folder = text.partition("#")
     address = match[0] if (match := ADDRESS.match(whole)) else ""
     path, _, revision = whole[len(address) :].rpartition("@")
     return (address + path if path else whole), (revision if path else ""), folder.strip("/") or DATA_FOLDER
 
 
 def _fetch_git(data_uri: str, target: Path, repository: str, revision: str, folder: str) -> FetchReport:
+    if (path := uri_to_path(repository)) and path.is_dir():
+        repository = str(path)  # DVC would not unquote it
     is_local = not ADDRESS.match(repository)
     if is_local and not Path(repository).is_dir():
         raise DataError(f"{repository}: no such folder or repository. Give {DATA_URI_FORMS}.")
+    if repository.startswith(("http://", "https://")):
+        await_server(repository, "its address")  # git waits without a limit
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from dvc.scm import CloneError, RevError
@@ -153,16 +164,17 @@ def _check_digest(data_uri: str, folder: Path, recorded: str | None) -> None:
 
 
 def _fetch_s3(data_uri: str, target: Path) -> FetchReport:
+    bucket = split_uri(data_uri)[0]
     client = connect(2 * DOWNLOADS)
     objects = list_objects(client, data_uri)
     if not objects:
         raise DataError(f"{data_uri}: holds no objects. Check the prefix; a data folder has a labels table and audio.")
     # Keys may contain any characters: refuse those whose path would be outside the folder or have another name.
-    if bad := [item.key for item in objects if not _is_plain(item.name)]:
+    folders = folders_of(item.name for item in objects)
+    if bad := [item.key for item in objects if not _is_plain(item.name) or item.name in folders]:
         raise DataError(
             f"{data_uri}: {len(bad)} of {len(objects)} keys are not valid file names ({shorten(bad)}). Rename them."
         )
-    bucket = split_uri(data_uri)[0]
     with (
         atomic_folder(target) as temporary,
         TemporaryDirectory(prefix=".parts-", dir=target.parent, ignore_cleanup_errors=True) as parts,
@@ -179,9 +191,16 @@ def _fetch_s3(data_uri: str, target: Path) -> FetchReport:
                 raise DataError(f"s3://{bucket}/{item.key}: changed from {item.size} to {size} bytes. Fetch again.")
 
         run_all([partial(download, number) for number in range(len(objects))], workers=DOWNLOADS)
+        if (found := sum(path.is_file() for path in temporary.rglob("*"))) != len(objects):
+            raise DataError(
+                f"{data_uri}: {len(objects)} objects became {found} files, since keys differ only by case or Unicode "
+                "form. Rename them."
+            )
     logging.getLogger(__name__).info("%s: %d objects", data_uri, len(objects))
     return FetchReport(data_uri, "s3", len(objects), sum(item.size for item in objects), None)
 
 
 def _is_plain(name: str) -> bool:
-    return PurePosixPath(name).as_posix() == name and not name.startswith("/") and ".." not in name.split("/")
+    parts = name.split("/")
+    short = all(len(part.encode()) <= LONGEST_NAME for part in parts)
+    return PurePosixPath(name).as_posix() == name and not name.startswith("/") and ".." not in parts and short

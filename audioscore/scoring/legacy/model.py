@@ -3,6 +3,7 @@
 Only the layers that are read are run. The module `folder` reads and writes its files.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from audioscore.data.audio import Wave, decode
-from audioscore.data.audio_checks import AudioLimits, findings, measure_recording
+from audioscore.data.audio_checks import AudioLimits, findings, measure_recording, scoring_notes
 from audioscore.encoders.muq import MIN_SAMPLES, load_muq
 from audioscore.errors import AudioError, ModelError, UsageError
 from audioscore.scoring.fusion import frame_mask, framewise, masked_max, masked_mean, without_padding
@@ -31,6 +32,8 @@ from audioscore.scoring.legacy.folder import (
 )
 from audioscore.scoring.network import Batch
 from audioscore.units import MUQ_RATE
+
+log = logging.getLogger(__name__)
 
 READ_LAYER = 6
 HEADS, ATTENTIONS, CLASSES, READ_CLASS = 8, 4, 5, 1
@@ -170,13 +173,18 @@ def decode_legacy(path: str) -> Wave:
     librosa.load does the same, and gives the same samples for 16-bit wav. For compressed files, the legacy decoder
     first rounds each channel to 16 bit and may cut the encoder delay differently; this is not reproduced.
 
+    Notes (see `scoring_notes`) are logged as warnings.
+
     Shape: -> [ceil(T * 24 000 / rate)].
     Raises: AudioError if the file cannot be decoded, is too short, too long or silent.
     """
     recording = decode(path, max_seconds=MAX_SECONDS)
-    for found in findings(measure_recording(recording), AudioLimits(min_seconds=MIN_SAMPLES / MUQ_RATE)):
+    measured = measure_recording(recording)
+    for found in findings(measured, AudioLimits(min_seconds=MIN_SAMPLES / MUQ_RATE)):
         if found.rule in REFUSED:
             raise AudioError(f"{path}: {found.reason}")
+    for note in scoring_notes(measured):
+        log.warning("%s: %s", path, note)
     return recording.resample_rounded_up(MUQ_RATE)
 
 

@@ -1,10 +1,16 @@
 // One recording on the page: recorded or chosen, scored, and shown in the current language.
 
 import { LEVEL, bandText, drawScale, drawTimeline, points, tabulateTimeline } from "./charts.js";
-import { refusal } from "./refusals.js";
+import { note, refusal } from "./refusals.js";
 import { RequestError } from "./service.js";
 import { clock, fillTexts, language, text } from "./strings.js";
 import { colours, drawRecording, microphoneError, recordMicrophone } from "./waveform.js";
+
+function listItem(content) {
+  const item = document.createElement("li");
+  item.textContent = content;
+  return item;
+}
 
 export class RecordingCard {
   /** `score(audio, signal)` returns {result, model} from the service; `changed()` is called after each result. */
@@ -196,6 +202,7 @@ export class RecordingCard {
     this.find(".interval").textContent = text("interval", { level: LEVEL, low, high });
     this.find(".band").textContent = bandText(result.score, model);
     drawScale(this.find(".scale"), result, model);
+    this.find(".notes").replaceChildren(...result.notes.map((one) => listItem(note(one, language()))));
     if (timed) {
       const seek = (second) => this.drawable && this.wave.setTime(second);
       this.follow = drawTimeline(this.find(".chart"), result, model, seek);

@@ -20,7 +20,7 @@ export async function fetchModel() {
   return response.json();
 }
 
-/** The result of one recording: {score, interval, seconds, error, timeline}. Throws RequestError or AbortError. */
+/** The result of one recording: {score, interval, seconds, notes, error, timeline}. Throws RequestError or AbortError. */
 export async function scoreRecording(audio, { token, limits, signal }) {
   if (limits && audio.size > limits.megabytes * 2 ** 20) {
     throw new RequestError("status413", { megabytes: limits.megabytes });

@@ -79,6 +79,26 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"audioscore {audioscore.__version__}\n"
 
 
+@pytest.mark.parametrize("fault", ["mlflow", "name"])
+def test_errors_of_mlflow_and_of_names_are_one_line(
+    fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        if fault == "name":
+            "\udcb8.wav".encode()
+        from mlflow.exceptions import MlflowException
+
+        raise MlflowException("no JSON\nat all")
+
+    monkeypatch.setattr("audioscore.home.home_of_model", fail)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pw@127.0.0.1:1")
+    assert call(["models"], monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert ("MLFLOW_TRACKING_URI" if fault == "mlflow" else r"\udcb8.wav") in error
+    assert error.count("\n") == 1
+    assert "pw" not in error
+
+
 @pytest.mark.parametrize(
     ("fault", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device", "report.html"), 2)]
 )

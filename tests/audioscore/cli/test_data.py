@@ -11,9 +11,9 @@ from dvc.repo import Repo
 from typer.testing import CliRunner
 
 from audioscore.cli.app import app
-from audioscore.errors import DataError, UsageError
+from audioscore.errors import DataError, GateRefused, UsageError
 
-KEYS = {"valid", "clips", "accepted", "rejected", "warnings", "expectations", "report"}
+KEYS = {"valid", "clips", "accepted", "rejected", "warnings", "expectations", "notes", "report"}
 GATE = """
 validation: {{min_clips: 5, max_rejected_share: {share}}}
 encoders: {{muq: {{source: m}}, campplus: {{source: c}}}}
@@ -177,3 +177,28 @@ def test_a_remote_without_the_data_is_an_error(clone: Path) -> None:
 def test_a_folder_without_records_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no \.dvc file"):
         pull(tmp_path)
+
+
+def test_a_refused_sort_names_what_exists(folder: Path) -> None:
+    sorted((folder / "audio").iterdir())[0].unlink()
+    config = folder.parent / "gate.yaml"
+    config.write_text(GATE.format(share=0.05), encoding="utf-8")
+    arguments = ["data", "sort", str(folder), "--config", str(config)]
+    with pytest.raises(GateRefused) as refused:
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert f"`audioscore data validate {folder}`" in str(refused.value)
+    assert re.search(r"\S+\.html", str(refused.value)) is None
+    report = folder.parent / "page.html"
+    with pytest.raises(GateRefused, match=str(report)):
+        CliRunner().invoke(app, [*arguments, "--report", str(report)], catch_exceptions=False)
+    assert report.is_file()
+
+
+def test_contradictions_of_an_index_are_printed(tmp_path: Path) -> None:
+    path = tmp_path / "index" / "train.json"
+    path.parent.mkdir()
+    path.write_text('[[{"audio_file": "a"}, {"audio_file": "b"}], [{"audio_file": "b"}, {"audio_file": "a"}]]', "utf-8")
+    for target in (path, tmp_path):
+        result = CliRunner().invoke(app, ["data", "sort", str(target)], catch_exceptions=False)
+        assert result.exit_code == 0
+        assert len(re.findall(r"^note .*train\.json: ", result.stderr, re.MULTILINE)) == 2

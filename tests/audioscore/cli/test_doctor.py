@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from audioscore.cli import doctor
 from audioscore.cli.app import app
 from audioscore.config import SMALL, load_config
 from audioscore.encoders.download import PUBLISHED
-from audioscore.errors import ModelError
+from audioscore.errors import ModelError, UsageError
 
 
 @pytest.fixture
@@ -35,6 +36,20 @@ def test_checks_match_the_installation(checks: dict[str, dict[str, object]], tmp
         assert checks[check]["ok"] == Path(source).is_dir()
     for name in ("audioscore", "audioscore-demo"):
         assert not re.search(r"\d", str(checks[f"champion {name}"]["found"]))
+
+
+def test_proxies_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    assert [one.ok for one in doctor.check_proxies()] == [True] * 3
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:pw@proxy:3128")
+    _, secure, exempt = doctor.check_proxies()
+    assert "HTTPS_PROXY (http://proxy:3128)" in secure.found
+    assert "127.0.0.1" in exempt.found
+    monkeypatch.setenv("HTTPS_PROXY", "proxy:abc")
+    with pytest.raises(UsageError, match=r"^HTTPS_PROXY: "):
+        doctor.check_proxies()
 
 
 def test_a_missing_package_and_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,3 +316,16 @@ def test_wrong_arguments_are_named_and_write_nothing(
     assert re.search(part, str(result.exception)), result.exception
     assert result.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "used"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", "", " x", "x" * 201, "models:/audioscore"])
+@pytest.mark.parametrize("command", [("promote", "1"), ("rollback",)])
+def test_a_name_that_no_model_can_have_is_refused(name: str, command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*command, "--model", name])
+    assert isinstance(result.exception, UsageError)
+    assert str(result.exception).startswith("--model ")
+    assert not home().folder.joinpath("mlflow.db").exists()
+
+
+def test_a_version_number_that_a_database_cannot_hold() -> None:
+    assert CliRunner().invoke(app, ["promote", str(10**20)]).exit_code == 2

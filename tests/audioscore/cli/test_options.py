@@ -4,17 +4,21 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
 from audioscore.cli import options
 from audioscore.cli.options import find_recordings
-from audioscore.errors import AudioError, UsageError
+from audioscore.data.audio import encode
+from audioscore.errors import AudioError, DataError, UsageError
+
+RATE = 24_000
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("b.wav", "a.M4A", "notes.txt", "in/c.mp3", "recording[1].wav"):
+    for name in ("b.wav", "a.M4A", "notes.txt", "in/c.mp3", "recording[1].wav", ".b.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     return tmp_path
@@ -31,12 +35,32 @@ def test_files_folders_and_patterns_in_order(folder: Path) -> None:
     assert names(str(folder / "**" / "*.mp3")) == [inside[2]]
     assert names(inside[1], str(folder / "gone.wav"), inside[3]) == [inside[1], str(folder / "gone.wav"), inside[3]]
     assert names(str(folder / "gone[1].wav")) == [str(folder / "gone[1].wav")]
+    assert names(str(folder / "*")) == sorted([*inside, str(folder / "notes.txt")])  # folders, and files of any kind
+    assert names(str(folder / "**")) == sorted([*inside, str(folder / "notes.txt")])
+
+
+def test_what_is_left_out_of_a_folder_is_counted_and_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encode(np.zeros(RATE, dtype=np.float32), RATE, folder / "phone.3gp", codec="aac")
+    (folder / "phone.3gp").rename(folder / "phone")
+    assert str(folder / "phone") in names(str(folder))
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (note,) = printed.err.splitlines()
+    assert [part in note for part in (f"{folder}: 5 ", " 2 ", ".b.wav, notes.txt")] == [True] * 3
+    names(str(folder / "in"))
+    assert capsys.readouterr().err == ""
 
 
 def test_sources_without_recordings_are_refused(folder: Path) -> None:
     (folder / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"empty: .*\.aac"):
+    with pytest.raises(UsageError, match=r"empty: 0 "):
         names(str(folder / "empty"))
+    (folder / "empty" / "a.txt").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"empty: 0 .*\ba\.txt"):
+        names(str(folder / "empty"))
+    with pytest.raises(UsageError, match=r"emp\*: .*\b1\b"):
+        names(str(folder / "emp*"))
+    assert str(folder / "in/c.mp3") in names(str(folder / "*"))  # though a folder has no recording
     with pytest.raises(UsageError, match=r"\*\.ogg"):
         names(str(folder / "*.ogg"))
 
@@ -46,8 +70,8 @@ def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 
 
 def test_a_list_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    feed(monkeypatch, f"{folder}/b.wav\r\n\n歌 1.wav\n".encode() + b"\xff.wav")
-    assert names("first.wav", "-") == ["first.wav", f"{folder}/b.wav", "歌 1.wav", os.fsdecode(b"\xff.wav")]
+    feed(monkeypatch, f"{folder}/b.wav\r\n\n歌 1.wav\n".encode())
+    assert names("first.wav", "-") == ["first.wav", f"{folder}/b.wav", "歌 1.wav"]
     feed(monkeypatch, b"\n")
     with pytest.raises(UsageError, match="recordings: none given"):
         names("-")
@@ -56,7 +80,37 @@ def test_a_list_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch)
         names("-")
 
 
-def test_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "gb18030")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_list_in_any_encoding_of_tables(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, end: str
+) -> None:
+    listed = [f"{folder}/b.wav", "我的歌/录音 1.m4a", "不在了.wav", "s3://songs/歌.mp3", "Ċ.wav"]  # U+010A
+    listed = listed[: 4 if encoding == "gb18030" else 5]
+    feed(monkeypatch, end.join([*listed, ""]).encode(encoding))
+    assert names("-") == listed
+    feed(monkeypatch, f"{folder}/b.wav".encode(encoding))
+    assert names("-") == listed[:1]
+
+
+def test_names_that_are_not_text_are_used_if_the_files_exist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = [
+        os.fsencode(folder) + b"/" + name for name in (b"\xff\xfe.wav", "歌.wav".encode("gb18030"), "录.wav".encode())
+    ]
+    for path in raw[:2]:
+        Path(os.fsdecode(path)).write_bytes(b"x")
+    feed(monkeypatch, b"\n".join([*raw, b""]))
+    assert names("-") == [os.fsdecode(path) for path in raw]
+    feed(monkeypatch, b"\n".join([raw[0], "张三的录音.wav".encode(), b"gone\xff\xfe.wav"]))
+    with pytest.raises(DataError, match=r"\b3\b") as refused:
+        names("-")
+    assert refused.value.exit_code == 2
+
+
+def test_a_bucket(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import boto3
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -71,17 +125,28 @@ def test_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     options.client.cache_clear()
     try:
         bucket = boto3.session.Session().resource("s3", endpoint_url=endpoint).create_bucket(Bucket="songs")
-        for key in ("in/b.wav", "in/a.m4a", "in/notes.txt", "out.wav"):
+        keys = ("in/b.wav", "in/a.m4a", "in/c.3GP", "in/notes.txt", "in/.d.wav", "out.wav", "phone/take.xyz", "phone/e")
+        for key in keys:
             bucket.put_object(Key=key, Body=key.encode())
         found = find_recordings(["s3://songs/in", "s3://songs/out.wav", "s3://songs/gone.wav"])
-        uris = ["in/a.m4a", "in/b.wav", "out.wav", "gone.wav"]
+        uris = ["in/a.m4a", "in/b.wav", "in/c.3GP", "out.wav", "gone.wav"]
+        (note,) = capsys.readouterr().err.splitlines()
+        assert [part in note for part in ("s3://songs/in: 3 ", " 2 ", ".d.wav, notes.txt")] == [True] * 3
         assert [recording.file for recording in found] == [f"s3://songs/{key}" for key in uris]
         sources = [recording.source for recording in found]
         assert all(callable(source) for source in sources)
-        assert [source() for source in sources[:3] if callable(source)] == [key.encode() for key in uris[:3]]
-        assert callable(sources[3])
+        assert [source() for source in sources[:4] if callable(source)] == [key.encode() for key in uris[:4]]
+        assert callable(sources[4])
         with pytest.raises(AudioError, match=r"s3://songs/gone\.wav"):
-            sources[3]()
+            sources[4]()
+        # An object that is named is used whatever its suffix, unless it marks a folder.
+        bucket.put_object(Key="in", Body=b"")
+        bucket.put_object(Key="phone/empty", Body=b"")
+        for uri in ("phone/take.xyz", "phone/e", "phone/empty"):
+            assert names(f"s3://songs/{uri}") == [f"s3://songs/{uri}"]
+        assert names("s3://songs/in", "s3://songs/in/") == 2 * [f"s3://songs/{key}" for key in uris[:3]]
+        with pytest.raises(UsageError, match=r"s3://songs/phone: 0 .* 3 .*\btake\.xyz"):
+            find_recordings(["s3://songs/phone"])
         with pytest.raises(UsageError, match="s3://songs/none"):
             find_recordings(["s3://songs/none"])
     finally:

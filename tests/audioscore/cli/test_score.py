@@ -1,10 +1,12 @@
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,6 +14,7 @@ import audioscore
 from audioscore.cli.app import app
 from audioscore.cli.options import find_model
 from audioscore.cli.score import csv_lines, json_row, timeline_figure, write_picture
+from audioscore.data.audio import decode, encode
 from audioscore.errors import AudioscoreError, ModelError, UsageError
 from audioscore.model import SongEvalGenerator_audio_lora
 from audioscore.scoring.checkpoint import load_scorer
@@ -33,7 +36,7 @@ def test_good_recordings_are_scored_though_one_is_bad(
     scorer = load_scorer(scorer_directory)
     for path, row in zip(good, (document["results"][0], document["results"][2]), strict=True):
         expected = scorer.score(path)
-        assert set(row) == {"file", "score", "interval", "raw", "seconds", "error"}
+        assert list(row) == ["file", "score", "interval", "raw", "seconds", "notes", "error"]
         assert row["score"] == pytest.approx(expected.score, abs=1e-4)
         assert row["interval"] == pytest.approx(expected.interval, abs=1e-4)
         assert row["raw"] == pytest.approx(expected.raw, abs=1e-6)
@@ -57,6 +60,25 @@ def test_the_table(scorer_directory: Path, tiny_corpus: Path, tmp_path: Path) ->
     assert fine.exit_code == 0
 
 
+def test_a_recording_outside_of_the_validated_range_has_notes(
+    scorer_directory: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    recording = decode(tiny_corpus / "audio" / "c003.wav")
+    wave = np.pad(recording.at(8_000), (0, 10 * 8_000))
+    encode(wave, 8_000, tmp_path / "phone[1].wav", codec="pcm_s16le")
+    options = ["score", str(tmp_path / "phone[1].wav"), "--model", str(scorer_directory)]
+    document = json.loads(CliRunner().invoke(app, [*options, "--json"]).stdout)
+    (row,) = document["results"]
+    assert (row["error"], row["score"] is None) == (None, False)
+    assert [re.findall(r"\d+ Hz|\d+%", note)[-1] for note in row["notes"]] == ["7000 Hz", "40%"]
+    table = CliRunner().invoke(app, options, env={"COLUMNS": "400"}).stdout
+    lines = CliRunner().invoke(app, [*options, "--csv"]).stdout.splitlines()
+    for note in row["notes"]:
+        assert f"phone[1].wav: {note}" in table
+        assert note in next(csv.DictReader(lines))["notes"]
+    assert load_scorer(scorer_directory).score(tmp_path / "phone[1].wav").notes == tuple(row["notes"])
+
+
 def test_options_without_effect_give_a_note_or_an_error(
     scorer_directory: Path, tiny_corpus: Path, tmp_path: Path
 ) -> None:
@@ -78,7 +100,7 @@ def test_csv_a_folder_a_list_and_a_timeline(scorer_directory: Path, tiny_corpus:
     result = CliRunner().invoke(app, ["score", str(recordings), *model, "--csv"])
     assert result.exit_code == 0, result.output
     header, *rows = result.stdout.splitlines()
-    assert header == "file,score,lo,hi,raw,seconds,error"
+    assert header == "file,score,lo,hi,raw,seconds,error,notes"
     assert [row.split(",")[0] for row in rows] == [str(recordings / "c003.wav"), str(recordings / "c004.wav")]
     options = ["score", "-", *model, "--json", "--timeline", "--pictures", str(tmp_path / "pictures")]
     listed = CliRunner().invoke(app, options, input=f"{recordings}/c004.wav\n{recordings}/gone.wav\n")
@@ -189,21 +211,30 @@ def test_a_champion_that_cannot_be_loaded_is_an_error(champions: set[str], monke
 
 
 GOOD = ClipScore(
-    "a, b.wav", 81.234567, (76.1, 86.400049), -0.123456789, 12.34567, None, (TimelineSegment(0, 10, 80.00004),)
-)
+    "a, b.wav", 81.234567, (76.1, 86.400049), -0.123456789, 12.34567, None, (TimelineSegment(0, 10, 80.00004),),
+    ("much silence: 70%.", "skipped packets: 3."),
+)  # fmt: skip
 BAD = ClipScore("c.wav", error='c.wav: "silent".')
 
 
 def test_csv_round_trips() -> None:
     header, *rows = csv.reader(io.StringIO("\n".join(csv_lines([GOOD, BAD]))))
-    assert header == ["file", "score", "lo", "hi", "raw", "seconds", "error"]
-    assert rows[0] == ["a, b.wav", "81.2346", "76.1", "86.4", "-0.123456789", "12.346", ""]
-    assert rows[1] == ["c.wav", "", "", "", "", "", 'c.wav: "silent".']
+    assert header == ["file", "score", "lo", "hi", "raw", "seconds", "error", "notes"]
+    assert rows[0] == ["a, b.wav", "81.2346", "76.1", "86.4", "-0.123456789", "12.346", "", " ".join(GOOD.notes)]
+    assert rows[1] == ["c.wav", "", "", "", "", "", 'c.wav: "silent".', ""]
+
+
+@pytest.mark.parametrize("name", ["a\nb.wav", "a\rb.wav", "a\r\nb.wav", '"a,b".wav', "\udcb8.wav"])
+def test_csv_quotes_names(name: str) -> None:
+    text = "\n".join(csv_lines([ClipScore(name, error="x")]))
+    _, row = csv.reader(io.StringIO(text, newline=""))
+    assert row[0] == name
 
 
 def test_json_keys_and_optional_timeline() -> None:
     row = json_row(GOOD, timeline=True)
-    assert list(row) == ["file", "score", "interval", "raw", "seconds", "error", "timeline"]
+    assert list(row) == ["file", "score", "interval", "raw", "seconds", "notes", "error", "timeline"]
+    assert row["notes"] == list(GOOD.notes)
     assert row["timeline"] == [{"start": 0, "end": 10, "score": 80.0}]
     assert "timeline" not in json_row(GOOD, timeline=False)
     assert json_row(BAD, timeline=True)["timeline"] is None

@@ -9,15 +9,19 @@ from scipy.signal import butter, resample_poly, sosfilt
 from audioscore.data.acoustics import (
     BLOCK_SECONDS,
     FLOOR_DB,
-    bandwidth,
     clipping_share,
     decibels,
     measure_levels,
+    measure_spectrum,
     voiced_share,
 )
 from audioscore.data.audio import Recording, Wave, decode, encode
 
 RATE = 24_000
+
+
+def bandwidth(wave: Wave, rate: int) -> float:
+    return measure_spectrum(wave, rate).bandwidth_hz
 
 
 def noise(seconds: float = 4.0, rate: int = RATE, seed: int = 0) -> Wave:
@@ -94,6 +98,25 @@ def test_one_splice_does_not_widen_the_band_but_images_of_a_poor_resampler_do() 
 def test_hiss_below_a_dull_voice_counts_as_signal() -> None:
     dull = sosfilt(butter(8, 5_000, fs=48_000, output="sos"), sung())
     assert bandwidth((dull + noise(4, 48_000) * 0.01).astype(np.float32), 48_000) > 20_000
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
+@pytest.mark.parametrize("snr", [0, 5, 10, 15])
+def test_white_noise_gives_its_ratio_to_a_voice_without_pauses(rate: int, snr: float) -> None:
+    voice = Recording(sung(), 48_000).at(rate)
+    hiss = noise(4, rate)
+    mixed = voice + hiss * (voice.std() / hiss.std() * 10 ** (-snr / 20))
+    expected = 10 * np.log10(1 + 10 ** (snr / 10))  # loud frames contain the noise, too
+    for gain in (1, 0.03):
+        measured = measure_spectrum((gain * mixed).astype(np.float32), rate).harmonics_to_noise_db
+        assert measured == pytest.approx(expected, abs=2)
+    assert measure_spectrum(voice, rate).harmonics_to_noise_db > 25
+
+
+def test_the_noise_floor_of_a_tone_and_of_silence_is_finite() -> None:
+    tone = (0.3 * np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE)).astype(np.float32)
+    assert 50 < measure_spectrum(tone, RATE).harmonics_to_noise_db <= -FLOOR_DB
+    assert measure_spectrum(np.zeros(RATE, dtype=np.float32), RATE) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.03])

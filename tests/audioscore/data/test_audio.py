@@ -127,7 +127,7 @@ def test_an_incomplete_transfer_is_refused(tmp_path: Path, suffix: str, share: f
 
 
 @pytest.mark.parametrize("suffix", ["m4a", "mp3", "flac", "ogg"])
-def test_a_damaged_frame_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_damaged_packet_inside_is_refused(tmp_path: Path, suffix: str) -> None:
     encode(music(), RATE, tmp_path / f"a.{suffix}", codec=CODECS[suffix])
     content = bytearray((tmp_path / f"a.{suffix}").read_bytes())
     middle = len(content) // 2
@@ -143,8 +143,9 @@ def test_a_wav_without_size_is_decoded_and_a_short_or_empty_one_refused(tmp_path
     piped = content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :]  # as written to a pipe
     assert decode(piped).seconds == pytest.approx(2.0, abs=1e-3)
     (tmp_path / "cut.wav").write_bytes(content[:-1_000])
-    with pytest.raises(AudioError, match="1000 bytes"):
-        decode(tmp_path / "cut.wav")
+    cut = decode(tmp_path / "cut.wav")
+    assert len(cut.wave) == 2 * RATE - 500
+    assert "0.0208 s" in cut.notes[0]
     wavfile.write(tmp_path / "empty.wav", RATE, np.zeros(0, dtype=np.int16))
     with pytest.raises(AudioError):
         decode((tmp_path / "empty.wav").read_bytes())
@@ -183,6 +184,18 @@ def test_special_files_are_refused_and_not_opened(tmp_path: Path, monkeypatch: p
         for name, word in words.items():
             with pytest.raises(AudioError, match=rf"^{name}: .*\b{word}\b"):
                 decode(name)
+
+
+def test_playlists_are_refused_and_colons_are_part_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    encode(tone(), RATE, Path("12:30.wav"), codec="pcm_s16le")
+    encode(tone(), RATE, Path("b.wav"), codec="pcm_s16le")
+    assert decode("12:30.wav").seconds == pytest.approx(2.0)
+    Path("concat.wav").write_text("ffconcat version 1.0\nfile b.wav\n")
+    Path("list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2,\nb.wav\n#EXT-X-ENDLIST\n")
+    for name in ("concat.wav", "list.m3u8"):
+        with pytest.raises(AudioError):
+            decode(name)
 
 
 def test_a_video_without_audio_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
+import json
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from audioscore.data.audio_checks import (
     findings,
     measure_recording,
     rejection_reason,
+    scoring_notes,
 )
 
 RATE = 24_000
@@ -124,13 +127,80 @@ def test_every_broken_rule_is_a_finding_with_figures() -> None:
     hiss = np.random.default_rng(0).normal(0, 0.3, 8_000 // 2)
     measured = measure((np.clip(hiss, -0.9, 0.9) + 0.1).astype(np.float32), 8_000)
     found = {one.rule: one.reason for one in findings(measured, AudioLimits(max_clipping_share=-1, max_seconds=0.4))}
-    assert list(found) == ["too_short", "too_long", "clipped", "dc_offset", "narrow_band", "no_voice"]
+    assert list(found) == ["too_short", "too_long", "clipped", "dc_offset", "no_voice"]
     assert "0.50 s" in found["too_short"]
     assert f"{measured.dc_offset:+.3f}" in found["dc_offset"]
     assert "0.02" in found["dc_offset"]
-    assert re.findall(r"\d+ Hz", found["narrow_band"]) == ["4000 Hz", "8000 Hz", "8100 Hz"]
     assert "0%" in found["no_voice"]
     assert set(found) <= set(RULES)
+
+
+def voice(rate: int, seconds: float = 4.0, pauses: bool = True) -> Wave:
+    """Harmonics up to 0.49 of the rate with vibrato, every second of which ends with a pause, and weak breath noise."""
+    time = np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * (200 * time + 0.5 * np.sin(2 * np.pi * 5.5 * time))
+    tones = sum(np.sin(k * phase) / k for k in range(1, int(0.485 * rate / 200)))
+    breath = np.random.default_rng(1).normal(0, 3e-4, len(time))
+    return np.asarray(0.1 * tones * (np.where(time % 1 < 0.9, 1, 1e-3) if pauses else 1) + breath, dtype=np.float32)
+
+
+def narrow(measured: AudioMeasurements, limits: AudioLimits | None = None) -> list[str]:
+    reason = next((one.reason for one in findings(measured, limits) if one.rule == "narrow_band"), "")
+    return re.findall(r"\d+ Hz", reason)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000])
+def test_a_full_band_is_not_narrow_whatever_the_rate_but_is_noted_below_7_khz(rate: int) -> None:
+    measured = measure(voice(rate), rate)
+    assert narrow(measured) == []
+    notes = scoring_notes(measured)
+    assert [re.findall(r"\d+ Hz", note)[1:] for note in notes] == ([[f"{rate} Hz", "7000 Hz"]] if rate < 14_000 else [])
+    assert narrow(measured, AudioLimits(min_bandwidth_hz=30_000)) == []
+
+
+@pytest.mark.parametrize(("source", "rate"), [(8_000, 16_000), (8_000, 48_000), (16_000, 24_000), (16_000, 44_100)])
+def test_an_upsampled_recording_is_narrow_and_noted(source: int, rate: int) -> None:
+    measured = measure(Recording(voice(source), source).at(rate), rate)
+    expected = f"{min(8_100, 0.45 * rate):.0f} Hz"
+    assert narrow(measured)[1:] == [f"{rate} Hz", expected]
+    assert [expected in note for note in scoring_notes(measured)] == [True]
+
+
+@pytest.mark.parametrize(("seconds", "noted"), [(1.0, []), (2.0, []), (4.0, ["50%", "40%"]), (13.0, ["76%", "40%"])])
+@pytest.mark.parametrize("front", [False, True])
+def test_much_silence_is_noted(seconds: float, noted: list[str], front: bool) -> None:
+    parts = [voice(RATE, pauses=False), silence(seconds)]
+    notes = scoring_notes(measure(np.concatenate(parts[::-1] if front else parts)))
+    assert re.findall(r"\d+%", " ".join(notes)) == noted
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+def test_noise_is_noted_with_its_ratio(pauses: bool) -> None:
+    sung = voice(RATE, pauses=pauses)
+    assert scoring_notes(measure(sung)) == ()
+    hiss = np.random.default_rng(2).standard_normal(len(sung)) * sung.std()
+    for snr in (20, 15, 8, 6):
+        notes = scoring_notes(measure((sung + hiss * 10 ** (-snr / 20)).astype(np.float32)))
+        assert len(notes) == (snr < 10)
+        for note in notes:
+            found, limit = map(int, re.findall(r"(\d+) dB", note))
+            assert (abs(found - snr) <= 2, limit) == (True, 11)
+
+
+def test_notes_of_the_decoder_are_a_finding_and_notes_and_survive_json() -> None:
+    recording = Recording(voice(RATE), RATE, notes=("skipped packets: 3", "unread data: 17 bytes"))
+    measured = measure_recording(recording)
+    (found,) = findings(measured)
+    assert (found.rule, RULES[found.rule]) == ("incomplete_audio", "warning")
+    assert re.findall(r"\d+", found.reason) == ["3", "17"]
+    assert scoring_notes(measured) == ("skipped packets: 3.", "unread data: 17 bytes.")
+    assert AudioMeasurements(**json.loads(json.dumps(asdict(measured)))) == measured
+    assert rejection_reason(measured) is None
+
+
+def test_other_warnings_of_the_gate_are_notes() -> None:
+    rules = [one.split(":")[0] for one in scoring_notes(measure(voice(RATE) + np.float32(0.1)))]
+    assert rules == ["DC offset"]
 
 
 @pytest.mark.parametrize("rate", [1_000, 8_000, 96_000, 192_000])

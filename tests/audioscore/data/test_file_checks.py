@@ -24,6 +24,14 @@ RATE = 24_000
 MINUTES = 20
 
 
+def test_names_on_disk_in_gbk_and_half_an_emoji(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode("歌.wav".encode("gbk"))
+    encode(voice(), RATE, path, codec="pcm_s16le")
+    assert audio_path(tmp_path, "歌.wav") == path
+    assert check_recording("歌.wav", tmp_path, AudioLimits()).error is None
+    assert "ud83c.wav" in (check_recording("\ud83c.wav", tmp_path, AudioLimits()).error or "")
+
+
 def tone(seconds: float = 2.0, amplitude: float = 0.5) -> Wave:
     return (amplitude * np.sin(2 * np.pi * 200 * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioscore.data.clips import Clip
-from audioscore.data.index import read_index, without_trailing_commas, write_index
+from audioscore.data.index import read_index, read_with_notes, without_trailing_commas, write_index
 from audioscore.errors import DataError
 
 
@@ -122,3 +122,69 @@ def test_an_unreadable_index_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 2\b"):
         write_index(tmp_path / "train.json", [[Clip("a", 1.0), Clip("b")]])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ids_have_one_spelling_and_are_text(tmp_path: Path) -> None:
+    singers = ['"S01"', '"s01\\u200b"', "7", "7.0", '"007"']
+    entries = ", ".join(f'{{"audio_file": "{number}", "singer_id": {one}}}' for number, one in enumerate(singers))
+    (group,), notes = read_with_notes(write(tmp_path, f"[[{entries}]]"))
+    assert [clip.singer_id for clip in group] == ["S01", "S01", "7", "7", "7"]
+    [note] = notes
+    assert re.search(r"^train\.json: singer_id: 2 of 2 ", note)
+    for one in ('"4.40106E+17"', "4.4e99", "7.5", "NaN"):
+        with pytest.raises(DataError, match=r"position 1, a: .*singer_id"):
+            read_index(write(tmp_path, f'[[{{"audio_file": "a", "singer_id": {one}}}]]'))
+
+
+def names_as_index(*groups: str) -> str:
+    """An index with a group for each text; each letter is a recording, a digit behind it its score in tens."""
+    clips = [re.findall(r"([a-z])(\d?)", group) for group in groups]
+    named = [
+        [{"audio_file": name} | ({"score": int(tens) * 10} if tens else {}) for name, tens in group] for group in clips
+    ]
+    return json.dumps(named)
+
+
+@pytest.mark.parametrize(
+    ("groups", "figures"),
+    [
+        (["ab", "ba"], [r"\b2 .*\(a, b\)", r"\b2 .*groups 1, 2 .*\(a, b\)"]),
+        (["ab", "bc", "ca", "de"], [r"\b3 ", r"\b3 .*groups 1, 2, 3 .*\(a, b, c\)"]),
+        (["a9b8", "b7a6"], [r"\b2 ", r"\b2 .*a: 90, 60, b: 80, 70", r"\b2 .*groups 1, 2\b"]),
+        (["a9b9", "b9a9"], [r"\b2 of? ?.*\(a, b\)"]),
+        (["a9b8c8", "c7b6"], [r"\b2 ", r"\b2 .*b: 80, 60, c: 80, 70"]),
+        (["ab", "bc"], [r"\b1 .*\(b\)"]),
+        (["aba"], [r"\b1 .*\(a\)", r"\b2 .*\(a, b\)"]),
+        (["ab", "", "c", ""], [r"2 of 4 .*\b2, 4\b", r"1 of 4 .*\b3\b"]),
+        (["ab", "cd"], []),
+    ],
+)
+def test_groups_that_contradict_each_other_are_noted(tmp_path: Path, groups: list[str], figures: list[str]) -> None:
+    read, notes = read_with_notes(write(tmp_path, names_as_index(*groups)))
+    assert [len(group) for group in read] == [len(re.findall("[a-z]", group)) for group in groups]
+    assert [bool(re.search(figure, note)) for figure, note in zip(figures, notes, strict=True)] == [True] * len(figures)
+
+
+def test_names_of_one_file_are_one_recording_in_the_notes(tmp_path: Path) -> None:
+    names = [["./a/x\u00e9", "b"], ["b", "a/xe\u0301"]]
+    text = json.dumps([[{"audio_file": name} for name in group] for group in names])
+    assert len(read_with_notes(write(tmp_path, text))[1]) == 2
+
+
+def test_many_contradictions_are_one_short_sentence_each(tmp_path: Path) -> None:
+    names = [f"recording-{number:05d}" for number in range(20_000)]
+    text = json.dumps([[{"audio_file": name} for name in order] for order in (names, names[::-1])])
+    notes = read_with_notes(write(tmp_path, text))[1]
+    assert [len(note) < 300 for note in notes] == [True, True]
+    assert all("20000" in note for note in notes)
+
+
+def test_keys_that_contradict_the_file_are_noted(tmp_path: Path) -> None:
+    entries = [
+        {"audio_file": "a", "score": 90, "split": "train", "band": "90-95"},
+        {"audio_file": "b", "score": 80, "split": "test", "band": "85-90"},
+        {"audio_file": "c", "score": 70},
+    ]
+    split, band = read_with_notes(write(tmp_path, json.dumps([entries])))[1]
+    assert re.search(r"train\.json: .*\bsplit\b.*\b1\b.*b: test", split)
+    assert re.search(r"train\.json: .*\bband\b.*\b1\b.*b: 85-90, score 80", band)

@@ -132,8 +132,9 @@ def test_sheets_of_a_workbook_are_one_table(tmp_path: Path) -> None:
     book.save(tmp_path / "labels.xlsx")
     labels = read_labels(find_labels(tmp_path))
     assert labels.clips == [Clip("c.m4a", 95.5, row=3)]
-    conflict = "conflict 85 row 1 84 row 4"
-    check_row_errors(labels, {1: conflict, 2: "'KTV' 'x'", 4: conflict, 5: "'说明' audio_file score"})
+    conflict = "conflict 85 KTV row 2 84 原唱 row 3"
+    check_row_errors(labels, {1: conflict, 2: "sheet KTV, row 3 'x'", 4: "sheet 原唱, row 3 " + conflict})
+    assert ["说明" in note for note in labels.notes] == [True]
     notes.cell(1, 1, "file")
     book.save(tmp_path / "labels.xlsx")
     with pytest.raises(DataError, match=r"labels\.xlsx.*'说明'.*\bscore\b.*\bfile\b"):
@@ -153,3 +154,88 @@ def test_exactly_one_table_is_found_and_json_lines_and_long_ones_are_read(tmp_pa
     assert (len(labels.clips), labels.clips[-1].row, labels.row_errors) == (10_000, 10_000, [])
     with pytest.raises(DataError, match=r"\b2\b.*\(labels\.csv, labels\.jsonl\)"):
         find_labels(tmp_path)
+
+
+def test_one_id_in_several_spellings_is_one_and_noted(tmp_path: Path) -> None:
+    rows = [
+        "a,80,张三,夜曲,KTV",
+        "b,81,张三\u200b,夜曲\xad,ktv",
+        "c,82,2038.0,7,Ktv\u200b",
+        "d,83,2038,007,清唱",
+        "e,84,,7,ktv",
+    ]
+    labels = table(tmp_path, "\n".join(["file,score,singer,song,source", *rows]))
+    assert [clip.singer_id for clip in labels.clips] == ["张三", "张三", "2038", "2038", None]
+    assert [clip.song_id for clip in labels.clips] == ["夜曲", "夜曲", "7", "7", "7"]
+    assert [clip.source for clip in labels.clips] == ["ktv", "ktv", "ktv", "acapella", "ktv"]
+    singers, songs, sources = labels.notes
+    assert re.search(r"^singer_id: 2 of 2 .*'张三' = '张三\\u200b', '2038.0' = '2038'", singers)
+    assert re.search(r"^song_id: 2 of 2 ", songs)
+    assert re.search(r"^source: 1 of 2 ", sources)
+    assert table(tmp_path, "file,score,singer\na,80,001\nb,81,002\nc,82,001\n").notes == ()
+
+
+def test_the_spellings_of_artists_and_file_names_are_singers_too(tmp_path: Path) -> None:
+    text = "file,score,singer,artist,source\n203_a,80,,,\nx_b,81,203.0,,\nc,82,邓丽君,,\nd,83,,邓\u3000丽君,清唱\n"
+    clips = table(tmp_path, text, singer_from=r"^(\d+)_").clips
+    assert [clip.singer_id for clip in clips] == ["203", "203", "邓丽君", "邓丽君"]
+    assert clips[3].artist == "邓 丽君"
+
+
+def test_ids_that_have_lost_digits_refuse_their_rows(tmp_path: Path) -> None:
+    rows = [
+        "a,80,4.40106E+17,",
+        'b,81,"4,40106e+17",',
+        "c,82,,1.2E+15",
+        "d,83,440106199001011234,",
+        "e,84,2.0388712E7,",
+    ]
+    labels = table(tmp_path, "\n".join(["file,score,singer,song", *rows]))
+    assert [clip.singer_id for clip in labels.clips] == ["440106199001011234", "20388712"]
+    check_row_errors(labels, {1: "singer_id 4.40106E+17", 2: "singer_id 4,40106e+17", 3: "song_id 1.2E+15"})
+
+
+def test_unused_columns_that_contradict_the_scores_are_noted(tmp_path: Path) -> None:
+    header = "file,score,split,band,score_breath,音准,score_remark"
+    rows = ["a,87,train,85-90,140,80,1000 times better", "b,70,TEST,85-90,60,-3,", "c,60,,60至65,,,", "d,66,,good,x,,"]
+    labels = table(tmp_path, "\n".join([header, *rows]))
+    assert len(labels.clips) == 4
+    assert labels.splits == {"a": "train", "b": "TEST"}
+    assert labels.unknown_columns == ("split", "band", "score_breath", "音准", "score_remark")
+    found = [re.search(r"^column (\w+): (\d) of (\d) .*row (\d): ([^,]*)", note) for note in labels.notes]
+    figures = [match.groups() if match else None for match in found]
+    expected = [("band", "1", "4", "2", "85-90"), ("score_breath", "1", "3", "1", "140"), ("音准", "1", "2", "2", "-3")]
+    assert sorted(figures) == sorted(expected)
+
+
+def test_messages_do_not_contain_whole_cells(tmp_path: Path) -> None:
+    labels = table(tmp_path, f"file,score\n{'a' * 9_000},80\nb,{'9' * 9_000}\nc,{'x' * 9_000}\n")
+    check_row_errors(labels, {1: "9000", 2: "0-100", 3: "x"})
+    assert all(len(error.reason) + len(error.audio_file) < 200 for error in labels.row_errors)
+    with pytest.raises(DataError, match=r"\b500\b.*--map score=") as caught:
+        table(tmp_path, ",".join(["file", *["score"] * 500]) + "\na\n")
+    assert len(str(caught.value)) < 500
+
+
+def test_links_errors_and_formulas_of_a_workbook(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for row in (
+        ["录音", "分数", "演唱者", "备注"],
+        ["播放", 80, "s1"],
+        ["b.m4a", "=40+1", "s2"],
+        ["c.m4a", 70, "#N/A"],
+    ):
+        sheet.append(row)
+    sheet.append(["d.m4a", 0.9, "s4", "#REF!"])
+    sheet["A2"].hyperlink = "https://h/a.m4a"
+    sheet["B5"].number_format = "0%"
+    book.save(tmp_path / "labels.xlsx")
+    labels = read_labels(tmp_path / "labels.xlsx")
+    assert [(clip.audio_file, clip.score) for clip in labels.clips] == [("https://h/a.m4a", 80.0), ("d.m4a", 90.0)]
+    check_row_errors(labels, {2: "row 3 B3 =40+1", 3: "row 4 演唱者 #N/A"})
+
+
+def test_invisible_characters_in_headers(tmp_path: Path) -> None:
+    assert table(tmp_path, "audio\u200b_file,\u2060score\na.m4a,85\n").clips == [Clip("a.m4a", 85.0, row=1)]

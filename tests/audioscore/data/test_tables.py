@@ -1,10 +1,24 @@
+import io
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import openpyxl
 import pytest
 
-from audioscore.data.tables import read_sheets
+from audioscore.data.labels import known_header
+from audioscore.data.tables import Sheet, read_sheets
 from audioscore.errors import DataError
+
+OLE_ENCRYPTED = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600) + "EncryptedPackage".encode("utf-16-le")
+
+
+def archive(name: str) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as file:
+        file.writestr(name, "x")
+    return data.getvalue()
 
 
 def write(folder: Path, name: str, text: str, encoding: str = "utf-8") -> Path:
@@ -75,7 +89,19 @@ def test_json_lines_keep_their_row_and_invalid_lines_have_a_reason(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.xls", b"x", r"t\.xls\b.*\.csv, \.tsv, \.xlsx, \.jsonl"),
+        ("t.doc", b"x", r"t\.doc\b.*\.csv, \.tsv, \.xlsx, \.jsonl"),
+        ("t.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), r"t\.xls\b.*xls\b.*xlsx"),
+        ("t.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), r"t\.csv\b.*xls\b.*xlsx"),
+        ("t.xlsx", OLE_ENCRYPTED, r"t\.xlsx\b.*password"),
+        ("t.xls", b"<html><table><tr><td>file</td></tr></table></html>", r"t\.xls\b.*web page.*xlsx"),
+        ("t.csv", b"\xff\xfe" + "<html>".encode("utf-16-le"), r"t\.csv\b.*web page"),
+        ("t.xls", b'\xef\xbb\xbf<?xml version="1.0"?><Workbook/>', r"t\.xls\b.*XML.*xlsx"),
+        ("t.csv", archive("content.xml"), r"t\.csv\b.*OpenDocument.*xlsx"),
+        ("t.xlsb", archive("xl/workbook.bin"), r"t\.xlsb\b.*xlsb.*xlsx"),
+        ("t.csv", archive("word/document.xml"), r"t\.csv\b.*archive"),
+        ("t.csv", b"PK\3\4" + bytes(100), r"t\.csv\b.*damaged"),
+        ("t.csv", b"%PDF-1.7\n", r"t\.csv\b.*document"),
+        ("t.csv", "录音,分数\n張三,85\n".encode("big5", "ignore"), r"t\.csv\b.*UTF-8.*GB18030"),
         ("t.csv", b" \n", r"t\.csv\b.*empty"),
         ("t.csv", b"file,score\n\xff\xff\xff\n", r"t\.csv\b.*UTF-8.*GB18030"),
         ("t.xlsx", b"not a zip", r"t\.xlsx\b.*workbook"),
@@ -87,3 +113,136 @@ def test_other_files_are_refused(tmp_path: Path, name: str, content: bytes | Non
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_sheets(tmp_path / name)
+
+
+def sheets(
+    folder: Path, rows: list[list[Any]], change: Callable[[Any], object] = lambda sheet: None, **options: bool
+) -> list[Sheet]:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet.title = "九月"
+    for row in rows:
+        sheet.append(row)
+    change(sheet)
+    book.save(folder / "t.xlsx")
+    return read_sheets(folder / "t.xlsx", is_known=known_header({}), **options)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.xls", "t.xlsm", "t.txt"])
+def test_a_workbook_is_read_under_any_name(tmp_path: Path, name: str) -> None:
+    sheets(tmp_path, [["file", "score"], ["a", 1]])
+    (tmp_path / "t.xlsx").rename(tmp_path / name)
+    assert read_sheets(tmp_path / name)[0].rows == [(1, ["a", "1"])]
+
+
+def test_text_that_excel_saves_is_read(tmp_path: Path) -> None:
+    for name, text, encoding in (
+        ("t.txt", "录音\t分数\r\n后来.m4a\t85\r\n", "utf-16"),
+        ("t.csv", "录音\t分数\r\n后来.m4a\t85\r\n", "utf-16"),
+        ("t.xls", "录音\t分数\r\n后来.m4a\t85\r\n", "gbk"),
+        ("t.csv", "录音,分数\r后来.m4a,85\r", "utf-8"),
+        ("t.csv", "录音|分数\n后来.m4a|85\n", "utf-8-sig"),
+        ("t.tsv", "录音,分数\n后来.m4a,85\n", "utf-8"),
+        ("t.csv", "\ufeff录音,分数,\n后来.m4a,85,\n", "utf-8"),
+    ):
+        (sheet,) = read_sheets(write(tmp_path, name, text, encoding), is_known=known_header({}))
+        assert sheet.headers[:2] == ["录音", "分数"]
+        assert [cells[:2] for _, cells in sheet.rows] == [["后来.m4a", "85"]]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+@pytest.mark.parametrize(
+    ("above", "headers"),
+    [
+        ([["录音", "评委1", "评委2", "演唱者"]], None),
+        ([["2026年8月评分表"], [], ["录音", "评委1", "评委2", "演唱者"]], None),
+        ([["录音", "评分", "", "演唱者"], ["", "评委1", "评委2", ""]], None),
+        ([["Title", "x"], ["录音", "评分", "评分", "演唱者"], ["录音", "评委1", "评委2", "演唱者"]], None),
+        ([["录音", "分数", "音准", "演唱者"]], ["录音", "分数", "音准", "演唱者"]),
+    ],
+)
+def test_titles_and_headers_of_two_rows(
+    tmp_path: Path, suffix: str, above: list[list[str]], headers: list[str] | None
+) -> None:
+    rows = [*above, ["a.m4a", "80", "90", "s1"], ["b.m4a", "70", "75", "s2"]]
+    if suffix == ".xlsx":
+        (sheet,) = sheets(tmp_path, rows)
+    else:
+        text = "".join(",".join(row) + "\n" for row in rows)
+        (sheet,) = read_sheets(write(tmp_path, "t.csv", text), is_known=known_header({}))
+    assert sheet.headers == (headers or ["录音", "评委1", "评委2", "演唱者"])
+    assert sheet.rows == [(1, ["a.m4a", "80", "90", "s1"]), (2, ["b.m4a", "70", "75", "s2"])]
+    above_header = [row for row in above[:-1] if any(row)] if "评分" not in above[0] else []
+    assert len(sheet.notes) == bool(above_header)
+
+
+def test_what_surrounds_a_table_is_noted(tmp_path: Path) -> None:
+    rows: list[list[Any]] = [
+        ["录音", "分数"],
+        ["a.m4a", 80, None, "重录"],
+        ["录音", "分数"],
+        ["b.m4a", 90],
+        ["平 均 分", 85],
+        [None, 85],
+        ["Total:", 170],
+        [],
+        ["评分人:某"],
+    ]
+    (sheet,) = sheets(tmp_path, rows)
+    assert sheet.rows == [(1, ["a.m4a", "80"]), (3, ["b.m4a", "90"])]
+    assert sheet.locations == {1: "sheet 九月, row 2", 3: "sheet 九月, row 4"}
+    assert len(sheet.notes) == 3
+    assert [any(word in note for note in sheet.notes) for word in ("重录", "row 3", "平 均 分")] == [True] * 3
+    named = write(tmp_path, "t.csv", "录音,分数\n平均,80\n合计.m4a,90\nTotal,b.m4a\n")
+    assert [cells for _, cells in read_sheets(named, is_known=known_header({}))[0].rows] == [
+        ["合计.m4a", "90"],
+        ["Total", "b.m4a"],
+    ]
+
+
+def test_a_row_without_a_file_above_the_summary_is_kept(tmp_path: Path) -> None:
+    (sheet,) = sheets(tmp_path, [["录音", "分数"], ["a.m4a", 80], [None, 75]])
+    assert (sheet.rows[1:], sheet.notes) == ([(2, ["", "75"])], [])
+
+
+def test_several_tables_in_one_sheet(tmp_path: Path) -> None:
+    rows = [["录音", "分数"], ["a.m4a", 80], [], ["清唱组"], ["分数", "录音", "演唱者"], [95, "b.m4a", "s"]]
+    first, second = sheets(tmp_path, rows)
+    assert (first.headers, first.rows) == (["录音", "分数"], [(1, ["a.m4a", "80"])])
+    assert (second.headers, second.rows) == (["分数", "录音", "演唱者"], [(5, ["95", "b.m4a", "s"])])
+    assert second.locations == {5: "sheet 九月, row 6"}
+    assert ["清唱组" in note for note in second.notes] == [True]
+
+
+def test_hidden_rows_and_sheets_are_left_out_unless_they_are_included(tmp_path: Path) -> None:
+    def hide(sheet: Any) -> None:
+        sheet.row_dimensions[3].hidden = True
+        old = sheet.parent.create_sheet("作废")
+        old.append(["录音", "分数"])
+        old.append(["old.m4a", 12])
+        old.sheet_state = "hidden"
+
+    rows = [["录音", "分数"], ["a.m4a", 80], ["b.m4a", 90]]
+    (sheet,) = sheets(tmp_path, rows, hide)
+    assert sheet.rows == [(1, ["a.m4a", "80"])]
+    assert [word in note for word, note in zip(("作废", "row 3"), sheet.notes, strict=True)] == [True, True]
+    first, second = sheets(tmp_path, rows, hide, include_hidden=True)
+    assert (first.rows[1:], second.rows) == ([(2, ["b.m4a", "90"])], [(3, ["old.m4a", "12"])])
+
+
+def test_a_workbook_with_only_hidden_sheets_is_refused(tmp_path: Path) -> None:
+    def hide(sheet: Any) -> None:
+        sheet.parent.create_sheet("说明")
+        sheet.sheet_state = "hidden"
+
+    with pytest.raises(DataError, match=r"^t\.xlsx\b.*九月"):
+        sheets(tmp_path, [["录音", "分数"], ["a.m4a", 80]], hide)
+
+
+@pytest.mark.parametrize("error", ["#N/A", "#REF!", "#DIV/0!", "#NAME?"])
+def test_errors_of_the_spreadsheet_are_faults(tmp_path: Path, error: str) -> None:
+    (sheet,) = sheets(tmp_path, [["录音", "分数"], ["a.m4a", error], ["b.m4a", 80]])
+    assert [(at, error in reason) for at, reason in sheet.faults.items()] == [((1, 1), True)]
+    (sheet,) = read_sheets(write(tmp_path, "t.csv", f"录音,分数\n{error},80\n"), is_known=known_header({}))
+    assert list(sheet.faults) == [(1, 0)]

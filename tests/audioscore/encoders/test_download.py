@@ -286,6 +286,27 @@ def test_a_copied_folder_or_cache_works_offline(hub: Hub, kind: Kind, source: st
     assert pull_encoder(kind, source, layer=1).sha256 == first.sha256
 
 
+@pytest.mark.parametrize(("kind", "source", "variable"), [(*BOTH[0], "HF_ENDPOINT"), (*BOTH[1], "MODELSCOPE_ENDPOINT")])
+def test_a_hub_behind_a_dead_proxy(
+    hub: Hub, kind: Kind, source: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = pull_encoder(kind, source, layer=1)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://hub.invalid")
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://hub.invalid")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    expected = rf"HTTP_PROXY \(http://127\.0\.0\.1:1\) and {variable}"
+    again = pull_encoder(kind, source, layer=1)
+    assert again.files == first.files  # from the cache
+    assert re.search("HTTP_PROXY", again.notes[0])
+    with pytest.raises(ModelError, match=f"^some/body: .*{expected}") as caught:
+        pull_encoder(kind, "some/body")
+    assert "\n" not in str(caught.value)
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
+    with pytest.raises(ModelError, match=r"^some/body: .*HTTP_PROXY"):
+        pull_encoder(kind, "some/body")
+
+
 @pytest.mark.parametrize(("kind", "source"), BOTH)
 @pytest.mark.parametrize("wrong", ["id", "revision"])
 def test_an_unknown_id_or_revision_is_refused(hub: Hub, kind: Kind, source: str, wrong: str) -> None:

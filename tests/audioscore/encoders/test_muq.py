@@ -209,11 +209,19 @@ def test_an_offline_hub_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_muq("somebody/muq", layer=1)
 
 
+def test_a_hub_that_is_down_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match=r"^somebody/muq: .*HF_ENDPOINT"):
+        load_muq("somebody/muq", layer=1)
+
+
 @pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError])
 def test_an_http_error_of_the_hub_is_a_model_error(
     monkeypatch: pytest.MonkeyPatch, error: type[httpx.TransportError]
 ) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=error("no route\nto host")))
+    monkeypatch.setattr("audioscore.encoders.hubs.await_hub", lambda kind: None)
     with pytest.raises(ModelError) as caught:
         load_muq("somebody/muq", layer=1)
     names = ("somebody/muq: ", "(no route)", "`audioscore encoders pull`", "encoders.muq.source", "config.json",

@@ -40,6 +40,13 @@ def test_a_recording_without_voice_is_an_error() -> None:
     assert prepare_recording(InputRecording("a", (noise, 24_000)), BOTH, InputLimits()).seconds == 3.0
 
 
+def test_what_the_gate_warns_about_is_a_note(recordings: list[Path]) -> None:
+    assert prepare_recording(InputRecording("a", recordings[2]), BOTH, InputLimits()).notes == ()
+    wave = np.pad(decode(recordings[2]).at(8_000), (0, 40_000))
+    notes = prepare_recording(InputRecording("a", (wave, 8_000)), BOTH, InputLimits()).notes
+    assert [[part for part in ("8000 Hz", "%") if part in note] for note in notes] == [["8000 Hz"], ["%"]]
+
+
 def test_names() -> None:
     assert [as_recording(one, 0).file for one in ("a", Path("b/c"), b"", InputRecording("d", b""))] == [
         "a",

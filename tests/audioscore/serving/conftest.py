@@ -30,7 +30,9 @@ class FakeScorer:
             raise self.error
         segments = (TimelineSegment(0.0, 1.0, 70.0),) if timeline else None
         return [
-            ClipScore(one.file, self.base + one.seconds, (50.0, 99.0), 0.123456789, one.seconds, None, segments)
+            ClipScore(
+                one.file, self.base + one.seconds, (50.0, 99.0), 0.123456789, one.seconds, None, segments, one.notes
+            )
             for one in clips
         ]
 
@@ -52,7 +54,7 @@ class Decoder:
 
 
 def clip(seconds: float, name: str = "a") -> DecodedClip:
-    return DecodedClip(name, seconds, np.zeros(8, dtype=np.float32), None)
+    return DecodedClip(name, seconds, np.zeros(8, dtype=np.float32), None, ("Noisy.",))
 
 
 def model(version: int | None = 1, **more: Any) -> ServedModel:

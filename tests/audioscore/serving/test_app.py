@@ -40,14 +40,14 @@ def test_rows_come_in_the_order_of_the_parts(a_model: Any) -> None:
     async def asking(ask: Ask, _: Service) -> None:
         response = await ask("POST", "/score?timeline=true", files=recordings("2.5", "noise", "1.25"))
         assert response.status_code == 200
-        same = {"interval": [50.0, 99.0], "raw": 0.123456789, "error": None}
+        same = {"interval": [50.0, 99.0], "raw": 0.123456789, "notes": ["Noisy."], "error": None}
         timeline = [{"start": 0.0, "end": 1.0, "score": 70.0}]
         none = dict.fromkeys(("score", "interval", "raw", "seconds", "timeline"))
         assert response.json() == {
             "model": {"name": "singers", "version": 1, "uri": "models:/singers@champion"},
             "results": [
                 {"file": "r1.wav", "score": 62.5, "seconds": 2.5, **same, "timeline": timeline},
-                {"file": "r2.wav", **none, "error": "the recording: not a number."},
+                {"file": "r2.wav", **none, "notes": [], "error": "the recording: not a number."},
                 {"file": "r3.wav", "score": 61.25, "seconds": 1.25, **same, "timeline": timeline},
             ],
         }

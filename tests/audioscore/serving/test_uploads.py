@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from audioscore.serving.metrics import ServiceSettings
-from audioscore.serving.uploads import display_name, receive_uploads
+from audioscore.serving.uploads import display_name, parse_disposition, receive_uploads
 
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\nContent-Type: audio/wav\r\n\r\n%s\r\n'
 KIND = "multipart/form-data; boundary=b"
@@ -58,7 +60,7 @@ GOOD = PART % (b"a.wav", b"data")
         ([b"--b--\r\n"], {}, 400, "'file'"),
         ([PART % (b"", b"") + b"--b--\r\n"], {}, 400, "'file'"),
         ([GOOD.replace(b'"file"', b'"song"')], {}, 400, "'song'.*'file'"),
-        ([GOOD.replace(b'; filename="a.wav"', b"")], {}, 400, "'file'.*filename"),
+        ([GOOD.replace(b'; filename="a.wav"', b"").replace(b"data\r\n", b"\r\n") + b"--b--\r\n"], {}, 400, "'file'"),
         ([GOOD, bytes(200)], {}, 413, r"0\.000190735 MiB"),
         ([], {"content_length": "201"}, 413, r"0\.000190735 MiB"),
         ([PART % (b"a.wav", b"x") * 3], {}, 413, r"\b2 recordings"),
@@ -81,10 +83,54 @@ def test_slow_and_interrupted_uploads(tmp_path: Path, wait: Any) -> None:
 
 
 def test_display_names_have_no_folder() -> None:
-    assert display_name("歌 1.m4a".encode(), 1) == "歌 1.m4a"
-    assert display_name(b"\xff\xfe.wav", 1) == "\ufffd\ufffd.wav"
-    assert display_name(b"a" * 500, 1) == "a" * 200
-    assert display_name(b"dir/", 4) == "recording 4"
+    assert display_name("歌 1.m4a", 1) == "歌 1.m4a"
+    assert display_name("a" * 500, 1) == "a" * 200
+    assert display_name("dir/", 4) == display_name(None, 4) == "recording 4"
+    assert display_name("a\u202eb\0\ud800\r\nc.wav", 1) == "abc.wav"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        (b"filename*=utf-8''%E6%AD%8C.m4a", "歌.m4a"),
+        (b"filename=\"x.m4a\"; filename*=UTF-8'zh-CN'%e6%ad%8c.m4a", "歌.m4a"),
+        (b"filename*=gbk''%B8%E8.wav", "歌.wav"),
+        (b"filename*=iso-8859-1'en'caf%E9.wav", "caf\u00e9.wav"),
+        (b"filename*=none''a.wav", "a.wav"),
+        (b"filename*=utf-8''%E6%9.wav", "\ufffd%9.wav"),
+        (b"filename=\"a.wav\"; filename*=utf-8''", "a.wav"),
+        (b"filename=\"x; filename*=utf-8''b.wav\"", "x; filename*=utf-8''b.wav"),
+        (b'filename="a\\"b;c.wav"', 'a"b;c.wav'),
+        (b'filename="a%22b%0D%0A%41.wav"', 'a"b%41.wav'),
+        (b'filename="C:\\songs\\a.wav"', "C:\\songs\\a.wav"),
+        ('filename="歌.wav"'.encode(), "歌.wav"),
+        ('filename="歌.wav"'.encode("gbk"), "歌.wav"),
+        ('filename="caf\u00e9.wav"'.encode("latin-1"), "caf\u00e9.wav"),
+        (b"filename=", ""),
+        (b"other=1", None),
+    ],
+)
+def test_file_names_in_all_forms(parameters: bytes, name: str | None) -> None:
+    assert parse_disposition(b'form-data; name="file"; ' + parameters) == ("file", name)
+    assert parse_disposition(b"FORM-DATA;NAME=file;" + parameters) == ("file", name)
+
+
+@given(st.lists(st.sampled_from([b"form-data", b";", b"name", b"filename", b"*", b"0", b"=", b'"', b"\\", b"'", b"%",
+                                 b"utf-8", b"%E6", b"\xff", b"\0", b"gbk", b"../a"]), max_size=14))  # fmt: skip
+def test_any_disposition_gives_a_printable_label(parts: list[bytes]) -> None:
+    label = display_name(parse_disposition(b"".join(parts))[1], 1)
+    assert label.isprintable()
+    assert "/" not in label
+    assert 0 < len(label) <= 200
+
+
+def test_a_part_without_a_file_name_is_a_recording(tmp_path: Path, wait: Any) -> None:
+    body = GOOD.replace(b'; filename="a.wav"', b"") + GOOD + b"--b--\r\n"
+    found = wait(receive_uploads(request_of([body]), tmp_path, ServiceSettings()))
+    assert [(one.file, Path(str(one.source)).read_bytes()) for one in found] == [
+        ("recording 1", b"data"),
+        ("a.wav", b"data"),
+    ]
 
 
 def test_a_failed_write_is_reported(tmp_path: Path, wait: Any) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from audioscore.errors import UsageError
 from audioscore.home import Home
 from audioscore.tracking.curves import mlflow_curves
 
@@ -47,3 +48,21 @@ def test_a_tracking_uri_of_the_environment_is_kept(database: Home, monkeypatch: 
     mlflow_curves("trials", database)
     assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:////elsewhere/mlflow.db"
     assert not database.folder.exists()
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 501, "../x", "a//b", "/a"])
+def test_a_name_that_mlflow_refuses_as_an_experiment(database: Home, name: str) -> None:
+    with pytest.raises(UsageError, match=r"^--mlflow .*\b500\b"):
+        mlflow_curves(name, database)
+    assert not database.folder.exists()
+
+
+def test_curves_in_a_home_with_any_name(tmp_path: Path, database: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "C#proj 新 %20?x '\""
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (curves,) = mlflow_curves("trials", Home(folder / "home"))("hybrid", 1)
+    curves.on_start(0, 4)
+    curves.on_epoch(ENTRY)
+    curves.on_end(None)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mlflow.db"]

@@ -8,12 +8,14 @@ import pytest
 from mlflow import MlflowClient
 
 from audioscore.errors import GateRefused, ModelError
+from audioscore.files import path_to_uri
 from audioscore.tracking.connection import connect
 from audioscore.tracking.registry import (
     ModelVersion,
     describe_version,
     has_champion,
     list_versions,
+    newest_version,
     promote,
     read_changes,
     require_champion,
@@ -165,6 +167,33 @@ def test_a_version_that_is_no_scorer_is_refused(client: MlflowClient, tracking_u
     (tmp_path / "model-2" / "MLmodel").write_text(json.dumps({"flavors": {"sklearn": {}}}), encoding="utf-8")
     with pytest.raises(ModelError, match=r"^models:/singers/2: (?!.*MLmodel)"):
         scorer_folder(tracking_uri, "models:/singers/2")
+
+
+def test_a_scorer_in_a_moved_home_that_cannot_be_written(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded, home = tmp_path / "gone/mlartifacts/m", tmp_path / "C#proj %20"
+    scorer = home / "mlartifacts/m/artifacts/seed-1"
+    scorer.mkdir(parents=True)
+    flavors = {"python_function": {"artifacts": {"scorer": {"path": "artifacts/seed-1", "uri": "x"}}}}
+    (home / "mlartifacts/m/MLmodel").write_text(json.dumps({"flavors": flavors}), encoding="utf-8")
+    client.create_model_version("singers", recorded.as_uri())
+    (tmp_path / "mlflow.db").rename(home / "mlflow.db")
+    monkeypatch.setattr("audioscore.tracking.connection.relocate", lambda database: None)
+    uri = path_to_uri(home / "mlflow.db", "sqlite")
+    assert scorer_folder(uri, "models:/singers/4") == scorer
+    (home / "mlartifacts").rename(home / "lost")
+    with pytest.raises(ModelError, match=rf"^models:/singers/4: .*{re.escape(str(home))}"):
+        scorer_folder(uri, "models:/singers/4")
+
+
+def test_the_newest_version(client: MlflowClient, tracking_uri: str, tmp_path: Path) -> None:
+    found = newest_version(tracking_uri, "singers")
+    assert found is not None
+    assert found.version == 3
+    assert newest_version(tracking_uri, "duets") is None
+    assert newest_version(f"sqlite:///{tmp_path / 'gone.db'}", "singers") is None
+    assert not (tmp_path / "gone.db").exists()
 
 
 def test_the_scorer_folder_named_by_the_model_file(client: MlflowClient, tracking_uri: str, tmp_path: Path) -> None:

@@ -224,7 +224,8 @@ def test_a_large_group_is_halved(clips: int, sizes: list[int], batch_clips: int,
 def test_groups_are_split_only_if_they_fit_nowhere(sizes: list[int], clips: int, batch_clips: int, seed: int) -> None:
     batches = draw(corpus(clips) + order_groups(sizes), batch_clips, seed)
     parts = parts_of(batches)
-    split = [group for group, sizes in parts.items() if len(sizes) > 1]
+    # Pairs of clips of a rare source are assigned among the groups of their size, so only larger groups are compared.
+    split = [group for group, parts_of_group in parts.items() if len(parts_of_group) > 1 and sizes[group - 1] > 2]
     for group in split:
         free = [sum(row.group in (0, group) for row in batch) for batch in batches]
         assigned_later = sum(size for other, size in enumerate(sizes, 1) if other != group and size <= sizes[group - 1])

@@ -76,8 +76,8 @@ WRONG = {
     "set": (["--set", "training.epoch=3"], (" 1 ", ": training.epoch: ")),
     "device": (["--device", "tpu"], ("--device tpu: ", "auto, cpu, cuda")),
     "launcher": (
-        ["--set", "training.launcher=trainjob", "--set", "training.trainjob.exchange=s3://b/x",
-         "--set", "training.trainjob.image=r/i@sha256:0"],
+        ["--set", "training.launcher=trainjob", "--set", "training.trainjob.exchange=s3://bucket/x",
+         "--set", "training.trainjob.image=r/i"],
         ("launcher trainjob", "training.launcher=torchrun"),
     ),
     "no features": (["--index", "i", "--features", "f"], ("f: ", "extraction.json")),

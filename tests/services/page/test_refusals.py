@@ -9,6 +9,7 @@ import time
 import wave
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ RATE = 24_000
 TIME = np.arange(4 * RATE) / RATE
 TONE: NDArray[np.float32] = (0.1 * np.sin(2 * np.pi * 220 * TIME)).astype(np.float32)
 NOISE = np.random.default_rng(3).normal(0, 0.1, len(TIME)).astype(np.float32)
+SUNG: NDArray[np.float32] = np.asarray(
+    sum(np.sin(2 * np.pi * 220 * k * TIME) / k for k in range(1, 50)) * (TIME % 1 > 0.1) / 10, dtype=np.float32
+)
 NEEDS = EncoderNeeds(muq=False, voice=False, whole=False)
 LIMITS = InputLimits(max_bytes=2**20, max_seconds=10.0, needs_voice=True)
 
@@ -74,9 +78,57 @@ def with_longer_header(flac: bytes) -> bytes:
     return flac[:18] + (value + samples).to_bytes(8, "big") + flac[26:]
 
 
+def with_data_size(wav: bytes, change: int) -> bytes:
+    """Change the size in the header of the data chunk, in bytes."""
+    at = wav.index(b"data") + 4
+    return wav[:at] + (int.from_bytes(wav[at : at + 4], "little") + change).to_bytes(4, "little") + wav[at + 4 :]
+
+
+def two_streams() -> bytes:
+    """SUNG twice, in a Matroska file."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="matroska") as file:
+        for stream in [file.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(2)]:
+            frame = av.AudioFrame.from_ndarray((32767 * SUNG).astype(np.int16)[None], format="s16", layout="mono")
+            frame.rate = RATE
+            file.mux(stream.encode(frame))
+    return target.getvalue()
+
+
+def with_gap() -> bytes:
+    """SUNG with 0.3 s of its timestamps left out, in a Matroska file without length."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="matroska", options={"live": "1"}) as file:
+        stream = file.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for second, start in enumerate(range(0, len(SUNG), RATE)):
+            samples = (32767 * SUNG[start : start + RATE]).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), start + 3 * RATE // 10 * (second > 1)
+            file.mux(stream.encode(frame))
+    return target.getvalue()
+
+
+def damaged(file: bytes) -> bytes:
+    """Replace bytes in the middle."""
+    middle = len(file) // 2
+    return file[:middle] + bytes(3_000) + file[middle + 3_000 :]
+
+
+def silent_film() -> bytes:
+    """A video without an audio stream."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10, width=32, height=32)
+        stream.pix_fmt = "yuv420p"
+        container.mux(
+            [*stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), dtype=np.uint8))), *stream.encode()]
+        )
+    return target.getvalue()
+
+
 RECORDINGS: dict[str, Source] = {
     "too short": encoded(TONE[: RATE // 2]),
-    "too long, declared": encoded(np.tile(TONE, 3)),
+    "too long, declared": encoded(np.tile(TONE, 3), "flac", "flac"),
     "too long, undeclared": encoded(np.tile(TONE, 3), "libopus", "webm", live="1"),
     "too long, samples": (np.tile(TONE, 3), RATE),
     "too large": bytes(2**20 + 1),
@@ -85,13 +137,15 @@ RECORDINGS: dict[str, Source] = {
     "clipped": encoded(np.sign(TONE)),
     "phase-cancelled": encoded(np.stack([TONE, -TONE])),
     "no voice": encoded(NOISE),
-    "no audio stream": b"1\n00:00:00,000 --> 00:00:01,000\nla la la\n\n" * 20,
+    "no audio stream": silent_film(),
     "no samples": plain_wav(samples=0),
     "nine channels": plain_wav(channels=9),
     "10 Hz": plain_wav(rate=10, samples=20),
     "not audio": b"This is a letter, not a recording." * 20,
     "cut off": encoded(TONE)[: 3 * RATE],
     "shorter than declared": with_longer_header(encoded(TONE, "flac", "flac")),
+    "damaged": damaged(encoded(NOISE, "aac", "adts")),
+    "gap": damaged(encoded(NOISE, "flac", "flac")),
     "not numbers": encoded(np.full_like(TONE, np.nan), "pcm_f32le"),
     "far beyond full scale": encoded(1e20 * TONE, "pcm_f32le"),
 }
@@ -122,6 +176,31 @@ class NanHead(nn.Module):
 
 
 @pytest.fixture(scope="module")
+def notes() -> dict[str, str]:
+    """The library's notes about recordings that are scored."""
+    whole, opus = encoded(SUNG), encoded(SUNG, "libopus", "ogg")
+    sources: dict[str, Source] = {
+        "silence": (np.pad(SUNG, (0, 6 * RATE)), RATE),
+        "narrow": (TONE, RATE),
+        "noise": ((SUNG + NOISE * 0.5 * SUNG.std() / NOISE.std()).astype(np.float32), RATE),
+        "offset": (SUNG + np.float32(0.1), RATE),
+        "packets": encoded(SUNG, "libmp3lame", "mp3") + b"LYRICSBEGIN" + b"la la la " * 40,
+        "gap": with_gap(),
+        "end": whole[:-4_800],
+        "size": with_data_size(whole, -9_600),
+        "unread": whole + b"LIST\4\0\0\0INFO" + b"0123456789" * 30,
+        "joined": 2 * whole,
+        "padding": encoded(SUNG, "flac", "flac") + bytes(4_000),
+        "open end": opus[: opus.rindex(b"OggS")],
+        "streams": two_streams(),
+    }
+    found = {}
+    for name, source in sources.items():
+        found[name] = prepare_recording(InputRecording("recording", source), NEEDS, LIMITS).notes[0]
+    return found
+
+
+@pytest.fixture(scope="module")
 def messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The library's messages."""
     found = {}
@@ -141,30 +220,35 @@ def messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**found, "not finite": result.error or ""}
 
 
-def test_each_pattern_of_the_page_matches_a_message_and_each_message_a_pattern(messages: dict[str, str]) -> None:
-    source = (PAGE / "refusals.js").read_text(encoding="utf-8")
-    patterns = re.findall(r"^  \[/(.+)/, \"", source, re.MULTILINE)
-    assert len(patterns) > 15
-    matched = {
-        name: next((pattern for pattern in patterns if re.search(pattern, message)), None)
-        for name, message in messages.items()
-    }
-    assert [messages[name] for name, pattern in matched.items() if pattern is None] == []
-    assert sorted(set(patterns) - set(matched.values())) == []
+def test_each_pattern_of_the_page_matches_a_message_and_each_message_a_pattern(
+    messages: dict[str, str], notes: dict[str, str]
+) -> None:
+    lists = (PAGE / "refusals.js").read_text(encoding="utf-8").split("const CHINESE_NOTES")
+    for source, found in zip(lists, (messages, notes), strict=True):
+        patterns = re.findall(r"^  \[/(.+)/, \"", source, re.MULTILINE)
+        assert len(patterns) > 3
+        matched = {
+            name: next((pattern for pattern in patterns if re.search(pattern, message)), None)
+            for name, message in found.items()
+        }
+        assert [found[name] for name, pattern in matched.items() if pattern is None] == []
+        assert sorted(set(patterns) - set(matched.values())) == []
 
 
-def translated(page: Any, language: str, messages: Iterable[str]) -> list[str]:
+def translated(page: Any, language: str, messages: Iterable[str], function: str = "refusal") -> list[str]:
     """The page's version of the messages."""
-    calls = f"{json.dumps(list(messages))}.map((one) => refusal(one, '{language}'))"
-    found: list[str] = page.run(f"import('/page/refusals.js').then(({{refusal}}) => {calls})")
+    calls = f"{json.dumps(list(messages))}.map((one) => {function}(one, '{language}'))"
+    found: list[str] = page.run(f"import('/page/refusals.js').then(({{{function}}}) => {calls})")
     return found
 
 
 @pytest.mark.services
-def test_messages_in_both_languages(page: Any, served: Any, messages: dict[str, str]) -> None:
+def test_messages_in_both_languages(page: Any, served: Any, messages: dict[str, str], notes: dict[str, str]) -> None:
     page.open(f"http://127.0.0.1:{served.port}/")
     chinese = dict(zip(messages, translated(page, "zh", messages.values()), strict=True))
     assert {name: text for name, text in chinese.items() if re.search(r"\$|[a-z] [a-z]", text)} == {}
-    english = translated(page, "en", messages.values())
+    assert not [text for text in translated(page, "zh", notes.values(), "note") if re.search(r"\$|[a-z] [a-z]", text)]
+    english = translated(page, "en", [*messages.values(), *notes.values()])
     assert not [text for text in english if text[0].islower() or re.match("(the )?(uploaded )?recording: ", text, re.I)]
-    assert translated(page, "zh", ["of a new kind"])[0].endswith("of a new kind")
+    for function in ("refusal", "note"):
+        assert translated(page, "zh", ["of a new kind"], function)[0].endswith("of a new kind")

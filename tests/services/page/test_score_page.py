@@ -73,6 +73,10 @@ def test_an_upload_shows_the_result_of_the_service(page: Any, served: RunningSer
     bands = served.get("/model")[2]
     band = next(pair for pair in json.loads(bands)["bands"] if pair[0] <= expected["score"] < pair[1])
     assert re.search(rf"\b{max(band[0], 50):g}\b.*\b{min(band[1], 99):g}\b", page.run(of(0, ".band")))
+    assert len(expected["notes"]) == 1  # the harmonics end at 2.4 kHz
+    assert page.run(f"[...{of(0, '.notes', 'children')}].map((one) => one.textContent.toLowerCase())") == [
+        note.lower() for note in expected["notes"]
+    ]
     rows = page.run(f"[...{of(0, 'tbody', 'rows')}].map((row) => [...row.cells].map((cell) => cell.textContent))")
     scores = [f"{segment['score']:.1f}" for segment in expected["timeline"]]
     assert rows == [

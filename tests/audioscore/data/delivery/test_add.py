@@ -217,3 +217,21 @@ def test_order_with_scores_is_refused_before_anything_changes(delivery: Path, so
 def test_an_http_root_is_refused(delivery: Path, songs: Path) -> None:
     with pytest.raises(UsageError, match=r"--audio https://host/x\b.*s3://"):
         add(table(delivery, "t0.wav,80,,\n"), songs, audio="https://host/x")
+
+
+def test_names_in_another_spelling_are_found(delivery: Path, songs: Path) -> None:
+    (delivery / "t0.wav").rename(delivery / "Zoe\u0308.wav")
+    added = add(table(delivery, "zo\u00eb.WAV,80,,\nT1.wav,81,,\n"), songs)
+    assert (len(added.plan.added), added.refused) == (2, [])
+
+
+def test_contradictions_of_a_delivery_are_notes(delivery: Path, songs: Path) -> None:
+    added = add(table(delivery, "t0.wav,80,001,ktv\nt1.wav,81,1,ktv\nt2.wav,82,4.4E+17,ktv\n"), songs)
+    [note] = added.to_json()["notes"]
+    assert "'001' = '1'" in note
+    assert [(row.row, "4.4E+17" in row.reason) for row in added.refused] == [(3, True)]
+    index = delivery / "order.json"
+    pairs = [["t3.wav", "t4.wav"], ["t4.wav", "t3.wav"], ["t5.wav"], []]
+    index.write_text(json.dumps([[{"audio_file": name} for name in group] for group in pairs]), encoding="utf-8")
+    notes = add(index, songs).notes
+    assert [any(figure in note for note in notes) for figure in ("1 of 4", "groups 1, 2")] == [True, True]

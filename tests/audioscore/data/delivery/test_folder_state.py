@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from audioscore.data.clips import Clip
-from audioscore.data.delivery.folder_state import changed_cells, read_labels_file, write_labels_file
+from audioscore.data.delivery.folder_state import changed_cells, read_folder_state, read_labels_file, write_labels_file
 from audioscore.data.labels import read_labels
 from audioscore.errors import DataError
 
@@ -46,6 +46,10 @@ def test_tables_that_cannot_be_changed_safely_are_refused(tmp_path: Path) -> Non
     (tmp_path / "labels.csv").write_text('audio_file,score\na.wav,"80\nb.wav,70\nc.wav,60"\n')
     with pytest.raises(DataError, match=r"labels\.csv.*\b1 rows"):
         read_labels_file(tmp_path)
+    for text in ("评分表\naudio_file,score\na.wav,80\n", "audio_file,score\na.wav,80\n\nscore,file\n70,b.wav\n"):
+        (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=r"labels\.csv\b"):
+            read_labels_file(tmp_path)
 
 
 def test_changed_cells_are_the_differing_values() -> None:
@@ -54,3 +58,21 @@ def test_changed_cells_are_the_differing_values() -> None:
     new = {"score": "82.5", "singer_id": "002", "source": "ktv"}
     assert changed_cells(old, Clip("x.wav", 82.5, "002", None, "ktv")) == new
     assert changed_cells(old, Clip("x.wav", 90.0, raters=(90.0,))) == {"score": "90", "rater_1": "90", "rater_2": ""}
+
+
+def test_another_spelling_of_an_id_is_no_change() -> None:
+    old = Clip("a", 80.0, "007", "Song", artist="王明")
+    assert changed_cells(old, Clip("a", 80.0, "7", "song", artist="王 明")) == {}
+    assert changed_cells(old, Clip("a", 80.0, "8", "Song 2")) == {"singer_id": "8", "song_id": "Song 2"}
+    assert changed_cells(Clip("a", 80.0), old) == {"singer_id": "007", "song_id": "Song", "artist": "王明"}
+
+
+def test_recordings_have_the_names_of_their_files(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "Zoe\u0308.wav").write_bytes(b"voice")
+    (tmp_path / "labels.csv").write_text(
+        "audio_file,score\naudio/Zo\u00eb.WAV,80\naudio/gone.wav,70\n", encoding="utf-8"
+    )
+    state = read_folder_state(tmp_path, read_labels_file(tmp_path))
+    assert [clip.audio_file for clip in state.rows] == ["audio/Zoe\u0308.wav", "audio/gone.wav"]
+    assert (state.missing, len(state.rows[0].sha256 or "")) == ({"audio/gone.wav"}, 64)

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from audioscore.data.clips import Clip
@@ -59,7 +60,7 @@ def test_an_index_in_the_wrong_order_is_refused_or_sorted(tmp_path: Path) -> Non
     [
         ("empty.json", "[]", r"empty\.json"),
         ("empty.csv", "audio_file,score\n", r"empty\.csv"),
-        ("notes.txt", "a", r"notes\.txt.*\.csv, \.tsv, \.xlsx, \.jsonl or \.json"),
+        ("notes.md", "a", r"notes\.md.*\.csv, \.tsv, \.xlsx, \.jsonl or \.json"),
         ("gone.csv", None, r"gone\.csv.*\(\.csv, .*\).*\(\.json\)"),
         ("gone.json", None, r"gone\.json"),
     ],
@@ -71,3 +72,18 @@ def test_empty_unreadable_and_missing_files_are_refused(
         write(tmp_path / name, text)
     with pytest.raises(DataError, match=names):
         read_delivery(tmp_path / name)
+
+
+def test_hidden_rows_are_read_if_they_are_included(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for row in (["录音", "分数"], ["a.m4a", 80], ["b.m4a", 90]):
+        sheet.append(row)
+    sheet.row_dimensions[3].hidden = True
+    book.save(tmp_path / "new.xlsx")
+    delivery = read_delivery(tmp_path / "new.xlsx")
+    assert ([clip.audio_file for clip in delivery.clips], len(delivery.notes)) == (["a.m4a"], 1)
+    assert delivery.locations == {1: "sheet Sheet, row 2"}
+    included = read_delivery(tmp_path / "new.xlsx", include_hidden=True)
+    assert ([clip.audio_file for clip in included.clips], included.notes) == (["a.m4a", "b.m4a"], ())

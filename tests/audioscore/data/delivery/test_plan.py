@@ -11,10 +11,10 @@ from audioscore.data.delivery.plan import (
     LONGEST,
     AddPlan,
     DeliveredRecording,
-    normalized,
     plan_add,
     recording_name,
 )
+from audioscore.data.spelling import normalized_name
 from audioscore.errors import DataError, UsageError
 
 HERE = Path("/delivery")
@@ -99,7 +99,7 @@ def test_repeats_are_counted_and_conflicts_resolved_by_policy(tmp_path: Path) ->
         sent("c.wav", "2" * 64, 70, 3),
     ]
     rows += [sent("d.wav", "2" * 64, 70, 4), sent("a.wav", "1" * 64, 85, 5)]
-    figures = r"1 of 2 .*a\.wav .*1\b.*80 .*b\.wav .*2\b.*90 .*a\.wav .*5\b.*85.*--on-conflict newest"
+    figures = r"1 of 2 .*a\.wav .*1\b.*80.*b\.wav .*2\b.*90.*a\.wav .*5\b.*85.*--on-conflict newest"
     with pytest.raises(DataError, match=figures):
         plan(tmp_path, *rows)
     mean = plan(tmp_path, *rows, on_conflict="mean")
@@ -163,7 +163,7 @@ def test_a_recording_with_a_score_leaves_its_ordered_group(tmp_path: Path) -> No
     late = plan_add([], [order("1", "2")], state, tmp_path)
     assert (late.ordered, late.groups) == ([], [])
     assert len(late.notes) == 2
-    assert "1 of 2 recordings" in late.notes[0]
+    assert "1 of 2 ordered" in late.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_names_are_readable_and_safe(delivered: str, name: str) -> None:
 
 
 def test_a_name_in_use_gets_digits_of_the_hash() -> None:
-    assert recording_name("A.WAV", SHA, {normalized("audio/a.wav")}) == "audio/A-5fd25fd2.wav"
+    assert recording_name("A.WAV", SHA, {normalized_name("audio/a.wav")}) == "audio/A-5fd25fd2.wav"
 
 
 @given(st.text(min_size=1, max_size=300))
@@ -200,3 +200,13 @@ def test_every_name_is_one_file_below_audio(delivered: str) -> None:
     assert not base.startswith((".", "-"))
     assert base == base.strip()
     assert len(base.encode()) <= LONGEST + 20
+
+
+def test_messages_about_many_rows_are_short(tmp_path: Path) -> None:
+    rows = [sent(f"{number}.wav", "1" * 64, number % 100, number, singer_id=f"s{number}") for number in range(5_000)]
+    with pytest.raises(DataError, match=r"1 of 1 .*4995 more") as caught:
+        plan(tmp_path, *rows)
+    assert len(str(caught.value)) < 500
+    assert all(len(note) < 500 for note in plan(tmp_path, *rows, on_conflict="mean").notes)
+    groups = [order(str(number)) for number in range(300)]
+    assert len(plan_add([], groups, FolderState(), tmp_path).notes) == 1

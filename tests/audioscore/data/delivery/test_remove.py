@@ -118,3 +118,16 @@ def test_removing_again_keeps_the_first_entry(songs: Path) -> None:
     (songs / "labels.csv").write_bytes(table)  # as after a kill before the table was changed
     remove_recordings(songs, ["audio/t1.wav"])
     assert read_withdrawn(songs)[content] == entry
+
+
+def test_a_file_in_another_spelling_is_deleted(songs: Path) -> None:
+    (songs / "audio" / "t1.wav").rename(songs / "audio" / "Te\u0301.wav")
+    table = songs / "labels.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("audio/t1.wav", "audio/T\u00e9.wav"), encoding="utf-8")
+    assert remove_recordings(songs, ["audio/t\u00e9.WAV"]).names == ["audio/Te\u0301.wav"]
+    assert names(songs) == ["audio/t0.wav", "audio/t2.wav", "audio/t3.wav"]
+    assert sorted(path.name for path in (songs / "audio").iterdir() if path.name.startswith("T")) == []
+
+
+def test_a_singer_is_removed_in_every_spelling(songs: Path) -> None:
+    assert remove_recordings(songs, singers=["\uff22\u200b "]).names == ["audio/t1.wav", "audio/t3.wav"]

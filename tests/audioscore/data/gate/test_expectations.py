@@ -17,7 +17,7 @@ NULL, UNIQUE, BETWEEN = (f"expect_column_values_to_{kind}" for kind in ("not_be_
 
 def frame(**changes: Any) -> pd.DataFrame:
     columns: dict[str, Any] = {
-        "row": [1, 2, 3, 4],
+        "row": ["row 1", "row 2", "row 3", "row 4"],
         "audio_file": ["a.wav", "b.wav", "c.wav", "d.wav"],
         "score": [60.0, 70.0, 80.0, 90.0],
         "source": ["ktv", "ktv", "ktv", "acapella"],

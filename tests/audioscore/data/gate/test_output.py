@@ -9,7 +9,14 @@ import pytest
 from audioscore.config import Config, parse_config
 from audioscore.data.audio_checks import AudioLimits
 from audioscore.data.clips import Clip
-from audioscore.data.gate.output import read_accepted, read_near_duplicates, read_ordered, run_gate, validation_settings
+from audioscore.data.gate.output import (
+    read_accepted,
+    read_near_duplicates,
+    read_ordered,
+    read_stated_splits,
+    run_gate,
+    validation_settings,
+)
 from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.index import write_index
 from audioscore.data.versions.revision import folder_digest
@@ -117,3 +124,19 @@ def test_near_duplicates_and_unscored_groups_read_back(folder: Path, tmp_path: P
 def test_without_files_there_are_no_near_duplicates_and_groups(tmp_path: Path) -> None:
     assert read_near_duplicates(tmp_path) == []
     assert read_ordered(tmp_path) == []
+
+
+def test_without_a_page_the_refusal_names_a_command(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(GateRefused) as refused:
+        run_gate(folder, tmp_path / "out", None, config(max_rejected_share=0.1))
+    assert f"`audioscore data validate {folder}`" in str(refused.value)
+    assert "html" not in str(refused.value)
+    assert json.loads((tmp_path / "out" / "validation.json").read_text(encoding="utf-8"))["report"] is None
+
+
+def test_stated_splits_read_back(folder: Path, tmp_path: Path) -> None:
+    rows = (folder / "labels.csv").read_text(encoding="utf-8").splitlines()
+    (folder / "labels.csv").write_text("\n".join([f"{rows[0]},split", *(f"{row},test" for row in rows[1:])]), "utf-8")
+    run_gate(folder, tmp_path / "out", None, config(max_rejected_share=0.5))
+    assert set(read_stated_splits(tmp_path / "out").values()) == {"test"}
+    assert read_stated_splits(tmp_path) == {}

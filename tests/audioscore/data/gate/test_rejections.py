@@ -173,3 +173,12 @@ def test_linked_pairs_have_the_same_components_as_scipy(pairs: list[tuple[int, i
 
     linked = linked_pairs([(str(i), str(j)) for i, j in pairs], set("0123456789"))
     assert components([(int(i), int(j)) for i, j in linked]) == components(pairs)
+
+
+def test_rows_of_a_workbook_are_named_as_in_the_spreadsheet() -> None:
+    clips = [Clip("a.wav", 80.0, row=1, sha256="x"), Clip("b.wav", 80.0, row=2, sha256="x"), Clip("c.wav", 95.0, row=3)]
+    locations = {1: "sheet KTV, row 5"}
+    kept, [copy] = rejections.without_copies(clips, locations)
+    assert kept == [clips[0], clips[2]]
+    assert "sheet KTV, row 5 (a.wav)" in copy["reason"]
+    assert "row 1 (a.wav)" in rejections.without_copies(clips)[1][0]["reason"]

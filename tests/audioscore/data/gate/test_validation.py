@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openpyxl
 import pytest
 from numpy.typing import NDArray
 from scipy.io import wavfile
@@ -72,7 +73,7 @@ def test_a_valid_folder_passes_and_its_clips_are_measured(tmp_path: Path) -> Non
 def test_the_json_document_has_the_agreed_keys_and_no_nan(tmp_path: Path) -> None:
     result = validate_folder(corpus(tmp_path, extra=["audio/gone.wav,70,s9,x,ktv"]))
     document = json.loads(json.dumps(result.to_json("report.html"), allow_nan=False))
-    assert list(document) == ["valid", "clips", "accepted", "rejected", "warnings", "expectations", "report"]
+    assert list(document) == ["valid", "clips", "accepted", "rejected", "warnings", "expectations", "notes", "report"]
     figures = [document[name] for name in ("valid", "clips", "accepted", "report")]
     assert figures == [True, 13, 12, "report.html"]
     [one] = document["rejected"]
@@ -97,7 +98,7 @@ def test_each_bad_recording_is_rejected_with_its_reason(tmp_path: Path) -> None:
         path.rename(folder / "audio" / path.name)
     (folder / "audio" / "c03.wav").write_bytes((folder / "audio" / "c03.wav").read_bytes()[:5_000])
     found = rejections(folder)
-    words = {4: "bytes", 13: "0.50 s", 14: "-80.", 15: "0 bytes", 16: "decoded", 17: "no such", 18: ""}
+    words = {4: "1.20 s", 13: "0.50 s", 14: "-80.", 15: "0 bytes", 16: "decoded", 17: "no such", 18: ""}
     assert list(found) == list(words)
     assert [row for row, word in words.items() if word not in found[row][0]] == []
     assert {severity for _, severity in found.values()} == {"error"}
@@ -354,3 +355,54 @@ def test_scores_are_compared_with_the_last_accepted_version(tmp_path: Path) -> N
         "expect_last_version_to_be_readable"
     ]
     assert "test.json" in unread.warnings[0]
+
+
+@pytest.mark.usefixtures("without_expectations")
+def test_contradictions_are_notes_among_the_warnings(tmp_path: Path) -> None:
+    header = f"{HEADER},split,remark"
+    extra = [f"audio/x{number}.wav,80,{singer},s,live,test,good" for number, singer in enumerate(("9", "009", "9.0"))]
+    folder = corpus(tmp_path, extra=extra, header=header)
+    for number in range(3):
+        record(folder / "audio" / f"x{number}.wav", seed=20 + number)
+    write_index(folder / "order.json", [[Clip("audio/x0.wav"), Clip("audio/x1.wav")], [Clip("audio/x2.wav")]])
+    result = validate_folder(folder, settings=LOOSE)
+    assert (result.valid, len(result.accepted)) == (True, 15)
+    assert {clip.singer_id for clip in result.accepted[12:]} == {"9"}
+    patterns = [r"singer_id: 1 of 7 .*'9' = '009' = '9\.0'", r"order\.json: 1 of 2 ", r"split, remark", r"live: 3 "]
+    assert [sum(bool(re.search(one, note)) for note in result.notes) for one in patterns] == [1, 1, 1, 1]
+    assert len(result.notes) == len(patterns)
+    assert result.warnings == result.notes
+    assert result.to_json()["notes"] == result.notes
+    assert result.splits == {f"audio/x{number}.wav": "test" for number in range(3)}
+
+
+@pytest.mark.usefixtures("without_expectations")
+def test_names_are_found_in_other_spellings(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, clips=4, extra=[r"audio\Zo\u00eb.WAV".replace(r"\u00eb", "\u00eb") + ",70,s9,x,ktv"])
+    record(folder / "audio" / "Zoe\u0308.wav", seed=30)
+    write_index(folder / "order.json", [[Clip("audio/ZO\u00cb.wav"), Clip("./audio/c00.wav")]])
+    result = validate_folder(folder, settings=LOOSE)
+    assert result.rejected == []
+    assert result.accepted[-1].audio_file == "audio/Zoe\u0308.wav"
+    assert [clip.audio_file for clip in result.ordered[0]] == ["audio/Zoe\u0308.wav", "./audio/c00.wav"]
+    [note] = [note for note in result.notes if "Zo" in note]
+    assert re.search(r"\b2 of 7\b", note)
+    assert validate_folder(folder, settings=LOOSE, audio=False).accepted[-1].audio_file == "audio\\Zo\u00eb.WAV"
+
+
+@pytest.mark.usefixtures("without_expectations")
+def test_rows_of_a_workbook_are_named_as_a_spreadsheet_counts_them(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav")
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet.title = "九月"
+    for row in (["评分表"], ["录音", "分数"], ["a.wav", 80], ["gone.wav", 80], ["a.wav", 80], ["b.wav", "=80+1"]):
+        sheet.append(row)
+    book.save(tmp_path / "labels.xlsx")
+    found = rejections(tmp_path)
+    assert {row: reason.split(": ")[0] for row, (reason, _) in found.items()} == {
+        number: f"sheet 九月, row {number + 2}" for number in (2, 3, 4)
+    }
+    assert "sheet 九月, row 3" in found[3][0]
+    assert [found[number][1] for number in (2, 3, 4)] == ["error", "warning", "error"]

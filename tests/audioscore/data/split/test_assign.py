@@ -433,3 +433,31 @@ def test_no_clip_moves_and_no_group_is_divided_after_additions_and_corrections(
     assert first.groups.items() <= second.groups.items()
     again = split(later, previous=second.groups, same_recording=pairs)
     assert again.of == second.of
+
+
+@pytest.mark.parametrize("then", ["s{}\u200b", "s{}", "S{}", "\uff33{}"])
+def test_old_spellings_of_a_singer_keep_their_split_and_entry(then: str) -> None:
+    clips = [replace(clip, singer_id=clip.singer_id.replace("ktv", "S")) for clip in corpus(12, 3) if clip.singer_id]
+    first = split(clips)
+    one = next(clip for clip in clips if first.of[clip.audio_file] == "train")
+    groups = {key: name for key, name in first.groups.items() if key != group_key(one)}
+    groups |= {f"singer:{then.format(str(one.singer_id)[1:])}": "test"}
+    new = [replace(clip, audio_file=f"new/{clip.audio_file}", sha256=f"new {clip.sha256}") for clip in clips]
+    again = split(new, previous=groups)
+    assert {again.of[clip.audio_file] for clip in new if clip.singer_id == one.singer_id} == {"test"}
+    assert groups.items() <= again.groups.items()
+    assert [key for key in again.groups if key.startswith("singer:")] == [
+        key for key in sorted(groups) if key.startswith("singer:")
+    ]
+
+
+def test_spellings_in_several_splits_follow_their_recordings() -> None:
+    clips = [replace(clip, singer_id=f"{number % 12:03d}") for number, clip in enumerate(corpus(12, 3))]
+    first = split(clips)
+    one, *_ = own = [clip for clip in clips if clip.singer_id == "007"]
+    groups = {key: name for key, name in first.groups.items() if key != "singer:7"}
+    groups |= {"singer:07": "val", "singer:007": "test"} | {f"sha256:{clip.sha256}": "test" for clip in own}
+    assert group_key(one) == "singer:7"
+    again = split(clips, previous=groups)
+    assert {again.of[clip.audio_file] for clip in own} == {"test"}
+    assert again.groups == groups | {"singer:7": "test"}

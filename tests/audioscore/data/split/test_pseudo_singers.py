@@ -12,7 +12,7 @@ from scipy.spatial.distance import pdist
 
 from audioscore.data.clips import Clip
 from audioscore.data.split import pseudo_singers
-from audioscore.data.split.pseudo_singers import cluster_voices, group_voices, singer_name
+from audioscore.data.split.pseudo_singers import cluster_voices, group_voices
 from audioscore.errors import DataError
 
 
@@ -112,8 +112,3 @@ def test_the_order_of_the_clips_does_not_matter(shuffler: random.Random) -> None
     shuffler.shuffle(order)
     shuffled = group_voices([clips[index] for index in order], rows[order], min_cosine=0.3)
     assert shuffled == group_voices(clips, rows, min_cosine=0.3)
-
-
-@pytest.mark.parametrize("spelling", ["A01", "a01", "\uff21\uff10\uff11", " A01 "])
-def test_width_case_and_spaces_are_ignored(spelling: str) -> None:
-    assert singer_name(spelling) == "a01"

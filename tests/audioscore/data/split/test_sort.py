@@ -16,6 +16,7 @@ from audioscore.data.index import read_index, write_index
 from audioscore.data.split.assign import assign_splits, read_splits
 from audioscore.data.split.sort import (
     check_indexes,
+    index_notes,
     read_split,
     read_unscored_groups,
     sort_clips,
@@ -207,3 +208,27 @@ def test_an_index_is_corrected_without_loss(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"scores\.json: .*\bJSON\b"):
         sort_index_file(path, resort=True)
     assert "NaN" in path.read_text()
+
+
+def test_a_stated_split_that_is_not_the_assigned_one_is_a_warning(tmp_path: Path) -> None:
+    gate = validated(tmp_path / "gate", forty())
+    plain = sort_folder(tmp_path, gate, tmp_path / "out", SECTION)
+    write_json(gate / "stated_splits.json", dict.fromkeys(plain.of, "test"))
+    stated = sort_folder(tmp_path, gate, tmp_path / "out", SECTION)
+    other = sum(split != "test" for split in plain.of.values())
+    [note] = [warning for warning in stated.report.warnings if warning not in plain.report.warnings]
+    assert stated.of == plain.of
+    assert f"{other} of 40" in note
+
+
+def test_singers_and_recordings_in_several_indexes_are_noted(tmp_path: Path) -> None:
+    train, test = tmp_path / "train.json", tmp_path / "test.json"
+    write_index(train, [[Clip("a", 90.0, "S1"), Clip("b", 80.0, "S2"), Clip("c", 70.0)]])
+    write_index(test, [[Clip("./a", 90.0, "s1\u200b"), Clip("d", 80.0, "S3")], []])
+    empty, recordings, singers = sorted(
+        index_notes([train, test]), key=lambda note: ("singers" in note, "of them" in note)
+    )
+    assert re.search(r"test\.json: 1 of 2 ", empty)
+    assert re.search(r"train\.json, test\.json: 1 .*\(a\)", recordings)
+    assert re.search(r"train\.json, test\.json: 1 .*\(s1\)", singers)
+    assert index_notes([train]) == []

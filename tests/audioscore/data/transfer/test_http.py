@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from audioscore.data.transfer.http import download_http, new_session, redact
-from audioscore.data.transfer.pool import ServerUnreachable
-from audioscore.errors import AudioError
+from audioscore.data.transfer.http import download_http, new_session
+from audioscore.data.transfer.network import redact
+from audioscore.errors import AudioError, ServerUnreachable, UsageError
 
 BODY = random.Random(1).randbytes(300_000)
 
@@ -69,13 +69,47 @@ def test_a_killed_download_resumes(web: Any, tmp_path: Path) -> None:
     leave_half(tmp_path, url, 120_000)
     assert get(url, tmp_path) == BODY
     assert web.sent["a.m4a"] == len(BODY) - 120_000
-    leave_half(tmp_path, url, len(BODY))  # killed before the file was renamed
+    leave_half(tmp_path, url, len(BODY))  # killed before the file was renamed: the server confirms the version
     assert get(url, tmp_path) == BODY
-    assert len(web.requests) == 1
+    assert web.requests[1:] == [("a.m4a", f"bytes={len(BODY) - 1}-")]
     (tmp_path / "file.m4a").unlink()
     leave_half(tmp_path, f"{web.url}/other.m4a", 1000)
     assert get(url, tmp_path) == BODY
-    assert web.requests[1:] == [("a.m4a", None)]
+    assert web.requests[2:] == [("a.m4a", None)]
+
+
+@pytest.mark.parametrize("size", [1000, len(BODY)])
+@pytest.mark.parametrize("newer", [BODY[::-1], BODY[:500], BODY + b"more"])
+def test_the_partial_file_of_an_older_version_is_discarded(web: Any, tmp_path: Path, size: int, newer: bytes) -> None:
+    leave_half(tmp_path, f"{web.url}/a.m4a", size)
+    assert get(web.serve("a.m4a", newer, etag='"v2"'), tmp_path) == newer
+    leave_half(tmp_path, f"{web.url}/b.m4a", size, version=None)
+    (tmp_path / "file.m4a").unlink()
+    assert get(web.serve("b.m4a", newer, etag=None), tmp_path) == newer
+
+
+def test_a_resumed_response_without_the_etag_is_not_trusted(web: Any, tmp_path: Path) -> None:
+    url = web.serve("a.m4a", BODY)
+    leave_half(tmp_path, url, 1000)
+    start = web.start
+    web.start = lambda request, status, headers: start(
+        request, status, {name: value for name, value in headers.items() if name != "ETag" or status != 206}
+    )
+    assert get(url, tmp_path) == BODY
+    assert web.requests == [("a.m4a", "bytes=1000-"), ("a.m4a", None)]
+
+
+def test_a_proxy_is_named(tmp_path: Path, web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("HTTP_PROXY", "http://me:pw@127.0.0.1:1")
+    refused("http://songs.invalid/a.m4a", tmp_path, r"HTTP_PROXY \(http://127\.0\.0\.1:1\)", kind=ServerUnreachable)
+    assert get(web.serve("a.m4a", BODY), tmp_path) == BODY  # loopback
+    monkeypatch.setenv("HTTP_PROXY", web.url)
+    web.answer = lambda request: web.start(request, 502, {"Content-Length": "0"})
+    refused("http://songs.invalid/a.m4a", tmp_path / "b", r"502 .*HTTP_PROXY")
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
+    with pytest.raises(UsageError, match=r"^HTTP_PROXY: socks5://127\.0\.0\.1:1 "):
+        download_http("http://songs.invalid/a.m4a", tmp_path / "c", partial=tmp_path / "c.part")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,19 @@ def test_both_normal_forms_of_a_name(tmp_path: Path, on_disk: str, written: str)
     assert locate(absolute, "/", absolute_allowed=True).path == path
 
 
+def test_names_on_disk_in_gbk(tmp_path: Path) -> None:
+    path = put(tmp_path / os.fsdecode("录音/歌.m4a".encode("gbk")))
+    assert locate("录音/歌.m4a", tmp_path).path == path
+    assert os.path.samefile(locate("/old/录音/歌.m4a", tmp_path).path or "", path)
+    text = put(tmp_path / "录音/歌.m4a")  # a name in UTF-8 comes first
+    assert locate("录音/歌.m4a", tmp_path).path == text
+
+
+def test_half_an_emoji_is_no_file_name(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"ud83c\.m4a"):
+        locate("\ud83c.m4a", tmp_path)
+
+
 @pytest.mark.parametrize(
     "written", ["audio\\a.m4a", "C:\\songs\\audio\\a.m4a", "c:/songs/audio/a.m4a", "\\\\host\\share\\audio\\a.m4a"]
 )

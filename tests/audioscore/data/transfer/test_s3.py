@@ -2,6 +2,7 @@ import base64
 import contextlib
 import hashlib
 import io
+import json
 import random
 import re
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from audioscore.data.transfer.pool import ServerUnreachable
+from audioscore.data.transfer import s3
 from audioscore.data.transfer.s3 import (
     connect,
     download_object,
@@ -23,7 +24,7 @@ from audioscore.data.transfer.s3 import (
     split_uri,
     upload_object,
 )
-from audioscore.errors import AudioError, DataError
+from audioscore.errors import AudioError, DataError, ServerUnreachable
 
 BODY = random.Random(2).randbytes(600_000)
 BUCKET, KEY = "transfer-songs", "录音 1/'a' \U0001f3a4.m4a"
@@ -167,17 +168,51 @@ def test_an_unreachable_endpoint(bucket: Any, tmp_path: Path, monkeypatch: pytes
         held.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{held.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setattr(s3, "PATIENCE", 0.0)
+        with pytest.raises(ServerUnreachable, match=rf"^{address}: .*\(Connection refused\).*AWS_ENDPOINT_URL"):
+            connect()
+        monkeypatch.setattr(s3, "await_server", lambda *_, **options: None)  # it stops after the first request
         unreachable = pytest.raises(ServerUnreachable, match=f"^s3://transfer-songs/a: .*{address}")
         with contextlib.closing(connect()) as client, unreachable:
             download_object(client, BUCKET, "a", tmp_path / "a", partial=tmp_path / "a.part")
 
 
 def test_a_prefix_is_listed_as_a_folder(bucket: Any, client: Any) -> None:
-    for key in ("p/录音/a.m4a", "p/b", "p/", "p2/c"):
+    for key in ("p/录音/a.m4a", "p/b", "p2/c", "p/full/", "p/full/d", "p/both", "p/both/e"):
         bucket.put_object(Key=key, Body=b"123")
+    for marker in ("p/", "p/录音", "p/录音/", "p", "p2/empty"):
+        bucket.put_object(Key=marker, Body=b"")
     found = list_objects(client, f"s3://{BUCKET}/p/")
-    assert [(item.name, item.size) for item in found] == [("b", 3), ("录音/a.m4a", 3)]
-    assert len(list_objects(client, f"s3://{BUCKET}")) == 3
+    names = ["b", "both", "both/e", "full/", "full/d", "录音/a.m4a"]
+    assert [(item.name, item.size) for item in found] == [(name, 3) for name in names]
+    assert len(list_objects(client, f"s3://{BUCKET}")) == len(names) + 2
+
+
+def test_an_endpoint_that_is_a_web_server(
+    bucket: Any, web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
+    web.serve(BUCKET, b"<html></html>", kind="text/html", etag=None)
+    web.serve(f"{BUCKET}/a", b"<html></html>", kind="text/html", etag=None)
+    with contextlib.closing(connect()) as client:
+        refused(client, tmp_path, rf"{web.url}.*AWS_ENDPOINT_URL", key="a")
+        with pytest.raises(AudioError, match=rf"^s3://{BUCKET}/p: .*{web.url}.*AWS_ENDPOINT_URL"):
+            list_objects(client, f"s3://{BUCKET}/p")
+
+
+def test_a_server_that_ignores_if_match(bucket: Any, client: Any, tmp_path: Path) -> None:
+    (tmp_path / "file.m4a.part").write_bytes(BODY[:1000])
+    note = {
+        "uri": f"s3://{BUCKET}/{KEY}",
+        "version": f'"{hashlib.md5(BODY).hexdigest()}"',
+        "size": len(BODY),
+        "checksums": {},
+    }
+    (tmp_path / "file.m4a.part.json").write_text(json.dumps(note))
+    bucket.put_object(Key=KEY, Body=BODY[::-1])  # of the same size
+    client.meta.events.register("before-parameter-build.s3.GetObject", lambda params, **_: params.pop("IfMatch", None))
+    assert get(client, tmp_path) == BODY[::-1]
 
 
 @pytest.mark.parametrize(("bucket_name", "key"), [(BUCKET, ""), ("a b", "c"), ("Songs_", "c")])
@@ -210,7 +245,6 @@ def test_a_file_and_bytes_are_uploaded_with_their_checksum(bucket: Any, client: 
         ({"ETag": f'"{"0" * 32}"'}, False),
         ({"ETag": f'"{"0" * 32}"', "ServerSideEncryption": "aws:kms"}, True),  # no MD5 of the content
         ({"ETag": f'"{"0" * 32}-2"'}, True),
-        ({}, True),
     ],
 )
 def test_the_stored_md5_is_compared(answer: dict[str, str], kept: bool) -> None:
@@ -219,6 +253,12 @@ def test_the_stored_md5_is_compared(answer: dict[str, str], kept: bool) -> None:
         assert upload_object(client, BUCKET, "a", BODY) == len(BODY)
         return
     with pytest.raises(DataError, match=rf"^s3://transfer-songs/a: .*\b0{{32}}\b.*\b{hashlib.md5(BODY).hexdigest()}\b"):
+        upload_object(client, BUCKET, "a", BODY)
+
+
+def test_an_upload_without_a_confirmation_is_refused() -> None:
+    client: Any = SimpleNamespace(put_object=lambda **_: {})  # what a web server's page with status 200 becomes
+    with pytest.raises(DataError, match=r"^s3://transfer-songs/a: .*AWS_ENDPOINT_URL"):
         upload_object(client, BUCKET, "a", BODY)
 
 
@@ -234,6 +274,7 @@ def test_failed_writes_are_data_errors(client: Any, cut: Any, tmp_path: Path, mo
         held.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{held.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setattr(s3, "await_server", lambda *_, **options: None)
         refused = pytest.raises(DataError, match=f"^s3://transfer-songs/a: .*{address}")
         with contextlib.closing(connect()) as unreachable, refused:
             upload_object(unreachable, BUCKET, "a", b"x")

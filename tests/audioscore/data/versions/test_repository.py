@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from audioscore.data.transfer import s3
 from audioscore.data.versions import repository
 from audioscore.data.versions.dvc import open_repository
 from audioscore.data.versions.repository import (
@@ -23,7 +24,7 @@ from audioscore.data.versions.repository import (
     recorded_version,
 )
 from audioscore.data.versions.revision import file_md5s, folder_digest
-from audioscore.errors import DataError
+from audioscore.errors import DataError, ServerUnreachable
 
 FILES = {"labels.csv": "audio_file,score\naudio/a.wav,80\n", "audio/a.wav": "a" * 100, "audio/\u00e9 b.wav": "b"}
 FIRST, SECOND = b"audio_file,score\na.wav,80\n", b"audio_file,score\na.wav,81\n"
@@ -229,6 +230,27 @@ def test_failed_pushes_name_the_cause(data: Path, tmp_path: Path, capfd: pytest.
     with pytest.raises(DataError, match=r"remote.*dvc remote add -d"):
         push([data])
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ("url = s3://songs/dvc", "AWS_ENDPOINT_URL"),
+        ("url = s3://songs/dvc\n    endpointurl = http://127.0.0.1:1", r"\bstore\b"),
+        ("url = http://127.0.0.1:1/dvc", r"\bstore\b"),
+    ],
+)
+def test_a_remote_that_is_down_is_named_at_once(
+    data: Path, monkeypatch: pytest.MonkeyPatch, settings: str, named: str
+) -> None:
+    commit(data)
+    (data.parent / ".dvc" / "config").write_text(f"[core]\n    remote = store\n['remote \"store\"']\n    {settings}\n")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr(s3, "PATIENCE", 0.0)
+    for transfer in (lambda: push([data]), lambda: pull([record_of(data)])):
+        with pytest.raises(ServerUnreachable, match=rf"^http://127\.0\.0\.1:1(/dvc)?: .*{named}"):
+            transfer()
 
 
 @pytest.fixture

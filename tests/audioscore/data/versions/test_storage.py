@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from moto.server import ThreadedMotoServer
 
 from audioscore.data.transfer import pool
 from audioscore.data.versions.revision import folder_digest
-from audioscore.data.versions.storage import FetchReport, fetch
-from audioscore.errors import DataError
+from audioscore.data.versions.storage import FetchReport, fetch, local_repository
+from audioscore.errors import DataError, ServerUnreachable
+from audioscore.files import path_to_uri
 
 FILES = {"labels.csv": b"audio_file,score\naudio/a.m4a,80\n", "audio/a.m4a": b"a" * 100, "audio/\u00e9.m4a": b""}
 SIZE = sum(map(len, FILES.values()))
@@ -155,6 +157,17 @@ def test_damage_during_the_transfer_is_detected_and_leaves_no_files(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_folder_markers_are_left_out_and_odd_keys_are_files(tmp_path: Path, bucket: Any) -> None:
+    upload(bucket, "p/")
+    for marker in ("p/", "p/audio", "p/audio/"):
+        bucket.put_object(Key=marker, Body=b"")
+    odd = {"audio/a b ": b"1", "audio/a\\b": b"2", "audio/e\u0301.m4a": b"4", "audio/A.m4a": b"5"}
+    for name, content in odd.items():
+        bucket.put_object(Key=f"p/{name}", Body=content)
+    fetch(f"s3://{bucket.name}/p", tmp_path / "target")
+    assert contents(tmp_path / "target") == FILES | odd
+
+
 def test_buckets_and_prefixes_without_data_and_missing_keys_are_named(
     tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +179,11 @@ def test_buckets_and_prefixes_without_data_and_missing_keys_are_named(
     bucket.put_object(Key="p/../x", Body=b"x")
     with pytest.raises(DataError, match=r"1 of 1 .*\(p/\.\./x\)"):
         fetch(f"s3://{name}/p", target)
+    for prefix, bad in (("q", "x" * 256), ("r", "a//b"), ("s", "both"), ("t", "full/")):
+        bucket.put_object(Key=f"{prefix}/{bad}", Body=b"x")
+        bucket.put_object(Key=f"{prefix}/both/c", Body=b"x")
+        with pytest.raises(DataError, match=rf"1 of 2 .*\({prefix}/{bad}\)"):
+            fetch(f"s3://{name}/{prefix}", target)
     with monkeypatch.context() as patched:
         patched.delenv("AWS_ACCESS_KEY_ID")
         with pytest.raises(DataError, match=rf"s3://{name}/p: .*http://127.*AWS_ACCESS_KEY_ID"):
@@ -195,6 +213,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory, git: Any, fill: Any) ->
     return root
 
 
+def test_a_repository_on_a_server_that_is_down(tmp_path: Path) -> None:
+    with pytest.raises(ServerUnreachable, match=r"^http://127\.0\.0\.1:1/songs: "):
+        fetch("git+http://me:pw@127.0.0.1:1/songs@main", tmp_path / "target")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("form", ["{path}@v1", "git+file://{path}@v1#data", "{path}@{commit}"])
 def test_a_revision_of_a_repository(tmp_path: Path, repository: Path, git: Any, form: str) -> None:
     commit = git(repository, "rev-parse", "HEAD")
@@ -205,6 +229,16 @@ def test_a_revision_of_a_repository(tmp_path: Path, repository: Path, git: Any, 
     audio = {name.removeprefix("audio/"): content for name, content in FILES.items() if name.startswith("audio/")}
     assert fetch(f"{repository}@v1#data/audio", tmp_path / "inner").files == 2
     assert contents(tmp_path / "inner") == audio
+
+
+@pytest.mark.parametrize("form", ["{path}@v1", "git+{path}@v1#data", "git+{uri}@v1"])
+def test_a_repository_with_any_name(tmp_path: Path, repository: Path, form: str) -> None:
+    moved = tmp_path / "C#proj 新 %20?x"
+    shutil.copytree(repository, moved)
+    uri = form.format(path=moved, uri=path_to_uri(moved))
+    assert local_repository(uri) == moved
+    assert fetch(uri, tmp_path / "target").files == 3
+    assert contents(tmp_path / "target") == FILES
 
 
 @pytest.mark.parametrize(

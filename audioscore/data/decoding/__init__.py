@@ -1,0 +1,1 @@
+"""Decoding of audio files by FFmpeg: container headers, streams, and which files are recordings."""

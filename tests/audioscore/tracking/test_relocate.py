@@ -1,0 +1,128 @@
+import contextlib
+import shutil
+import sqlite3
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from audioscore.files import path_to_uri, uri_to_path
+from audioscore.home import ARTIFACTS, Home
+from audioscore.tracking.connection import connect, initialise
+from audioscore.tracking.relocate import LOCATIONS, present_location, relocate
+
+
+def locations(database: Path) -> set[str]:
+    """Every location in a database that is a URI of a file."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = [row for table, column in LOCATIONS for row in connection.execute(f"SELECT {column} FROM {table}")]
+    return {value for (value,) in rows if value and value.startswith("file:")}
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Home:
+    """A home with a run that has an artifact, and a version whose files are in the home."""
+    home = Home(tmp_path / "old")
+    client = connect_new(home)
+    run = client.create_run(client.get_experiment_by_name("singers").experiment_id)
+    client.log_text(run.info.run_id, "curves", "page.html")
+    source = home.artifacts / "singers" / "model"
+    source.mkdir()
+    client.create_registered_model("singers")
+    client.create_model_version("singers", source.as_uri(), run_id=run.info.run_id)
+    return home
+
+
+def connect_new(home: Home) -> MlflowClient:
+    initialise(home.tracking_uri, "singers", home.artifacts)
+    return connect(home.tracking_uri)
+
+
+@pytest.mark.parametrize("name", ["new", "C#proj 新 %20?x", "a/b/c"])
+def test_locations_follow_a_moved_home(old: Home, tmp_path: Path, name: str) -> None:
+    new = Home(tmp_path / name)
+    new.folder.parent.mkdir(parents=True, exist_ok=True)
+    old.folder.rename(new.folder)
+    client = connect(new.tracking_uri)
+    found = {uri_to_path(location) for location in locations(new.folder / "mlflow.db")}
+    assert len(found) == 4
+    assert all(path is not None and path.is_relative_to(new.artifacts) for path in found)
+    run = client.create_run(client.get_experiment_by_name("singers").experiment_id)
+    client.log_text(run.info.run_id, "more", "more.html")
+    assert {path.name for path in new.artifacts.rglob("*.html")} == {"page.html", "more.html"}
+    assert not old.folder.exists()
+
+
+def test_a_copy_uses_its_own_files(old: Home, tmp_path: Path) -> None:
+    new = Home(tmp_path / "new")
+    shutil.copytree(old.folder, new.folder)
+    before = locations(old.folder / "mlflow.db")
+    connect(new.tracking_uri)
+    assert all(new.artifacts.as_uri() in location for location in locations(new.folder / "mlflow.db"))
+    assert locations(old.folder / "mlflow.db") == before
+
+
+def test_a_database_without_its_files_keeps_locations_that_exist(old: Home, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    shutil.copy(old.folder / "mlflow.db", tmp_path / "new")
+    before = locations(tmp_path / "new/mlflow.db")
+    relocate(tmp_path / "new/mlflow.db")
+    kept = {location for location in before if (path := uri_to_path(location)) and path.exists()}
+    assert kept
+    assert kept <= locations(tmp_path / "new/mlflow.db")
+
+
+def test_an_experiment_without_files_follows_too(tmp_path: Path) -> None:
+    connect_new(Home(tmp_path / "old"))
+    (tmp_path / "old").rename(tmp_path / "new")
+    client = connect(Home(tmp_path / "new").tracking_uri)
+    run = client.create_run(client.get_experiment_by_name("singers").experiment_id)
+    client.log_text(run.info.run_id, "curves", "page.html")
+    assert not (tmp_path / "old").exists()
+    assert list((tmp_path / "new" / ARTIFACTS).rglob("page.html"))
+
+
+def test_other_locations_stay(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    for location in (
+        "s3://bucket/mlartifacts/x",
+        "models:/m-1",
+        "file:///srv/models/x",
+        "mlflow-artifacts:/mlartifacts",
+    ):
+        assert present_location(location, database) == location
+    own = path_to_uri(tmp_path / ARTIFACTS / "x")
+    assert present_location(own, database) == own
+
+
+def test_nothing_is_written_where_nothing_moved(old: Home) -> None:
+    database = old.folder / "mlflow.db"
+    before = database.read_bytes()
+    relocate(database)
+    assert database.read_bytes() == before
+
+
+def test_a_missing_or_empty_database_is_no_error(tmp_path: Path) -> None:
+    relocate(tmp_path / "mlflow.db")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mlflow.db").touch()
+    relocate(tmp_path / "mlflow.db")
+    assert (tmp_path / "mlflow.db").read_bytes() == b""
+
+
+def test_another_process_that_writes_does_not_break_it(
+    old: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audioscore.tracking.relocate.WAIT_SECONDS", 0.1)
+    old.folder.rename(tmp_path / "new")
+    database = tmp_path / "new/mlflow.db"
+    before = locations(database)
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        relocate(database)
+        other.execute("ROLLBACK")
+    assert locations(database) == before
+    relocate(database)
+    assert not locations(database) & before
+    assert mlflow.MlflowClient(path_to_uri(database, "sqlite")).get_model_version("singers", "1")
