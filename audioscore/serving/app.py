@@ -56,10 +56,11 @@ BODY = {
                 "additionalProperties": False,
                 "properties": {
                     FIELD: {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": {"type": "string", "format": "binary"},
-                        "description": "Recordings: wav, flac, mp3, m4a, ogg, webm.",
+                        "description": "Recordings: wav, flac, mp3, m4a, ogg, webm and others, with or without names.",
+                        "anyOf": [
+                            {"type": "array", "minItems": 1, "items": {"contentMediaType": "application/octet-stream"}},
+                            {"not": {"type": "array"}, "contentMediaType": "application/octet-stream"},  # one part
+                        ],
                     }
                 },
             }

@@ -175,7 +175,7 @@ class _Parts:
         # Without a suffix, because FFmpeg would select the format of a name like x.m3u8 by its suffix.
         path = self._folder / str(number)
         self.uploads.append(InputRecording(display_name(filename, number), path))
-        self._unnamed = not filename
+        self._unnamed = filename == ""
         self._open, self._size = path.open("wb"), 0
 
     def data(self, data: bytes, start: int, end: int) -> None:

@@ -118,7 +118,7 @@ def test_refusals_are_one_line(
     config = data.parent / ".dvc" / "config.local"
 
     def refusal() -> str:
-        with pytest.raises(DataError, match=r"^data\.dvc: .*\bcloud \(.+\)") as refused:
+        with pytest.raises(DataError, match=r"\bcloud\b") as refused:
             push([data])
         assert "\n" not in str(refused.value)
         return str(refused.value)
