@@ -18,6 +18,7 @@ from audioscore.platforms import (
     ClusterSection,
     ConfigSection,
     ContainersSection,
+    DataUri,
     Image,
     Label,
     LabelKey,
@@ -82,17 +83,10 @@ Severity = Annotated[
 ]
 
 
-def _check_bucket(uri: str) -> str:
-    """Return a data URI. Raises ValueError for a bucket that no client accepts, by the rule of botocore."""
-    if uri.startswith("s3://") and not re.match(r"s3://[A-Za-z0-9._-]{1,255}(/|$)", uri):
-        raise ValueError(f"{uri!r} has no valid bucket; expected s3://BUCKET/PREFIX with letters, digits and '-._'")
-    return uri
-
-
 class DataSection(ConfigSection):
     """The data folder, and how its labels table is read."""
 
-    uri: Annotated[str, AfterValidator(_check_bucket)] | None = None  # folder | s3://bucket/prefix | git URL@rev
+    uri: DataUri | None = None  # folder | s3://bucket/prefix | git URL@rev
     column_map: dict[str, str] = Field({})  # column name of audioscore -> header in the table
     singer_from: str | None = None  # regular expression with one group, applied to file names, for the singer
 

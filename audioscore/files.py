@@ -81,15 +81,19 @@ def _umask() -> int:
     return mask
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write UTF-8 text atomically; bytes of file names that are not UTF-8 become escapes, which JSON can read back."""
+def write_text(target: Path, text: str, errors: Literal["strict", "backslashreplace"] = "strict") -> None:
+    """Write UTF-8 text atomically; `errors` concerns the bytes of file names that are not UTF-8."""
     with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(text, encoding="utf-8", errors=errors)
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write a JSON document atomically. Raises ValueError for NaN, which JSON does not have."""
-    write_text(target, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    """Write a JSON document atomically; names that are not UTF-8 become escapes, which are read back.
+
+    Raises ValueError for NaN, which JSON does not have.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    write_text(target, text, errors="backslashreplace")
 
 
 def read_json(source: Path) -> Any:

@@ -38,9 +38,13 @@ class Home:
     def _database(self) -> Path:
         path = self.folder / "mlflow.db"
         name = os.fsencode(path)
-        if len(name) > LONGEST_DATABASE or name != str(path).encode(errors="replace"):
+        if name != str(path).encode(errors="replace"):
             raise UsageError(
-                f"AUDIOSCORE_HOME: mlflow.db has a path of {len(name)} bytes; at most {LONGEST_DATABASE} in UTF-8 fit. "
+                "AUDIOSCORE_HOME: its path is not UTF-8, which MLflow's database needs. Rename the folder."
+            )
+        if len(name) > LONGEST_DATABASE:
+            raise UsageError(
+                f"AUDIOSCORE_HOME: mlflow.db has a path of {len(name)} bytes; at most {LONGEST_DATABASE} fit. "
                 f"Set AUDIOSCORE_HOME to a folder with a shorter path."
             )
         return path

@@ -46,17 +46,13 @@ Image = Annotated[
     ),
 ]  # fmt: skip
 # Source: Amazon S3 User Guide, bucket naming rules.
-BUCKET = r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-Storage = Annotated[
-    str,
-    _matching(
-        rf"s3://{BUCKET}(/.*)?|/.*",
-        f"a folder, or s3://BUCKET/PREFIX with a bucket of 3 to 63 {LETTERS}", 1000,
-    ),
-]  # fmt: skip
-Location = Annotated[
-    str,
-    _matching(rf"s3://{BUCKET}(/.*)?|(?!s3:)[a-z0-9+.-]+:/.+|/.*|", f"a URI; a bucket has 3 to 63 {LETTERS}", 1000),
+S3 = r"s3://(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?"
+BUCKET_RULE = f"s3://BUCKET/PREFIX with a bucket of 3 to 63 {LETTERS}"
+Storage = Annotated[str, _matching(rf"{S3}|/.*", f"a folder, or {BUCKET_RULE}", 1000)]
+Location = Annotated[str, _matching(rf"{S3}|(?!s3:)[a-z0-9+.-]+:/.+|/.*|", f"a URI, such as {BUCKET_RULE}", 1000)]
+# Existing buckets may have older names. Source: botocore, VALID_BUCKET.
+DataUri = Annotated[
+    str, _matching(r"s3://[A-Za-z0-9._-]{1,255}(/.*)?|(?!s3://).*", "s3://BUCKET/PREFIX with a valid bucket", 4096)
 ]
 UNITS = {"m": 1e-3, "k": 1e3} | {
     f"{prefix}{suffix}": base**power
@@ -70,7 +66,8 @@ StepName = Literal[
 
 
 def _amount(quantity: str) -> float:
-    """
+    """Convert a Kubernetes quantity to a number.
+
     >>> _amount("500m"), _amount("8Gi")
     (0.5, 8589934592.0)
     """

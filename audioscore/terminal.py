@@ -52,7 +52,7 @@ def prepare_output() -> None:
 
 def describe_encode_error(error: Exception) -> str | None:
     """Describe on one line that a name is not UTF-8 where it must be; None for other exceptions."""
-    if not isinstance(error, UnicodeEncodeError):
+    if not isinstance(error, UnicodeEncodeError) or not "\ud800" <= error.object[error.start] <= "\udfff":
         return None
     name = error.object[max(0, error.start - 30) : error.end + 30]
     return f"{ascii(name)[1:-1]}: a name that is not UTF-8 cannot be stored. Rename the file or folder."

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from audioscore.config import rename_deprecated
 from audioscore.errors import UsageError
-from audioscore.files import read_json, sha256_of
+from audioscore.files import read_json, sha256_of, uri_to_path
 from pipelines.scorer_pipeline import NAME
 
 if TYPE_CHECKING:
@@ -98,9 +98,12 @@ def discard_other_code(folder: Path, code: dict[str, str]) -> dict[str, str] | N
 
 def discard_moved(folder: Path) -> bool:
     """Delete a run's cache if it names another folder, and return whether it did: the run was moved or copied."""
-    inside = json.dumps(str(folder))[1:-1]
-    entries = [path.read_text(encoding="utf-8") for path in (folder / CACHE).glob("*.json")]
-    moved = any(text.count('"uri": "') != text.count(f'"uri": "{inside}/') for text in entries)
+    uris: list[str] = []
+    for path in (folder / CACHE).glob("*.json"):
+        with contextlib.suppress(ValueError):  # KFP ignores a damaged entry too
+            json.loads(path.read_text(encoding="utf-8"), object_hook=lambda one: uris.append(str(one.get("uri"))))
+    local = [uri_to_path(uri) or Path(uri) for uri in uris if uri.startswith(("/", "file:"))]
+    moved = any(not path.is_relative_to(folder) for path in local)
     if moved:
         shutil.rmtree(folder / CACHE)
     return moved

@@ -24,12 +24,10 @@ from audioscore.errors import (
     DataError,
     GateRefused,
     UsageError,
-    describe_os_error,
 )
 from audioscore.files import read_json
 from audioscore.home import home, home_of_model
-from audioscore.terminal import describe_encode_error
-from audioscore.tracking.connection import describe_mlflow_error
+from audioscore.tracking.connection import describe_error
 from pipelines.cluster_run import check_cluster_config, run_on_cluster
 from pipelines.interrupt import Interrupted, Signalled, raise_on_sigterm
 from pipelines.local_run import local_sources, recorded_settings, run_on_machine
@@ -46,19 +44,13 @@ def main(request: SubmitRequest) -> int:
     try:
         with raise_on_sigterm():
             result = run(request, console)
-    except AudioscoreError as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return error.exit_code
-    except OSError as error:
-        console.print(f"[red]error:[/red] {escape(describe_os_error(error))}", highlight=False, soft_wrap=True)
-        return AudioscoreError.exit_code
     except KeyboardInterrupt as error:
         console.print(_after_interrupt(request, error), markup=False, highlight=False, soft_wrap=True)
         return SIGNAL_BASE + (error.number if isinstance(error, Signalled) else signal.SIGINT)
     except Exception as error:
-        if reason := describe_mlflow_error(error) or describe_encode_error(error):
+        if reason := describe_error(error):
             console.print(f"[red]error:[/red] {escape(reason)}", highlight=False, soft_wrap=True)
-            return AudioscoreError.exit_code
+            return getattr(error, "exit_code", AudioscoreError.exit_code)
         # Python's exit code for an uncaught exception is 1, which here means that a gate refused.
         console.print_exception()
         return INTERNAL_ERROR_EXIT_CODE

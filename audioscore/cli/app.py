@@ -10,9 +10,9 @@ import typer
 from audioscore import __version__
 from audioscore.cli import data, doctor, encoders, evaluate, models, run, score, serve, train
 from audioscore.data.transfer.network import exempt_loopback
-from audioscore.errors import INTERNAL_ERROR_EXIT_CODE, AudioscoreError, describe_os_error
-from audioscore.terminal import describe_encode_error, prepare_output, use_utf8
-from audioscore.tracking.connection import describe_mlflow_error
+from audioscore.errors import INTERNAL_ERROR_EXIT_CODE, AudioscoreError
+from audioscore.terminal import prepare_output, use_utf8
+from audioscore.tracking.connection import describe_error
 
 app = typer.Typer(
     name="audioscore",
@@ -64,17 +64,11 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         app()
-    except AudioscoreError as error:
-        typer.secho("error: ", fg=typer.colors.RED, err=True, nl=False)
-        typer.echo(str(error), err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        typer.echo(f"error: {describe_os_error(error)}", err=True)
-        sys.exit(AudioscoreError.exit_code)
     except Exception as error:
-        if reason := describe_mlflow_error(error) or describe_encode_error(error):
-            typer.echo(f"error: {reason}", err=True)
-            sys.exit(AudioscoreError.exit_code)
+        if reason := describe_error(error):
+            typer.secho("error: ", fg=typer.colors.RED, err=True, nl=False)
+            typer.echo(reason, err=True)
+            sys.exit(getattr(error, "exit_code", AudioscoreError.exit_code))
         # Python's exit code for an uncaught exception is 1, which here means that a gate refused.
         traceback.print_exc()
         sys.exit(INTERNAL_ERROR_EXIT_CODE)

@@ -67,7 +67,7 @@ def validate(
             audio=not table_only,
         )
     if report is not None:
-        write_text(report, render_validation(result, folder))
+        write_text(report, render_validation(result, folder), errors="backslashreplace")
     if as_json:
         typer.echo(json.dumps(result.to_json(str(report) if report else None), ensure_ascii=False, indent=2))
     else:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from audioscore.data.decoding.formats import describe_others, has_suffix, scan_folder
-from audioscore.data.text import decode_text
+from audioscore.data.text import decode_lines
 from audioscore.data.transfer import s3
 from audioscore.errors import UsageError
 from audioscore.scoring.input import InputRecording
@@ -65,14 +65,17 @@ def _read_list() -> list[str]:
     """Names on standard input, one on each line.
 
     A line that names an existing file is used as it is, since a file name need not be text in any encoding. The other
-    lines are decoded like a table.
+    lines are decoded like a table; one that is in another encoding than the rest is kept: its recording is not found.
     """
     lines = [line.removesuffix(b"\r") for line in sys.stdin.buffer.read().split(b"\n")]
     on_disk = [os.fsdecode(line) if line and os.path.lexists(line) else None for line in lines]
-    others = b"\n".join(b"" if name else line for name, line in zip(on_disk, lines, strict=True))
-    decoded = [line.removesuffix("\r") for line in decode_text(others, "the list on standard input").split("\n")]
+    others = [b"." if name else line for name, line in zip(on_disk, lines, strict=True)]
+    decoded = [line.removesuffix("\r") for line in decode_lines(others, "the list on standard input")]
     # UTF-16 contains line feed bytes that are no line ends; none of its lines is a name on disk.
-    names = [a or b for a, b in zip(on_disk, decoded, strict=True)] if len(lines) == len(decoded) else decoded
+    if len(lines) == len(decoded):
+        names = [a or b or os.fsdecode(line) for a, b, line in zip(on_disk, decoded, lines, strict=True)]
+    else:
+        names = decoded
     if LIST in names:
         raise UsageError(f"{LIST}: the list on standard input contains {LIST} itself. Remove that line.")
     return [name for name in names if name.strip()]

@@ -35,6 +35,7 @@ from audioscore.files import atomic_path
 
 MAX_SECONDS = 3600.0  # an hour: more is a broadcast, not a performance, and would exhaust memory
 NOTED_SECONDS = 0.05  # smaller differences from the declared length are usual, and not noted
+MAX_FILES = 1000  # one behind the other
 MAX_PEAK = 1e6  # of full scale: float files may exceed 1 or contain integers, but beyond this squares overflow
 
 
@@ -127,31 +128,21 @@ def _kind(mode: int) -> str:
 
 
 def _decode_file(source: str | Path | bytes, name: str, max_seconds: float) -> Recording:
-    """Decode a file, or several files one behind the other, and compare the result with its header."""
+    """Decode a file, or several files one behind the other."""
+    parts: list[Recording] = []
     try:
-        with ExitStack() as stack:
-            opened = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")  # noqa: SIM115
-            file = cast(BinaryIO, stack.enter_context(opened))
-            tags = end_of_tags(file)
-            behind = read_at(file, tags, 4)
-            if tags and behind[:1] != b"\xff" and behind.strip(b"\0"):
-                # FFmpeg skips tags in front of MP3 and AAC, but not in front of every format.
-                return _decode_file(read_at(file, tags, -1), name, max_seconds)
-            header = inspect_container(file)
-            if header.misread:
-                raise AudioError(f"{name}: its codec is {header.misread}, which FFmpeg misreads. Convert it to PCM.")
-            second = header.next_file
-            if second is None:
-                read: str | BinaryIO = file if isinstance(source, bytes) else str(source)
-                if header.edits:
-                    read = stack.enter_context(_edited(file, header.edits))
-                elif header.end is not None:
-                    read = io.BytesIO(read_at(file, 0, header.end))
-                decoded = decode_stream(read, name, max_seconds, length=not header.is_exact)
-                second = find_second_file(file, decoded.end) if decoded.end and not header.is_exact else None
-            if second is not None:
-                parts = [read_at(file, 0, second), file.read()]
-                return _join([_decode_file(part, name, max_seconds) for part in parts], name, max_seconds)
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as opened:
+            file, path = cast(BinaryIO, opened), None if isinstance(source, bytes) else str(source)
+            following: int | None = 0
+            while following is not None:
+                if following:
+                    file, path = io.BytesIO(read_at(file, following, -1)), None
+                recording, following = _decode_first(file, path, name, max_seconds)
+                parts.append(recording)
+                if sum(part.seconds for part in parts) > max_seconds:
+                    raise AudioError(f"{name}: is longer than {max_seconds:.0f} s, the maximum. Cut it.")
+                if len(parts) > MAX_FILES:
+                    raise AudioError(f"{name}: contains more than {MAX_FILES} files. Export them as one recording.")
     except AudioError:
         raise
     except PermissionError as error:
@@ -159,7 +150,33 @@ def _decode_file(source: str | Path | bytes, name: str, max_seconds: float) -> R
     except Exception as error:  # FFmpeg and PyAV raise many types for invalid files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise AudioError(f"{name}: cannot be decoded ({reason}). Export it again, as m4a, mp3, flac or wav.") from error
-    return _compare(decoded, header, name)
+    return parts[0] if len(parts) == 1 else _join(parts)
+
+
+def _decode_first(file: BinaryIO, path: str | None, name: str, max_seconds: float) -> tuple[Recording, int | None]:
+    """Decode a file up to the next file behind it; return the offset of that one, too."""
+    tags = end_of_tags(file)
+    behind = read_at(file, tags, 4)
+    if not tags or behind[:1] == b"\xff" or not behind.strip(b"\0"):
+        tags = 0  # FFmpeg skips tags in front of MP3 and AAC, but not in front of every format
+    else:
+        file, path = io.BytesIO(read_at(file, tags, -1)), None
+    header = inspect_container(file)
+    if header.misread:
+        raise AudioError(f"{name}: its codec is {header.misread}, which FFmpeg misreads. Convert it to PCM.")
+    following, end = header.next_file, header.end if header.next_file is None else header.next_file
+    read: str | BinaryIO = path or file
+    with ExitStack() as stack:
+        if header.edits and following is None:
+            read = stack.enter_context(_edited(file, header.edits))
+        elif end is not None:
+            read = io.BytesIO(read_at(file, 0, end))
+            for offset, new in header.edits:
+                read.getbuffer()[offset : offset + len(new)] = new
+        decoded = decode_stream(read, name, max_seconds, length=not header.is_exact)
+    if following is None and decoded.end and not header.is_exact:
+        following = find_second_file(file, decoded.end)
+    return _compare(decoded, header, name), None if following is None else tags + following
 
 
 def _compare(decoded: DecodedStream, header: Container, name: str) -> Recording:
@@ -168,13 +185,15 @@ def _compare(decoded: DecodedStream, header: Container, name: str) -> Recording:
     per_byte = seconds / max(1, header.present)
     missing = header.missing * per_byte if header.is_exact else (decoded.declared or seconds) - seconds
     if header.open_end:
-        notes.append("open end: its last page is not marked as the end, so that sound may be missing")
+        notes.append("open end: its last page is not marked as the end, so that sound may be missing.")
     if header.padding:
-        notes.append(f"padding: {header.padding} bytes of zeros at its end are not used")
+        notes.append(f"padding: {header.padding} bytes of zeros at its end are not used.")
     if header.added * per_byte > NOTED_SECONDS:
-        notes.append(f"wrong size: its header declares {header.added * per_byte:.2f} s less; all of it is used")
+        notes.append(
+            f"wrong size: it is {header.added * per_byte:.2f} s longer than its header declares; all of it is used."
+        )
     if header.unread:
-        notes.append(f"unread data: {header.unread} bytes at its end belong to no part of the file")
+        notes.append(f"unread data: {header.unread} bytes behind its samples are not used.")
     if missing > SHORTFALL_SECONDS:
         claim = "its last page, which is incomplete, reaches to" if header.is_ogg else "its header declares"
         raise AudioError(
@@ -182,7 +201,7 @@ def _compare(decoded: DecodedStream, header: Container, name: str) -> Recording:
             f"the transfer if the original is longer."
         )
     if missing > (0 if header.is_exact else NOTED_SECONDS):
-        notes.append(f"missing end: it lacks {missing:.4f} s")
+        notes.append(f"missing end: it lacks {missing:.4f} s.")
     return Recording(decoded.wave, decoded.rate, decoded.mono_loss_db, tuple(notes))
 
 
@@ -198,13 +217,11 @@ def _edited(file: BinaryIO, edits: Sequence[Edit]) -> Any:
     return view
 
 
-def _join(parts: list[Recording], name: str, max_seconds: float) -> Recording:
+def _join(parts: list[Recording]) -> Recording:
     rate = parts[0].rate
-    wave = np.concatenate([part.at(rate) for part in parts])
-    if len(wave) > max_seconds * rate:
-        raise AudioError(f"{name}: is longer than {max_seconds:.0f} s, the maximum. Cut it.")
     notes = [note for part in parts for note in part.notes]
-    notes.append("joined files: it contains several files one behind the other, and all of them are used")
+    notes.append(f"joined files: it contains {len(parts)} files one behind the other, and all of them are used.")
+    wave = np.concatenate([part.at(rate) for part in parts])
     return Recording(wave, rate, min(part.mono_loss_db for part in parts), tuple(dict.fromkeys(notes)))
 
 

@@ -184,7 +184,7 @@ def findings(measured: AudioMeasurements, limits: AudioLimits | None = None) -> 
     if "silent" not in reasons:  # the spectrum and the voiced share of a silent recording mean nothing
         reasons |= _content_reasons(measured, limits)
     if measured.notes:
-        reasons["incomplete_audio"] = " ".join(f"{note.rstrip('.')}." for note in measured.notes)
+        reasons["incomplete_audio"] = " ".join(measured.notes)
     return [Finding(rule, reason) for rule, reason in reasons.items()]
 
 
@@ -209,7 +209,7 @@ def scoring_notes(measured: AudioMeasurements) -> tuple[str, ...]:
             f"much noise: a signal-to-noise ratio of {measured.harmonics_to_noise_db:.0f} dB, below "
             f"{MIN_HARMONICS_TO_NOISE_DB:g} dB. Record it with less noise and no accompaniment."
         )
-    return (*notes.values(), *(f"{note.rstrip('.')}." for note in measured.notes))
+    return (*notes.values(), *measured.notes)
 
 
 def _narrow_band(measured: AudioMeasurements, expected: float) -> str:

@@ -23,6 +23,7 @@ from audioscore.data.audio_checks import (
 )
 from audioscore.data.fingerprint import fingerprint
 from audioscore.data.measurement_cache import CachedMeasurement, MeasurementCache
+from audioscore.data.spelling import path_on_disk
 from audioscore.data.versions.dvc import is_dvc_link
 from audioscore.errors import AudioError, DataError, shorten
 from audioscore.files import sha256_of
@@ -54,13 +55,12 @@ def audio_path(folder: Path, audio_file: str) -> Path:
         AudioError: The name is a URI, or a relative name that leaves the folder, by `..` or by a link to elsewhere
             than the DVC cache of the folder's repository.
     """
-    from audioscore.data.transfer.locate import check_file_name, disk_forms
+    from audioscore.data.transfer.locate import check_file_name
 
     if "://" in audio_file:
         raise AudioError(f"{audio_file}: is a link, not a file. Download the recording into the data folder first.")
     check_file_name(audio_file)
-    paths = [folder / form for form in disk_forms(audio_file)]
-    path = next((path for path in paths if os.path.lexists(path)), paths[0])
+    path = path_on_disk(folder, audio_file)
     if not Path(audio_file).is_absolute() and "\0" not in audio_file:
         # realpath does not raise for circular links, as Path.resolve does; check_file reports them better.
         inside, target = os.path.realpath(folder), os.path.realpath(path)

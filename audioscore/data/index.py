@@ -8,8 +8,8 @@ import dataclasses
 import itertools
 import json
 import logging
-import math
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -139,7 +139,7 @@ def _well_typed(key: str, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if key == "raters":
         return isinstance(value, list) and all(item is None or _well_typed("score", item) for item in value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         return False
     return key != "score" or SCORE_MIN <= value <= SCORE_MAX
 

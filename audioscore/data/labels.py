@@ -53,11 +53,15 @@ NARROW = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # full-width A
 
 
 class RowError(NamedTuple):
-    """A table row that is excluded from the clips, and the reason. `row` counts the data rows from 1."""
+    """A table row that is excluded from the clips, and the reason. `row` counts the data rows from 1.
+
+    The `severity` is "warning" for a harmless duplicate, else "error".
+    """
 
     row: int
     audio_file: str
     reason: str
+    severity: str = "error"
 
     def located(self, locations: Mapping[int, str]) -> "RowError":
         """Return the error with the row of its worksheet in front of the reason."""
@@ -195,13 +199,19 @@ def _key(header: str) -> str:
 MEANING = {_key(synonym): name for name, synonyms in HEADERS.items() for synonym in synonyms}
 
 
-def known_header(chosen: Mapping[str, str]) -> Callable[[str], bool]:
-    """Return a function that is true for known headers, for finding the header and the delimiter of a table.
+def known_header(chosen: Mapping[str, str]) -> Callable[[str], str | None]:
+    """Return a function that returns the column name of a header (`rater_N` for a rater), or None.
 
     `chosen` maps column names to headers, as `column_map` does.
     """
-    known = MEANING.keys() | {_key(header) for header in chosen.values()}
-    return lambda header: (key := _key(header)) in known or RATER.fullmatch(key) is not None
+    wanted = {_key(header): name for name, header in chosen.items()}
+
+    def column_of(header: str) -> str | None:
+        key = _key(header)
+        rater = RATER.fullmatch(key)
+        return wanted.get(key, f"rater_{int(rater[1])}" if rater else MEANING.get(key))
+
+    return column_of
 
 
 def singer_pattern(singer_from: str | None) -> re.Pattern[str] | None:
@@ -222,14 +232,11 @@ def match_columns(headers: Sequence[str], chosen: Mapping[str, str]) -> dict[str
 
     `chosen` maps column names to headers and overrides HEADERS. Raises DataError if two headers match one column.
     """
-    wanted = {_key(header): name for name, header in chosen.items()}
+    column_of = known_header(chosen)
     found: dict[str, list[int]] = defaultdict(list)
     for position, header in enumerate(headers):
-        key = _key(header)
-        name = wanted.get(key, MEANING.get(key))
-        if rater := RATER.fullmatch(key):
-            name = wanted.get(key, f"rater_{int(rater[1])}")
-        if name and (name not in chosen or key in wanted):
+        name = column_of(header)
+        if name and (name not in chosen or _key(header) == _key(chosen[name])):
             found[name].append(position)
     for name, positions in found.items():
         if len(positions) > 1:
@@ -424,7 +431,7 @@ def _without_duplicates(clips: list[Clip], locations: Mapping[int, str]) -> tupl
         if all(other.score == first.score for other in others):
             kept.append(first)
             reason = f"duplicate of {row_name(first.row, locations)}: same file, same score {first.score:g}"
-            errors += [RowError(other.row or 0, other.audio_file, reason) for other in others]
+            errors += [RowError(other.row or 0, other.audio_file, reason, "warning") for other in others]
         else:
             scores = shorten([f"{clip.score:g} in {row_name(clip.row, locations)}" for clip in (first, *others)])
             reason = f"conflict: scored {scores}"

@@ -1,14 +1,16 @@
 """Recognize one id, or one file name, in several spellings: a person in two spellings could be in two splits."""
 
+import contextlib
+import locale
 import os
 import posixpath
 import re
 import unicodedata
 from collections import defaultdict
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from audioscore.data.tables import ERRORS
+from audioscore.data.tables import ERRORS, is_text
 from audioscore.errors import DataError, shorten
 
 # Characters without a glyph: Unicode's property Default_Ignorable_Code_Point, and control characters.
@@ -130,6 +132,45 @@ def file_key(audio_file: str) -> str:
     return name if "://" in name else posixpath.normpath(name)
 
 
+def unicode_forms(name: str) -> dict[str, None]:
+    """Return a name as written, composed and decomposed, without repeats."""
+    return dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
+
+
+def path_on_disk(folder: Path, name: str) -> Path:
+    """Return the path of a name below a folder: each part in its form on disk, or as written if no file has it.
+
+    The forms are those of Unicode, then the locale's encoding and GB18030: archives that were made under a Chinese
+    Windows hold names in GBK, whose superset is GB18030.
+    """
+    if os.path.lexists(folder / name):
+        return folder / name
+    path = folder
+    for part in PurePosixPath(name).parts:
+        forms = unicode_forms(part)
+        for encoding in () if part.isascii() else (locale.getencoding(), "gb18030"):
+            with contextlib.suppress(UnicodeEncodeError):
+                forms[os.fsdecode(part.encode(encoding))] = None
+        path /= next((form for form in forms if os.path.lexists(path / form)), part)
+    return path
+
+
+def text_name(folder: Path, name: str) -> str:
+    """Return the name of a file as a table can hold it: parts that are not UTF-8 are decoded from GB18030.
+
+    The name stays as it is if `path_on_disk` does not find the same file by the text.
+    """
+    if is_text(name):
+        return name
+    parts = name.split("/")
+    for index, part in enumerate(parts):
+        if not is_text(part):
+            with contextlib.suppress(UnicodeError):
+                parts[index] = os.fsencode(part).decode("gb18030")
+    text = "/".join(parts)
+    return text if path_on_disk(folder, text) == folder / name else name
+
+
 def normalized_name(name: str) -> str:
     """Normalize a name as file systems do that ignore case and Unicode normal form.
 
@@ -154,24 +195,28 @@ class NamesOnDisk:
         """Return the name of the only file that a name can mean, also with other case, width, spaces or separators.
 
         Links, absolute paths, and names that exist as they are do not change; neither do names of no file or several.
+        A name in GBK on disk is returned as text, for `path_on_disk`.
         """
-        if "\0" in audio_file or "://" in audio_file or os.path.lexists(self.folder / audio_file):
+        if "\0" in audio_file or "://" in audio_file:
             return audio_file
+        if os.path.lexists(self.folder / audio_file):
+            return text_name(self.folder, audio_file)
         parts = posixpath.normpath(audio_file.replace("\\", "/")).split("/")
         found = self.folder
         for part in parts:
-            names = [part] if os.path.lexists(found / part) else self._list(found).get(_loose(part), [])
+            form = path_on_disk(found, part)
+            names = [form.name] if os.path.lexists(form) else self._list(found).get(_loose(part), [])
             if part in ("", "..") or len(names) != 1:
                 return audio_file
             found /= names[0]
-        return found.relative_to(self.folder).as_posix()
+        return text_name(self.folder, found.relative_to(self.folder).as_posix())
 
     def _list(self, folder: Path) -> dict[str, list[str]]:
         if folder not in self._listed:
             names: dict[str, list[str]] = defaultdict(list)
             try:
                 for name in os.listdir(folder):
-                    names[_loose(name)].append(name)
+                    names[_loose(text_name(folder, name))].append(name)
             except OSError:  # a file, or a folder that cannot be read: the check of the recording reports it
                 pass
             self._listed[folder] = names

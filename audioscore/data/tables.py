@@ -19,10 +19,10 @@ SUFFIXES = (".csv", ".tsv", ".xlsx", ".jsonl")  # what a table is called in a da
 WORKBOOKS = (".xlsx", ".xlsm", ".xltx", ".xltm", ".xlsb", ".ods")
 READABLE = (*SUFFIXES, *WORKBOOKS, ".txt", ".xls")  # what a delivery may be called: its content decides
 HEADER_ROWS = 10  # among which the header is searched
-NUMBER = re.compile(r"[-+]?[\d.,]+%?")
 # What spreadsheets show for a formula that fails.
 ERRORS = frozenset({"#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#CALC!"})
-# First cells of the rows below a table, without spaces.
+SUMMARIES = "summaries and signatures"
+# Names of the rows below a table, without spaces.
 SUMMARY = re.compile(
     r"(?:总?平均|均值|均分|合计|总计|小计|汇总|总数|总和|总?人数|最[高低大小]|标准差|方差|中位数|average|avg|mean|median|total"
     r"|subtotal|sum|count|max|maximum|min|minimum|std)(?:得?分数?|值)?(?:[:\uff1a].*)?"
@@ -55,13 +55,13 @@ class Sheet:
 
 
 def read_sheets(
-    path: Path, *, is_known: Callable[[str], bool] = lambda header: False, include_hidden: bool = False
+    path: Path, *, is_known: Callable[[str], str | None] = lambda header: None, include_hidden: bool = False
 ) -> list[Sheet]:
     """Read every table that is not empty, by the content of the file.
 
-    The header is the row, among the first ten, with the most known headers: `is_known` is true for those. Two rows can
-    be one header. The delimiter of a csv (comma, semicolon, tab, bar) is the one that gives most of them. Rows above
-    the header, hidden rows and sheets, summaries and remarks are left out and noted.
+    The header is the row, among the first ten, with the most known headers: `is_known` returns our names of those. Two
+    rows can be one header. The delimiter of a csv (comma, semicolon, tab, bar) is the one that gives most of them. Rows
+    above the header, hidden rows and sheets, summaries and remarks are left out and noted.
 
     Raises DataError if the file does not exist, is empty or damaged, or has another format.
     """
@@ -72,12 +72,13 @@ def read_sheets(
         raise DataError(
             f"{path.name}: {suffix or 'no suffix'} is not a supported format. Save it as {', '.join(SUFFIXES)}."
         )
-    if _is_workbook(path):
-        sheets = _read_workbook(path, is_known, include_hidden)
+    data = path.read_bytes()
+    if _is_workbook(path, data):
+        sheets = _read_workbook(path, data, is_known, include_hidden)
     elif suffix == ".jsonl":
-        sheets = [_read_jsonl(decode_text(path.read_bytes(), path.name))]
+        sheets = [_read_jsonl(decode_text(data, path.name))]
     else:
-        sheets = _read_csv(path, decode_text(path.read_bytes(), path.name), is_known)
+        sheets = _read_csv(path, decode_text(data, path.name), is_known)
     filled = [sheet for sheet in sheets if any(sheet.headers)]
     if broken := [f"row {row}: {reason}" for sheet in sheets for row, reason in sheet.broken if not filled]:
         raise DataError(f"{path.name}: its {len(broken)} rows cannot be read ({shorten(broken, 3)}). Correct them.")
@@ -86,9 +87,8 @@ def read_sheets(
     return filled
 
 
-def _is_workbook(path: Path) -> bool:
+def _is_workbook(path: Path, data: bytes) -> bool:
     """Whether the content is a workbook that can be read, or text; DataError if it is another document."""
-    data = path.read_bytes()
     start = data[:1000].replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").lower()
     found, fix = "", "Save it as xlsx or csv"
     if data.startswith(b"PK\3\4"):
@@ -125,7 +125,7 @@ def _archive_names(data: bytes) -> list[str]:
 def cell_text(value: Any) -> str:
     """Convert a cell to text; whole floats lose their `.0`, so that a numeric id reads as it was typed.
 
-    Beyond 2^53, where floats are not exact, the text is a power of ten, as a spreadsheet shows it.
+    From 2^53, where floats are not exact, the text is a power of ten, as a spreadsheet shows it.
 
     >>> cell_text(203887.0), cell_text(85.5), cell_text(None), cell_text(" 001 "), cell_text(440106199001011234.0)
     ('203887', '85.5', '', '001', '4.40106199001011E+17')
@@ -133,7 +133,7 @@ def cell_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
-        return str(int(value)) if abs(value) <= 2**53 else f"{value:.14E}"
+        return str(int(value)) if abs(value) < 2**53 else f"{value:.14E}"
     return str(value).strip()
 
 
@@ -150,7 +150,7 @@ def is_text(value: str) -> bool:
     return True
 
 
-def _read_csv(path: Path, text: str, is_known: Callable[[str], bool]) -> list[Sheet]:
+def _read_csv(path: Path, text: str, is_known: Callable[[str], str | None]) -> list[Sheet]:
     # Excel may write the delimiter in an extra first line.
     if declared := re.match(r"sep=(.)\r?\n", text):
         text, delimiter = text[declared.end() :], declared[1]
@@ -183,7 +183,7 @@ def _contains_rows(cell: str, delimiter: str, width: int) -> bool:
     return "\n" in cell and any(line.count(delimiter) >= max(1, width - 1) for line in cell.splitlines()[1:])
 
 
-def _delimiter(text: str, is_known: Callable[[str], bool], delimiters: str) -> str:
+def _delimiter(text: str, is_known: Callable[[str], str | None], delimiters: str) -> str:
     """The delimiter that gives the most known headers; if several do, the most headers; then the first."""
 
     def headers_by(delimiter: str) -> tuple[int, int]:
@@ -197,10 +197,10 @@ def _delimiter(text: str, is_known: Callable[[str], bool], delimiters: str) -> s
     return max(delimiters, key=headers_by)
 
 
-def _read_workbook(path: Path, is_known: Callable[[str], bool], include_hidden: bool) -> list[Sheet]:
+def _read_workbook(path: Path, data: bytes, is_known: Callable[[str], str | None], include_hidden: bool) -> list[Sheet]:
     sheets: list[Sheet] = []
     first = 1
-    worksheets = read_workbook(path, include_hidden=include_hidden)
+    worksheets = read_workbook(data, path.name, include_hidden=include_hidden)
     for worksheet in worksheets:
         if include_hidden:
             worksheet.hidden_rows.clear()
@@ -224,7 +224,7 @@ class _Header(NamedTuple):
     known: int
 
 
-def _header(rows: Sequence[list[str]], is_known: Callable[[str], bool]) -> _Header:
+def _header(rows: Sequence[list[str]], is_known: Callable[[str], str | None]) -> _Header:
     """The row with the most known cells, of the first ten; or two rows, of which the upper one names groups.
 
     Below the first row with two known cells, only the next one is tried: the others can be of a further table.
@@ -241,11 +241,11 @@ def _header(rows: Sequence[list[str]], is_known: Callable[[str], bool]) -> _Head
     return max(tried, key=lambda one: one.known, default=_Header(0, 0, [], 0))
 
 
-def _known(cells: list[str], is_known: Callable[[str], bool]) -> int:
+def _known(cells: list[str], is_known: Callable[[str], str | None]) -> int:
     return len({cell for cell in cells if cell and is_known(cell)})
 
 
-def _tables(worksheet: Worksheet, first: int, is_known: Callable[[str], bool]) -> list[Sheet]:
+def _tables(worksheet: Worksheet, first: int, is_known: Callable[[str], str | None]) -> list[Sheet]:
     """Split a worksheet, or a text file, into tables; `first` is the number of the row below the first header.
 
     A further table starts below a blank row, and has two known headers or more.
@@ -262,12 +262,15 @@ def _tables(worksheet: Worksheet, first: int, is_known: Callable[[str], bool]) -
                 starts.append((top, other._replace(top=top + other.top, below=top + other.below)))
     ends = [begin for begin, _ in starts[1:]] + [len(rows)]
     offset = first - header.below
-    return [_table(worksheet, *start, end, offset) for start, end in zip(starts, ends, strict=True)]
+    return [_table(worksheet, *start, end, offset, is_known) for start, end in zip(starts, ends, strict=True)]
 
 
-def _table(worksheet: Worksheet, begin: int, header: _Header, end: int, offset: int) -> Sheet:
+def _table(
+    worksheet: Worksheet, begin: int, header: _Header, end: int, offset: int, is_known: Callable[[str], str | None]
+) -> Sheet:
     """The table whose title, header and rows are between two positions; `offset` is added to number its rows."""
     title = worksheet.title
+    columns = [is_known(cell) or "" for cell in header.cells]
     width = len(header.cells)
     while title and width and not header.cells[width - 1]:
         width -= 1  # a worksheet can have remarks beside the table; a row of text with more cells is wrong
@@ -280,8 +283,11 @@ def _table(worksheet: Worksheet, begin: int, header: _Header, end: int, offset: 
         if row in worksheet.hidden_rows:
             left_out.setdefault("hidden rows", []).append(row)
             continue
-        if kind := _kind(cells, header.cells, "summaries and signatures" in left_out):
-            left_out.setdefault(kind, []).append(row)
+        if [cell for cell in cells if cell] == [cell for cell in header.cells if cell]:
+            left_out.setdefault("repeated headers", []).append(row)
+            continue
+        if _is_summary(worksheet, row, columns, below=SUMMARIES in left_out):
+            left_out.setdefault(SUMMARIES, []).append(row)
             continue
         if title:
             sheet.locations[offset + row] = f"sheet {title}, row {row + 1}"
@@ -300,22 +306,28 @@ def _table(worksheet: Worksheet, begin: int, header: _Header, end: int, offset: 
             skipped = width if kind == "remarks beside the table" else 0
             listed = shorten([_shown(worksheet, row, skipped) for row in positions], 3)
             sheet.notes.append(f"{where}{kind} are not read: {len(positions)} ({listed}).")
-    columns = [header.cells[column] for column in sorted(worksheet.hidden_columns) if any(header.cells[column:][:1])]
-    if columns:
-        sheet.notes.append(f"{where}hidden columns are read: {len(columns)} ({shorten(columns)}).")
+    hidden = [header.cells[column] for column in sorted(worksheet.hidden_columns) if any(header.cells[column:][:1])]
+    if hidden:
+        sheet.notes.append(f"{where}hidden columns are read: {len(hidden)} ({shorten(hidden)}).")
     return sheet
 
 
-def _kind(cells: list[str], header: list[str], below: bool) -> str | None:
-    """What a row is that is not data; `below`: whether a summary is above it."""
-    texts = [cell for cell in cells if cell]
-    if any(map(IS_PATH.search, texts)):
-        return None
-    if texts == [cell for cell in header if cell]:
-        return "repeated headers"
-    if SUMMARY.fullmatch("".join(texts[0].split())) or (below and all(NUMBER.fullmatch(text) for text in texts)):
-        return "summaries and signatures"
-    return None
+def _is_summary(worksheet: Worksheet, row: int, columns: list[str], *, below: bool) -> bool:
+    """Whether a row is no data: its file, or without a file its first cell, is the name of a summary.
+
+    `below` a summary, a row that has only scores is a part of it. A link or a fault is not blank.
+    """
+    if "audio_file" not in columns or any(map(IS_PATH.search, worksheet.cells[row])):
+        return False
+    cells = (
+        worksheet.links.get((row, column), worksheet.faults.get((row, column), cell))
+        for column, cell in enumerate(worksheet.cells[row])
+    )
+    filled = [(column, cell) for column, cell in itertools.zip_longest(columns, cells, fillvalue="") if cell]
+    named = [cell for column, cell in filled if column == "audio_file"] or [filled[0][1]]
+    return all(SUMMARY.fullmatch("".join(cell.split())) for cell in named) or (
+        below and all(column.startswith(("score", "rater_")) for column, _ in filled)
+    )
 
 
 def _shown(worksheet: Worksheet, row: int, skipped: int) -> str:
@@ -325,24 +337,23 @@ def _shown(worksheet: Worksheet, row: int, skipped: int) -> str:
 
 def _read_jsonl(text: str) -> Sheet:
     """One JSON object per line. A list under `raters` becomes the columns `raters_1`, `raters_2`, ..."""
-    objects: list[tuple[int, dict[str, Any]]] = []
+    objects: list[tuple[int, dict[str, str]]] = []
     broken: list[tuple[int, str]] = []
     for row, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             value = json.loads(line, object_pairs_hook=_object)
-        except ValueError as error:
+            if not is_text(json.dumps(value, ensure_ascii=False)):
+                broken.append((row, "the line contains an unpaired surrogate, which is not a character"))
+            elif isinstance(value, dict):
+                objects.append((row, _flat(value)))
+            else:
+                broken.append((row, "the line is not a JSON object with column names"))
+        except (ValueError, RecursionError) as error:
             broken.append((row, f"the line is not JSON ({error})"))
-            continue
-        if not is_text(json.dumps(value, ensure_ascii=False)):
-            broken.append((row, "the line contains an unpaired surrogate, which is not a character"))
-        elif isinstance(value, dict):
-            objects.append((row, _flat(value)))
-        else:
-            broken.append((row, "the line is not a JSON object with column names"))
     headers = list(dict.fromkeys(name for _, value in objects for name in value))
-    rows = [(row, [cell_text(value.get(name)) for name in headers]) for row, value in objects]
+    rows = [(row, [value.get(name, "") for name in headers]) for row, value in objects]
     return Sheet("", headers, rows, broken)
 
 
@@ -353,11 +364,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _flat(value: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(value: dict[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
     for name, cell in value.items():
         if isinstance(cell, list):
-            flat |= {f"{name}_{number}": part for number, part in enumerate(cell, start=1)}
+            flat |= {f"{name}_{number}": cell_text(part) for number, part in enumerate(cell, start=1)}
         else:
-            flat[name] = cell
+            flat[name] = cell_text(cell)
     return flat

@@ -1,8 +1,10 @@
 """Decode text files whose encoding is not declared: tables, indexes, and lists of recordings."""
 
+import contextlib
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 
 from audioscore.errors import DataError, shorten
 
@@ -59,6 +61,26 @@ def decode_text(data: bytes, name: str) -> str:
     if "\0" in text or "\x1b" in text:  # the escape character switches alphabets in ISO-2022
         raise DataError(f"{name}: contains control characters, so it is not plain text. Save it as UTF-8.")
     return re.sub("^\ufeff+", "", text, flags=re.MULTILINE)
+
+
+def decode_lines(lines: Sequence[bytes], name: str) -> list[str]:
+    """Decode lines as `decode_text` does their text; a line in another encoding than the rest becomes empty.
+
+    UTF-16 and UTF-32 have other line ends, so that the result has another length. Raises DataError if nothing is left.
+    """
+    try:
+        return decode_text(b"\n".join(lines), name).split("\n")
+    except DataError:
+        candidates = [
+            [b"" if b"\x1b" in line or _decoded(line, encoding) is None else line for line in lines]
+            for encoding in ("utf-8", "gb18030")
+        ]
+        for rest in sorted(candidates, key=lambda one: one.count(b"")):
+            # UTF-16 and UTF-32 contain zeros; without one of their lines, the bytes of the others would shift.
+            if any(rest) and not any(b"\0" in line for line in lines):
+                with contextlib.suppress(DataError):
+                    return decode_text(b"\n".join(rest), name).split("\n")
+        raise
 
 
 def _utf_16(data: bytes) -> str | None:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from decimal import Decimal
-from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote
 from xml.etree.ElementTree import iterparse
@@ -39,12 +38,13 @@ MARKS = [
     b'hidden="t',
 ]
 CHUNK = 1 << 20
-MAX_COLUMNS = 1000  # of merged and of hidden cells
+MAX_ROWS = 1 << 20
+MAX_COLUMNS = 1000  # of merged cells, of links and of hidden cells
 LINK = re.compile(r'\s*HYPERLINK\(\s*"([^"]+)"\s*[,;)]', re.IGNORECASE)
 IS_PATH = re.compile(r"://|\.(?:[a-z][a-z0-9]{1,4}|3gpp?|3g2|3ga)$", re.IGNORECASE)
 FORMAT = re.compile(r'"([^"]*)"|\\(.)|_.|\*.|(.)')  # parts of a number format; `_` and `*` stand for space
 CURRENCY = re.compile("[$\u00a2-\u00a5\u20a0-\u20bf\uffe5]|\u5143")
-EXACT = 2**53  # above this, a spreadsheet's numbers do not have all their digits
+EXACT = 2**53  # from this, a spreadsheet's numbers do not have all their digits
 
 
 @dataclass
@@ -65,18 +65,18 @@ class Worksheet:
     merged: list[tuple[int, int, int, int]] = field(default_factory=list)
 
 
-def read_workbook(path: Path, *, include_hidden: bool = False) -> list[Worksheet]:
+def read_workbook(data: bytes, name: str, *, include_hidden: bool = False) -> list[Worksheet]:
     """Read xlsx and xlsm, transitional or strict; hidden worksheets have no cells unless they are included.
 
-    Raises DataError if the file is damaged.
+    Raises DataError with the `name` of the file if it is damaged.
     """
     from openpyxl.reader.excel import ExcelReader
 
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
+        with warnings.catch_warnings():
             # Warnings about styles, validation lists and other parts without values.
             warnings.filterwarnings("ignore", category=UserWarning, module=r"openpyxl\.")
-            reader = ExcelReader(_transitional(file), read_only=True, data_only=True, keep_links=False)
+            reader = ExcelReader(_transitional(data), read_only=True, data_only=True, keep_links=False)
             reader.read()
             parts = {sheet.name: relation.target for sheet, relation in reader.parser.find_sheets()}
             result = []
@@ -88,15 +88,15 @@ def read_workbook(path: Path, *, include_hidden: bool = False) -> list[Worksheet
                 result.append(sheet)
             return result
     except Exception as error:  # the zip and XML parsers raise many types for a damaged workbook
-        raise DataError(f"{path.name}: cannot be read as a workbook ({error}). Save it again as xlsx.") from error
+        raise DataError(f"{name}: cannot be read as a workbook ({error}). Save it again as xlsx.") from error
 
 
-def _transitional(file: IO[bytes]) -> IO[bytes]:
+def _transitional(data: bytes) -> IO[bytes]:
     """Rename the namespaces of a strict workbook, which openpyxl does not read."""
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = {name for name in archive.namelist() if name.endswith((".xml", ".rels"))}
         if "xl/workbook.xml" not in parts or STRICT not in archive.read("xl/workbook.xml"):
-            return file
+            return io.BytesIO(data)
         renamed = io.BytesIO()
         with zipfile.ZipFile(renamed, "w") as copy:
             for name in parts:
@@ -132,14 +132,14 @@ def format_number(value: float, number_format: str) -> str:
     """Format a number as a spreadsheet shows it, but with all digits behind the point.
 
     Applied are percent (without the sign), and the zeros, prefixes and hyphens of ids; not thousands separators, units
-    or currencies. Numbers beyond 2^53, which are not exact, are shown as powers of ten.
+    or currencies. Numbers from 2^53, which are not exact, are shown as powers of ten.
 
     >>> format_number(0.855, "0%"), format_number(7, "000"), format_number(1234, '"S"00-0'), format_number(85.25, "0.0")
     ('85.5', '007', 'S123-4', '85.25')
     >>> format_number(203887.0, "General"), format_number(440106199001011234, "0"), format_number(1200, "#,##0")
     ('203887', '4.40106199001011E+17', '1200')
     """
-    if abs(value) > EXACT:
+    if abs(value) >= EXACT:
         return f"{value:.14E}"
     text = str(int(value)) if float(value).is_integer() else str(value)
     if number_format == "General":
@@ -209,7 +209,7 @@ def _bounds(reference: str) -> tuple[int, int, int, int]:
     from openpyxl.utils.cell import range_boundaries
 
     left, top, right, bottom = range_boundaries(reference)
-    return top - 1, left - 1, bottom, right
+    return (top or 1) - 1, (left or 1) - 1, bottom or MAX_ROWS, right or MAX_COLUMNS  # A:A has no rows, 1:1 no columns
 
 
 def _read_formula(element: Any, formula: str, recalculated: bool, sheet: Worksheet) -> None:
@@ -233,13 +233,15 @@ def _read_links(archive: zipfile.ZipFile, part: str, links: dict[str, str], shee
     from openpyxl.packaging.relationship import get_dependents, get_rels_path
 
     if any(links.values()):
+        width = _width(sheet)
         relations = get_dependents(archive, get_rels_path(part)).to_dict()
         for reference, identifier in links.items():
             target = relations[identifier].target if identifier in relations else ""
             if IS_PATH.search(target):
                 top, left, bottom, right = _bounds(reference)
                 link = target if "://" in target else unquote(target)
-                sheet.links |= {(row, column): link for row in range(top, bottom) for column in range(left, right)}
+                rows, columns = range(top, min(bottom, len(sheet.cells))), range(left, min(right, width))
+                sheet.links |= {(row, column): link for row in rows for column in columns}
     shown = {(row, column): sheet.cells[row][column] for row, column in sheet.links if _has(sheet.cells, row, column)}
     sheet.links = {at: link for at, link in sheet.links.items() if not IS_PATH.search(shown.get(at, ""))}
 
@@ -248,8 +250,12 @@ def _has(cells: list[list[str]], row: int, column: int) -> bool:
     return row < len(cells) and column < len(cells[row])
 
 
+def _width(sheet: Worksheet) -> int:
+    return min(max(map(len, sheet.cells), default=0), MAX_COLUMNS)
+
+
 def _fill_merged(sheet: Worksheet) -> None:
-    width = min(max(map(len, sheet.cells), default=0), MAX_COLUMNS)
+    width = _width(sheet)
     for top, left, bottom, right in sheet.merged:
         text = sheet.cells[top][left] if _has(sheet.cells, top, left) else ""
         for row in range(top, min(bottom, len(sheet.cells))):

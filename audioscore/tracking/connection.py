@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audioscore.data.transfer.network import await_server, exempt_loopback, network_settings, redact
-from audioscore.errors import ModelError, first_line
+from audioscore.errors import AudioscoreError, ModelError, describe_os_error, first_line
 from audioscore.files import path_to_uri, uri_to_path
 from audioscore.home import ARTIFACTS
+from audioscore.terminal import describe_encode_error
 from audioscore.tracking.relocate import relocate
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # set by `mlflow server --default-artifact-root`
 VARIABLE = "MLFLOW_TRACKING_URI"
 PATIENCE = 20.0  # seconds to wait for a server that restarts with its database
+# Error codes of MLflow for connection, access and load; all others are errors in the request.
+REFUSALS = {
+    "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED",
+    "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND",
+}  # fmt: skip
 
 
 def connect(tracking_uri: str) -> "MlflowClient":
@@ -59,10 +65,19 @@ def _artifacts_of(database: Path | None) -> Iterator[None]:
         os.environ.pop(ARTIFACT_ROOT, None)
 
 
-def describe_mlflow_error(error: Exception) -> str | None:
-    """Describe on one line why the MLflow server refuses a request; None for exceptions of other origin."""
-    address = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if type(error).__module__ != "mlflow.exceptions" or not address.startswith("http"):
+def describe_error(error: Exception) -> str | None:
+    """Describe on one line an error that the user can correct; None for a fault of the program."""
+    if isinstance(error, AudioscoreError):
+        return str(error)
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    return describe_encode_error(error) or _describe_mlflow_error(error)
+
+
+def _describe_mlflow_error(error: Exception) -> str | None:
+    """Describe on one line why the MLflow server cannot be used; None for other errors."""
+    address = os.environ.get(VARIABLE, "")
+    if getattr(error, "error_code", None) not in REFUSALS or not address.startswith("http"):
         return None
     reason = first_line(error).rstrip(".")
     return f"{redact(address)}: MLflow's client fails ({reason}). Check {network_settings(address, VARIABLE)}."

@@ -9,6 +9,7 @@ import logging
 import sqlite3
 from pathlib import Path
 
+from audioscore.errors import ModelError
 from audioscore.files import path_to_uri, uri_to_path
 from audioscore.home import ARTIFACTS
 
@@ -21,6 +22,7 @@ LOCATIONS = (
     ("model_versions", "storage_location"),
     ("model_versions", "source"),
 )
+EXPECTED = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY}  # no tables yet; a database that cannot be written
 WAIT_SECONDS = 20.0  # for another process that writes to the database
 
 
@@ -44,8 +46,13 @@ def present_location(location: str, database: Path) -> str:
 
 
 def relocate(database: Path) -> None:
-    """Rewrite the artifact locations of a moved home in one transaction. Nothing is written where they are right."""
-    with contextlib.suppress(sqlite3.OperationalError):  # no tables yet, or a database that cannot be written
+    """Rewrite the artifact locations of a moved home in one transaction. Nothing is written where they are right.
+
+    Raises ModelError for a file that is not a database, is damaged, or is locked by another process.
+    """
+    if not database.exists():
+        return
+    try:
         with _opened(database, "ro") as connection:
             if not _moved(connection, *LOCATIONS[0], database):
                 return
@@ -55,6 +62,12 @@ def relocate(database: Path) -> None:
                 rows = _moved(connection, table, column, database)
                 connection.executemany(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", rows)
         log.warning("%s: the home was moved, so the locations of its artifacts were corrected", database.parent)
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in EXPECTED:  # the other bits are details of the same error
+            return
+        raise ModelError(
+            f"{database}: cannot be used ({error}). Wait for other processes that use it, or restore it from a backup."
+        ) from error
 
 
 def _opened(database: Path, mode: str) -> contextlib.closing[sqlite3.Connection]:

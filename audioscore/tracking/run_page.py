@@ -76,8 +76,9 @@ def _render(
     winner = next(trained for trained in plans if trained.plan == decision["winner"])
     described = read_description(winner.scorer_folder())
     card = page.with_name(MODEL_CARD)
-    write_text(card, render_model_card(figures, rows, described, provenance, decision, **found))
-    write_text(page, text)
+    described_card = render_model_card(figures, rows, described, provenance, decision, **found)
+    write_text(card, described_card, errors="backslashreplace")
+    write_text(page, text, errors="backslashreplace")
     return page, card
 
 

@@ -165,3 +165,11 @@ def test_other_uris_have_no_path(uri: str) -> None:
 def test_uris_that_other_programs_write_are_read() -> None:
     for uri in ("file:/a%20b", "file:///a%20b", "file://localhost/a%20b", "file:///a b?x#y", "sqlite:////a b"):
         assert uri_to_path(uri) == Path("/a b")
+
+
+def test_names_that_are_not_utf_8_are_escaped_in_json_only(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", ["\udcb8.wav"])
+    assert read_json(tmp_path / "a.json") == ["\udcb8.wav"]
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "labels.csv", "\udcb8.wav")
+    assert not (tmp_path / "labels.csv").exists()

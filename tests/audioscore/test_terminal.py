@@ -74,3 +74,6 @@ def test_only_names_that_are_not_utf8_are_described() -> None:
     assert r"songs/\udcb8\udce8.wav" in text
     assert text.isascii()
     assert describe_encode_error(ValueError("x")) is None
+    with pytest.raises(UnicodeEncodeError) as other:
+        "歌".encode("ascii")
+    assert describe_encode_error(other.value) is None

@@ -234,10 +234,14 @@ def test_the_cache_of_a_moved_run_is_discarded(name: str, tmp_path: Path) -> Non
     folder = tmp_path / name
     (folder / CACHE).mkdir(parents=True)
     output = {"__kfp_artifact__": True, "uri": str(folder / STEPS / "data"), "metadata": {}}
-    for number, entry in enumerate(({"data": output}, {"digest": "5f"})):
+    stored = {"__kfp_artifact__": True, "uri": "s3://bucket/steps/data", "metadata": {}}
+    listed = {"listed": [output | {"uri": (folder / STEPS / "more").as_uri()}], "text": '"uri": "/elsewhere"'}
+    for number, entry in enumerate(({"data": output}, {"digest": "5f"}, {"stored": stored}, listed)):
         (folder / CACHE / f"{number}.json").write_text(json.dumps(entry), encoding="utf-8")
     assert not discard_moved(folder)
-    assert len(list((folder / CACHE).iterdir())) == 2
+    (folder / CACHE / "damaged.json").write_text('{"uri": "/else', encoding="utf-8")
+    assert not discard_moved(folder)
+    assert len(list((folder / CACHE).iterdir())) == 5
     folder.rename(tmp_path / "moved")
     assert discard_moved(tmp_path / "moved")
     assert not (tmp_path / "moved" / CACHE).exists()

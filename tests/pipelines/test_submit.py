@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, UNAUTHENTICATED
 
+from audioscore.cli import app
 from audioscore.config import SMALL, Config, load_config
 from audioscore.data.versions.storage import DATA_URI_FORMS
+from audioscore.errors import GateRefused
 from audioscore.files import write_json
 from pipelines import submit
 from pipelines.interrupt import Interrupted, Signalled
@@ -70,6 +74,34 @@ def test_a_dry_run_prints_the_configuration(
     assert json.loads(streams.out)["training"]["epochs"] == 4
     assert re.search(rf"\b4 plans .*{tiny_corpus}", streams.err)
     assert not own_home.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MlflowException("why", UNAUTHENTICATED), 2),
+        (MlflowException("why", INVALID_PARAMETER_VALUE), 70),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "why"), 2),
+        (UnicodeEncodeError("ascii", "歌", 0, 1, "why"), 70),
+        (FileNotFoundError(2, "why", "/srv/x"), 2),
+        (GateRefused("a: b. c."), 1),
+    ],
+)
+def test_faults_of_the_program_have_an_exit_code_of_their_own(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setattr(submit, "run", failing)
+    assert submit.main(SubmitRequest()) == code
+    assert capsys.readouterr().err.startswith("error: ") == (code != 70)
+    monkeypatch.setattr(app, "app", failing)
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith("error: ") == (code != 70)
 
 
 @pytest.mark.parametrize(

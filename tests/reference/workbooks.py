@@ -172,7 +172,7 @@ def find_problems(case: Case, *, computed: bool, shown: Path) -> list[str]:
     named = [int(found[1]) for one in table.row_errors if (found := re.search(r"row (\d+)", one.reason))]
     if sorted(named) != ([] if computed else sorted(case.formulas)):
         problems.append(f"errors in rows {named}, formulas in {case.formulas}")
-    for sheet in read_workbook(case.path, include_hidden=True):
+    for sheet in read_workbook(case.path.read_bytes(), case.path.name, include_hidden=True):
         with (shown / f"{case.path.stem}-{sheet.title}.csv").open(newline="", encoding="utf-8") as file:
             problems += [f"{sheet.title}: {one}" for one in _compare(sheet, list(csv.reader(file)))]
     return problems

@@ -40,6 +40,7 @@ class Layout(NamedTuple):
 
 
 W64_FORMAT, W64_DATA = (name + bytes.fromhex("f3acd3118cd100c04f8edb8a") for name in (b"fmt ", b"data"))
+MAX_CHUNKS = 10_000
 AMR = b"#!AMR"
 OGG_PAGE = 65_307  # bytes at most
 ASF_HEADER, ASF_PROPERTIES = bytes.fromhex("3026b275"), bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -133,16 +134,22 @@ def _inspect_pcm(file: BinaryIO, head: bytes, end: int, layout: Layout) -> Conta
         return None
     formats = [chunk for chunk in chunks if chunk.id == layout.format]
     edits = [edit for chunk in formats for edit in _width_edits(file, chunk, layout)]
+    # PyAV frees the memory of an unusual channel order twice; the order has no effect on the mean.
+    edits += [(chunk.field - layout.id_bytes, b"free") for chunk in chunks if chunk.id == b"chan"]
+    if layout is AIFF:
+        edits += _aiff_edits(file, formats, data[0], end)
     tag = struct.unpack("<H", read_at(file, formats[0].start, 2))[0] if formats and layout is WAV else 0
     last = chunks[-1]
     stop = last.start + last.size
-    present = sum(chunk.size for chunk in data) - layout.before
-    found = Container(present, edits=tuple(edits), misread=MISREAD.get(tag), is_exact=True)
+    others = sum(chunk.size for chunk in data[1:])
+    edits += [(chunk.field - layout.id_bytes, b"junk") for chunk in data[1:] if layout is WAV]  # the first one is used
+    present = data[0].size - layout.before
+    found = Container(present, unread=others, edits=tuple(edits), misread=MISREAD.get(tag), is_exact=True)
     to_end = replace(
         found, present=found.present - last.size + end - last.start, edits=(*edits, _size_edit(last, end, layout))
     )
     if last.size < 0 or stop > end:
-        if last.id != layout.data:  # metadata that was cut off
+        if last is not data[0]:  # metadata that was cut off
             return found
         return to_end if last.size < 0 or last.size >= layout.unknown else replace(to_end, missing=stop - end)
     stop += _padding(file, stop, layout)
@@ -151,8 +158,8 @@ def _inspect_pcm(file: BinaryIO, head: bytes, end: int, layout: Layout) -> Conta
         return replace(found, next_file=stop)
     if behind.startswith(TAGS) or _all_zero(file, stop):
         return replace(found, end=stop) if layout is AU and stop < end else found
-    if last.id != layout.data:
-        return replace(found, unread=end - stop)
+    if last is not data[0]:
+        return replace(found, unread=others + end - stop)
     return replace(to_end, added=0 if last.size <= layout.before else end - stop)  # an empty chunk is a placeholder
 
 
@@ -245,7 +252,7 @@ def _chunks(file: BinaryIO, position: int, end: int, magic: bytes, layout: Layou
     chunks: list[Chunk] = []
     header = layout.id_bytes + struct.calcsize(layout.size)
     large: tuple[int, int] | None = None  # where an RF64 file stores the size of its data chunk, and that size
-    while position + header <= end:
+    while position + header <= end and len(chunks) < MAX_CHUNKS:
         head = read_at(file, position, header)
         name, start = head[: layout.id_bytes], position + header
         (size,) = struct.unpack(layout.size, head[layout.id_bytes :])
@@ -275,6 +282,19 @@ def _size_edit(chunk: Chunk, end: int, layout: Layout) -> Edit:
     if chunk.format[1] == "I":
         size = min(size, 0xFFFF_FFFF)
     return chunk.field, struct.pack(chunk.format, size)
+
+
+def _aiff_edits(file: BinaryIO, formats: list[Chunk], data: Chunk, end: int) -> list[Edit]:
+    """Corrections of the size of the file and of a placeholder for the number of samples."""
+    edits = (
+        [] if read_at(file, 4, 4) == struct.pack(">I", end - 8) else [(4, struct.pack(">I", min(end - 8, 2**32 - 1)))]
+    )
+    if formats:
+        channels, frames, bits = struct.unpack(">HIH", read_at(file, formats[0].start, 8).ljust(8, b"\0"))
+        if channels and bits and not 0 < frames < AIFF.unknown:
+            frames = (min(data.start + data.size, end) - data.start - AIFF.before) // (channels * -(-bits // 8))
+            edits.append((formats[0].start + 2, struct.pack(">I", max(0, frames))))
+    return edits
 
 
 def _width_edits(file: BinaryIO, chunk: Chunk, layout: Layout) -> list[Edit]:

@@ -22,19 +22,20 @@ if TYPE_CHECKING:
 Wave = NDArray[np.float32]
 
 SHORTFALL_SECONDS = 0.5  # a recording may lack as much at its ends, because of encoder delay, padding or a damaged end
-MAX_CHANNELS = 8  # with more, PyAV 18 reads beyond the frame when it creates an array
+EDGE_SECONDS = 0.1  # a decoder may return a delayed frame after a lost packet at the end
+MAX_CHANNELS = 8
 LOSS_FLOOR_DB = -120.0  # the value for channels that cancel completely, since JSON has no -inf
 RATES = range(1_000, 1_000_001)  # Hz; a header with another rate is damaged
 
 # Demuxers that read the length from a sample count or an index, and not from the bit rate; mp3 only with an index.
 EXACT_LENGTH = frozenset({
-    "aiff", "ape", "au", "avi", "caf", "dsf", "flac", "iff", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mp3",
+    "aiff", "ape", "au", "caf", "dsf", "flac", "iff", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mp3",
     "mpc", "mpc8", "osq", "tak", "tta", "w64", "wav", "wv",
 })  # fmt: skip
 HAS_TAG = re.compile(b"|".join(TAGS))  # the last packet before a tag may contain it
 DELAY_FRAMES = 2  # counted by the index of an MP3, but removed by the decoder
 MPEG_VERSIONS = {3: 0, 2: 1, 0: 2}  # how often version 1, 2 or 2.5 halves the sample rate, by its bits in the header
-WITH_HEADER = EXACT_LENGTH | {"asf", "flv", "voc"}  # a second header is a second file
+WITH_HEADER = EXACT_LENGTH | {"asf", "avi", "flv", "voc"}  # a second header is a second file
 # Demuxers that find packets by the pattern at their start, so that other bytes between them become packets as well.
 WITHOUT_PACKETS = frozenset({"aac", "ac3", "adp", "dts", "eac3", "flac", "gsm", "loas", "mp3", "mpegaudio", "truehd"})
 
@@ -109,7 +110,8 @@ def _decode(
         context = stream.codec_context if decoder is None else _context(decoder, stream.codec_context)
         lost, end, error = _decode_packets(container, stream, context, mixer)
     sound = [one for one in lost if one.is_sound]
-    inside = [one for one in sound if 0 < one.at < mixer.samples]
+    edge = EDGE_SECONDS * rate
+    inside = [one for one in sound if edge < one.at < mixer.samples - edge]
     if error is not None and (declared is None or mixer.samples / rate < declared - SHORTFALL_SECONDS):
         raise error
     if lost and not mixer.samples:
@@ -123,13 +125,13 @@ def _decode(
     if mixer.gaps and kind in EXACT_TIMES:
         return AudioError(f"{name}: {_gaps(mixer.gaps, rate)} are missing. Export it again, or repeat the transfer.")
     if error is not None:
-        notes.append(f"unread data: {size - end} bytes at its end belong to no part of the file")
+        notes.append(f"unread data: {size - end} bytes behind its samples are not used.")
     if lost:
         times = shorten([f"{one.at / rate:.2f} s" for one in lost], 3)
-        notes.append(f"skipped packets: {len(lost)} that the decoder refuses, at {times}")
+        notes.append(f"skipped packets: {len(lost)} that the decoder refuses, at {times}.")
     if mixer.gaps and kind not in WITHOUT_PACKETS:
-        notes.append(f"gaps: {_gaps(mixer.gaps, rate)} have no sound, and the rest is used without them")
-    return DecodedStream(mixer.wave(), rate, declared, mixer.loss_db(), tuple(notes), end * (kind in WITH_HEADER))
+        notes.append(f"gaps: {_gaps(mixer.gaps, rate)} are missing; the parts are joined.")
+    return DecodedStream(mixer.wave(), rate, declared, mixer.loss_db(), tuple(notes), end if kind in WITH_HEADER else 0)
 
 
 def _gaps(gaps: list[tuple[int, float]], rate: int) -> str:
@@ -159,13 +161,17 @@ def _select_stream(container: Any, name: str) -> tuple[Any, list[str]]:
     if len(streams) == 1:
         return chosen, []
     why = "marked as default" if marked else "the first"
-    return chosen, [f"several streams: stream {streams.index(chosen) + 1} of {len(streams)} is used, {why}"]
+    return chosen, [f"several streams: stream {streams.index(chosen) + 1} of {len(streams)} is used, {why}."]
 
 
 def _declared_seconds(container: Any, stream: Any) -> float | None:
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return container.duration / 1e6 if container.duration else None
+    if container.format.name == "matroska,webm":  # FFmpeg's duration is that of the longest track
+        tag = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))
+        if tag:
+            end = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+            return end - float((stream.start_time or 0) * stream.time_base)
+        return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+    return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
 
 
 def _mp3_seconds(file: str | BinaryIO) -> float | None:
@@ -248,7 +254,8 @@ class _Mixer:
             kind = (frame.format.name, frame.layout.name, frame.sample_rate)
             if kind != self._format:
                 self.finish()
-                self._resampler = av.AudioResampler(format="fltp", rate=self._rate)  # keeps the channels
+                # It keeps the channels, interleaved: PyAV crashes on the planes of 8 channels.
+                self._resampler = av.AudioResampler(format="flt", rate=self._rate)
                 self._format = kind
             expected = self._next
             begin = expected if frame.time is None else frame.time
@@ -268,14 +275,16 @@ class _Mixer:
 
     def _keep(self, frames: Iterable[Any]) -> None:
         for frame in frames:
+            channels = frame.layout.nb_channels
             self.samples += frame.samples
-            if len(frame.planes) == 1:  # one channel: to_ndarray would take a fifth more time
-                self._chunks.append(np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples).copy())
+            samples = np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples * channels)
+            if channels == 1:
+                self._chunks.append(samples.copy())
                 continue
-            samples = frame.to_ndarray()  # (channels, T)
-            self._chunks.append(samples.mean(axis=0, dtype=np.float32))
+            samples = samples.reshape(-1, channels)  # (T, channels)
+            self._chunks.append(samples.mean(axis=1, dtype=np.float32))
             self._kept += float(np.square(self._chunks[-1], dtype=np.float64).sum())
-            self._given += float(np.square(samples, dtype=np.float64).sum()) / samples.shape[0]
+            self._given += float(np.square(samples, dtype=np.float64).sum()) / channels
 
     def wave(self) -> Wave:
         wave = np.concatenate(self._chunks) if self._chunks else np.zeros(0, dtype=np.float32)

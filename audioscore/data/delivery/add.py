@@ -28,6 +28,7 @@ from audioscore.data.delivery.plan import AddPlan, StoredRecording, plan_add
 from audioscore.data.gate.rejections import ValidationSettings
 from audioscore.data.index import ORDER
 from audioscore.data.labels import RowError, row_label
+from audioscore.data.spelling import path_on_disk
 from audioscore.data.transfer.download import DISK_FULL
 from audioscore.errors import DataError, GateRefused, UsageError, shorten
 from audioscore.files import link_or_copy, sha256_of
@@ -152,7 +153,14 @@ def add_delivery(
             cache=cache,
             stage=stage,
         )
-        plan = plan_add(gathering.scored, gathering.groups, state, folder, on_conflict=request.on_conflict)
+        plan = plan_add(
+            gathering.scored,
+            gathering.groups,
+            state,
+            folder,
+            on_conflict=request.on_conflict,
+            locations=delivery.locations,
+        )
         agreement = rater_agreement([clip.raters for clip in delivery.clips])
         result = AddResult(delivery, gathering, plan, agreement, dry_run)
         _check_share(result, settings.max_rejected_share)
@@ -187,7 +195,9 @@ def _check_share(result: AddResult, limit: float) -> None:
     refused = result.gathering.refused  # without recordings that were removed earlier, which are not data errors
     rows = len(result.delivery.row_errors) + len(result.delivery.all_clips)
     if refused and len(refused) > limit * rows:
-        reasons = [f"{row_label(row.row, row.reason)} ({row.audio_file}): {row.reason.rstrip('.')}" for row in refused]
+        reasons = [
+            f"{row_label(row.row, row.reason)} ({row.audio_file}): {row.reason.rstrip('.')}".lstrip() for row in refused
+        ]
         raise DeliveryRefused(
             result,
             f"delivery: {len(refused)} of {rows} rows are unusable ({len(refused) / rows:.0%}), above {limit:.0%}, "
@@ -245,7 +255,7 @@ def _copy_into(one: StoredRecording, folder: Path, incoming: Path) -> list[Path]
 
     A copy and not a link, so that later changes in the folder do not change the delivered file.
     """
-    target = folder / one.clip.audio_file
+    target = path_on_disk(folder, one.clip.audio_file)
     if one.path is None or (target.is_file() and sha256_of(target) == one.clip.sha256):
         return []
     complete = incoming / COPY

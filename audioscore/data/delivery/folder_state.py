@@ -10,7 +10,7 @@ from pathlib import Path
 from audioscore.data.clips import Clip
 from audioscore.data.index import ORDER, read_index, write_index
 from audioscore.data.labels import HEADERS, known_header, match_columns, read_labels
-from audioscore.data.spelling import NamesOnDisk, id_key
+from audioscore.data.spelling import NamesOnDisk, id_key, path_on_disk
 from audioscore.data.tables import SUFFIXES, cell_text, read_sheets
 from audioscore.errors import DataError, shorten
 from audioscore.files import read_json, sha256_of, write_json, write_text
@@ -107,10 +107,20 @@ def read_labels_file(folder: Path, column_map: Mapping[str, str] | None = None) 
 
 
 def write_labels_file(folder: Path, table: LabelsFile) -> bool:
-    """Write labels.csv atomically if it changed; return whether it was written."""
+    """Write labels.csv atomically if it changed; return whether it was written.
+
+    Raises DataError for a cell that is not text, such as half of a character, which JSON can hold.
+    """
     path = folder / LABELS
     text = table.text()
-    if path.is_file() and path.read_bytes() == text.encode():
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.end + 20]
+        raise DataError(
+            f"{path}: cannot hold {around!a}, which has half of a character. Correct the delivery."
+        ) from error
+    if path.is_file() and path.read_bytes() == data:
         return False
     write_text(path, text)
     return True
@@ -230,9 +240,11 @@ def _rows(folder: Path, table: LabelsFile, singer_from: str | None) -> list[Clip
     columns = dict(table.column_map)
     read = read_labels(folder / LABELS, column_map=columns, singer_from=singer_from, keep_duplicates=True)
     usable = {clip.row: clip for clip in read.clips}
-    named, singers = table.column("audio_file"), table.column("singer_id")
+    named, singers, hashes = (table.column(name) for name in ("audio_file", "singer_id", "sha256"))
     return [
-        usable.get(row) or Clip(name, singer_id=singers[row] or None, row=row) for row, name in named.items() if name
+        usable.get(row) or Clip(name, singer_id=singers[row] or None, row=row, sha256=hashes[row].lower() or None)
+        for row, name in named.items()
+        if name
     ]
 
 
@@ -241,7 +253,7 @@ def _with_content(names: NamesOnDisk, clip: Clip, hashes: dict[str, str | None])
     if (name := names.find(clip.audio_file)) != clip.audio_file:
         clip = replace(clip, audio_file=name)
     if clip.audio_file not in hashes:
-        path = names.folder / clip.audio_file
+        path = path_on_disk(names.folder, clip.audio_file)
         hashes[clip.audio_file] = sha256_of(path) if path.is_file() else None
     return clip if clip.sha256 else replace(clip, sha256=hashes[clip.audio_file])
 

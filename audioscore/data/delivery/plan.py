@@ -4,16 +4,18 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from audioscore.data.clips import Clip
 from audioscore.data.delivery.folder_state import FolderState, changed_cells
-from audioscore.data.labels import RowError
-from audioscore.data.spelling import normalized_name
+from audioscore.data.labels import RowError, row_name
+from audioscore.data.spelling import normalized_name, path_on_disk, text_name
+from audioscore.data.tables import is_text
 from audioscore.data.transfer.http import redact_name
 from audioscore.errors import DataError, UsageError, shorten
 from audioscore.files import sha256_of
@@ -76,12 +78,13 @@ def plan_add(
     folder: Path,
     *,
     on_conflict: str = "error",
+    locations: Mapping[int, str] = MappingProxyType({}),
 ) -> AddPlan:
     """Compare delivered recordings with the content of the data folder.
 
     A recording with new content is added. For existing content, a different score, singer or other non-blank cell is
     an update. A recording with several scores in one delivery is a conflict; `on_conflict` raises an error, or takes
-    the mean or the newest score (of the last row).
+    the mean or the newest score (of the last row). `locations` are those of the delivered table.
 
     Raises DataError for a conflict, UsageError for an unknown policy.
     """
@@ -89,7 +92,8 @@ def plan_add(
         raise UsageError(f"--on-conflict {on_conflict}: expected one of {', '.join(POLICIES)}.")
     delivered = [*scored, *(one for group in groups for one in group)]
     refused = [_withdrawn(one.clip, state) for one in delivered if one.clip.sha256 in state.withdrawn]
-    merged, repeats, notes = _merge_rows([one for one in scored if one.clip.sha256 not in state.withdrawn], on_conflict)
+    wanted = [one for one in scored if one.clip.sha256 not in state.withdrawn]
+    merged, repeats, notes = _merge_rows(wanted, on_conflict, locations)
     names = _Names(folder, state)
     rows: dict[str | None, list[Clip]] = defaultdict(list)
     for clip in state.rows:
@@ -168,7 +172,7 @@ class _Names:
     def _new(self, one: DeliveredRecording) -> str:
         content = one.clip.sha256 or ""
         name = recording_name(one.clip.audio_file, content, self.taken)
-        path = self.folder / name
+        path = path_on_disk(self.folder, name)
         # A file that no table names is not replaced, unless an interrupted delivery wrote the same recording.
         if path.exists() and not (path.is_file() and sha256_of(path) == content):
             name = recording_name(one.clip.audio_file, content, {normalized_name(name)})
@@ -179,12 +183,13 @@ def _inside(folder: Path, path: Path | None) -> str | None:
     """The name of a file in the folder; None for files elsewhere and names that a table cannot hold."""
     if path is None or not folder.exists() or not path.resolve().is_relative_to(folder.resolve()):
         return None
-    name = path.resolve().relative_to(folder.resolve()).as_posix()
-    return name if name == name.strip() and not any(ord(letter) < 32 for letter in name) else None
+    name = text_name(folder, path.resolve().relative_to(folder.resolve()).as_posix())
+    clean = name == name.strip() and is_text(name) and not any(ord(letter) < 32 for letter in name)
+    return name if clean else None
 
 
 def _merge_rows(
-    scored: Sequence[DeliveredRecording], on_conflict: str
+    scored: Sequence[DeliveredRecording], on_conflict: str, locations: Mapping[int, str]
 ) -> tuple[list[DeliveredRecording], int, list[str]]:
     """Merge the rows of each recording; also return the number of repeated rows, and notes."""
     same: dict[str, list[DeliveredRecording]] = defaultdict(list)
@@ -202,7 +207,8 @@ def _merge_rows(
         scores = [row.clip.score or 0.0 for row in rows]
         if len(set(scores)) > 1:
             named = [(redact_name(row.clip.audio_file), row.clip) for row in rows]
-            conflicts.append(shorten([f"{name} (row {clip.row}): {clip.score:g}" for name, clip in named]))
+            where = [f"{name} ({row_name(clip.row, locations)}): {clip.score:g}" for name, clip in named]
+            conflicts.append(shorten(where))
             score = scores[-1] if on_conflict == "newest" else sum(scores) / len(scores)
             raters = rows[-1].clip.raters if on_conflict == "newest" else ()
             one = replace(one, clip=replace(one.clip, score=score, raters=raters))

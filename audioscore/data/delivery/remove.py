@@ -4,6 +4,7 @@ After a kill, removing the same recordings again completes the removal.
 """
 
 import contextlib
+import copy
 import datetime
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from audioscore.data.clips import Clip
 from audioscore.data.delivery.add import incoming_folder, remove_leftovers
 from audioscore.data.delivery.folder_state import (
     FolderState,
+    LabelsFile,
     Withdrawn,
     read_folder_state,
     read_labels_file,
@@ -23,7 +25,7 @@ from audioscore.data.delivery.folder_state import (
     write_withdrawn,
 )
 from audioscore.data.index import read_index, write_index
-from audioscore.data.spelling import NamesOnDisk, id_key
+from audioscore.data.spelling import NamesOnDisk, file_key, id_key, path_on_disk
 from audioscore.data.split.groups import SPLITS
 from audioscore.data.versions.dvc import dvc_errors, locked, open_repository
 from audioscore.data.versions.repository import files_of, git, record_of, recorded_files
@@ -61,7 +63,8 @@ def remove_recordings(
     a later delivery does not add the recordings again. `own_columns` and `own_singers` are the folder's `column_map`
     and `singer_from`.
 
-    Raises DataError, before anything changes, for a name or singer that the folder does not have.
+    Raises DataError, before anything changes, for a name or singer that the folder does not have, and for a recording
+    without file and hash: a later delivery could add it again.
     """
     if not names and not singers:
         raise UsageError("recordings: none given. Name them as the table does, or give --singer.")
@@ -74,11 +77,13 @@ def remove_recordings(
         state = read_folder_state(folder, table, own_singers)
         chosen = _choose(folder, state, names, singers)
         removed = {clip.audio_file for clip in chosen}
+        keys = {file_key(name) for name in removed}
         write_withdrawn(folder, state.withdrawn | _withdraw(folder, chosen, day, state.withdrawn))
+        _keep_hashes(folder, table, state, keys)
         kept = [name for name in sorted(removed) if not _delete(folder, name)]
-        _remove_from_indexes(folder, removed)
-        write_order(folder, [[clip for clip in group if clip.audio_file not in removed] for group in state.groups])
-        table.remove({clip.row for clip in state.rows if clip.row and clip.audio_file in removed})
+        _remove_from_indexes(folder, keys)
+        write_order(folder, [_without(group, keys) for group in state.groups])
+        table.remove({clip.row for clip in state.rows if clip.row and file_key(clip.audio_file) in keys})
         write_labels_file(folder, table)
     return RemoveResult(sorted(removed), kept)
 
@@ -104,13 +109,13 @@ def _choose(folder: Path, state: FolderState, names: Sequence[str], singers: Seq
     """The named recordings and those of the singers, with every other row of the same file or content."""
     clips = [*state.rows, *state.ordered]
     on_disk = NamesOnDisk(folder)
-    named = {name: os.path.normpath(on_disk.find(name)) for name in names}
-    paths, contents = set(named.values()), {name.lower() for name in names}
+    named = {name: file_key(on_disk.find(name)) for name in names}
+    keys, contents = set(named.values()), {name.lower() for name in names}
     chosen_singers = {id_key(singer) for singer in singers}
-    by_path = {os.path.normpath(clip.audio_file) for clip in clips}
+    all_keys = {file_key(clip.audio_file) for clip in clips}
     by_content = {clip.sha256 for clip in clips}
     all_singers = {id_key(clip.singer_id) for clip in clips if clip.singer_id}
-    unknown = [name for name in names if named[name] not in by_path and name.lower() not in by_content]
+    unknown = [name for name in names if named[name] not in all_keys and name.lower() not in by_content]
     unknown += [f"singer {singer}" for singer in singers if id_key(singer) not in all_singers]
     if unknown:
         raise DataError(
@@ -120,23 +125,40 @@ def _choose(folder: Path, state: FolderState, names: Sequence[str], singers: Seq
     chosen = [
         clip
         for clip in clips
-        if os.path.normpath(clip.audio_file) in paths
+        if file_key(clip.audio_file) in keys
         or clip.sha256 in contents
         or (clip.singer_id and id_key(clip.singer_id) in chosen_singers)
     ]
     same_content = {clip.sha256 for clip in chosen} - {None}
-    same_file = {os.path.normpath(clip.audio_file) for clip in chosen}
-    return [clip for clip in clips if clip.sha256 in same_content or os.path.normpath(clip.audio_file) in same_file]
+    same_file = {file_key(clip.audio_file) for clip in chosen}
+    chosen = [clip for clip in clips if clip.sha256 in same_content or file_key(clip.audio_file) in same_file]
+    if lost := sorted({clip.audio_file for clip in chosen if not clip.sha256}):
+        raise DataError(
+            f"{folder}: {len(lost)} recordings have neither a file nor a hash ({shorten(lost)}); nothing was removed. "
+            f"Correct their names in the tables, or delete their rows."
+        )
+    return chosen
+
+
+def _keep_hashes(folder: Path, table: LabelsFile, state: FolderState, keys: Collection[str]) -> None:
+    """Write the hashes of removed recordings into the tables: after a kill, their files may be deleted already."""
+    hashed = copy.deepcopy(table)
+    for clip in state.rows:
+        if clip.row and clip.sha256 and file_key(clip.audio_file) in keys:
+            hashed.update(clip.row, {"sha256": clip.sha256})
+    write_labels_file(folder, hashed)
+    write_order(folder, state.groups)
 
 
 def _withdraw(folder: Path, clips: Sequence[Clip], day: str, before: Mapping[str, Withdrawn]) -> dict[str, Withdrawn]:
     """New entries of withdrawn.json by SHA-256; an existing entry, as after a kill, is kept."""
     md5s: dict[str, str] = {}
-    if any(not (folder / clip.audio_file).is_file() for clip in clips):
+    paths = {clip.audio_file: path_on_disk(folder, clip.audio_file) for clip in clips}
+    if not all(path.is_file() for path in paths.values()):
         with contextlib.suppress(DataError):  # without a readable record, there is nothing to purge
             md5s = recorded_files(folder)
     entries = {clip.sha256: Withdrawn(day, md5s.get(clip.audio_file)) for clip in clips if clip.sha256}
-    for path in {folder / clip.audio_file for clip in clips}:
+    for path in set(paths.values()):
         if path.is_file():
             entries[sha256_of(path)] = Withdrawn(day, digest_of_file(path, "md5"), path.stat().st_size)
     return {content: one for content, one in entries.items() if content not in before or not before[content].md5}
@@ -144,19 +166,22 @@ def _withdraw(folder: Path, clips: Sequence[Clip], day: str, before: Mapping[str
 
 def _delete(folder: Path, name: str) -> bool:
     """Delete a recording of the folder; False if the file is outside the folder."""
-    path = folder / name
+    path = path_on_disk(folder, name)
     if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
         return False
     path.unlink(missing_ok=True)
     return True
 
 
-def _remove_from_indexes(folder: Path, removed: Collection[str]) -> None:
+def _without(group: Sequence[Clip], keys: Collection[str]) -> list[Clip]:
+    return [clip for clip in group if file_key(clip.audio_file) not in keys]
+
+
+def _remove_from_indexes(folder: Path, keys: Collection[str]) -> None:
     for split in SPLITS:
         path = folder / "index" / f"{split}.json"
         if path.is_file():
-            groups = read_index(path, resort=True)
-            write_index(path, [[clip for clip in group if clip.audio_file not in removed] for group in groups])
+            write_index(path, [_without(group, keys) for group in read_index(path, resort=True)])
 
 
 # --- purge from DVC ---

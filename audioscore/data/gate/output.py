@@ -43,7 +43,7 @@ def run_gate(
     if report is not None:
         from audioscore.data.gate.report import render_validation
 
-        write_text(report, render_validation(result, folder))
+        write_text(report, render_validation(result, folder), errors="backslashreplace")
     write_json(target / VERDICT, result.to_json(None if report is None else str(report)))
     write_accepted(result, target)
     log_result(result)

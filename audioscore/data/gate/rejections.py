@@ -84,9 +84,8 @@ def reject(clip: Clip, reason: str, severity: str = "error") -> Rejection:
 
 
 def reject_row(error: RowError) -> Rejection:
-    """Create the entry of a table row that `read_labels` excluded; duplicates are warnings."""
-    severity = "warning" if ": duplicate of " in f": {error.reason}" else "error"
-    return {"audio_file": error.audio_file, "row": error.row, "reason": error.reason, "severity": severity}
+    """Create the entry of a table row that `read_labels` excluded."""
+    return {"audio_file": error.audio_file, "row": error.row, "reason": error.reason, "severity": error.severity}
 
 
 def with_locations(rejections: Iterable[Rejection], locations: Mapping[int, str]) -> list[Rejection]:

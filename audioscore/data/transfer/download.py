@@ -101,10 +101,12 @@ class _Clients:
     def download(self, uri: str, target: Path, hooks: Hooks) -> None:
         """Download one link, unless its server did not respond to GIVE_UP_AFTER links before."""
         # A proxy that does not respond fails the links of all servers behind it.
-        server = (proxy_of(uri) or (redact(uri).split("/")[2],))[0] if uri.startswith("http") else "S3"
+        server = redact(uri).split("/")[2] if uri.startswith("http") else "S3"
+        if uri.startswith("http") and (proxy := proxy_of(uri)):
+            server = f"the proxy in {proxy[0]}"
         if self._unreachable[server] >= GIVE_UP_AFTER:
             raise ServerUnreachable(
-                f"{redact(uri)}: {server} responded to none of {GIVE_UP_AFTER} earlier links. Run again later."
+                f"{redact(uri)}: {server} did not respond to {GIVE_UP_AFTER} earlier links. Run again later."
             )
         try:
             self._fetch(uri, target, hooks)

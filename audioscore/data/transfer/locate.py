@@ -1,17 +1,15 @@
 """Locate the recording that a table names: a readable file, or a link to download."""
 
-import contextlib
 import errno
-import locale
 import os
 import re
 import stat
-import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from audioscore.data.spelling import path_on_disk, unicode_forms
 from audioscore.errors import AudioError
 
 Kind = Literal["file", "http", "s3"]
@@ -77,7 +75,7 @@ def _in_folder(audio_file: str, root: Path, absolute_allowed: bool) -> Path:
     try:
         if absolute_allowed and os.path.isabs(audio_file):
             path = Path(os.path.normpath(audio_file))
-            found, inside = next(_existing(Path(path.anchor), path.parts[1:]), None), None
+            found, inside = next(_existing(Path(path.anchor), str(path)), None), None
         else:
             found, inside = next(_candidates(audio_file, root), None), Path(os.path.realpath(root, strict=True))
         if found is None:
@@ -97,46 +95,25 @@ def _candidates(audio_file: str, root: Path) -> Iterator[Path]:
                 raise AudioError(
                     f"{audio_file}: leads out of {root} by `..`. Name a recording inside it, or another --audio."
                 )
-            yield from _existing(root, path.split("/"))
+            yield from _existing(root, path)
             continue
         if os.path.lexists(path) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
             yield Path(path)
         parts = whole.strip("/").split("/")
         for start in range(len(parts)):
-            yield from _existing(root, parts[start:])
+            yield from _existing(root, "/".join(parts[start:]))
 
 
-def _existing(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Yield `folder/a/b/c` with each part in its form on disk; yield nothing when a part is missing."""
-    path = folder
-    for part in parts:
-        form = next((form for form in disk_forms(part) if os.path.lexists(path / form)), None)
-        if form is None:
-            try:
-                os.lstat(path / part)
-            except OSError as error:  # a name that is too long or a folder without permission is not a missing file
-                if error.errno not in NOT_THERE:
-                    raise
-            return
-        path = path / form
+def _existing(folder: Path, name: str) -> Iterator[Path]:
+    """Yield the path of a name in its form on disk; yield nothing when there is no such file."""
+    path = path_on_disk(folder, name)
+    try:
+        os.lstat(path)
+    except OSError as error:  # a name that is too long or a folder without permission is not a missing file
+        if error.errno not in NOT_THERE:
+            raise
+        return
     yield path
-
-
-def _forms(name: str) -> dict[str, None]:
-    """A name as written, composed and decomposed, without repeats."""
-    return dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
-
-
-def disk_forms(name: str) -> dict[str, None]:
-    """Return a name as it may be on disk: in its Unicode forms, then in the locale's encoding and in GB18030.
-
-    Archives that were made under a Chinese Windows hold names in GBK, whose superset is GB18030.
-    """
-    forms = _forms(name)
-    for encoding in () if name.isascii() else (locale.getencoding(), "gb18030"):
-        with contextlib.suppress(UnicodeEncodeError):
-            forms[os.fsdecode(name.encode(encoding))] = None
-    return forms
 
 
 def _check(path: Path, audio_file: str, inside: Path | None) -> None:
@@ -184,7 +161,7 @@ def _in_bucket(audio_file: str, root: str, names: Collection[str] | None) -> Loc
             raise AudioError(f"{audio_file}: is an absolute path, but the recordings are in {root}. Make it relative.")
         return Location("s3", uri=f"{root}/{path}")
     for start in range(len(parts) if whole.startswith("/") else 1):
-        for form in _forms("/".join(parts[start:])):
+        for form in unicode_forms("/".join(parts[start:])):
             if form in names:
                 return Location("s3", uri=f"{root}/{form}")
     raise AudioError(_missing(audio_file, root))

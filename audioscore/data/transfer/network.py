@@ -9,7 +9,7 @@ import time
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass
+from urllib.request import getproxies, proxy_bypass
 
 from audioscore.errors import ServerUnreachable, UsageError
 
@@ -30,7 +30,7 @@ def exempt_loopback() -> None:
     given = [os.environ.get(name) for name in names]
     for name, value in zip(names, given, strict=True):
         entries = [one.strip() for one in (value or given[0] or given[1] or "").split(",") if one.strip()]
-        missing = [] if "*" in entries else [one for one in LOOPBACK if one not in entries]
+        missing = [] if entries == ["*"] else [one for one in LOOPBACK if one not in entries]
         os.environ[name] = ",".join([*entries, *missing])
 
 
@@ -45,56 +45,62 @@ def is_loopback(url: str) -> bool:
     return False
 
 
-def proxy_of(url: str, *, all_too: bool = True) -> tuple[str, str] | None:
-    """Return the variable and the value of the proxy for requests to a URL; None without a proxy.
+def proxy_of(url: str, *, uses_requests: bool = True) -> tuple[str, str] | None:
+    """Return the variable and the value of the proxy that a client chooses for a URL; None without a proxy.
 
     Args:
-        all_too: whether the client reads ALL_PROXY; the client of S3 does not.
+        uses_requests: whether the client is based on requests, which reads ALL_PROXY and networks in NO_PROXY. The
+            clients of S3 and of DVC's remotes do not.
     """
+    from requests.utils import get_environ_proxies, select_proxy
+
     exempt_loopback()
     try:
         parts = urlsplit(url)
+        if uses_requests:
+            value = select_proxy(url, get_environ_proxies(url))
+        else:  # urllib does not exempt [::1] with a port
+            value = None if is_loopback(url) or proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
     except ValueError:  # the client reports the invalid address
         return None
-    if is_loopback(url) or proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return None
-    kinds = (parts.scheme, "all") if all_too else (parts.scheme,)
-    names = [form for kind in kinds for form in (f"{kind}_proxy", f"{kind}_proxy".upper())]
-    return next(((name, os.environ[name]) for name in names if os.environ.get(name)), None)
+    named = [(name, text) for name, text in os.environ.items() if text == value]
+    return next((one for kind in (parts.scheme, "all") for one in named if one[0].lower() == f"{kind}_proxy"), None)
 
 
-def check_proxy(url: str, *, all_too: bool = True) -> None:
+def check_proxy(url: str, *, uses_requests: bool = True) -> None:
     """Raise UsageError if the proxy for a URL is not a valid address, or a SOCKS proxy that cannot be used."""
-    found = proxy_of(url, all_too=all_too)
+    from urllib3.util import parse_url
+
+    found = proxy_of(url, uses_requests=uses_requests)
     if found is None:
         return
     name, value = found
     schemes = {"http", "https"}
-    if all_too and importlib.util.find_spec("socks"):
+    if uses_requests and importlib.util.find_spec("socks"):
         schemes |= {"socks4", "socks4a", "socks5", "socks5h"}
     with contextlib.suppress(ValueError):  # an invalid port
-        parts = urlsplit(_with_scheme(value))
-        if parts.scheme in schemes and parts.hostname and parts.port != 0 and not re.search(r"\s", value):
+        parts = parse_url(value if uses_requests else _with_scheme(value))  # as requests does
+        if (parts.scheme or "http") in schemes and parts.host and parts.port != 0 and not re.search(r"\s", value):
             return
     raise UsageError(
-        f"{name}: {redact(_with_scheme(value))} is not the address of an HTTP proxy. Set it to http://HOST:PORT, or "
-        f"add {urlsplit(url).hostname} to NO_PROXY."
+        f"{name}: {redact(value) if '://' in value else value.rpartition('@')[2]} is not the address of an HTTP proxy. "
+        f"Set it to http://HOST:PORT, or add {urlsplit(url).hostname} to NO_PROXY."
     )
 
 
-def network_settings(url: str, *others: str, all_too: bool = True) -> str:
+def network_settings(url: str, *others: str, uses_requests: bool = True) -> str:
     """Name the variables that decide how a URL is reached, for messages: that of its proxy, then the others.
 
     >>> network_settings("http://localhost:9000", "AWS_ENDPOINT_URL")
     'AWS_ENDPOINT_URL'
     """
-    found = proxy_of(url, all_too=all_too)
+    found = proxy_of(url, uses_requests=uses_requests)
     proxy = (f"{found[0]} ({redact(_with_scheme(found[1]))})",) if found else ()
     return " and ".join((*proxy, *others))
 
 
 @cache  # once a server has responded, the retries of its client are sufficient
-def await_server(url: str, setting: str, *, patience: float = 0.0, all_too: bool = True) -> None:
+def await_server(url: str, setting: str, *, patience: float = 0.0, uses_requests: bool = True) -> None:
     """Check that a server responds, with any status but 502 to 504.
 
     The clients of MLflow, S3, DVC and the model hubs retry for minutes, and do not name the proxy that failed.
@@ -107,13 +113,13 @@ def await_server(url: str, setting: str, *, patience: float = 0.0, all_too: bool
         ServerUnreachable: it did not respond in time, or does not support HTTP or TLS.
         UsageError: the proxy for the URL is not valid.
     """
-    check_proxy(url, all_too=all_too)
+    check_proxy(url, uses_requests=uses_requests)
     until = time.monotonic() + patience
     waiting = False
-    while (problem := _request(url, all_too=all_too)) is not None:
+    while (problem := _request(url, uses_requests=uses_requests)) is not None:
         reason, permanent = problem
         if permanent or time.monotonic() + PAUSE > until:
-            what = f"Check {network_settings(url, setting, all_too=all_too)}, and that the server runs."
+            what = f"Check {network_settings(url, setting, uses_requests=uses_requests)}, and that the server runs."
             raise ServerUnreachable(f"{redact(url)}: the server does not respond ({reason}). {what}")
         if not waiting:
             log.warning("waiting for the server at %s", redact(url))
@@ -121,12 +127,12 @@ def await_server(url: str, setting: str, *, patience: float = 0.0, all_too: bool
         time.sleep(PAUSE)
 
 
-def _request(url: str, *, all_too: bool) -> tuple[str, bool] | None:
+def _request(url: str, *, uses_requests: bool) -> tuple[str, bool] | None:
     """Request a URL once; returns None, or what failed and whether it would fail again."""
     import requests
     from urllib3.exceptions import HTTPError
 
-    proxy = proxy_of(url, all_too=all_too)
+    proxy = proxy_of(url, uses_requests=uses_requests)
     try:
         with requests.Session() as session:
             session.trust_env = False  # the proxy is chosen here
@@ -151,7 +157,7 @@ def _request(url: str, *, all_too: bool) -> tuple[str, bool] | None:
 
 
 def _with_scheme(proxy: str) -> str:
-    return proxy if "://" in proxy else f"http://{proxy}"
+    return proxy if "://" in proxy else f"http://{proxy.removeprefix('//')}"
 
 
 def redact(url: str) -> str:

@@ -81,7 +81,7 @@ def connect(connections: int = 16) -> "BaseClient":
         raise DataError(
             f"S3 at {endpoint()}: cannot be used ({error}). Check AWS_PROFILE and AWS_ENDPOINT_URL."
         ) from error
-    await_server(client.meta.endpoint_url, VARIABLE, patience=PATIENCE, all_too=False)
+    await_server(client.meta.endpoint_url, VARIABLE, patience=PATIENCE, uses_requests=False)
     return client
 
 
@@ -236,7 +236,7 @@ def s3_error(error: Exception, uri: str) -> AudioError:
     from urllib3.exceptions import HTTPError
 
     address = endpoint() if "://" in endpoint() else "https://s3.amazonaws.com"
-    check = f"Check {network_settings(address, VARIABLE, all_too=False)} and the network."
+    check = f"Check {network_settings(address, VARIABLE, uses_requests=False)} and the network."
     kind, reason, fix = AudioError, str(error), "Check the bucket's name, your credentials and AWS_ENDPOINT_URL."
     if isinstance(error, exceptions.ClientError):
         meaning, fix = MEANINGS.get(_code(error), (error.response["Error"].get("Message", ""), fix))

@@ -85,7 +85,7 @@ def await_remote(repository: "Repo", name: str | None = None) -> None:
     if url.startswith("s3://") and not address:
         connect(1).close()  # checks the endpoint of the environment
     elif url.startswith(("s3://", "http://", "https://")):
-        await_server(address or url, f"the address of DVC remote {name}", all_too=False)
+        await_server(address or url, f"the address of DVC remote {name}", uses_requests=False)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ DOWNLOADS = 8  # concurrent
 LONGEST_NAME = 255  # bytes
 LARGEST_FILE = 1 << 40  # bytes: a data folder may hold other files than recordings
 # The part of a repository's address that may contain @ signs: scheme://[user@]host, or [user@]host: as in ssh.
-ADDRESS = re.compile(r"(?:[a-z+]+://[^/]*|[^/@]+@[^/:@]+:)", re.IGNORECASE)
+ADDRESS = re.compile(r"(?:[a-z+]+://[^/]*|[^/@]+@[^/:@#]+:)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,12 @@ def _split_git(data_uri: str) -> tuple[str, str, str]:
     """
     text = data_uri.removeprefix("git+")
     path, at, rest = text.rpartition("@")
-    if at and Path(path).is_dir():  # its name may contain # as well
+    match = ADDRESS.match(text)
+    if at and not match and Path(path).is_dir():  # its name may contain # as well
         revision, _, folder = rest.partition("#")
         return path, revision, folder.strip("/") or DATA_FOLDER
     whole, _, folder = text.partition("#")
-    address = match[0] if (match := ADDRESS.match(whole)) else ""
+    address = match[0] if match else ""
     path, _, revision = whole[len(address) :].rpartition("@")
     return (address + path if path else whole), (revision if path else ""), folder.strip("/") or DATA_FOLDER
 

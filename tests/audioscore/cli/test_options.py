@@ -104,8 +104,47 @@ def test_names_that_are_not_text_are_used_if_the_files_exist(folder: Path, monke
         Path(os.fsdecode(path)).write_bytes(b"x")
     feed(monkeypatch, b"\n".join([*raw, b""]))
     assert names("-") == [os.fsdecode(path) for path in raw]
-    feed(monkeypatch, b"\n".join([raw[0], "张三的录音.wav".encode(), b"gone\xff\xfe.wav"]))
-    with pytest.raises(DataError, match=r"\b3\b") as refused:
+
+
+@pytest.mark.parametrize(
+    ("encoding", "other"),
+    [
+        ("utf-8", b"gone\xff\xfe.wav"),
+        ("gb18030", b"gone\xff\xfe.wav"),
+        ("utf-8", b"\x1b$BNJ.wav"),
+        ("gb18030", b"\x1b$BNJ.wav"),
+        ("utf-8", "黄昏.wav".encode("gb18030")),
+        ("ascii", "黃昏.wav".encode("big5")),
+    ],
+)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_line_that_is_not_text_does_not_refuse_the_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, other: bytes, end: bytes
+) -> None:
+    exists = os.fsencode(folder) + b"/" + "黄昏".encode("gb18030") + b"\xff.wav"
+    Path(os.fsdecode(exists)).write_bytes(b"x")
+    listed = (
+        ["张三的录音.wav", "我的歌/录音.m4a", "不在了.wav", "b.wav"] if encoding != "ascii" else ["a", "b", "c", "d"]
+    )
+    lines = [name.encode(encoding) for name in listed]
+    feed(monkeypatch, end.join([*lines[:2], other, exists, b"", *lines[2:], b""]))
+    assert names("-") == [*listed[:2], os.fsdecode(other), os.fsdecode(exists), *listed[2:]]
+    feed(monkeypatch, end.join([exists, other]))
+    assert names("-") == [os.fsdecode(exists), os.fsdecode(other)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"gone\xff\xfe.wav\n",
+        "張三的錄音.wav\n黃昏.wav\n".encode("big5"),
+        "张三.wav\n录音.wav\n".encode("utf-16-le")[:-1],
+        "张三.wav\n录音.wav\n".encode("utf-16")[:-1],
+    ],
+)
+def test_a_list_without_readable_lines_is_refused(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    feed(monkeypatch, content)
+    with pytest.raises(DataError, match="standard input") as refused:
         names("-")
     assert refused.value.exit_code == 2
 

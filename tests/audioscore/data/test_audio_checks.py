@@ -188,7 +188,7 @@ def test_noise_is_noted_with_its_ratio(pauses: bool) -> None:
 
 
 def test_notes_of_the_decoder_are_a_finding_and_notes_and_survive_json() -> None:
-    recording = Recording(voice(RATE), RATE, notes=("skipped packets: 3", "unread data: 17 bytes"))
+    recording = Recording(voice(RATE), RATE, notes=("skipped packets: 3.", "unread data: 17 bytes."))
     measured = measure_recording(recording)
     (found,) = findings(measured)
     assert (found.rule, RULES[found.rule]) == ("incomplete_audio", "warning")

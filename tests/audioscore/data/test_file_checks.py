@@ -28,6 +28,10 @@ def test_names_on_disk_in_gbk_and_half_an_emoji(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode("歌.wav".encode("gbk"))
     encode(voice(), RATE, path, codec="pcm_s16le")
     assert audio_path(tmp_path, "歌.wav") == path
+    mixed = tmp_path / os.fsdecode("录音".encode("gbk")) / "曲.wav"
+    mixed.parent.mkdir()
+    mixed.touch()
+    assert audio_path(tmp_path, "录音/曲.wav") == audio_path(tmp_path, str(tmp_path / "录音/曲.wav")) == mixed
     assert check_recording("歌.wav", tmp_path, AudioLimits()).error is None
     assert "ud83c.wav" in (check_recording("\ud83c.wav", tmp_path, AudioLimits()).error or "")
 

@@ -68,10 +68,20 @@ def test_the_first_inversion_is_reported_and_resort_corrects_it(tmp_path: Path) 
                 ("score", "190", "0-100"),
                 ("score", "NaN", "0-100"),
                 ("score", "true", ""),
+                ("seconds", "-Infinity", ""),
                 ("raters", "90", "list"),
                 ("bytes", "1.5", "whole"),
                 ("artist", "[]", "text"),
                 ("seconds", '"x"', ""),
+            )
+        ),
+        *(
+            (f'[[{{"audio_file": "a", "{key}": {value}}}]]', ["position 1, a", f"{key} is ", "999", kind])
+            for key, value, kind in (
+                ("score", "9" * 400, "0-100"),
+                ("score", "-" + "9" * 400, "0-100"),
+                ("raters", f"[{'9' * 400}]", "0-100"),
+                ("seconds", "9" * 400, "number"),
             )
         ),
         (

@@ -27,6 +27,16 @@ def check_row_errors(labels: LabelsTable, words: dict[int, str]) -> None:
     assert {row: found[row] for row in words if any(word not in found[row] for word in words[row].split())} == {}
 
 
+def test_only_repeated_rows_are_warnings(tmp_path: Path) -> None:
+    labels = table(tmp_path, "file,score\na,80\na,80\nb,: duplicate of x\nc,1\nc,2\n")
+    assert {error.row: error.severity for error in labels.row_errors} == {
+        2: "warning",
+        3: "error",
+        4: "error",
+        5: "error",
+    }
+
+
 def test_english_headers_in_any_spelling(tmp_path: Path) -> None:
     labels = table(tmp_path, "File Name, RATING ,Singer-ID,song_id\na.m4a,85.5,001,s1\n")
     assert labels.clips == [Clip("a.m4a", 85.5, "001", "s1", row=1)]

@@ -1,3 +1,4 @@
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioscore.data.spelling import NamesOnDisk, Spellings, clean_id, file_key, id_key
+from audioscore.data.spelling import NamesOnDisk, Spellings, clean_id, file_key, id_key, path_on_disk, text_name
 from audioscore.errors import DataError
 
 
@@ -170,6 +171,31 @@ def test_the_only_file_that_a_name_can_mean_is_found(tmp_path: Path, name: str) 
     (tmp_path / "audio").mkdir()
     (tmp_path / on_disk).touch()
     assert NamesOnDisk(tmp_path).find(name) == on_disk
+
+
+@pytest.mark.parametrize("folder", ["utf-8", "gbk"])
+@pytest.mark.parametrize("file", ["utf-8", "gbk"])
+def test_names_in_gbk_are_found(tmp_path: Path, folder: str, file: str) -> None:
+    on_disk = os.fsdecode("录音/".encode(folder) + "歌a.wav".encode(file))
+    (tmp_path / on_disk).parent.mkdir()
+    (tmp_path / on_disk).touch()
+    names = NamesOnDisk(tmp_path)
+    for name in ("录音/歌a.wav", "./录音//歌A.WAV", "录音\\歌\uff41.wav", on_disk):
+        assert path_on_disk(tmp_path, names.find(name)) == tmp_path / on_disk
+        assert file_key(names.find(name)) == "录音/歌a.wav"
+    assert path_on_disk(tmp_path, "录音/歌a.wav") == tmp_path / on_disk
+    other = os.fsdecode("录音/".encode(folder) + "歌A.wav".encode())
+    (tmp_path / other).touch()
+    assert NamesOnDisk(tmp_path).find("录音/歌a.wav") == "录音/歌a.wav"
+
+
+def test_names_that_are_no_text_and_mean_no_other_file_stay(tmp_path: Path) -> None:
+    gbk = os.fsdecode("歌.wav".encode("gbk"))
+    (tmp_path / gbk).touch()
+    assert text_name(tmp_path, gbk) == "歌.wav"
+    (tmp_path / "歌.wav").touch()
+    for name in (gbk, os.fsdecode(b"a/\xff.wav"), "\ud83c.wav"):
+        assert text_name(tmp_path, name) == NamesOnDisk(tmp_path).find(name) == name
 
 
 def test_other_names_do_not_change(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_every_encoding_gives_the_same_cells(tmp_path: Path, encoding: str) -> N
 def test_the_delimiter_of_a_csv_gives_its_known_headers(tmp_path: Path, mark: str) -> None:
     other = ";" if mark != ";" else ","
     text = f'file{mark}score{mark}note\n"a{mark}1.m4a"{mark}85{mark}x{other}y{other}z\n'
-    (sheet,) = read_sheets(write(tmp_path, "t.csv", text), is_known={"file", "score"}.__contains__)
+    (sheet,) = read_sheets(write(tmp_path, "t.csv", text), is_known=known_header({}))
     assert sheet.rows == [(1, [f"a{mark}1.m4a", "85", f"x{other}y{other}z"])]
 
 
@@ -84,6 +84,39 @@ def test_json_lines_keep_their_row_and_invalid_lines_have_a_reason(tmp_path: Pat
     assert sheet.rows == [(1, ["a\u2028b", "85", "80", "90"])]
     assert [row for row, _ in sheet.broken] == [3, 4, 5]
     assert len({reason for _, reason in sheet.broken}) == 3
+
+
+@pytest.mark.parametrize("deep", ["[" * 100_000, '{"file":' * 100_000])
+def test_json_that_is_nested_too_deep_is_a_broken_row(tmp_path: Path, deep: str) -> None:
+    (sheet,) = read_sheets(write(tmp_path, "t.jsonl", f'{deep}\n{{"file": "a"}}\n'))
+    assert ([row for row, _ in sheet.broken], sheet.rows) == ([1], [(2, ["a"])])
+
+
+def test_every_depth_of_json_is_read_or_broken(tmp_path: Path) -> None:
+    depths = range(1, 1200)
+    lines = [f'{{"file": {"[" * depth}{"]" * depth}, "x": {{"y": {"[" * depth}{"]" * depth}}}}}' for depth in depths]
+    (sheet,) = read_sheets(write(tmp_path, "t.jsonl", "\n".join(lines)))
+    assert sorted([row for row, _ in sheet.rows] + [row for row, _ in sheet.broken]) == [*depths]
+    assert sheet.rows
+    assert sheet.broken
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.xlsx"])
+def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name == "t.xlsx":
+        sheets(tmp_path, [["file", "score"], ["a", 1]])
+    else:
+        write(tmp_path, name, "file,score\na,1\n" if name == "t.csv" else '{"file": "a", "score": 1}\n')
+    opened: list[str] = []
+    real = io.open
+
+    def record(file: Any, *args: Any, **named: Any) -> Any:
+        opened.append(str(file))
+        return real(file, *args, **named)
+
+    monkeypatch.setattr(io, "open", record)
+    assert read_sheets(tmp_path / name)[0].rows == [(1, ["a", "1"])]
+    assert opened.count(str(tmp_path / name)) == 1
 
 
 @pytest.mark.parametrize(
@@ -206,6 +239,32 @@ def test_a_row_without_a_file_above_the_summary_is_kept(tmp_path: Path) -> None:
     assert (sheet.rows[1:], sheet.notes) == ([(2, ["", "75"])], [])
 
 
+def test_only_rows_without_a_file_or_named_as_one_are_summaries(tmp_path: Path) -> None:
+    rows: list[list[Any]] = [
+        ["歌名", "录音", "分数", "音准"],
+        ["Max", "r2", 90],
+        [1989, 1003, 70],
+        ["备注:高音", "r3", 80],
+        ["Sum", "播放", 60],  # the link is the file
+        ["Mean", '=A6&".m4a"', 50],
+        ["合计", None, 350],
+        [None, None, 70],
+        ["后来", None, 75],
+        [None, None, 75, 80],
+        ["x", "r4", 65],
+        [None, "平均分", 70],
+    ]
+    (sheet,) = sheets(tmp_path, rows, lambda sheet: setattr(sheet["B5"], "hyperlink", "a/5.m4a"))
+    assert [row for row, _ in sheet.rows] == [1, 2, 3, 4, 5, 8, 9, 10]
+    assert (sheet.links, list(sheet.faults)) == ({(4, 1): "a/5.m4a"}, [(5, 1)])
+    (note,) = sheet.notes
+    assert [name in note for name in ("row 7", "row 8", "row 12")] == [True] * 3
+    text = "曲名,文件X,分数\nMax,r2,90\n1989,1003,70\n合计\n"
+    for chosen, kept in (({"audio_file": "文件X"}, [1, 2]), ({}, [1, 2, 3])):  # without a file column, all rows
+        (sheet,) = read_sheets(write(tmp_path, "t.csv", text), is_known=known_header(chosen))
+        assert [row for row, _ in sheet.rows] == kept
+
+
 def test_several_tables_in_one_sheet(tmp_path: Path) -> None:
     rows = [["录音", "分数"], ["a.m4a", 80], [], ["清唱组"], ["分数", "录音", "演唱者"], [95, "b.m4a", "s"]]
     first, second = sheets(tmp_path, rows)
@@ -246,3 +305,8 @@ def test_errors_of_the_spreadsheet_are_faults(tmp_path: Path, error: str) -> Non
     assert [(at, error in reason) for at, reason in sheet.faults.items()] == [((1, 1), True)]
     (sheet,) = read_sheets(write(tmp_path, "t.csv", f"录音,分数\n{error},80\n"), is_known=known_header({}))
     assert list(sheet.faults) == [(1, 0)]
+
+
+def test_cell_text_two_to_the_53_is_not_exact() -> None:
+    assert cell_text(2.0**53 - 1) == "9007199254740991"
+    assert cell_text(2.0**53) == "9.00719925474099E+15"

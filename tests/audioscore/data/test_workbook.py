@@ -9,7 +9,7 @@ from typing import Any
 import openpyxl
 import pytest
 
-from audioscore.data.workbook import STRICT, TRANSITIONAL, read_workbook
+from audioscore.data.workbook import STRICT, TRANSITIONAL, Worksheet, read_workbook
 from audioscore.errors import DataError
 
 
@@ -38,8 +38,12 @@ def rewrite(path: Path, part: str, *changes: tuple[str, str]) -> Path:
     return path
 
 
+def read(path: Path, *, include_hidden: bool = False) -> list[Worksheet]:
+    return read_workbook(path.read_bytes(), path.name, include_hidden=include_hidden)
+
+
 def cells(path: Path) -> list[list[str]]:
-    return read_workbook(path)[0].cells
+    return read(path)[0].cells
 
 
 @pytest.mark.parametrize(
@@ -96,13 +100,13 @@ def test_hidden_rows_columns_and_sheets_are_marked(tmp_path: Path) -> None:
             old.sheet_state = state
 
     path = save(tmp_path / "t.xlsx", [["a", "b"], ["c", "d"], ["e", "f"]], hide)
-    shown, *hidden = read_workbook(path)
+    shown, *hidden = read(path)
     assert (shown.hidden_rows, shown.hidden_columns, shown.is_hidden) == ({1}, {1}, False)
     assert [(sheet.title, sheet.is_hidden, sheet.cells) for sheet in hidden] == [
         ("hidden", True, []),
         ("veryHidden", True, []),
     ]
-    assert [sheet.cells for sheet in read_workbook(path, include_hidden=True)[1:]] == [[["x"]], [["x"]]]
+    assert [sheet.cells for sheet in read(path, include_hidden=True)[1:]] == [[["x"]], [["x"]]]
 
 
 def test_links_replace_words_but_not_paths(tmp_path: Path) -> None:
@@ -114,7 +118,7 @@ def test_links_replace_words_but_not_paths(tmp_path: Path) -> None:
         sheet["A6"].hyperlink = openpyxl.worksheet.hyperlink.Hyperlink(ref="A6", location="'九月'!A1")
 
     words = [["播放"], ["播放"], ["3.m4a"], ["播放"], ["播放"], ["播放"], ['=HYPERLINK("audio/7.m4a","播放")']]
-    (sheet,) = read_workbook(save(tmp_path / "t.xlsx", words, link))
+    (sheet,) = read(save(tmp_path / "t.xlsx", words, link))
     assert sheet.links == {
         (0, 0): "https://h/1.m4a",
         (1, 0): "audio/歌 1.m4a",
@@ -122,6 +126,28 @@ def test_links_replace_words_but_not_paths(tmp_path: Path) -> None:
         (6, 0): "audio/7.m4a",
     }
     assert sheet.faults == {}
+
+
+@pytest.mark.parametrize(
+    ("reference", "linked"),
+    [
+        ("A1:XFD1048576", {(row, column) for row in range(3) for column in range(2)}),
+        ("B2:XFD300000", {(1, 1), (2, 1)}),
+        ("A:A", {(0, 0), (1, 0), (2, 0)}),
+        ("2:2", {(1, 0), (1, 1)}),
+        ("C9:D10", set()),
+    ],
+)
+def test_the_link_of_a_range_is_only_that_of_its_cells(
+    tmp_path: Path, reference: str, linked: set[tuple[int, int]]
+) -> None:
+    def link(sheet: Any) -> None:
+        sheet["A1"].hyperlink = "audio/1.m4a"
+        sheet["A1"].value = "a"
+
+    path = save(tmp_path / "t.xlsx", [["a", "b"], ["c"], ["d", "e"]], link)
+    (sheet,) = read(rewrite(path, "xl/worksheets/sheet1.xml", ('ref="A1" ', f'ref="{reference}" ')))
+    assert sheet.links == dict.fromkeys(linked, "audio/1.m4a")
 
 
 def test_formulas_without_results_are_faults(tmp_path: Path) -> None:
@@ -133,15 +159,15 @@ def test_formulas_without_results_are_faults(tmp_path: Path) -> None:
         (r"<f>50\+1</f><v ?/>|<f>50\+1</f><v></v>", "<f>50+1</f><v>51</v>"),
         (r'<c r="C1"><f>(.*?)</f><v ?/>|<c r="C1"><f>(.*?)</f><v></v>', r'<c r="C1" t="str"><f>A1</f><v></v>'),
     )
-    (sheet,) = read_workbook(path)
+    (sheet,) = read(path)
     assert sheet.cells == [["", "51", "", "", "5"]]
     assert sorted(sheet.faults) == [(0, 0), (0, 3)]
     assert re.search(r"\bA1\b.*=40\+1", sheet.faults[0, 0])
     # XlsxWriter writes the result 0, and a flag that openpyxl writes, too.
     rewrite(path, part, ("<v>51</v>", "<v>0</v>"))
-    assert sorted(read_workbook(path)[0].faults) == [(0, 0), (0, 1), (0, 3)]
+    assert sorted(read(path)[0].faults) == [(0, 0), (0, 1), (0, 3)]
     rewrite(path, "xl/workbook.xml", ('fullCalcOnLoad="1"', ""))
-    assert sorted(read_workbook(path)[0].faults) == [(0, 0), (0, 3)]
+    assert sorted(read(path)[0].faults) == [(0, 0), (0, 3)]
 
 
 def test_strict_prefixed_and_unusual_xml(tmp_path: Path) -> None:
@@ -169,7 +195,7 @@ def test_strict_prefixed_and_unusual_xml(tmp_path: Path) -> None:
     )
     assert cells(prefixed) == expected
     unnumbered = save(tmp_path / "unnumbered.xlsx", rows, lambda one: one.row_dimensions.group(2, 3, hidden=True))
-    (found,) = read_workbook(rewrite(unnumbered, sheet, (r' r="[A-Z]?\d+"', "")))
+    (found,) = read(rewrite(unnumbered, sheet, (r' r="[A-Z]?\d+"', "")))
     assert (found.cells[1:], found.hidden_rows) == ([["a.m4a", "85"], ["b.m4a", "0.9"]], {1, 2})
     wide = rewrite(save(tmp_path / "wide.xlsx", rows, change), sheet, ('ref="A1:B3"', 'ref="A1:XFD1048576"'))
     assert cells(wide) == expected
@@ -191,4 +217,9 @@ def test_a_damaged_workbook_is_refused(tmp_path: Path) -> None:
     for damaged in (data[:2000], data[:500] + b"\xff" * 200 + data[700:]):
         (tmp_path / "t.xlsx").write_bytes(damaged)
         with pytest.raises(DataError, match=r"^t\.xlsx\b"):
-            read_workbook(tmp_path / "t.xlsx")
+            read(tmp_path / "t.xlsx")
+
+
+def test_format_number_two_to_the_53_is_not_exact() -> None:
+    assert format_number(2**53 - 1, "0") == "9007199254740991"
+    assert format_number(2**53, "0") == "9.00719925474099E+15"

@@ -8,12 +8,21 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2 as codes
 
 from audioscore.data.transfer import network
-from audioscore.errors import ModelError, ServerUnreachable
+from audioscore.errors import GateRefused, ModelError, ServerUnreachable
 from audioscore.files import path_to_uri, uri_to_path
 from audioscore.tracking import connection
-from audioscore.tracking.connection import ARTIFACT_ROOT, connect, database_file, initialise, require_database
+from audioscore.tracking.connection import (
+    ARTIFACT_ROOT,
+    connect,
+    database_file,
+    describe_error,
+    initialise,
+    require_database,
+)
 
 
 def test_initialising_twice_creates_one_experiment(tracking_uri: str, tmp_path: Path) -> None:
@@ -62,6 +71,33 @@ def test_a_server_is_asked_once_and_any_answer_counts(monkeypatch: pytest.Monkey
             connect(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
     assert asked == ["/"]
+
+
+@pytest.mark.parametrize("code", ["INTERNAL_ERROR", "UNAUTHENTICATED", "PERMISSION_DENIED", "TEMPORARILY_UNAVAILABLE"])
+def test_a_server_that_refuses_is_described(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    error = MlflowException("why", getattr(codes, code))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pw@mlflow:5000")
+    text = describe_error(error) or ""
+    assert text.startswith("http://mlflow:5000: ")
+    assert "(why)" in text
+    assert "MLFLOW_TRACKING_URI" in text
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////srv/mlflow.db")
+    assert describe_error(error) is None
+
+
+@pytest.mark.parametrize("code", ["INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE"])
+def test_faults_of_the_program_are_not_described(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert describe_error(MlflowException("why", getattr(codes, code))) is None
+    assert describe_error(ValueError("why")) is None
+    assert describe_error(UnicodeEncodeError("ascii", "歌", 0, 1, "why")) is None
+
+
+def test_expected_errors_are_described() -> None:
+    assert describe_error(GateRefused("a: b. c.")) == "a: b. c."
+    assert (describe_error(PermissionError(13, "denied", "/srv/x")) or "").startswith("/srv/x: ")
+    assert describe_error(UnicodeEncodeError("utf-8", "\udcff", 0, 1, "why")) is not None
 
 
 def test_reading_does_not_create_a_database(tmp_path: Path) -> None:

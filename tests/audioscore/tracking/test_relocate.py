@@ -7,8 +7,10 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from audioscore.errors import ModelError
 from audioscore.files import path_to_uri, uri_to_path
 from audioscore.home import ARTIFACTS, Home
+from audioscore.tracking import relocate as module
 from audioscore.tracking.connection import connect, initialise
 from audioscore.tracking.relocate import LOCATIONS, present_location, relocate
 
@@ -111,16 +113,40 @@ def test_a_missing_or_empty_database_is_no_error(tmp_path: Path) -> None:
     assert (tmp_path / "mlflow.db").read_bytes() == b""
 
 
-def test_another_process_that_writes_does_not_break_it(
-    old: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("content", [b"no database" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes) -> None:
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(content)
+    with pytest.raises(ModelError, match=f"^{database}: "):
+        relocate(database)
+    assert database.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["read-only", "older"])
+def test_a_database_that_cannot_be_corrected_is_no_error(
+    old: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
+    old.folder.rename(tmp_path / "new")
+    database = tmp_path / "new/mlflow.db"
+    if kind == "read-only":  # root may write to any file
+        monkeypatch.setattr(module, "_opened", lambda path, mode, opened=module._opened: opened(path, "ro"))
+    else:
+        with contextlib.closing(sqlite3.connect(database)) as other:
+            other.execute("DROP TABLE logged_models")
+    before = database.read_bytes()
+    relocate(database)
+    assert database.read_bytes() == before
+
+
+def test_another_process_that_writes_is_reported(old: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audioscore.tracking.relocate.WAIT_SECONDS", 0.1)
     old.folder.rename(tmp_path / "new")
     database = tmp_path / "new/mlflow.db"
     before = locations(database)
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        relocate(database)
+        with pytest.raises(ModelError, match=f"^{database}: .*locked"):
+            relocate(database)
         other.execute("ROLLBACK")
     assert locations(database) == before
     relocate(database)

@@ -87,6 +87,13 @@ def test_files_behind_each_other_are_all_used(tmp_path: Path, container: str) ->
     assert decode(tmp_path / "joined").seconds == pytest.approx(6.0)
 
 
+def test_a_thousand_files_behind_each_other_are_refused(tmp_path: Path) -> None:
+    content = written(tmp_path / "a", "WAV", samples(0.001))
+    assert decode(content * 300).seconds == pytest.approx(0.3)
+    with pytest.raises(AudioError, match="1000 files"):
+        decode(content * 1_002)
+
+
 def test_joined_files_of_two_rates_are_resampled_and_have_a_limit(tmp_path: Path) -> None:
     content = written(tmp_path / "a", "WAV")
     soundfile.write(tmp_path / "b.wav", samples(), 2 * RATE, subtype="PCM_16")
@@ -143,6 +150,35 @@ def test_samples_in_wider_containers(tmp_path: Path, valid: int, width: int, cha
         + data
     )
     np.testing.assert_allclose(decode(caf).wave, samples(), atol=2.0 ** (1 - valid))
+
+
+@pytest.mark.parametrize("container", ["WAVEX", "CAF", "FLAC", "AIFF"])
+def test_eight_channels_are_averaged(tmp_path: Path, container: str) -> None:
+    wave = np.stack([samples() * gain for gain in np.linspace(0.1, 1, 8)], axis=1)
+    soundfile.write(tmp_path / "a", wave, RATE, format=container, subtype="PCM_16")
+    content = (tmp_path / "a").read_bytes()
+    if container == "CAF":  # left, right, centre, low, left and right surround, and two in the back
+        order = struct.pack(">4sqIII", b"chan", 12 + 8 * 20, 0, 0, 8)
+        order += b"".join(struct.pack(">II", label, 0) + bytes(12) for label in (1, 2, 3, 4, 10, 11, 5, 6))
+        content = content.replace(b"data", order + b"data", 1)
+    np.testing.assert_allclose(decode(content).wave, wave.mean(axis=1), atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [0, 0x7FFF_FFFF, 0xFFFF_FFFF])
+def test_an_aiff_whose_sizes_are_placeholders(tmp_path: Path, frames: int) -> None:
+    content = written(tmp_path / "a", "AIFF")
+    at = content.index(b"COMM") + 10
+    content = content[:4] + struct.pack(">I", frames) + content[8:at] + struct.pack(">I", frames) + content[at + 4 :]
+    recording = decode(with_size(content, "AIFF", frames))
+    np.testing.assert_allclose(recording.wave, samples(), atol=1e-4)
+    assert recording.notes == ()
+
+
+def test_a_second_data_chunk_is_named(tmp_path: Path) -> None:
+    content = written(tmp_path / "a", "WAV")
+    recording = decode(content + b"data" + struct.pack("<I", 4_000) + bytes(range(200)) * 20)
+    assert len(recording.wave) == 2 * RATE
+    assert "4000" in recording.notes[0]
 
 
 def test_codecs_that_ffmpeg_misreads_are_refused(tmp_path: Path) -> None:

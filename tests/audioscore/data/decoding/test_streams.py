@@ -162,6 +162,41 @@ def test_a_file_whose_format_changes_is_decoded_to_its_end(tmp_path: Path) -> No
     assert recording.seconds == pytest.approx(6.0, abs=0.15)
 
 
+def test_a_longer_video_beside_the_sound_is_no_loss(tmp_path: Path) -> None:
+    for suffix in ("mkv", "webm", "mp4", "avi"):
+        path = tmp_path / f"a.{suffix}"
+        with av.open(str(path), "w") as container:
+            video = container.add_stream("libvpx" if suffix == "webm" else "mpeg4", rate=10, width=32, height=32)
+            video.pix_fmt = "yuv420p"
+            audio = container.add_stream("libopus" if suffix == "webm" else "libmp3lame", rate=48_000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(voice(2.0, 48_000)[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48_000, 0, Fraction(1, 48_000)
+            container.mux([*audio.encode(frame), *audio.encode(None)])
+            for number in range(40):
+                picture = av.VideoFrame.from_ndarray(np.full((32, 32, 3), number, dtype=np.uint8))
+                picture.pts = number
+                container.mux(video.encode(picture))
+            container.mux(video.encode(None))
+        recording = decode(path)
+        assert recording.seconds == pytest.approx(2.0, abs=0.06), suffix
+        assert recording.notes == (), suffix
+
+
+def test_a_late_start_in_matroska_is_no_loss(tmp_path: Path) -> None:
+    mux(tmp_path / "a.mka", [voice(2.0)], "flac", format="matroska")
+    with av.open(str(tmp_path / "a.mka")) as source, av.open(str(tmp_path / "late.mka"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.pts += 5_000  # ms
+                packet.dts += 5_000
+                packet.stream = stream
+                target.mux(packet)
+    recording = decode(tmp_path / "late.mka")
+    assert recording.seconds == pytest.approx(2.0, abs=0.01)
+    assert recording.notes == ()
+
+
 def test_sound_that_timestamps_leave_out_is_refused_or_noted(tmp_path: Path) -> None:
     for suffix, codec in (("flac", "flac"), ("mka", "flac")):
         mux(tmp_path / f"a.{suffix}", [voice()], codec)

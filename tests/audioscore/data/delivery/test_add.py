@@ -235,3 +235,46 @@ def test_contradictions_of_a_delivery_are_notes(delivery: Path, songs: Path) -> 
     index.write_text(json.dumps([[{"audio_file": name} for name in group] for group in pairs]), encoding="utf-8")
     notes = add(index, songs).notes
     assert [any(figure in note for note in notes) for figure in ("1 of 4", "groups 1, 2")] == [True, True]
+
+
+def test_a_file_in_the_folder_whose_name_is_in_gbk_is_added_once(delivery: Path, songs: Path) -> None:
+    (songs / "audio").mkdir(parents=True)
+    on_disk = songs / "audio" / os.fsdecode("歌.wav".encode("gbk"))
+    shutil.copy(delivery / "t0.wav", on_disk)
+    new = table(delivery, "audio/歌.wav,80,001,\n", "new.csv")
+    assert add(new, songs, audio=str(songs)).plan.changes
+    assert [clip.audio_file for clip in read_labels(songs / "labels.csv").clips] == ["audio/歌.wav"]
+    before = snapshot(songs)
+    assert not add(new, songs, audio=str(songs)).plan.changes
+    assert snapshot(songs) == before
+    assert list((songs / "audio").iterdir()) == [on_disk]
+
+
+def test_scores_for_ordered_files_in_gbk(delivery: Path, songs: Path) -> None:
+    songs.mkdir()
+    on_disk = [os.fsdecode(f"{name}.wav".encode("gbk")) for name in "歌曲"]
+    for number, name in enumerate(on_disk):
+        shutil.copy(delivery / f"t{number}.wav", songs / name)
+    (songs / "order.json").write_text(json.dumps([[{"audio_file": f"{name}.wav"} for name in "歌曲"]]))
+    assert len(add(table(delivery, "t0.wav,80,001,\n", "new.csv"), songs).plan.added) == 1
+    assert [clip.audio_file for clip in read_labels(songs / "labels.csv").clips] == ["歌.wav"]
+    assert sorted(path.name for path in songs.glob("*.wav")) == sorted(on_disk)
+    (songs / on_disk[0]).write_bytes(b"damaged")
+    add(table(delivery, "t0.wav,80,001,\n", "new.csv"), songs)
+    assert (songs / on_disk[0]).read_bytes() == (delivery / "t0.wav").read_bytes()
+
+
+def test_rows_of_worksheets_are_named_in_refusals(delivery: Path, songs: Path) -> None:
+    book = openpyxl.Workbook()
+    for sheet, rows in ((book.worksheets[0], [("t0.wav", 70)]), (book.create_sheet("九月"), [("t0.wav", 80)])):
+        sheet.append(["录音", "标记分数"])
+        for row in rows:
+            sheet.append(row)
+    book.save(delivery / "new.xlsx")
+    with pytest.raises(DataError, match=r"t0\.wav \(sheet 九月, row 2\)"):
+        add(delivery / "new.xlsx", songs)
+    book.worksheets[1]["A2"] = "x.m4a"
+    book.worksheets[0]["A2"] = "y.m4a"
+    book.save(delivery / "new.xlsx")
+    with pytest.raises(DeliveryRefused, match=r": [(]y\.m4a[)]: sheet .*, [(]x\.m4a[)]: sheet 九月, row 2"):
+        add(delivery / "new.xlsx", songs)

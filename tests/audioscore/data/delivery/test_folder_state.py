@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,22 @@ def test_a_new_table_is_read_back(tmp_path: Path) -> None:
     table.remove({1})
     write_labels_file(tmp_path, table)
     assert [clip.audio_file for clip in read_labels(tmp_path / "labels.csv").clips] == ["audio/b.wav"]
+
+
+def test_a_cell_with_half_of_a_character_is_refused(tmp_path: Path) -> None:
+    table = read_labels_file(tmp_path)
+    table.append(Clip("audio/\udcb8.wav", 80.0))
+    with pytest.raises(DataError, match=r"labels\.csv.*udcb8"):
+        write_labels_file(tmp_path, table)
+    assert not (tmp_path / "labels.csv").exists()
+
+
+def test_a_file_whose_name_is_in_gbk_is_not_missing(tmp_path: Path) -> None:
+    on_disk = os.fsdecode("歌.wav".encode("gbk"))
+    (tmp_path / on_disk).write_bytes(b"x")
+    (tmp_path / "labels.csv").write_text("audio_file,score\n歌.wav,80\n", encoding="utf-8")
+    state = read_folder_state(tmp_path, read_labels_file(tmp_path))
+    assert ([clip.audio_file for clip in state.rows], state.missing) == (["歌.wav"], frozenset())
 
 
 def test_tables_that_cannot_be_changed_safely_are_refused(tmp_path: Path) -> None:

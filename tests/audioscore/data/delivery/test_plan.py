@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,36 @@ def test_a_recording_inside_the_folder_keeps_its_path(tmp_path: Path) -> None:
     (tmp_path / "own" / "a.wav").write_bytes(b"x")
     planned = plan(tmp_path, DeliveredRecording(Clip("a.wav", 80.0, sha256="1" * 64), tmp_path / "own" / "a.wav"))
     assert [(one.clip.audio_file, one.path) for one in planned.added] == [("own/a.wav", None)]
+
+
+GBK = os.fsdecode("歌.wav".encode("gbk"))
+
+
+@pytest.mark.parametrize(("on_disk", "name"), [(GBK, "own/歌.wav"), (os.fsdecode(b"\xff.wav"), "audio/a.wav")])
+def test_a_name_that_is_not_utf_8_becomes_text(tmp_path: Path, on_disk: str, name: str) -> None:
+    (tmp_path / "own").mkdir()
+    path = tmp_path / "own" / on_disk
+    path.write_bytes(b"x")
+    planned = plan(tmp_path, DeliveredRecording(Clip("a.wav", 80.0, sha256="1" * 64), path))
+    assert [(one.clip.audio_file, one.path) for one in planned.added] == [(name, path if "a.wav" in name else None)]
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / GBK).touch()
+    assert plan(tmp_path, sent("歌.wav", "1" * 64)).added[0].clip.audio_file == "audio/歌-11111111.wav"
+
+
+def test_a_replaced_file_whose_name_is_in_gbk_changes_its_row(tmp_path: Path) -> None:
+    (tmp_path / GBK).write_bytes(b"x")
+    state = FolderState([Clip("歌.wav", 80.0, row=1, sha256="2" * 64)], damaged=frozenset({"歌.wav"}))
+    planned = plan(tmp_path, DeliveredRecording(Clip("a.wav", 80.0, sha256="1" * 64), tmp_path / GBK), state=state)
+    assert (planned.added, [one.cells for one in planned.updated]) == ([], [{"sha256": "1" * 64}])
+
+
+def test_conflicts_name_the_rows_of_worksheets(tmp_path: Path) -> None:
+    rows = [sent("a.wav", "1" * 64, 80, 1), sent("b.wav", "1" * 64, 90, 20)]
+    where = {20: "sheet 九月, row 16"}
+    with pytest.raises(DataError, match=r"\(row 1\).*\(sheet 九月, row 16\)"):
+        plan(tmp_path, *rows, locations=where)
+    assert "(sheet 九月, row 16)" in plan(tmp_path, *rows, on_conflict="mean", locations=where).notes[0]
 
 
 def test_removed_recordings_are_not_added_again(tmp_path: Path) -> None:

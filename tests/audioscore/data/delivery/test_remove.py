@@ -1,6 +1,7 @@
 import datetime
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,51 @@ def test_a_file_in_another_spelling_is_deleted(songs: Path) -> None:
     assert remove_recordings(songs, ["audio/t\u00e9.WAV"]).names == ["audio/Te\u0301.wav"]
     assert names(songs) == ["audio/t0.wav", "audio/t2.wav", "audio/t3.wav"]
     assert sorted(path.name for path in (songs / "audio").iterdir() if path.name.startswith("T")) == []
+
+
+@pytest.mark.parametrize("written", ["audio/歌.wav", "./audio/歌.WAV"])
+@pytest.mark.parametrize("kept_hash", [True, False])
+def test_a_file_whose_name_is_in_gbk_is_deleted(songs: Path, written: str, kept_hash: bool) -> None:
+    path = songs / "audio" / os.fsdecode("歌.wav".encode("gbk"))
+    (songs / "audio" / "t1.wav").rename(path)
+    content, table = sha256_of(path), songs / "labels.csv"
+    text = table.read_text(encoding="utf-8").replace("audio/t1.wav", written)
+    table.write_text(text if kept_hash else text.replace(content, ""), encoding="utf-8")
+    (songs / "index").mkdir()
+    (songs / "index" / "train.json").write_text('[[{"audio_file": "audio/歌.wav", "score": 61}]]', encoding="utf-8")
+    remove_recordings(songs, ["audio/歌.wav"])
+    assert not path.exists()
+    assert names(songs) == ["audio/t0.wav", "audio/t2.wav", "audio/t3.wav"]
+    assert content in read_withdrawn(songs)
+    assert "wav" not in (songs / "index" / "train.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("by", ["name", "singer"])
+def test_a_recording_without_file_and_hash_is_not_reported_as_removed(songs: Path, by: str) -> None:
+    with (songs / "labels.csv").open("a") as handle:
+        handle.write("audio/gone.wav,70,B\n")
+    before = (songs / "labels.csv").read_bytes()
+    with pytest.raises(DataError, match=r"gone\.wav"):
+        remove_recordings(
+            songs, *([["audio/gone.wav"]] if by == "name" else []), singers=["B"] if by == "singer" else []
+        )
+    assert (songs / "labels.csv").read_bytes() == before
+    assert (songs / "audio" / "t1.wav").exists()
+    assert not (songs / "withdrawn.json").exists()
+
+
+def test_a_killed_removal_of_rows_without_hashes_is_completed(songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (songs / "labels.csv").write_text("audio_file,score,singer_id\naudio/t0.wav,60,A\naudio/t1.wav,,B\n")
+    (songs / "order.json").write_text('[[{"audio_file": "audio/t4.wav"}, {"audio_file": "audio/t5.wav"}]]')
+    chosen = ["audio/t0.wav", "audio/t1.wav", "audio/t4.wav"]
+    with monkeypatch.context() as patch:
+        patch.setattr("audioscore.data.delivery.remove._remove_from_indexes", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            remove_recordings(songs, chosen)
+    assert not (songs / "audio" / "t0.wav").exists()
+    assert remove_recordings(songs, chosen).names == chosen
+    assert (songs / "labels.csv").read_text() == "audio_file,score,singer_id,sha256\n"
+    assert len(read_withdrawn(songs)) == 3
 
 
 def test_a_singer_is_removed_in_every_spelling(songs: Path) -> None:

@@ -23,8 +23,10 @@ from audioscore.data.gate.rejections import (
     find_near_duplicates,
     linked_pairs,
     reject,
+    reject_row,
     without_repeats,
 )
+from audioscore.data.labels import RowError
 from audioscore.errors import UsageError
 
 CLIP = Clip("a.wav", 70.0, row=3)
@@ -48,6 +50,12 @@ def test_findings_have_the_severity_of_their_rules() -> None:
     )
     off = ValidationSettings(severity={"clipped": "off", "dc_offset": "off"})
     assert evaluate_clip(CLIP, measured(CLIPPED, OFFSET), off) == ([], [])
+
+
+@pytest.mark.parametrize("severity", ["error", "warning"])
+def test_a_table_row_keeps_its_severity_whatever_its_reason(severity: str) -> None:
+    reason = "score ': duplicate of x' is not a number"
+    assert reject_row(RowError(3, "a.wav", reason, severity)) == reject(CLIP, reason, severity)
 
 
 def test_an_undecodable_recording_is_rejected_with_all_severities() -> None:

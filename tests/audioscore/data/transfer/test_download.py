@@ -104,6 +104,18 @@ def test_links_of_an_unreachable_server_fail_at_once_after_eight(tmp_path: Path)
     assert skipped[-1].startswith("http://127.0.0.1:1/x29.m4a: 127.0.0.1:1 ")
 
 
+def test_links_through_an_unreachable_proxy_fail_at_once_after_eight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    reasons = reasons_of([f"http://host{number}.invalid/x.m4a" for number in range(12)], tmp_path, 1)
+    assert [reason.startswith(f"http://host{at}.invalid/x.m4a: ") for at, reason in enumerate(reasons)] == [True] * 12
+    assert ["HTTP_PROXY (http://127.0.0.1:1)" in reason for reason in reasons] == [True] * 8 + [False] * 4
+    assert re.search(r"\bproxy in HTTP_PROXY\b.*\b8\b", reasons[11])
+
+
 def test_every_link_of_a_responding_server_is_tried(web: Any, tmp_path: Path) -> None:
     reasons = reasons_of([web.serve(f"{number}.m4a", answers=[(404, {})]) for number in range(12)], tmp_path, 2)
     assert ["404" in reason for reason in reasons] == [True] * 12

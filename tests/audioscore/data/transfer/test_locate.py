@@ -55,6 +55,9 @@ def test_names_on_disk_in_gbk(tmp_path: Path) -> None:
     path = put(tmp_path / os.fsdecode("录音/歌.m4a".encode("gbk")))
     assert locate("录音/歌.m4a", tmp_path).path == path
     assert os.path.samefile(locate("/old/录音/歌.m4a", tmp_path).path or "", path)
+    mixed = put(path.parent / "曲.m4a")
+    assert locate("录音/曲.m4a", tmp_path).path == mixed
+    assert locate(str(tmp_path / "录音/曲.m4a"), "/", absolute_allowed=True).path == mixed
     text = put(tmp_path / "录音/歌.m4a")  # a name in UTF-8 comes first
     assert locate("录音/歌.m4a", tmp_path).path == text
 

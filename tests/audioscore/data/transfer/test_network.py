@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytest
+from requests.utils import get_environ_proxies
 
 from audioscore.data.transfer import network
 from audioscore.data.transfer.network import await_server, check_proxy, exempt_loopback, proxy_of
@@ -30,6 +31,7 @@ def _no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, "corp, 127.0.0.1", ["corp,127.0.0.1,localhost,::1"] * 2),
         ("a.com", "b.com", ["a.com,localhost,127.0.0.1,::1", "b.com,localhost,127.0.0.1,::1"]),
         ("*", None, ["*", "*"]),
+        ("a.com,*", None, ["a.com,*,localhost,127.0.0.1,::1"] * 2),  # no client reads * in a list
     ],
 )
 def test_loopback_is_added_to_what_the_user_has(
@@ -52,7 +54,7 @@ def test_the_proxy_of_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", ".corp")
     assert proxy_of("https://host/a") == ("HTTPS_PROXY", PROXY)
     assert proxy_of("http://host/a") == ("all_proxy", "http://other:1")
-    assert proxy_of("http://host/a", all_too=False) is None
+    assert proxy_of("http://host/a", uses_requests=False) is None
     for exempt in (
         "https://x.corp/a",
         "https://localhost:1",
@@ -61,21 +63,66 @@ def test_the_proxy_of_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
         "http://[::1",
     ):
         assert proxy_of(exempt) is None
+        assert proxy_of(exempt, uses_requests=False) is None
 
 
-@pytest.mark.parametrize("value", ["socks5://h:1", "http://h:abc", "http://", "ftp://h", "http://h:1 ", "//h:1"])
+def test_each_client_reads_no_proxy_by_its_own_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", PROXY)
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8,songs,corp:9000")
+    for url in ("http://10.1.2.3:5000", "http://songs", "http://songs:9000/a", "http://corp:9000"):
+        assert proxy_of(url) is None
+        assert not get_environ_proxies(url)
+    for url in ("http://11.1.2.3:5000", "http://corp:9001"):
+        assert proxy_of(url) == proxy_of(url, uses_requests=False) == ("HTTP_PROXY", PROXY)
+    assert proxy_of("http://10.1.2.3:5000", uses_requests=False) == ("HTTP_PROXY", PROXY)
+    assert proxy_of("http://songs", uses_requests=False) is None
+
+
+@pytest.mark.parametrize("uses_requests", [True, False])
+def test_an_empty_lower_case_variable_switches_the_proxy_off(
+    monkeypatch: pytest.MonkeyPatch, uses_requests: bool
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", PROXY)
+    monkeypatch.setenv("http_proxy", "")
+    assert proxy_of("http://host/a", uses_requests=uses_requests) is None
+    monkeypatch.setenv("http_proxy", "http://lower:1")
+    assert proxy_of("http://host/a", uses_requests=uses_requests) == ("http_proxy", "http://lower:1")
+
+
+@pytest.mark.parametrize("value", ["socks5://h:1", "http://h:abc", "http://", "ftp://h", "http://h:1 ", "me:pw@h:1"])
 def test_an_invalid_proxy_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("HTTPS_PROXY", value)
-    with pytest.raises(UsageError, match=r"^HTTPS_PROXY: .*\bhost\b.*NO_PROXY"):
+    with pytest.raises(UsageError, match=r"^HTTPS_PROXY: .*\bhost\b.*NO_PROXY") as error:
         check_proxy("https://host/a")
+    assert "pw" not in str(error.value)
     check_proxy("http://host/a")
 
 
-@pytest.mark.parametrize("value", ["h:1", "http://me:pw@h:8080", "https://h", "http://[::1]:80"])
+@pytest.mark.parametrize(
+    "value", ["h.corp:1", "10.0.0.1:1", "//h:1", "http://me:pw@h:8080", "https://h", "http://[::1]:80"]
+)
 def test_a_valid_proxy(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
     check_proxy("https://host/a")
+
+
+def test_a_proxy_without_a_scheme_is_valid_only_for_the_client_of_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "localhost:3128")
+    check_proxy("https://host/a", uses_requests=False)
+    with pytest.raises(UsageError, match=r"localhost:3128"):  # for requests, `localhost:` is the scheme
+        check_proxy("https://host/a")
+
+
+@pytest.mark.parametrize("form", ["//{}", "{}", "http://{}"])
+@pytest.mark.parametrize("uses_requests", [True, False])
+def test_a_server_responds_through_a_proxy(
+    web: Any, monkeypatch: pytest.MonkeyPatch, form: str, uses_requests: bool
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", form.format(web.url.removeprefix("http://")))
+    web.serve("", answers=[(200, {})])
+    await_server("http://songs.invalid", "SETTING", uses_requests=uses_requests)
+    assert len(web.requests) == 1
 
 
 def test_a_dead_proxy_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,6 +231,18 @@ def test_a_revision_of_a_repository(tmp_path: Path, repository: Path, git: Any, 
     assert contents(tmp_path / "inner") == audio
 
 
+def test_an_address_of_ssh_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "git").mkdir()
+    (tmp_path / "songs").mkdir()
+    for uri in ("git@host:team/songs", "git@host:team/songs@v1", "git+git@host:team/songs@v1#a:b"):
+        assert local_repository(uri) is None
+    for uri in ("songs@v1", "git+songs@v1#a:b", "git@v1"):
+        assert local_repository(uri) == Path(uri.removeprefix("git+").split("@")[0])
+    with pytest.raises(DataError, match=r"^git@host:team/songs: "):
+        fetch("git@host:team/songs", tmp_path / "target")
+
+
 @pytest.mark.parametrize("form", ["{path}@v1", "git+{path}@v1#data", "git+{uri}@v1"])
 def test_a_repository_with_any_name(tmp_path: Path, repository: Path, form: str) -> None:
     moved = tmp_path / "C#proj 新 %20?x"
