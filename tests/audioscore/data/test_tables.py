@@ -8,7 +8,7 @@ import openpyxl
 import pytest
 
 from audioscore.data.labels import known_header
-from audioscore.data.tables import Sheet, read_sheets
+from audioscore.data.tables import Sheet, cell_text, read_sheets
 from audioscore.errors import DataError
 
 OLE_ENCRYPTED = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600) + "EncryptedPackage".encode("utf-16-le")

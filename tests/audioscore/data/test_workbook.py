@@ -9,7 +9,7 @@ from typing import Any
 import openpyxl
 import pytest
 
-from audioscore.data.workbook import STRICT, TRANSITIONAL, Worksheet, read_workbook
+from audioscore.data.workbook import STRICT, TRANSITIONAL, Worksheet, format_number, read_workbook
 from audioscore.errors import DataError
 
 
@@ -61,7 +61,7 @@ def cells(path: Path) -> list[list[str]]:
         (1234, "0000-00", "0012-34"),
         (-7, "000", "-7"),
         (85, '"¥"0', "85"),
-        (2**53, "General", "9007199254740992"),
+        (2**53 - 1, "General", "9007199254740991"),
         (440106199001011234, "0", "4.40106199001011E+17"),
         (datetime.date(2026, 8, 5), "yyyy-mm-dd", "2026-08-05"),
         (datetime.datetime(2026, 8, 5, 12, 30), "yyyy-mm-dd hh:mm", "2026-08-05 12:30:00"),
