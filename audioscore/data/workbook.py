@@ -255,9 +255,12 @@ def _width(sheet: Worksheet) -> int:
 
 
 def _fill_merged(sheet: Worksheet) -> None:
+    """Fill merged cells with their value; a number only downwards, since a score is not a singer or another rating."""
     width = _width(sheet)
     for top, left, bottom, right in sheet.merged:
         text = sheet.cells[top][left] if _has(sheet.cells, top, left) else ""
+        if re.fullmatch(r"[\d.,%+-]+分?", text):
+            right = left + 1
         for row in range(top, min(bottom, len(sheet.cells))):
             cells = sheet.cells[row]
             if not any(cells):

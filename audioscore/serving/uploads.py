@@ -20,6 +20,7 @@ from audioscore.scoring.input import InputRecording
 from audioscore.serving.metrics import ServiceSettings
 
 FIELD = "file"
+MAX_HEADER_BYTES = 1 << 16  # of one part; the names of files in responses are cut
 NAME_CHARACTERS = 200  # of a file name in responses and messages
 
 
@@ -37,7 +38,7 @@ async def receive_uploads(request: Request, folder: Path, settings: ServiceSetti
             "on_part_begin": parts.begin, "on_header_field": parts.header_field, "on_header_value": parts.header_value,
             "on_header_end": parts.header_end, "on_headers_finished": parts.headers_finished,
             "on_part_data": parts.data, "on_part_end": parts.end, "on_end": parts.finish,
-        })  # fmt: skip
+        }, max_header_size=MAX_HEADER_BYTES)  # fmt: skip
         await _feed(request, parser, settings)
         parser.finalize()
     except FormParserError as error:

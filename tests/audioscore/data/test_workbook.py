@@ -223,3 +223,10 @@ def test_a_damaged_workbook_is_refused(tmp_path: Path) -> None:
 def test_format_number_two_to_the_53_is_not_exact() -> None:
     assert format_number(2**53 - 1, "0") == "9007199254740991"
     assert format_number(2**53, "0") == "9.00719925474099E+15"
+
+
+def test_merged_scores_are_filled_downwards_alone(tmp_path: Path) -> None:
+    rows = [["file", "score", "singer"], ["a.wav", 80, None], ["b.wav", None, None]]
+    path = save(tmp_path / "t.xlsx", rows, lambda sheet: sheet.merge_cells("B2:C3"))
+    (sheet,) = read(path)
+    assert [[*cells, "", ""][:3] for cells in sheet.cells[1:]] == [["a.wav", "80", ""], ["b.wav", "80", ""]]

@@ -135,3 +135,9 @@ def test_a_part_without_a_file_name_is_a_recording(tmp_path: Path, wait: Any) ->
 def test_a_failed_write_is_reported(tmp_path: Path, wait: Any) -> None:
     with pytest.raises(HTTPException, match=r"^503: .*\(No such file or directory\)"):
         wait(receive_uploads(request_of([PART % (b"a", b"x")]), tmp_path / "gone", ServiceSettings()))
+
+
+def test_a_very_long_name_is_cut(tmp_path: Path, wait: Any) -> None:
+    body = PART % (b"a" * 5_000 + b".wav", b"data") + b"--b--\r\n"
+    (found,) = wait(receive_uploads(request_of([body]), tmp_path, ServiceSettings()))
+    assert found.file == "a" * 200
