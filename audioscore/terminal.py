@@ -39,6 +39,8 @@ def prepare_output() -> None:
     escape is valid. A terminal gets these bytes.
     """
     codecs.register_error(ERRORS, _terminal_form)
+    if os.environ.get("COLUMNS") == "0":  # of a terminal without a size; Rich would print nothing
+        del os.environ["COLUMNS"]
     encoding = _encoding()
     for stream in (sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper):

@@ -77,3 +77,9 @@ def test_only_names_that_are_not_utf8_are_described() -> None:
     with pytest.raises(UnicodeEncodeError) as other:
         "歌".encode("ascii")
     assert describe_encode_error(other.value) is None
+
+
+def test_a_terminal_without_a_size_shows_errors(tmp_path: Path) -> None:
+    command = [Path(sys.executable).with_name("audioscore"), "run", "--data", str(tmp_path / "gone")]
+    done = subprocess.run(command, env=os.environ | {"COLUMNS": "0"}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("gone: ")) == (2, 1)

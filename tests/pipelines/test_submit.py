@@ -29,6 +29,14 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one error on standard error, where libraries may log too."""
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in err, err
+    return lines[0]
+
+
 @pytest.mark.parametrize(
     ("request_", "names"),
     [
@@ -232,9 +240,7 @@ def test_missing_data_are_refused_before_the_home_is_created(
 def test_containers_refuse_a_local_repository(address: str, own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for dry_run in (False, True):
         assert submit.main(SubmitRequest(data=address, on="docker", dry_run=dry_run)) == 2
-        err = capsys.readouterr().err
-        assert re.match(re.escape(f"error: {address}: /srv/songs") + ".* git ", err)
-        assert err.count("\n") == 1
+        assert re.match(re.escape(f"error: {address}: /srv/songs") + ".* git ", error_line(capsys))
     assert not own_home.exists()
 
 
@@ -249,7 +255,7 @@ def test_settings_that_a_later_step_refuses_end_the_run_before_the_first_step(
     setting: str, tiny_corpus: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit.main(SubmitRequest(data=str(tiny_corpus), overrides=[setting])) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = error_line(capsys)
     assert setting.partition("=")[2].removeprefix("warm:") in line or "gone" in line
     assert not own_home.exists()
 
@@ -259,6 +265,6 @@ def test_a_home_that_is_too_deep_ends_the_run_before_the_first_step(
 ) -> None:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path.joinpath(*["d" * 79] * 7)))
     assert submit.main(SubmitRequest(data=str(tiny_corpus))) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = error_line(capsys)
     assert line.startswith("error: AUDIOSCORE_HOME: ")
     assert list(tmp_path.iterdir()) == []
