@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from audioscore.data.clips import Clip
+from audioscore.data.contradictions import score_notes
 from audioscore.data.labels import LONGEST_NAME, in_band
 from audioscore.data.spelling import Spellings, file_key
 from audioscore.data.tables import cell_text, is_text
@@ -66,7 +67,11 @@ def read_with_notes(path: Path, *, resort: bool = False) -> tuple[list[list[Clip
             group.sort(key=lambda clip: -(clip.score or 0.0))
         _check_order(path, group, number)
     notes = [note for spellings in ids.values() for note in spellings.notes()]
-    notes += [*_contradicted_keys(path, parsed, groups), *_group_notes(groups)]
+    notes += [
+        *_contradicted_keys(path, parsed, groups),
+        *_group_notes(groups),
+        *score_notes([*itertools.chain(*groups)]),
+    ]
     return groups, [f"{path.name}: {note}" for note in notes]
 
 

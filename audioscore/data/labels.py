@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from audioscore.data.clips import Clip
-from audioscore.data.spelling import INVISIBLE, Spellings, file_key
+from audioscore.data.spelling import BLANKS, INVISIBLE, Spellings, file_key
 from audioscore.data.tables import SUFFIXES, Sheet, read_sheets
 from audioscore.errors import DataError, UsageError, shorten
 from audioscore.units import SCORE_MAX, SCORE_MIN
@@ -41,7 +41,6 @@ RATER = re.compile(r"(?:raters?|judge|annotator|评分|打分|评委)(\d+)")
 LONGEST_NAME = 8192  # characters of a path or link
 MAX_RATERS = 99  # a higher number is an identifier, not a position
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-BLANKS = frozenset({"", "-", "/", "na", "n/a", "nan", "none", "null", "无"})
 ACAPELLA = frozenset({"acapella", "acappella", "清唱"})
 # Headers of columns that are not used, but that can contradict those that are.
 SPLIT = re.compile("split|subset|partition|划分|数据集划分")
@@ -241,9 +240,9 @@ def match_columns(headers: Sequence[str], chosen: Mapping[str, str]) -> dict[str
     for name, positions in found.items():
         if len(positions) > 1:
             named = shorten([f"{headers[position]!r} (column {position + 1})" for position in positions])
-            raise DataError(
-                f"column {name}: {len(positions)} headers match: {named}. Choose one with --map {name}=HEADER."
-            )
+            distinct = len({_key(headers[position]) for position in positions}) == len(positions)
+            fix = f"Choose one with --map {name}=HEADER." if distinct else "Rename or remove one."
+            raise DataError(f"column {name}: {len(positions)} headers match: {named}. {fix}")
     return {name: positions[0] for name, positions in found.items()}
 
 

@@ -21,6 +21,7 @@ INVISIBLE = re.compile(
 )
 AS_TEXT = re.compile(r"""="(.*)"|'(\d[\d.,]*)""")  # marks of a number that a spreadsheet keeps as text
 NUMBER = re.compile(r"(\d+|\d{1,3}(?:,\d{3})+)(?:\.0+)?", re.ASCII)
+BLANKS = frozenset({"", "-", "/", "na", "n/a", "nan", "none", "null", "无"})
 POWER_OF_TEN = re.compile(r"\d+[.,]\d+e\+?\d{1,3}|\d+e\+\d{1,3}", re.ASCII | re.IGNORECASE)
 EXACT_DIGITS = 15  # that a spreadsheet keeps of a number
 LOOK_ALIKES = str.maketrans(  # dashes, apostrophes and middle dots, as input methods and word processors type them
@@ -36,7 +37,7 @@ def clean_id(text: str) -> str:
 
     Letter case and leading zeros are kept; `id_key` ignores them, too.
 
-    Raises DataError for what a spreadsheet shows in place of an id: a rounded power of ten, or an error.
+    Raises DataError for what a program writes in place of an id: a rounded power of ten, an error, or question marks.
 
     >>> clean_id("张三\\u200b"), clean_id("\\uff33\\uff10\\uff11"), clean_id("A  B\\xa0"), clean_id("007.0")
     ('张三', 'S01', 'A B', '007')
@@ -51,6 +52,8 @@ def clean_id(text: str) -> str:
         visible = f"{value:f}"
     if visible in ERRORS or (visible.startswith("##") and not visible.strip("#")):
         raise DataError(f"{visible} is an error of the spreadsheet; correct the formula or the width of the column.")
+    if "\ufffd" in visible or (len(visible) > 1 and not visible.strip("? ")):
+        raise DataError(f"{visible} has lost its characters; export the table again in UTF-8.")
     number = NUMBER.fullmatch(visible)
     return number[1].replace(",", "") if number else visible
 
@@ -72,7 +75,7 @@ def id_key(text: str) -> str:
 
 
 class Spellings:
-    """The ids of one column of a file: the first spelling of each id replaces the others."""
+    """The ids of one column of a file: the first spelling of each replaces the others; BLANKS become an empty text."""
 
     def __init__(self, column: str) -> None:
         self._column = column
@@ -86,17 +89,19 @@ class Spellings:
                 clean = clean_id(text)
             except DataError as error:
                 raise DataError(f"{self._column} {error}") from error
-            self._of[text] = self._first.setdefault(id_key(clean), clean)
+            self._of[text] = "" if clean.casefold() in BLANKS else self._first.setdefault(id_key(clean), clean)
         return self._of[text]
 
     def notes(self) -> list[str]:
-        """Describe, in one sentence each, the ids with several spellings, and ids that seem to be rounded."""
+        """Describe, in one sentence each: ids with several spellings, blanks, and ids that seem to be rounded."""
         typed: dict[str, list[str]] = defaultdict(list)
         for text, spelling in self._of.items():
             if spelling:
                 typed[spelling].append(spelled(text, spelling))
         merged = [" = ".join(texts[:5]) for texts in typed.values() if len(texts) > 1]
         notes = []
+        if blank := [f"'{shown}'" for text, one in self._of.items() if not one and (shown := clean_id(text))]:
+            notes.append(f"{self._column}: {shorten(blank)} {'is' if len(blank) == 1 else 'are'} read as blank.")
         if merged:
             listed = shorten(merged, 3)
             notes.append(

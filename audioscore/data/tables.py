@@ -275,7 +275,11 @@ def _table(
     while title and width and not header.cells[width - 1]:
         width -= 1  # a worksheet can have remarks beside the table; a row of text with more cells is wrong
     sheet = Sheet(title, header.cells[:width], [], [])
-    left_out = {"rows above the header": [row for row in range(begin, header.top) if any(worksheet.cells[row])]}
+    above = [row for row in range(begin, header.top) if any(worksheet.cells[row])]
+    if above and above[-1] == header.top - 1:  # merged with a cell of the header, it is a part of the header
+        pairs = zip(worksheet.cells[above[-1]], header.cells, strict=False)
+        above = above[:-1] if any(upper and upper == lower for upper, lower in pairs) else above
+    left_out = {"rows above the header": above}
     for row in range(header.below, end):
         cells = worksheet.cells[row]
         if not any(cells):

@@ -33,7 +33,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     """The one error on standard error, where libraries may log too."""
     err = capsys.readouterr().err
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in err, err
+    assert (len(lines), "Traceback" in err) == (1, False), err
     return lines[0]
 
 

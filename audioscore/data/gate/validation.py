@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from audioscore.data.clips import Clip
+from audioscore.data.contradictions import score_notes
 from audioscore.data.file_checks import CheckedRecording, Progress, check_recordings
 from audioscore.data.gate import rejections
-from audioscore.data.gate.contradictions import score_notes
 from audioscore.data.gate.expectations import ExpectationResult, TableCheck, check_table
 from audioscore.data.index import ORDER, read_with_notes
 from audioscore.data.labels import LabelsTable, find_labels, read_labels, row_label, row_name

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audioscore.data.clips import Clip
-from audioscore.data.gate.contradictions import split_notes
+from audioscore.data.contradictions import split_notes
 from audioscore.data.gate.output import read_accepted, read_near_duplicates, read_ordered, read_stated_splits
 from audioscore.data.index import read_index, read_with_notes, without_trailing_commas, write_index
 from audioscore.data.spelling import file_key, id_key

@@ -107,6 +107,12 @@ def test_a_missing_index_is_refused_and_other_encodings_are_read(tmp_path: Path)
         read_index(path)
 
 
+def test_equal_scores_are_noted(tmp_path: Path) -> None:
+    path = tmp_path / "index.json"
+    path.write_text(json.dumps([[{"audio_file": f"{number}.wav", "score": 80} for number in range(3)]]))
+    assert len(read_with_notes(path)[1]) == 1
+
+
 def test_unknown_keys_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "audioscore.data.index"):
         read_index(write(tmp_path, '[[{"audio_file": "a", "singer_id": 7, "socre": 1}]]'))
@@ -161,7 +167,7 @@ def names_as_index(*groups: str) -> str:
         (["ab", "ba"], [r"\b2 .*\(a, b\)", r"\b2 .*groups 1, 2 .*\(a, b\)"]),
         (["ab", "bc", "ca", "de"], [r"\b3 ", r"\b3 .*groups 1, 2, 3 .*\(a, b, c\)"]),
         (["a9b8", "b7a6"], [r"\b2 ", r"\b2 .*a: 90, 60, b: 80, 70", r"\b2 .*groups 1, 2\b"]),
-        (["a9b9", "b9a9"], [r"\b2 of? ?.*\(a, b\)"]),
+        (["a9b9", "b9a9"], [r"\b2 of? ?.*\(a, b\)", r"\b4 .*\b90\b"]),
         (["a9b8c8", "c7b6"], [r"\b2 ", r"\b2 .*b: 80, 60, c: 80, 70"]),
         (["ab", "bc"], [r"\b1 .*\(b\)"]),
         (["aba"], [r"\b1 .*\(a\)", r"\b2 .*\(a, b\)"]),

@@ -222,9 +222,10 @@ def test_messages_do_not_contain_whole_cells(tmp_path: Path) -> None:
     labels = table(tmp_path, f"file,score\n{'a' * 9_000},80\nb,{'9' * 9_000}\nc,{'x' * 9_000}\n")
     check_row_errors(labels, {1: "9000", 2: "0-100", 3: "x"})
     assert all(len(error.reason) + len(error.audio_file) < 200 for error in labels.row_errors)
-    with pytest.raises(DataError, match=r"\b500\b.*--map score=") as caught:
+    with pytest.raises(DataError, match=r"\b500\b") as caught:
         table(tmp_path, ",".join(["file", *["score"] * 500]) + "\na\n")
     assert len(str(caught.value)) < 500
+    assert "--map" not in str(caught.value)  # it cannot name one of several equal headers
 
 
 def test_links_errors_and_formulas_of_a_workbook(tmp_path: Path) -> None:

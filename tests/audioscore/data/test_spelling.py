@@ -87,6 +87,25 @@ def test_keys_are_equal_for_all_spellings(spellings: tuple[str, ...]) -> None:
     assert len({id_key(text) for text in spellings}) == 1
 
 
+@pytest.mark.parametrize("text", ["????", "\uff1f\uff1f", "张\ufffd", "? ??"])
+def test_lost_characters_are_refused(text: str) -> None:
+    with pytest.raises(DataError, match=r"\?|\ufffd"):
+        clean_id(text)
+
+
+@pytest.mark.parametrize("text", ["?", "Who?", "? - ?"])
+def test_question_marks_in_names_stay(text: str) -> None:
+    assert clean_id(text) == text
+
+
+def test_placeholders_are_blank_and_noted() -> None:
+    ids = Spellings("singer_id")
+    assert [ids(text) for text in ("NULL", "-", "", " ", "S1", "None", "无")] == ["", "", "", "", "S1", "", ""]
+    [note] = ids.notes()
+    assert [word for word in ("'NULL'", "'-'", "'None'", "S1") if word in note] == ["'NULL'", "'-'", "'None'"]
+    assert Spellings("singer_id").notes() == []
+
+
 def test_keys_differ_for_different_ids() -> None:
     texts = [
         "7",

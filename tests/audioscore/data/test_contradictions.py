@@ -3,7 +3,7 @@ import re
 import pytest
 
 from audioscore.data.clips import Clip
-from audioscore.data.gate.contradictions import score_notes, split_notes
+from audioscore.data.contradictions import score_notes, split_notes
 
 
 def scored(*scores: float, source: str | None = None, raters: tuple[float | None, ...] = ()) -> list[Clip]:
@@ -16,9 +16,17 @@ def test_equal_scores_are_noted_once_for_the_widest_group() -> None:
     [part] = score_notes(scored(80, 80, 80, source="ktv") + scored(90, 91, 92, source="acapella"))
     assert re.search(r"ktv: 3 .*\b80\b", part)
     assert "acapella" not in part
-    [rater] = score_notes(scored(80, 81, 82, raters=(70, None, 90)) + scored(60, raters=(71, None, 90)))
+    [rater] = score_notes(scored(80, 81, 82, raters=(70, None, 90)) + scored(75, raters=(71, None, 90)))
     assert re.search(r"rater_3: 4 .*\b90\b", rater)
     assert "rater_1" not in rater
+
+
+def test_scores_outside_the_range_of_their_raters_are_noted_in_one_sentence() -> None:
+    clips = scored(90, 65.5, 20, raters=(60, None, 65)) + scored(90, raters=(None,)) + scored(20)
+    note = score_notes(clips)[0]  # another one is about the equal scores of each rater
+    assert re.findall(r"[\d.]+", note.partition("None0")[0]) == ["2", "3"]
+    assert re.search(r"None0: 90.* 60 .* 65\b", note)
+    assert len(score_notes(scored(*[90.0] * 2, *[80.0] * 10_000, raters=(60, 65)))[0]) < 300
 
 
 def test_few_or_different_scores_are_not_noted() -> None:
