@@ -1,8 +1,8 @@
 """Training time compared with the legacy scheme: the same weights, clips, head and loss, one torch thread.
 
 `python benchmarks/training.py [--cap SECONDS] [--seed N] [--heads light songeval] [--modes frozen lora]
-[--headline SPEARMAN] [--head-epochs N] [--wide]`. `--wide`: a MuQ of the published size with random weights, and fewer
-clips; the output of its frozen layers is sufficient to rank the demo corpus.
+[--headline SPEARMAN] [--head-warmup-epochs N] [--wide]`. `--wide`: a MuQ of the published size with random weights, and
+fewer clips; the output of its frozen layers is sufficient to rank the demo corpus.
 
 Legacy scheme: a step takes one random pair, decodes both recordings from their files, and runs the whole MuQ, all
 layers; a head on the read layer ranks the two. Frozen, MuQ runs without gradients, but in every step. Current scheme:
@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=HEADS, help="the same for both schemes")
     parser.add_argument("--headline", type=float, default=HEADLINE, help="the target that selects the rates")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--head-epochs", type=int, default=5, help="of the head warm-up before LoRA, current scheme")
+    parser.add_argument("--head-warmup-epochs", type=int, default=5, help="of the head warm-up before LoRA, current scheme")
     parser.add_argument("--wide", action="store_true", help="a MuQ of the published size, with random weights")
     parser.add_argument("--cache", type=Path, default=home("benchmarks").folder / "training", help="for the split")
     options = parser.parse_args()

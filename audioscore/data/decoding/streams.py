@@ -23,7 +23,7 @@ Wave = NDArray[np.float32]
 
 SHORTFALL_SECONDS = 0.5  # a recording may lack as much at its ends, because of encoder delay, padding or a damaged end
 EDGE_SECONDS = 0.1  # a decoder may return a delayed frame after a lost packet at the end
-MAX_CHANNELS = 8
+MAX_CHANNELS, MAX_PLANES = 8, 2
 LOSS_FLOOR_DB = -120.0  # the value for channels that cancel completely, since JSON has no -inf
 RATES = range(1_000, 1_000_001)  # Hz; a header with another rate is damaged
 
@@ -254,8 +254,10 @@ class _Mixer:
             kind = (frame.format.name, frame.layout.name, frame.sample_rate)
             if kind != self._format:
                 self.finish()
-                # It keeps the channels, interleaved: PyAV crashes on the planes of 8 channels.
-                self._resampler = av.AudioResampler(format="flt", rate=self._rate)
+                # Frames that are in its format already pass through, which most codecs' are: planar. Interleaved for
+                # more channels, because PyAV crashes on the planes of 8.
+                planar = channels <= MAX_PLANES
+                self._resampler = av.AudioResampler(format="fltp" if planar else "flt", rate=self._rate)
                 self._format = kind
             expected = self._next
             begin = expected if frame.time is None else frame.time
@@ -277,12 +279,15 @@ class _Mixer:
         for frame in frames:
             channels = frame.layout.nb_channels
             self.samples += frame.samples
-            samples = np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples * channels)
             if channels == 1:
-                self._chunks.append(samples.copy())
+                self._chunks.append(np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples).copy())
                 continue
-            samples = samples.reshape(-1, channels)  # (T, channels)
-            self._chunks.append(samples.mean(axis=1, dtype=np.float32))
+            if channels <= MAX_PLANES:
+                samples = frame.to_ndarray()  # (channels, T)
+            else:
+                interleaved = np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples * channels)
+                samples = interleaved.reshape(-1, channels).T
+            self._chunks.append(samples.mean(axis=0, dtype=np.float32))
             self._kept += float(np.square(self._chunks[-1], dtype=np.float64).sum())
             self._given += float(np.square(samples, dtype=np.float64).sum()) / channels
 
