@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # at least two letters: C:// is a drive
 URI = re.compile(r"(?:file:(?://(?:localhost)?(?=/)|(?=/(?!/)))|sqlite(?:\+\w+)?:///)(?P<path>[^?#]*)")
 
 
@@ -138,6 +139,18 @@ def path_to_uri(path: Path, scheme: Literal["file", "sqlite"] = "file") -> str:
     quoted = re.sub(r"[%?#\x00-\x1f]", lambda found: quote(found[0]), text)
     # For `sqlite:///PATH` MLflow creates the parent folders of PATH without removing its quotes.
     return f"sqlite{'' if quoted == text else '+pysqlite'}:///{quoted}"
+
+
+def lower_scheme(uri: str) -> str:
+    """Return a URI with its scheme in lower case; other texts, and the rest of the URI, do not change.
+
+    Source: RFC 3986, section 3.1: schemes are case-insensitive.
+
+    >>> lower_scheme("S3://bucket/Song.WAV"), lower_scheme("Songs/S3"), lower_scheme("C://Songs")
+    ('s3://bucket/Song.WAV', 'Songs/S3', 'C://Songs')
+    """
+    found = SCHEME.match(uri)
+    return found[0].lower() + uri[found.end() :] if found else uri
 
 
 def uri_to_path(uri: str) -> Path | None:

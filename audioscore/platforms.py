@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from audioscore.files import lower_scheme
+
 # The image of `make image`. Its name contains "python" because KFP's local runner warns otherwise.
 IMAGE = "localhost/audioscore-python:dev"
 
@@ -52,7 +54,9 @@ Storage = Annotated[str, _matching(rf"{S3}|/.*", f"a folder, or {BUCKET_RULE}", 
 Location = Annotated[str, _matching(rf"{S3}|(?!s3:)[a-z0-9+.-]+:/.+|/.*|", f"a URI, such as {BUCKET_RULE}", 1000)]
 # Existing buckets may have older names. Source: botocore, VALID_BUCKET.
 DataUri = Annotated[
-    str, _matching(r"s3://[A-Za-z0-9._-]{1,255}(/.*)?|(?!s3://).*", "s3://BUCKET/PREFIX with a valid bucket", 4096)
+    str,
+    AfterValidator(lower_scheme),
+    _matching(r"s3://[A-Za-z0-9._-]{1,255}(/.*)?|(?!s3://).*", "s3://BUCKET/PREFIX with a valid bucket", 4096),
 ]
 UNITS = {"m": 1e-3, "k": 1e3} | {
     f"{prefix}{suffix}": base**power

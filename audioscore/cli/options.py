@@ -4,8 +4,9 @@ import contextlib
 import glob
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,9 @@ import typer
 from audioscore.data.decoding.formats import describe_others, has_suffix, scan_folder
 from audioscore.data.text import decode_lines
 from audioscore.data.transfer import s3
-from audioscore.errors import UsageError
+from audioscore.data.transfer.pool import Hooks, run_all
+from audioscore.errors import AudioError, UsageError
+from audioscore.files import lower_scheme
 from audioscore.scoring.input import InputRecording
 from audioscore.tracking.find_scorer import find_scorer
 
@@ -36,24 +39,28 @@ SOME_FAILED = 3  # exit code: some items failed, the others are done
 
 LIST = "-"
 DEMO_CORPUS = "d32149e42e5db63c5b6cf6bdfac43b44.dir"  # MD5 that data.dvc of this repository records
+LOOKUPS = 16  # concurrent requests; the client has as many connections
 client = cache(s3.connect)
 
 
 def find_recordings(arguments: Iterable[str]) -> list[InputRecording]:
     """Return the recordings that files, folders, patterns, s3:// links, or `-` (a list on standard input) name.
 
-    Folders and patterns are sorted by name. Objects in S3 are downloaded when they are scored.
+    Folders, prefixes and patterns are sorted by name. Objects in S3 are downloaded when they are scored.
 
     Raises:
-        UsageError: a folder, pattern, prefix or the list contains no recording.
+        UsageError: a folder, pattern, prefix or the list contains no recording, or an s3:// link is a pattern.
         DataError: the encoding of the list is unknown, or a bucket cannot be listed.
     """
+    arguments = list(arguments)
+    uris = {one: uri for one in arguments if (uri := lower_scheme(one)).startswith("s3://")}
+    prefixes = _look_up(set(uris.values()))
     found: list[InputRecording] = []
     for argument in arguments:
         if argument == LIST:
             found += find_recordings(_read_list())
-        elif argument.startswith("s3://"):
-            found += _in_bucket(argument)
+        elif argument in uris:
+            found += _in_bucket(uris[argument], prefixes.get(uris[argument]))
         else:
             found += (InputRecording(name, name) for name in _on_disk(argument))
     if not found:
@@ -116,31 +123,67 @@ def _note_others(where: str, recordings: int, others: list[str], *, may_be_empty
         typer.echo(f"note: {found}", err=True)
 
 
-def _in_bucket(uri: str) -> list[InputRecording]:
-    """The object with this name, whatever its suffix, or else the recordings under this prefix, by their suffixes."""
+def _look_up(uris: Collection[str]) -> dict[str, list[s3.S3Object]]:
+    """The objects under each link that is a prefix; the other links are those of one recording.
+
+    A link with the suffix of a recording is one recording if its bucket cannot be listed: its download, when it is
+    scored, fails with the cause, and the other recordings are scored.
+    """
+    if not uris:
+        return {}
+    try:
+        client()  # here, since every thread would wait for a server that does not respond
+    except AudioError:
+        if all(has_suffix(s3.split_uri(uri)[1]) for uri in uris):
+            return {}
+        raise
+    found = run_all([partial(_objects_under, uri) for uri in uris], workers=LOOKUPS)
+    return {uri: objects for uri, objects in zip(uris, found, strict=True) if objects is not None}
+
+
+def _objects_under(uri: str, _: Hooks) -> list[s3.S3Object] | None:
+    """The objects under a link that is a prefix, or None for a link to one recording, see `_look_up`."""
     bucket, key = s3.split_uri(uri)
-    named = [InputRecording(uri, partial(_download, uri))]
-    if has_suffix(key) or (size := _object_size(bucket, key)):
-        return named
-    objects = s3.list_objects(client(), uri)
-    if size == 0 and not objects:  # an empty object is the marker of a folder, or a damaged recording
-        return named
+    size = _object_size(bucket, key)
+    if size:
+        return None
+    try:
+        objects = s3.list_objects(client(), uri)
+    except AudioError:
+        if has_suffix(key):
+            return None
+        raise
+    if objects:  # an empty object is the marker of their folder
+        return objects
+    if size is None and {"*", "?"} & set(key):  # brackets are common in file names
+        prefix = re.split("[*?[]", uri)[0].rpartition("/")[0]
+        raise UsageError(
+            f"{uri}: patterns are not supported in S3. Give the prefix, {prefix}/, or the name of an object."
+        )
+    return None if size == 0 or has_suffix(key) else []
+
+
+def _in_bucket(uri: str, objects: list[s3.S3Object] | None) -> list[InputRecording]:
+    """The object with this name, whatever its suffix, or else the recordings under this prefix, by their suffixes."""
+    if objects is None:
+        return [InputRecording(uri, partial(_download, uri))]
     is_recording = {
         one: has_suffix(one.name) and not any(part.startswith(".") for part in one.name.split("/")) for one in objects
     }
     found = sorted(one.key for one in objects if is_recording[one])
     _note_others(uri, len(found), [one.name for one in objects if not is_recording[one]])
-    uris = [f"s3://{bucket}/{key}" for key in found]
+    uris = [f"s3://{s3.split_uri(uri)[0]}/{key}" for key in found]
     return [InputRecording(uri, partial(_download, uri)) for uri in uris]
 
 
 def _object_size(bucket: str, key: str) -> int | None:
     """The size of an object; None if it does not exist, or if the server refuses: listing reports the cause."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     try:
-        return int(client().head_object(Bucket=bucket, Key=key)["ContentLength"]) if key else None
-    except (BotoCoreError, ClientError):
+        return int(client().head_object(Bucket=bucket, Key=key).get("ContentLength", 0)) if key else None
+    except (BotoCoreError, ClientError, ResponseParserError):
         return None
 
 

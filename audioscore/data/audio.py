@@ -33,6 +33,7 @@ from audioscore.data.decoding.streams import Wave as Wave  # also for those who 
 from audioscore.errors import AudioError
 from audioscore.files import atomic_path
 
+EMPTY = "the file is empty (0 bytes). Export it again."
 MAX_SECONDS = 3600.0  # an hour: more is a broadcast, not a performance, and would exhaust memory
 NOTED_SECONDS = 0.05  # smaller differences from the declared length are usual, and not noted
 MAX_FILES = 1000  # one behind the other
@@ -78,18 +79,20 @@ class Recording:
         return np.pad(wave[:length], (0, max(0, length - len(wave))))
 
 
-def decode(source: str | Path | bytes, *, max_seconds: float = MAX_SECONDS) -> Recording:
-    """Decode a whole file, or the bytes of one.
+def decode(source: str | Path | bytes, *, name: str | None = None, max_seconds: float = MAX_SECONDS) -> Recording:
+    """Decode a whole file, or the bytes of one, which `name` stands for in messages.
 
     A partly damaged file is refused, since a score of the rest would be misleading.
 
     Raises:
         AudioError: The file has no audio, a damaged frame, less audio than declared, samples that are not finite, or
-            more than `max_seconds`. The message starts with the name of the file.
+            more than `max_seconds`. The message starts with `name`, by default the path of the file.
     """
-    name = "the uploaded recording" if isinstance(source, bytes) else str(source)
+    name = name or ("the recording" if isinstance(source, bytes) else str(source))
     if not isinstance(source, bytes):
         check_file(Path(source), name)
+    elif not source:
+        raise AudioError(f"{name}: {EMPTY}")
     recording = _decode_file(source, name, max_seconds)
     if len(recording.wave) == 0:
         raise AudioError(f"{name}: holds no audio samples. Export it again.")
@@ -119,7 +122,7 @@ def check_file(path: Path, name: str) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise AudioError(f"{name}: is a {_kind(found.st_mode)}, not a file. Replace it by the recording.")
     if found.st_size == 0:
-        raise AudioError(f"{name}: the file is empty (0 bytes). Export it again.")
+        raise AudioError(f"{name}: {EMPTY}")
 
 
 def _kind(mode: int) -> str:

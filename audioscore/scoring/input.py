@@ -93,7 +93,7 @@ def prepare_recording(recording: InputRecording, needs: EncoderNeeds, limits: In
 
 
 def _shown_source(recording: InputRecording) -> str:
-    return str(recording.source) if isinstance(recording.source, str | Path) else "the recording"
+    return str(recording.source) if isinstance(recording.source, str | Path) else recording.file
 
 
 def _decode(recording: InputRecording, limits: InputLimits) -> Recording:
@@ -107,7 +107,7 @@ def _decode(recording: InputRecording, limits: InputLimits) -> Recording:
         raise AudioError(
             f"{_shown_source(recording)}: has {size} bytes; at most {limits.max_bytes} are allowed. Send a shorter one."
         )
-    return decode(source, max_seconds=limits.max_seconds)
+    return decode(source, name=_shown_source(recording), max_seconds=limits.max_seconds)
 
 
 def _size_of(source: str | Path | bytes) -> int:

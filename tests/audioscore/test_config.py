@@ -137,6 +137,8 @@ def test_folders_are_relative_to_the_file_and_hub_ids_stay(
     assert config.encoders.muq.layer == 2
     assert (config.encoders.campplus.source, config.encoders.campplus.revision) == ("iic/campplus", "v1")
     assert load_config(write(data={"uri": "s3://bucket/corpus"})).data.uri == "s3://bucket/corpus"
+    assert load_config(write(data={"uri": "S3://bucket/Corpus"})).data.uri == "s3://bucket/Corpus"
+    assert load_config(SMALL, ["data.uri=GIT+HTTPS://Host/x@V1"]).data.uri == "git+https://Host/x@V1"
     monkeypatch.chdir(tmp_path)  # an override is relative to the working folder
     assert load_config(SMALL, ["data.uri=./mine"]).data.uri == str(tmp_path / "mine")
 
@@ -281,7 +283,7 @@ REFUSED = {
         "歌" * 67,
         '"a\\nb"',
     ],
-    "data.uri": ["s3://Bad Bucket/x", "s3://", "s3:///x"],
+    "data.uri": ["s3://Bad Bucket/x", "S3://Bad Bucket/x", "s3://", "s3:///x"],
     "encoders.muq.source": ["no such/!!id", "a/b/c", "''", "x" * 97],
     "containers.image": ["'a b'", "a:b:c", "a@sha256:12"],
     "cluster.namespace": ["Bad", "a_b", "-a", "a.b", "a" * 64],

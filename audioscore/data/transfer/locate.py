@@ -11,9 +11,9 @@ from typing import Literal
 
 from audioscore.data.spelling import path_on_disk, unicode_forms
 from audioscore.errors import AudioError
+from audioscore.files import SCHEME, lower_scheme
 
 Kind = Literal["file", "http", "s3"]
-SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # at least two letters: C:// is a drive
 DRIVE = re.compile(r"[a-z]:(?=/)", re.IGNORECASE)
 KINDS: dict[str, Kind] = {"http": "http", "https": "http", "s3": "s3"}
 NOT_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
@@ -53,7 +53,7 @@ def locate(
         scheme = match[1].lower()
         if scheme not in KINDS:
             raise AudioError(f"{audio_file}: {scheme}:// is not supported. Give a path, or an http, https or s3 link.")
-        return Location(KINDS[scheme], uri=scheme + audio_file[len(scheme) :])
+        return Location(KINDS[scheme], uri=lower_scheme(audio_file))
     if isinstance(root, str) and root.lower().startswith("s3://"):
         return _in_bucket(audio_file, f"s3://{root[5:].rstrip('/')}", names)
     return Location("file", path=_in_folder(audio_file, Path(root), absolute_allowed))

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -10,10 +11,10 @@ from tempfile import TemporaryDirectory
 
 from audioscore.data.transfer.network import await_server
 from audioscore.data.transfer.pool import Hooks, run_all
-from audioscore.data.transfer.s3 import connect, download_object, folders_of, list_objects, split_uri
+from audioscore.data.transfer.s3 import S3Object, connect, download_object, folders_of, list_objects, split_uri
 from audioscore.data.versions.revision import data_files, data_revision, folder_digest
 from audioscore.errors import DataError, shorten
-from audioscore.files import atomic_folder, link_or_copy, uri_to_path
+from audioscore.files import atomic_folder, link_or_copy, lower_scheme, uri_to_path
 
 DATA_URI_FORMS = "a folder, s3://BUCKET/PREFIX, or a git repository with DVC data: [git+]URL_OR_PATH@REV[#FOLDER]"
 DATA_FOLDER = "data"  # default folder of a git repository
@@ -45,6 +46,7 @@ def fetch(data_uri: str, target: Path) -> FetchReport:
     Raises DataError when the source does not exist, is empty, cannot be reached or arrives damaged, and when `target`
     already holds files.
     """
+    data_uri = lower_scheme(data_uri)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: already holds files, which fetching would replace. Give a new or empty folder.")
     if data_uri.startswith("s3://"):
@@ -94,6 +96,7 @@ def local_repository(data_uri: str) -> Path | None:
     >>> local_repository("git@host:team/songs@v1"), local_repository("s3://songs/a@b"), local_repository("/srv/songs")
     (None, None, None)
     """
+    data_uri = lower_scheme(data_uri)
     if data_uri.startswith("s3://") or Path(data_uri).is_dir():
         return None
     repository, revision, _ = _split_git(data_uri)
@@ -171,11 +174,11 @@ def _fetch_s3(data_uri: str, target: Path) -> FetchReport:
     if not objects:
         raise DataError(f"{data_uri}: holds no objects. Check the prefix; a data folder has a labels table and audio.")
     # Keys may contain any characters: refuse those whose path would be outside the folder or have another name.
-    folders = folders_of(item.name for item in objects)
-    if bad := [item.key for item in objects if not _is_plain(item.name) or item.name in folders]:
+    if bad := [item.key for item in objects if not _is_plain(item.name)]:
         raise DataError(
             f"{data_uri}: {len(bad)} of {len(objects)} keys are not valid file names ({shorten(bad)}). Rename them."
         )
+    _refuse_file_and_folder(data_uri, objects)
     with (
         atomic_folder(target) as temporary,
         TemporaryDirectory(prefix=".parts-", dir=target.parent, ignore_cleanup_errors=True) as parts,
@@ -199,6 +202,19 @@ def _fetch_s3(data_uri: str, target: Path) -> FetchReport:
             )
     logging.getLogger(__name__).info("%s: %d objects", data_uri, len(objects))
     return FetchReport(data_uri, "s3", len(objects), sum(item.size for item in objects), None)
+
+
+def _refuse_file_and_folder(data_uri: str, objects: Sequence[S3Object]) -> None:
+    """Raise DataError if a key is also the folder of other keys, which a file system does not allow."""
+    inner: dict[str, str] = {}  # folder -> a key in it
+    for item in objects:
+        for folder in folders_of([item.name]):
+            inner.setdefault(folder, item.key)
+    if pairs := [f"{item.key} and {inner[item.name]}" for item in objects if item.name in inner]:
+        raise DataError(
+            f"{data_uri}: {len(pairs)} of {len(objects)} keys are a file and also the folder of another key "
+            f"({shorten(pairs)}). Rename one of the two."
+        )
 
 
 def _is_plain(name: str) -> bool:

@@ -1,8 +1,11 @@
 import io
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ from moto.server import ThreadedMotoServer
 from audioscore.cli import options
 from audioscore.cli.options import find_recordings
 from audioscore.data.audio import encode
-from audioscore.errors import AudioError, DataError, UsageError
+from audioscore.errors import AudioError, DataError, ServerUnreachable, UsageError
+from audioscore.scoring.input import EncoderNeeds, InputLimits, prepare_recording
 
 RATE = 24_000
 
@@ -65,6 +69,10 @@ def test_sources_without_recordings_are_refused(folder: Path) -> None:
         names(str(folder / "*.ogg"))
 
 
+def unreachable() -> NoReturn:
+    raise ServerUnreachable("the server does not respond")
+
+
 def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
 
@@ -90,6 +98,7 @@ def test_a_list_in_any_encoding_of_tables(
 ) -> None:
     listed = [f"{folder}/b.wav", "我的歌/录音 1.m4a", "不在了.wav", "s3://songs/歌.mp3", "Ċ.wav"]  # U+010A
     listed = listed[: 4 if encoding == "gb18030" else 5]
+    monkeypatch.setattr(options, "client", unreachable)
     feed(monkeypatch, end.join([*listed, ""]).encode(encoding))
     assert names("-") == listed
     feed(monkeypatch, f"{folder}/b.wav".encode(encoding))
@@ -149,7 +158,9 @@ def test_a_list_without_readable_lines_is_refused(monkeypatch: pytest.MonkeyPatc
     assert refused.value.exit_code == 2
 
 
-def test_a_bucket(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty bucket `songs`."""
     import boto3
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -162,32 +173,81 @@ def test_a_bucket(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     options.client.cache_clear()
-    try:
-        bucket = boto3.session.Session().resource("s3", endpoint_url=endpoint).create_bucket(Bucket="songs")
-        keys = ("in/b.wav", "in/a.m4a", "in/c.3GP", "in/notes.txt", "in/.d.wav", "out.wav", "phone/take.xyz", "phone/e")
-        for key in keys:
-            bucket.put_object(Key=key, Body=key.encode())
-        found = find_recordings(["s3://songs/in", "s3://songs/out.wav", "s3://songs/gone.wav"])
-        uris = ["in/a.m4a", "in/b.wav", "in/c.3GP", "out.wav", "gone.wav"]
-        (note,) = capsys.readouterr().err.splitlines()
-        assert [part in note for part in ("s3://songs/in: 3 ", " 2 ", ".d.wav, notes.txt")] == [True] * 3
-        assert [recording.file for recording in found] == [f"s3://songs/{key}" for key in uris]
-        sources = [recording.source for recording in found]
-        assert all(callable(source) for source in sources)
-        assert [source() for source in sources[:4] if callable(source)] == [key.encode() for key in uris[:4]]
-        assert callable(sources[4])
-        with pytest.raises(AudioError, match=r"s3://songs/gone\.wav"):
-            sources[4]()
-        # An object that is named is used whatever its suffix, unless it marks a folder.
-        bucket.put_object(Key="in", Body=b"")
-        bucket.put_object(Key="phone/empty", Body=b"")
-        for uri in ("phone/take.xyz", "phone/e", "phone/empty"):
-            assert names(f"s3://songs/{uri}") == [f"s3://songs/{uri}"]
-        assert names("s3://songs/in", "s3://songs/in/") == 2 * [f"s3://songs/{key}" for key in uris[:3]]
-        with pytest.raises(UsageError, match=r"s3://songs/phone: 0 .* 3 .*\btake\.xyz"):
-            find_recordings(["s3://songs/phone"])
-        with pytest.raises(UsageError, match="s3://songs/none"):
-            find_recordings(["s3://songs/none"])
-    finally:
-        options.client.cache_clear()
-        server.stop()
+    yield boto3.session.Session().resource("s3", endpoint_url=endpoint).create_bucket(Bucket="songs")
+    options.client.cache_clear()
+    server.stop()
+
+
+def test_a_bucket(bucket: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = ("in/b.wav", "in/a.m4a", "in/c.3GP", "in/notes.txt", "in/.d.wav", "out.wav", "phone/take.xyz", "phone/e")
+    for key in keys:
+        bucket.put_object(Key=key, Body=key.encode())
+    found = find_recordings(["s3://songs/in", "s3://songs/out.wav", "s3://songs/gone.wav"])
+    uris = ["in/a.m4a", "in/b.wav", "in/c.3GP", "out.wav", "gone.wav"]
+    (note,) = capsys.readouterr().err.splitlines()
+    assert [part in note for part in ("s3://songs/in: 3 ", " 2 ", ".d.wav, notes.txt")] == [True] * 3
+    assert [recording.file for recording in found] == [f"s3://songs/{key}" for key in uris]
+    sources = [recording.source for recording in found]
+    assert all(callable(source) for source in sources)
+    assert [source() for source in sources[:4] if callable(source)] == [key.encode() for key in uris[:4]]
+    assert callable(sources[4])
+    with pytest.raises(AudioError, match=r"s3://songs/gone\.wav"):
+        sources[4]()
+    # An object that is named is used whatever its suffix, unless it marks a folder.
+    bucket.put_object(Key="in", Body=b"")
+    bucket.put_object(Key="phone/empty", Body=b"")
+    for uri in ("phone/take.xyz", "phone/e", "phone/empty"):
+        assert names(f"s3://songs/{uri}") == [f"s3://songs/{uri}"]
+    assert names("s3://songs/in", "s3://songs/in/") == 2 * [f"s3://songs/{key}" for key in uris[:3]]
+    with pytest.raises(UsageError, match=r"s3://songs/phone: 0 .* 3 .*\btake\.xyz"):
+        find_recordings(["s3://songs/phone"])
+    with pytest.raises(UsageError, match="s3://songs/none"):
+        find_recordings(["s3://songs/none"])
+    assert names("S3://songs/out.wav", "S3://songs/in") == [f"s3://songs/{key}" for key in ("out.wav", *uris[:3])]
+
+
+def test_an_empty_object_is_named_in_its_error(bucket: Any) -> None:
+    bucket.put_object(Key="empty.wav", Body=b"")
+    (recording,) = find_recordings(["s3://songs/empty.wav"])
+    with pytest.raises(AudioError, match=r"^s3://songs/empty\.wav: .*\b0 bytes"):
+        prepare_recording(recording, EncoderNeeds(muq=True, voice=False, whole=False), InputLimits())
+
+
+def test_a_prefix_with_the_name_of_a_recording_is_like_such_a_folder(bucket: Any, tmp_path: Path) -> None:
+    (tmp_path / "g.wav").mkdir()
+    (tmp_path / "g.wav" / "inner.wav").write_bytes(b"x")
+    assert names(str(tmp_path / "g.wav")) == [str(tmp_path / "g.wav" / "inner.wav")]
+    bucket.put_object(Key="g.wav/inner.wav", Body=b"x")
+    for uri in ("s3://songs/g.wav", "s3://songs/g.wav/"):
+        assert names(uri) == ["s3://songs/g.wav/inner.wav"]
+    bucket.put_object(Key="g.wav", Body=b"")  # the marker of the folder
+    assert names("s3://songs/g.wav") == ["s3://songs/g.wav/inner.wav"]
+    bucket.put_object(Key="g.wav", Body=b"x")
+    assert names("s3://songs/g.wav") == ["s3://songs/g.wav"]
+    assert names("s3://songs/g.wav/") == ["s3://songs/g.wav/inner.wav"]
+
+
+@pytest.mark.parametrize("pattern", ["dir/*.wav", "dir/*", "dir/a?.wav", "dir/[ab]*", "dir/**/a.wav"])
+def test_patterns_of_objects_are_refused_with_their_prefix(bucket: Any, pattern: str) -> None:
+    bucket.put_object(Key="dir/a1.wav", Body=b"x")
+    with pytest.raises(UsageError, match=rf"^s3://songs/{re.escape(pattern)}: .*s3://songs/dir/(?![*?\[])"):
+        names(f"s3://songs/{pattern}")
+    bucket.put_object(Key=pattern, Body=b"x")
+    assert names(f"s3://songs/{pattern}") == [f"s3://songs/{pattern}"]
+
+
+def test_brackets_of_objects_are_no_pattern(bucket: Any) -> None:
+    assert names("s3://songs/gone[1].wav") == ["s3://songs/gone[1].wav"]
+
+
+def test_recordings_in_a_bucket_that_cannot_be_listed_fail_when_they_are_scored(bucket: Any) -> None:
+    assert names("s3://other/a.wav", "b.wav") == ["s3://other/a.wav", "b.wav"]
+    with pytest.raises(AudioError, match="s3://other/in"):
+        names("s3://other/in")
+
+
+def test_recordings_on_a_server_that_is_down_fail_when_they_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "client", unreachable)
+    assert names("s3://songs/a.wav", "b.wav") == ["s3://songs/a.wav", "b.wav"]
+    with pytest.raises(ServerUnreachable):
+        names("s3://songs/a.wav", "s3://songs/in")

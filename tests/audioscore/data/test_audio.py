@@ -115,6 +115,12 @@ def test_other_files_are_refused_with_their_name(tmp_path: Path, name: str, cont
     assert word in str(refused.value)
 
 
+@pytest.mark.parametrize(("content", "word"), [(b"", "0 bytes"), (b"not audio" * 50, "decoded")])
+def test_other_bytes_are_refused_with_their_name(content: bytes, word: str) -> None:
+    with pytest.raises(AudioError, match=rf"^s3://songs/a\.wav: .*{word}"):
+        decode(content, name="s3://songs/a.wav")
+
+
 @pytest.mark.parametrize("suffix", ["m4a", "mp3", "flac", "wav"])
 @pytest.mark.parametrize("share", [0.001, 0.02, 0.3, 0.5, 0.95])
 def test_an_incomplete_transfer_is_refused(tmp_path: Path, suffix: str, share: float) -> None:

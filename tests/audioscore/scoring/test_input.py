@@ -5,7 +5,7 @@ import pytest
 
 from audioscore.data.audio import decode
 from audioscore.errors import AudioError
-from audioscore.scoring.input import EncoderNeeds, InputLimits, InputRecording, as_recording, prepare_recording
+from audioscore.scoring.input import EncoderNeeds, InputLimits, InputRecording, Source, as_recording, prepare_recording
 
 BOTH = EncoderNeeds(muq=True, voice=True, whole=False)
 
@@ -31,6 +31,14 @@ def test_limit_errors_contain_the_measured_value(recordings: list[Path]) -> None
         prepare_recording(InputRecording("a", recordings[0].read_bytes), BOTH, InputLimits(max_bytes=100))
     with pytest.raises(AudioError, match=r"\b1 s\b"):
         prepare_recording(InputRecording("a", recordings[0]), BOTH, InputLimits(max_seconds=1.0))
+
+
+def test_a_recording_without_a_path_is_named_in_errors() -> None:
+    short = np.zeros(100, dtype=np.float32)
+    sources: tuple[Source, ...] = (b"", b"not audio", lambda: b"", lambda: b"not audio", (short, 24_000))
+    for source in sources:
+        with pytest.raises(AudioError, match=r"^s3://songs/a\.wav: "):
+            prepare_recording(InputRecording("s3://songs/a.wav", source), BOTH, InputLimits())
 
 
 def test_a_recording_without_voice_is_an_error() -> None:

@@ -58,6 +58,7 @@ def test_a_target_with_files_is_never_replaced(tmp_path: Path, fill: Any) -> Non
         ("git+https://host/songs", r"revision.*git\+https://host/songs@"),
         ("git@host:team/songs", r"git@host:team/songs: "),
         ("s3://", r"s3://.*bucket"),
+        ("S3://", r"s3://.*bucket"),
     ],
 )
 def test_a_missing_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, message: str) -> None:
@@ -115,6 +116,7 @@ def test_a_prefix_becomes_a_folder(tmp_path: Path, bucket: Any, prefix: str, suf
         bucket.put_object(Key=f"{prefix.rstrip('/')}-2/other", Body=b"x")
     assert fetch(uri, tmp_path / "target") == FetchReport(uri, "s3", 3, SIZE, None)
     assert contents(tmp_path / "target") == FILES
+    assert fetch(f"S3{uri[2:]}", tmp_path / "second") == FetchReport(uri, "s3", 3, SIZE, None)
 
 
 def test_a_listing_of_several_pages_is_read_to_its_end(
@@ -179,11 +181,15 @@ def test_buckets_and_prefixes_without_data_and_missing_keys_are_named(
     bucket.put_object(Key="p/../x", Body=b"x")
     with pytest.raises(DataError, match=r"1 of 1 .*\(p/\.\./x\)"):
         fetch(f"s3://{name}/p", target)
-    for prefix, bad in (("q", "x" * 256), ("r", "a//b"), ("s", "both"), ("t", "full/")):
+    for prefix, bad in (("q", "x" * 256), ("r", "a//b"), ("t", "full/")):
         bucket.put_object(Key=f"{prefix}/{bad}", Body=b"x")
         bucket.put_object(Key=f"{prefix}/both/c", Body=b"x")
         with pytest.raises(DataError, match=rf"1 of 2 .*\({prefix}/{bad}\)"):
             fetch(f"s3://{name}/{prefix}", target)
+    for key in ("s/both", "s/both/c", "s/both/d"):
+        bucket.put_object(Key=key, Body=b"x")
+    with pytest.raises(DataError, match=rf"^s3://{name}/s: 1 of 3 .*\(s/both and s/both/c\)"):
+        fetch(f"s3://{name}/s", target)
     with monkeypatch.context() as patched:
         patched.delenv("AWS_ACCESS_KEY_ID")
         with pytest.raises(DataError, match=rf"s3://{name}/p: .*http://127.*AWS_ACCESS_KEY_ID"):
@@ -235,7 +241,7 @@ def test_an_address_of_ssh_is_no_folder(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "git").mkdir()
     (tmp_path / "songs").mkdir()
-    for uri in ("git@host:team/songs", "git@host:team/songs@v1", "git+git@host:team/songs@v1#a:b"):
+    for uri in ("git@host:team/songs", "git@host:team/songs@v1", "git+git@host:team/songs@v1#a:b", "S3://songs/a@b"):
         assert local_repository(uri) is None
     for uri in ("songs@v1", "git+songs@v1#a:b", "git@v1"):
         assert local_repository(uri) == Path(uri.removeprefix("git+").split("@")[0])
