@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=HEADS, help="the same for both schemes")
     parser.add_argument("--headline", type=float, default=HEADLINE, help="the target that selects the rates")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--head-warmup-epochs", type=int, default=5, help="of the head warm-up before LoRA, current scheme")
+    parser.add_argument("--head-warmup-epochs", type=int, default=5, help="before LoRA, current scheme")
     parser.add_argument("--wide", action="store_true", help="a MuQ of the published size, with random weights")
     parser.add_argument("--cache", type=Path, default=home("benchmarks").folder / "training", help="for the split")
     options = parser.parse_args()
