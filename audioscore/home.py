@@ -47,6 +47,9 @@ class Home:
                 f"AUDIOSCORE_HOME: mlflow.db has a path of {len(name)} bytes; at most {LONGEST_DATABASE} fit. "
                 f"Set AUDIOSCORE_HOME to a folder with a shorter path."
             )
+        existing = next(one for one in (self.folder, *self.folder.parents) if os.path.exists(one))
+        if not os.path.isdir(existing):
+            raise UsageError(f"{existing}: is not a folder. Set AUDIOSCORE_HOME to a folder; it may not exist yet.")
         return path
 
     @property

@@ -122,14 +122,14 @@ def check_encoders() -> list[DoctorCheck]:
 def check_registry() -> list[DoctorCheck]:
     """Report the champions."""
     from audioscore.home import DEMO_MODEL, MODEL, home_of_model
-    from audioscore.tracking.connection import connect, database_file
+    from audioscore.tracking.connection import connect, database_exists, database_file
     from audioscore.tracking.registry import CHAMPION, version_by_alias
 
     checks = []
     for name in (MODEL, DEMO_MODEL):
         uri = home_of_model(name).tracking_uri
-        database = database_file(uri)
-        champion = version_by_alias(connect(uri), name, CHAMPION) if database and database.is_file() else None
+        local = database_file(uri) is not None and database_exists(uri)
+        champion = version_by_alias(connect(uri), name, CHAMPION) if local else None
         checks.append(DoctorCheck(f"champion {name}", True, f"v{champion.version}" if champion else "none yet"))
     return checks
 

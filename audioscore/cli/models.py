@@ -41,12 +41,12 @@ def models(
 
 
 def _registries() -> list[str]:
-    """URIs of the existing registries; a missing database is not created."""
+    """URIs of the existing registries; a missing or empty database is not changed."""
     from audioscore.home import DEMO_MODEL, home_of_model
-    from audioscore.tracking.connection import database_file
+    from audioscore.tracking.connection import database_exists
 
     uris = dict.fromkeys(home_of_model(name).tracking_uri for name in ("", DEMO_MODEL))
-    return [uri for uri in uris if (database := database_file(uri)) is None or database.is_file()]
+    return [uri for uri in uris if database_exists(uri)]
 
 
 def _versions(tracking_uri: str) -> list[dict[str, Any]]:

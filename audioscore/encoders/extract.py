@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from audioscore.data.audio import decode
 from audioscore.data.clips import Clip
+from audioscore.data.spelling import path_on_disk
 from audioscore.data.split.groups import SPLITS
 from audioscore.data.split.sort import read_split, read_unscored_groups
 from audioscore.encoders.campplus import CampplusEncoder, load_campplus
@@ -130,7 +131,7 @@ def _extracted(todo: Sequence[tuple[Clip, list[EncoderOutput]]], folder: Path, s
     """Decode, encode and store clips in order, in one thread per core, with at most AHEAD queued per thread."""
 
     def extract(clip: Clip, missing: list[EncoderOutput]) -> None:
-        path = folder / clip.audio_file
+        path = path_on_disk(folder, clip.audio_file)
         recording = decode(path)
         if sha256_of(path) != clip.sha256:
             raise DataError(f"{clip.audio_file}: changed since it was validated. Validate the data again.")

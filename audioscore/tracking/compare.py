@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audioscore.data.clips import Clip
+from audioscore.data.spelling import path_on_disk
 from audioscore.data.split.groups import SPLITS
 from audioscore.data.split.sort import INDEX, read_split
 from audioscore.data.versions.revision import folder_digest
@@ -126,7 +127,7 @@ class EvaluationData:
     def _hashed(self, clip: Clip) -> Clip:
         if clip.sha256 is not None:
             return clip
-        path = self.data / clip.audio_file
+        path = path_on_disk(self.data, clip.audio_file)
         if not path.is_file():
             raise DataError(f"{path}: listed in the index, but the file is missing. Run `audioscore data sort` again.")
         return replace(clip, sha256=sha256_of(path))

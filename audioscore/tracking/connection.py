@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # set by `mlflow server --default-artifact-root`
 VARIABLE = "MLFLOW_TRACKING_URI"
+SQLITE_HEADER = b"SQLite format 3\0"  # first bytes of a database: https://www.sqlite.org/fileformat.html
 PATIENCE = 20.0  # seconds to wait for a server that restarts with its database
 # Error codes of MLflow for connection, access and load; all others are errors in the request.
 REFUSALS = {
@@ -32,7 +33,9 @@ def connect(tracking_uri: str) -> "MlflowClient":
 
     Raises:
         AudioscoreError: the URI is a server's address, and no server responds or the proxy is not valid.
+        ModelError: the file of a SQLite store is not a database, or cannot be used.
     """
+    database_exists(tracking_uri)  # before MLflow, which overwrites a file of one byte
     exempt_loopback()
     if tracking_uri.startswith(("http://", "https://")):
         await_server(tracking_uri, VARIABLE, patience=PATIENCE)
@@ -110,10 +113,33 @@ def database_file(tracking_uri: str) -> Path | None:
     return uri_to_path(tracking_uri) if tracking_uri.startswith("sqlite") else None
 
 
+def database_exists(tracking_uri: str) -> bool:
+    """Return whether there is a store to read: a server, or a SQLite file that is not empty. Creates none.
+
+    Raises ModelError for a file or folder that is not a SQLite database.
+    """
+    database = database_file(tracking_uri)
+    if database is None:
+        return True
+    if not database.exists():
+        return False
+    header = b""
+    if database.is_file():
+        with database.open("rb") as handle:
+            header = handle.read(len(SQLITE_HEADER))
+        if not header:  # SQLite creates its tables in an empty file
+            return False
+    if header != SQLITE_HEADER:
+        raise ModelError(
+            f"{database}: is not a SQLite database. Restore it from a backup, or move it elsewhere to start a new one."
+        )
+    return True
+
+
 def require_database(tracking_uri: str) -> None:
     """Raise ModelError if a SQLite store does not exist: reading must not create an empty one."""
     database = database_file(tracking_uri)
-    if database is not None and not database.is_file():
+    if database is not None and not database_exists(tracking_uri):
         raise ModelError(
             f"{database.parent}: no model is registered yet. Run `audioscore run`, or `audioscore demo` (it registers "
             "models:/audioscore-demo@champion)."

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from audioscore.errors import GateRefused, ModelError
 from audioscore.files import uri_to_path
-from audioscore.tracking.connection import connect, database_file, require_database
+from audioscore.tracking.connection import connect, database_exists, database_file, require_database
 from audioscore.tracking.lock import Hold, promotion_lock
 from audioscore.tracking.relocate import present_location
 
@@ -156,10 +156,7 @@ def version_by_alias(client: "MlflowClient", name: str, alias: str) -> ModelVers
 
 def has_champion(tracking_uri: str, name: str) -> bool:
     """Return whether a model has a champion. Does not create a database."""
-    database = database_file(tracking_uri)
-    if database is not None and not database.is_file():
-        return False
-    return version_by_alias(connect(tracking_uri), name, CHAMPION) is not None
+    return database_exists(tracking_uri) and version_by_alias(connect(tracking_uri), name, CHAMPION) is not None
 
 
 def version_of(client: "MlflowClient", name: str, version: int) -> ModelVersion:
@@ -282,8 +279,7 @@ def describe_version(version: ModelVersion) -> dict[str, Any]:
 
 def newest_version(tracking_uri: str, name: str) -> ModelVersion | None:
     """Return the newest version of a model, or None. Does not create a database."""
-    database = database_file(tracking_uri)
-    if database is not None and not database.is_file():
+    if not database_exists(tracking_uri):
         return None
     return next((one for one in list_versions(tracking_uri) if one.name == name), None)
 

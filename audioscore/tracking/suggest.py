@@ -15,7 +15,7 @@ from audioscore.data.clips import Clip
 from audioscore.data.decoding.formats import describe_others, scan_folder
 from audioscore.data.file_checks import CheckedRecording, check_recordings
 from audioscore.data.labels import find_labels, read_labels, singer_from_name, singer_pattern
-from audioscore.data.spelling import id_key
+from audioscore.data.spelling import id_key, path_on_disk
 from audioscore.data.split.sort import read_split
 from audioscore.data.tables import SUFFIXES
 from audioscore.encoders.extract import read_extraction
@@ -130,7 +130,7 @@ def _scored(folder: Path) -> set[str]:
 
 def _real_path(folder: Path, audio_file: str) -> str:
     """Resolve a path, in Unicode form NFC: tables and file systems differ in it."""
-    return unicodedata.normalize("NFC", os.path.realpath(folder / audio_file))
+    return unicodedata.normalize("NFC", os.path.realpath(path_on_disk(folder, audio_file)))
 
 
 def _refusal(checked: CheckedRecording) -> str | None:

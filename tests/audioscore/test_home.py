@@ -83,6 +83,15 @@ def test_a_path_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert "bytes" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / name))
+    for model in ("audioscore", DEMO_MODEL):
+        with pytest.raises(UsageError, match=f"^{tmp_path}/file: .*AUDIOSCORE_HOME"):
+            str(home_of_model(model).tracking_uri)
+
+
 def test_the_longest_path_holds_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path
     while (left := LONGEST_DATABASE - len(f"{folder}/mlflow.db")) > 0:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from audioscore.data.audio import Recording, Wave
 from audioscore.data.clips import Clip
+from audioscore.data.spelling import path_on_disk
 from audioscore.data.split.groups import SPLITS
 from audioscore.data.split.sort import read_split
 from audioscore.data.versions.revision import folder_digest
@@ -207,7 +208,7 @@ def _calibrated(scorer: Scorer, data: Path, progress: Progress | None) -> Descri
     """The description with a calibration on scored clips, which are then listed as seen."""
     clips, hashes, raw = _clips_of(data), [], []
     for done, clip in enumerate(clips, start=1):
-        path = data / clip.audio_file
+        path = path_on_disk(data, clip.audio_file)
         raw.append(scorer.score(path).raw)
         hashes.append(sha256_of(path))
         if clip.sha256 not in (None, hashes[-1]):

@@ -329,3 +329,25 @@ def test_a_name_that_no_model_can_have_is_refused(name: str, command: tuple[str,
 
 def test_a_version_number_that_a_database_cannot_hold() -> None:
     assert CliRunner().invoke(app, ["promote", str(10**20)]).exit_code == 2
+
+
+@pytest.mark.parametrize("kind", ["file", "byte"])
+@pytest.mark.parametrize("command", ["models", "score x.wav", "promote 1", "rollback"])
+def test_a_home_that_cannot_hold_a_registry_has_exit_code_2(kind: str, command: str) -> None:
+    folder = home().folder
+    if kind == "file":
+        folder.rmdir()
+    named = folder if kind == "file" else folder / "mlflow.db"
+    named.write_bytes(b"x")
+    result = CliRunner().invoke(app, command.split())
+    assert isinstance(result.exception, AudioscoreError)
+    assert result.exception.exit_code == 2
+    assert str(result.exception).startswith(f"{named}: ")
+    assert named.read_bytes() == b"x"
+
+
+def test_an_empty_database_has_no_models_and_is_not_changed() -> None:
+    (home().folder / "mlflow.db").touch()
+    result = CliRunner().invoke(app, ["models", "--json"])
+    assert (result.exit_code, result.stdout) == (0, "[]\n")
+    assert (home().folder / "mlflow.db").read_bytes() == b""

@@ -1,7 +1,9 @@
 import copy
 import json
 import logging
+import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -124,6 +126,14 @@ def test_only_missing_features_are_computed(
     calls.clear()
     extraction = run(clips[:7])
     assert (extraction.clips, extraction.reused, extraction.computed, calls) == (7, 7, 0, {})
+
+
+def test_files_are_found_by_names_in_other_encodings(folder: Path, clips: list[Clip], run: Run) -> None:
+    on_disk = [os.fsdecode("歌.flac".encode("gbk")), unicodedata.normalize("NFD", "Zo\u00eb.flac")]
+    for clip, name in zip(clips, on_disk, strict=False):
+        (folder / clip.audio_file).rename(folder / "audio" / name)
+    named = [replace(clips[0], audio_file="audio/歌.flac"), replace(clips[1], audio_file="audio/Zo\u00eb.flac")]
+    assert run(named).computed == 2
 
 
 def test_an_invalid_recording_or_layer_is_refused(

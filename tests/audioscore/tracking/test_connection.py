@@ -18,6 +18,7 @@ from audioscore.tracking import connection
 from audioscore.tracking.connection import (
     ARTIFACT_ROOT,
     connect,
+    database_exists,
     database_file,
     describe_error,
     initialise,
@@ -107,8 +108,36 @@ def test_reading_does_not_create_a_database(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", [b"x", b"SQLite format 3", b"no database" * 1000, None])
+def test_what_is_no_database_is_refused_and_not_changed(tmp_path: Path, content: bytes | None) -> None:
+    database = tmp_path / "mlflow.db"
+    if content is None:
+        database.mkdir()
+    else:
+        database.write_bytes(content)
+    uri = path_to_uri(database, "sqlite")
+    for use in (require_database, connect, lambda uri: initialise(uri, "singers", tmp_path / "artifacts")):
+        with pytest.raises(ModelError, match=f"^{database}: "):
+            use(uri)
+    assert database.is_dir() if content is None else database.read_bytes() == content
+
+
+def test_an_empty_file_becomes_a_database_when_it_is_written(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    database.touch()
+    uri = path_to_uri(database, "sqlite")
+    assert not database_exists(uri)
+    with pytest.raises(ModelError):
+        require_database(uri)
+    assert database.read_bytes() == b""
+    initialise(uri, "singers", tmp_path / "artifacts")
+    assert database_exists(uri)
+    assert connect(uri).get_experiment_by_name("singers") is not None
+
+
 def test_a_server_has_no_database_file() -> None:
     assert database_file("https://mlflow.example.org") is None
+    assert database_exists("https://mlflow.example.org")
     require_database("https://mlflow.example.org")
     assert database_file("sqlite:///relative.db") == Path("relative.db")
 

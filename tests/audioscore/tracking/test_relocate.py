@@ -75,6 +75,52 @@ def test_a_database_without_its_files_keeps_locations_that_exist(old: Home, tmp_
     assert kept <= locations(tmp_path / "new/mlflow.db")
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_artifacts_that_were_left_behind_are_named_once_and_can_be_copied_later(
+    old: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: bool
+) -> None:
+    new = Home(tmp_path / "new")
+    new.folder.mkdir()
+    source = old.folder if kept else old.folder.rename(tmp_path / "absent")
+    database = Path(shutil.copy(source / "mlflow.db", new.folder))
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        before = connection.execute("SELECT source FROM model_versions").fetchall()
+    for _ in range(2):
+        relocate(database)
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == 1
+    assert messages[0].startswith(f"{new.artifacts}: ")
+    assert f" {old.artifacts} " in messages[0]
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT source FROM model_versions").fetchall() == before
+        assert connection.execute("SELECT artifact_uri FROM runs WHERE artifact_uri NOT LIKE '%old%'").fetchall() == []
+    shutil.copytree(source / ARTIFACTS, new.artifacts)
+    caplog.clear()
+    relocate(database)
+    assert all(location.startswith(new.artifacts.as_uri()) for location in locations(database))
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == 1
+    assert messages[0].startswith(f"{new.folder}: ")
+    assert ARTIFACTS not in messages[0]
+
+
+def test_a_version_that_is_in_neither_home_is_named(
+    old: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (old.artifacts / "singers" / "model").rmdir()
+    old.folder.rename(tmp_path / "new")
+    relocate(tmp_path / "new/mlflow.db")
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [str(tmp_path / "new" / ARTIFACTS)]
+    left = {location for location in locations(tmp_path / "new/mlflow.db") if old.folder.as_uri() in location}
+    assert left == {(old.artifacts / "singers" / "model").as_uri()}
+
+
+def test_a_location_that_cannot_be_read_is_not_used(tmp_path: Path) -> None:
+    unreadable = f"{ARTIFACTS}/{'x' * 300}"  # a name that file systems refuse, with an error that is not ENOENT
+    present = present_location(f"file:///old/{unreadable}", tmp_path / "mlflow.db")
+    assert uri_to_path(present) == tmp_path / unreadable
+
+
 def test_an_experiment_without_files_follows_too(tmp_path: Path) -> None:
     connect_new(Home(tmp_path / "old"))
     (tmp_path / "old").rename(tmp_path / "new")
