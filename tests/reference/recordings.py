@@ -27,6 +27,7 @@ SECONDS = 2.0
 LENGTH_SECONDS = 0.05  # allowed difference of lengths
 EXACT = 1e-3  # allowed difference of lossless samples
 ALIKE = 0.99  # least correlation of lossy samples
+DELAY_SECONDS = 0.006  # by which lossy samples may be shifted
 LOST_SECONDS = 0.5
 
 # The muxers whose files are decoded: `decoding.formats.DEMUXERS`, and their names where these differ; without nut, in
@@ -134,6 +135,7 @@ def written_by_ffmpeg(
             return
         path = folder / f"{number}.{encoder}.{SUFFIXES.get(muxer, muxer)}"
         tried = ((rate, channels), (44_100, 1), (48_000, 1), (8_000, 1))
+        tried = tried[channels > 2 and encoder == "truehd" :]  # later versions of FFmpeg do not decode these files
         if not any(write_by_ffmpeg(path, muxer, encoder, *one) for one in tried):
             continue
         reference = read_by_ffmpeg(path)
@@ -306,12 +308,22 @@ def find_problem(case: Case) -> str | None:
         return f"{lost:.2f} s of {len(samples) / case.rate:.2f} s are lost ({got.notes})"
     allowed = 2 * LENGTH_SECONDS if case.kind == "joined" else LENGTH_SECONDS
     if abs(lost) > allowed and (not got.notes or case.kind == "whole"):
-        return f"{lost:+.3f} s lost of {len(samples) / case.rate:.2f} s"
+        joined = read_by_ffmpeg(case.path) if case.kind == "joined" else None
+        if joined is None or len(joined[0]) != len(got.wave):  # FFmpeg too may repeat a codec's delay between two files
+            return f"{lost:+.3f} s lost of {len(samples) / case.rate:.2f} s"
     n = min(len(samples), len(got.wave))
     if case.kind == "joined" and not case.exact:
         n = len(samples) // 2 - round(LENGTH_SECONDS * case.rate)  # the codec's delay shifts the second
     if case.exact:
         difference = float(np.abs(samples[:n] - got.wave[:n]).max())
         return f"samples differ by {difference:.4f}" if difference > EXACT else None
-    alike = float(np.corrcoef(samples[:n], got.wave[:n])[0, 1])
-    return f"correlation {alike:.3f}" if not alike >= ALIKE else None
+    # Versions of FFmpeg remove the delay of a codec by different rules, for example of Opus in Matroska.
+    most = round(DELAY_SECONDS * case.rate)
+    shifts = sorted(range(-most, most + 1), key=abs)
+    found = (_correlation(samples[max(0, -shift) : n], got.wave[max(0, shift) : n]) for shift in shifts)
+    return None if any(alike >= ALIKE for alike in found) else f"correlation below {ALIKE} at every shift"
+
+
+def _correlation(first: Samples, second: Samples) -> float:
+    n = min(len(first), len(second))
+    return float(np.corrcoef(first[:n], second[:n])[0, 1])
