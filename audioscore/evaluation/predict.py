@@ -146,5 +146,5 @@ def reference_plan(plans: Sequence[TrainedPlan]) -> str | None:
 
 
 def validation_by_plan(plans: Sequence[TrainedPlan], candidates: Sequence[str]) -> Mapping[str, list[float]]:
-    """Return the validation Spearman of every seed of the plans that may win, for `choose_winner`."""
-    return {trained.plan: list(trained.validation.values()) for trained in plans if trained.plan in candidates}
+    """Return the within-source validation Spearman of every seed of the plans that may win, for `choose_winner`."""
+    return {trained.plan: list(trained.selections.values()) for trained in plans if trained.plan in candidates}

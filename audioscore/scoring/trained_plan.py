@@ -53,6 +53,11 @@ class TrainedPlan:
         return {seed: outcome.validation_spearman for seed, outcome in self.outcomes.items()}
 
     @property
+    def selections(self) -> dict[int, float]:
+        """The validation result that selected the epoch, within-source Spearman, by seed."""
+        return {seed: outcome.selection for seed, outcome in self.outcomes.items()}
+
+    @property
     def curves(self) -> dict[int, list[dict[str, float]]]:
         """Learning curves by seed."""
         return {seed: outcome.curve for seed, outcome in self.outcomes.items()}

@@ -94,6 +94,7 @@ def decide_on_unseen(
         dropped=len(clips) - len(fresh),
         failed_tests=failed_tests,
         margin=registry.margin,
+        overall_margin=registry.overall_margin,
         slices=SliceRule(registry.slice_margin, registry.slice_clips, registry.slice_singers),
         min_spearman=registry.min_spearman,
         **evaluation.bootstrap,

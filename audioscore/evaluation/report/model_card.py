@@ -180,11 +180,12 @@ def _robustness(plan: str, robustness: Mapping[str, Any] | None, warnings: Seque
         return "\n\n".join(["No robustness tests.", *parts])
     rows = [
         [_text(one["title"]), one["expected"], figure_text(one["effect"], "points", sign="+"),
-         figure_text(one["violations"], "share"), "flagged" if one["flagged"] else "not flagged"]
+         figure_text(one["in_order"], "share"), figure_text(one["violations"], "share"),
+         "flagged" if one["flagged"] else "passed"]
         for one in of_plan["degradations"].values()
     ]  # fmt: skip
     if rows:
-        parts.append(_table(["degradation", "expected score", "effect, points", "violations", "verdict"], rows))
+        parts.append(_table(["degradation", "expected score", "effect, points", "in order", "violations", "verdict"], rows))
     else:
         parts.append("No robustness tests.")
     domain = of_plan["domain"]

@@ -127,7 +127,7 @@ def decision_section(
     basis = [f"{decision[key]} {key}" for key in ("clips", "singers") if key in decision]
     if dropped := decision.get("dropped", 0):
         basis.append(f"{dropped} more clips excluded, because a model was trained on them")
-    parts = [f"Winner on validation (mean over seeds): {plan_title(winner)}."] if winner else []
+    parts = [f"Winner on validation (within-source Spearman, mean over seeds): {plan_title(winner)}."] if winner else []
     parts += [f"Test data: {', '.join(basis)}."] if basis else []
     if decision.get("delta") is None:
         parts.append("No difference to a champion: no champion exists, or it cannot be compared.")
@@ -140,8 +140,12 @@ def _difference(decision: Mapping[str, Any]) -> str:
         return ""
     notes = Notes()
     found = {"no_interval": NO_RESAMPLES, "lo": None, "hi": None, **decision}
-    row = ["Spearman, winner minus champion", estimate_html(found, notes, name="delta", sign="+")]
-    return noted_table(["deciding value", "difference"], [row], notes)
+    rows = [["within-source Spearman (decides)", estimate_html(found, notes, name="delta", sign="+")]]
+    if decision.get("overall_delta") is not None:
+        overall = {"no_interval": NO_RESAMPLES, "lo": decision["overall_lo"], "hi": decision["overall_hi"]}
+        shown = estimate_html({**overall, "delta": decision["overall_delta"]}, notes, name="delta", sign="+")
+        rows.append(["overall Spearman (may fall by its margin)", shown])
+    return noted_table(["winner minus champion", "difference"], rows, notes)
 
 
 def _slices(decision: Mapping[str, Any]) -> str:

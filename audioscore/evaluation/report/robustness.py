@@ -15,6 +15,7 @@ from audioscore.evaluation.report.tables import (
 )
 from audioscore.html import paragraph
 
+NOT_MEASURED = {"value": None, "lo": None, "hi": None, "no_interval": "not measured by the version that evaluated"}
 GIVEN = "given by the number of sources"
 KEYS = ("spearman", "mae", "bias")
 TITLES = {"spearman": "Spearman", "mae": "MAE", "bias": "bias"}
@@ -37,8 +38,9 @@ def _degradations(document: Mapping[str, Any], tested: Mapping[str, Any]) -> str
     rows = [
         [
             of_plan(one["title"], plan), _verdict(name, one, document["refuse"]),
-            estimate_html(one["effect"], notes, "points", sign="+"), estimate_html(one["violations"], notes, "share"),
-            one["expected"], one["clips"],
+            estimate_html(one["effect"], notes, "points", sign="+"),
+            estimate_html(one.get("in_order", NOT_MEASURED), notes, "share"),
+            estimate_html(one["violations"], notes, "share"), one["expected"], one["clips"],
         ]
         for name in names
         for plan, own in tested.items()
@@ -46,13 +48,14 @@ def _degradations(document: Mapping[str, Any], tested: Mapping[str, Any]) -> str
     ]  # fmt: skip
     note = (
         f"{len(document['probed'])} test clips, degraded and scored again. Effect: mean change of the score in points. "
-        "Violations: share of clips that change in the unexpected direction by more than "
-        f"{document['tolerance_points']:g} points. Flagged: the lower bound of the mean unexpected change exceeds the "
-        "tolerance; where the score should stay the same, that is the mean absolute change and not the effect shown."
+        "In order: share of clips whose score fell; a model that does not respond to a fault has 50 %. Violations: "
+        f"share of clips that change in the unexpected direction by more than {document['tolerance_points']:g} points. "
+        "Passed: the interval shows that scores fall (lower: in order above 50 %), or that they stay (same: mean "
+        "absolute change within the tolerance), or does not show that they rise (not higher)."
     )
     refuse = document["refuse"]
     gate = f"These tests refuse a promotion: {', '.join(refuse)}." if refuse else "No test refuses a promotion."
-    headers = ["degradation", "verdict", "effect", "violations", "expected score", "clips"]
+    headers = ["degradation", "verdict", "effect", "in order", "violations", "expected score", "clips"]
     skipped = _skipped(document["left_out"])
     return noted_table(headers, rows, notes) + f'<p class="notes">{note} {gate}</p>' + skipped
 

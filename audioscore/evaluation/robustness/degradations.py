@@ -116,7 +116,7 @@ def _interpolate(source: Array, positions: Array, cut: float) -> Array:
     return made
 
 
-Expected = Literal["not higher", "same", "same or a little lower"]
+Expected = Literal["lower", "not higher", "same", "same or a little lower"]
 
 HEADROOM = 0.5  # maximum peak before degrading, so that +6 dB stays below full scale
 CLIPPED_SHARE = 0.1  # share of the samples that hard clipping limits
@@ -247,17 +247,17 @@ def _at_level_of(wave: Wave, changed: np.ndarray) -> Wave:
 DEGRADATIONS: Mapping[DegradationName, Degradation] = {
     "noise_30db": Degradation("noise, SNR 30 dB", "not higher", lambda wave, rate, seed: add_noise(wave, 30, seed)),
     "noise_20db": Degradation("noise, SNR 20 dB", "not higher", lambda wave, rate, seed: add_noise(wave, 20, seed)),
-    "noise_10db": Degradation("noise, SNR 10 dB", "not higher", lambda wave, rate, seed: add_noise(wave, 10, seed)),
-    "clipping": Degradation("hard clipping", "not higher", lambda wave, rate, seed: clip_hard(wave)),
-    "low_pass": Degradation("low-pass at 4 kHz", "not higher", lambda wave, rate, seed: low_pass(wave, rate)),
+    "noise_10db": Degradation("noise, SNR 10 dB", "lower", lambda wave, rate, seed: add_noise(wave, 10, seed)),
+    "clipping": Degradation("hard clipping", "lower", lambda wave, rate, seed: clip_hard(wave)),
+    "low_pass": Degradation("low-pass at 4 kHz", "lower", lambda wave, rate, seed: low_pass(wave, rate)),
     "detune_25": Degradation(
-        "note detuned by 25 cents", "not higher", lambda wave, rate, seed: detune(wave, rate, 25, seed)
+        "note detuned by 25 cents", "lower", lambda wave, rate, seed: detune(wave, rate, 25, seed)
     ),
     "detune_50": Degradation(
-        "note detuned by 50 cents", "not higher", lambda wave, rate, seed: detune(wave, rate, 50, seed)
+        "note detuned by 50 cents", "lower", lambda wave, rate, seed: detune(wave, rate, 50, seed)
     ),
     "detune_100": Degradation(
-        "note detuned by 100 cents", "not higher", lambda wave, rate, seed: detune(wave, rate, 100, seed)
+        "note detuned by 100 cents", "lower", lambda wave, rate, seed: detune(wave, rate, 100, seed)
     ),
     "gain_up": Degradation("6 dB louder", "same", lambda wave, rate, seed: gain(wave, GAIN_DB)),
     "gain_down": Degradation("6 dB softer", "same", lambda wave, rate, seed: gain(wave, -GAIN_DB)),

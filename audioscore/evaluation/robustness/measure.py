@@ -56,6 +56,7 @@ CLEAN = "clean"  # the undegraded recording, attenuated by the same headroom as 
 MAX_FRAMES = 16_384  # feature frames in memory before the networks run
 SMALL_DECREASE_WEIGHT = 1 / 3  # weight of a decrease where the score may decrease a little
 NO_CLIP = "no clip could be scored"
+CHANCE = 0.5  # share of pairs in the right order by a model that does not respond to a fault
 
 
 @dataclass(frozen=True)
@@ -214,10 +215,13 @@ def robustness_metrics(
 ) -> dict[str, Any]:
     """Compute how a degradation moved the scores of N clips, in points; clips with NaN are excluded.
 
-    `effect` is the mean change. `wrong_way` is the mean change in the unexpected direction: the effect itself for "not
-    higher", the absolute change for "same"; for "same or a little lower" a decrease has a third of its size.
-    `violations` is the share of clips that moved this way by more than the tolerance. The test is `flagged` where the
-    lower bound of `wrong_way` exceeds the tolerance.
+    `effect` is the mean change, and `in_order` the share of clips whose score fell; an unchanged score counts half.
+    `wrong_way` is the mean change in the unexpected direction: the effect itself for "lower" and "not higher", the
+    absolute change for "same"; for "same or a little lower" a decrease has a third of its size. `violations` is the
+    share of clips that moved this way by more than the tolerance. A test is passed only if the interval shows it, and
+    is `flagged` otherwise: for "lower", the lower bound of `in_order` must exceed a half; for "same", the upper bound
+    of `wrong_way` must not exceed the tolerance. "not higher" is flagged where the lower bound of `wrong_way` exceeds
+    the tolerance. Without an interval nothing is flagged.
 
     Shape: all [N].
     """
@@ -226,13 +230,21 @@ def robustness_metrics(
     wrong = _wrong_way(effects, expected)
     clusters = singer_clusters([singers[int(index)] for index in defined])
     moved, tolerance = _mean(wrong, clusters, settings), settings.robustness.tolerance_points
+    in_order = _share(0.5 - 0.5 * np.sign(effects), clusters, settings)
+    failed = {
+        "lower": in_order.lo <= CHANCE,
+        "not higher": moved.lo > tolerance,
+        "same": moved.hi > tolerance,
+        "same or a little lower": moved.hi > tolerance,
+    }
     return {
         "expected": expected,
         "clips": len(defined),
         "effect": _mean(effects, clusters, settings).as_dict(),
+        "in_order": in_order.as_dict(),
         "wrong_way": moved.as_dict(),
-        "violations": _share(wrong > tolerance, clusters, settings).as_dict(),
-        "flagged": bool(moved.lo > tolerance),
+        "violations": _share((wrong > tolerance).astype(np.float64), clusters, settings).as_dict(),
+        "flagged": bool(failed[expected]),
     }
 
 
@@ -246,9 +258,9 @@ def _mean(values: Array, clusters: NDArray[np.int64], settings: "EvaluationSecti
     return estimate(bias, np.zeros(len(values)), values, counts, settings.confidence)
 
 
-def _share(hits: NDArray[np.bool_], clusters: NDArray[np.int64], settings: "EvaluationSection") -> Estimate:
-    """Estimate a share of clips, with Wilson's interval where all resamples are equal."""
-    found = _mean(hits.astype(np.float64), clusters, settings)
+def _share(hits: Array, clusters: NDArray[np.int64], settings: "EvaluationSection") -> Estimate:
+    """Estimate a share of clips, with Wilson's interval where all resamples are equal. Shape: [N] of 0 to 1, [N]."""
+    found = _mean(hits, clusters, settings)
     if found.lo == found.hi:
         return with_wilson(found, len(np.unique(clusters)), settings.confidence)
     return found
@@ -256,7 +268,7 @@ def _share(hits: NDArray[np.bool_], clusters: NDArray[np.int64], settings: "Eval
 
 def _wrong_way(effects: Array, expected: Expected) -> Array:
     """Return how far each score moved in the unexpected direction. Shape: [N] -> [N]."""
-    if expected == "not higher":
+    if expected in ("lower", "not higher"):
         return effects
     weight = SMALL_DECREASE_WEIGHT if expected == "same or a little lower" else 1.0
     return np.where(effects < 0, -weight * effects, effects)

@@ -126,7 +126,7 @@ def robustness_document() -> dict[str, Any]:
         share = {"value": 0.25, "lo": 0.125, "hi": 0.5}
         return {
             "title": title, "expected": expected, "clips": 24, "effect": figure, "wrong_way": figure,
-            "violations": share, "flagged": flagged
+            "in_order": share, "violations": share, "flagged": flagged
         }  # fmt: skip
 
     silent = {"value": -1.5, "lo": None, "hi": None, "no_interval": "one singer"}

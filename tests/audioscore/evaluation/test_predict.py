@@ -150,7 +150,7 @@ def test_an_empty_test_split_is_refused(tmp_path: Path, index: Path, features: P
 def test_only_candidates_may_win() -> None:
     found: dict[Plan, dict[int, float]] = {"campplus_only": {1: 0.9}, "baseline": {1: 0.4, 2: 0.6}}
     plans = [
-        TrainedPlan(plan, Path(), 1, {seed: Outcome(value, 0.0, [], 0, ()) for seed, value in figures.items()})
+        TrainedPlan(plan, Path(), 1, {seed: Outcome(0.0, value, [], 0, ()) for seed, value in figures.items()})
         for plan, figures in found.items()
     ]
     assert validation_by_plan(plans, ("baseline", "hybrid")) == {"baseline": [0.4, 0.6]}
@@ -158,7 +158,7 @@ def test_only_candidates_may_win() -> None:
 
 def test_the_reference_is_the_winner_on_validation() -> None:
     def plan(name: Plan, *values: float) -> TrainedPlan:
-        return TrainedPlan(name, Path(), 1, {n: Outcome(value, 0.0, [], 0, ()) for n, value in enumerate(values)})
+        return TrainedPlan(name, Path(), 1, {n: Outcome(0.0, value, [], 0, ()) for n, value in enumerate(values)})
 
     nothing = float("nan")
     assert reference_plan([plan("campplus_only", 0.9), plan("baseline", 0.4), plan("hybrid", 0.5, 0.4)]) == "hybrid"

@@ -68,8 +68,30 @@ def test_a_model_of_the_domain_alone_is_not_promoted() -> None:
     assert not first.promoted
     assert re.search(r"\b0\.3\b", first.reason)
     against = decide(domain_only, np.random.default_rng(5).normal(0, 1, len(scores)), **about, resamples=400)
-    assert against.lo > 0
+    assert against.overall_delta > 0.5
     assert not against.promoted
+
+
+def test_points_added_to_one_source_do_not_promote_a_copy_of_the_champion() -> None:
+    scores, about = clips(3)
+    champion = predict(scores, 8, 1) * 0.5
+    attack = champion + np.where(np.array(about["sources"]) == "acapella", 8.0, 0.0)
+    decision = decide(attack, champion, **about, resamples=400)
+    assert decision.overall_delta > 0
+    assert (decision.promoted, decision.delta, decision.lo, decision.hi) == (False, 0.0, 0.0, 0.0)
+
+
+def test_a_fall_of_the_overall_order_prevents_promotion() -> None:
+    scores, about = clips(0)
+    ktv = np.array(about["sources"]) == "ktv"
+    better_within = predict(scores, 1, 1) + np.where(ktv, 30.0, 0.0)
+    decision = decide(better_within, predict(scores, 8, 2), **about, resamples=400)
+    assert decision.lo > 0 > decision.overall_delta
+    assert not decision.promoted
+    assert not any(one.verdict == "fell" for one in decision.slices)
+    fall = -decision.overall_delta
+    assert not decide(better_within, predict(scores, 8, 2), **about, overall_margin=fall - 0.01).promoted
+    assert decide(better_within, predict(scores, 8, 2), **about, overall_margin=fall + 0.01).promoted
 
 
 def test_a_first_model_must_rank() -> None:
@@ -97,9 +119,10 @@ def test_too_few_clips_or_singers_are_not_promoted() -> None:
     scores, about = clips(0, singers=2, each=4)
     few = decide(scores, None, **about)
     assert not few.promoted
-    assert re.search(r"\b8 .*\b2 singers.*\b10 clips.*\b3 singers", few.reason)
+    assert re.search(r"\b8 .*\b2 singers.*\b10 clips.*\b7 singers", few.reason)
     scores, about = clips(0, singers=2, each=20)
     assert re.search(r"\b40 .*\b2 singers", decide(scores, None, **about).reason)
+    assert re.search(r"\b6 singers", decide(clips(0, singers=6)[0], None, **clips(0, singers=6)[1]).reason)
     one = {**clips(0, singers=5)[1], "singers": ["only"] * 20}
     assert re.search(r"\b20 .*\b1 singer\b", decide(one["scores"], None, **one).reason)
     nothing = decide([], None, scores=[], singers=[], sources=[])
@@ -108,8 +131,8 @@ def test_too_few_clips_or_singers_are_not_promoted() -> None:
 
 
 def test_few_and_unknown_singers_are_mentioned() -> None:
-    scores, about = clips(0, singers=5)
-    assert "5 singers" in decide(scores, None, **about, resamples=50).reason
+    scores, about = clips(0, singers=8)
+    assert "8 singers" in decide(scores, None, **about, resamples=50).reason
     names = [None if number < 3 else name for number, name in enumerate(about["singers"])]
     assert "3 unknown" in decide(scores, None, **{**about, "singers": names}).reason
 
@@ -123,8 +146,8 @@ def test_different_clips_are_an_error() -> None:
 def test_a_fall_on_one_source_prevents_promotion() -> None:
     scores, about = clips(0, singers=40)
     ktv = np.array(about["sources"]) == "ktv"
-    old = np.where(ktv, predict(scores, 40, 2), predict(scores, 1, 2))
-    new = np.where(ktv, predict(scores, 0.5, 1), predict(scores, 8, 3))
+    old = np.where(ktv, predict(100 - scores, 5, 2), predict(scores, 1, 2))
+    new = np.where(ktv, predict(scores, 0.5, 1), predict(scores, 4, 3))
     decision = decide(new, old, **about, resamples=400)
     assert decision.lo > 0
     assert not decision.promoted

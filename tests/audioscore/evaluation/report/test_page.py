@@ -158,7 +158,7 @@ def test_robustness_tests_show_expectation_and_effect(whole: str, read_page: Rea
     section = read_page(whole).section("degradation", "verdict")
     changes, domain = section.tables
     noise = next(row for row in changes if row[0] == "noise, SNR 10 dB · B hybrid")
-    figures = ["+2.12 [+1.38, +2.88]", "25% [12%, 50%]"]
+    figures = ["+2.12 [+1.38, +2.88]", "25% [12%, 50%]", "25% [12%, 50%]"]
     assert noise[1:] == ["flagged, refuses", *figures, "not higher", "24"]
     assert [row[1] for row in changes[1:]] == ["flagged, refuses"] * 2 + ["passed"] * 2 + ["no interval"] * 2
     assert domain[1] == ["A baseline", "0.625 [0.500, 0.750]", "0.500^a", "40", "80-85"]

@@ -33,7 +33,7 @@ from audioscore.scoring.scorer import Description
 EncodeWave = Callable[[Tensor], float]
 RATE, SINGERS = 24_000, [f"s{number // 2}" for number in range(24)]
 SETTINGS = EvaluationSection(resamples=200)
-SLIGHT = next(one.expected for one in DEGRADATIONS.values() if one.expected not in ("same", "not higher"))
+SLIGHT = DEGRADATIONS["reencoding"].expected
 remembered = cache(lambda name, seed, rate, wave: degrade(np.frombuffer(wave, np.float32), rate, name, seed))
 REFERENCE = EncoderReference("campplus", "team/encoder", "v1", "b" * 64)
 
@@ -135,19 +135,22 @@ def test_a_model_that_penalises_noise_is_not(data: tuple[Path, list[Clip]], monk
     assert figures["noise_10db"]["violations"]["value"] == 0
 
 
-def test_a_constant_model_is_never_flagged(data: tuple[Path, list[Clip]], monkeypatch: pytest.MonkeyPatch) -> None:
+FAULTS = {name for name, one in DEGRADATIONS.items() if one.expected == "lower"}
+
+
+def test_a_constant_model_is_flagged_by_all_faults(data: tuple[Path, list[Clip]], monkeypatch: Any) -> None:
     figures = found(lambda wave: 0.5, data, monkeypatch)
-    assert flags(figures) == set()
+    assert flags(figures) == FAULTS >= {"detune_25", "low_pass", "noise_10db", "clipping"}
     for one in figures.values():
         assert one["effect"] == one["wrong_way"] == {"value": 0.0, "lo": 0.0, "hi": 0.0}
-        assert (one["clips"], one["violations"]["value"]) == (5, 0)
+        assert (one["clips"], one["in_order"]["value"], one["violations"]["value"]) == (5, 0.5, 0)
         assert one["violations"]["lo"] == pytest.approx(0, abs=1e-9)
 
 
 def test_a_model_of_the_level_is_flagged_by_gain_and_silence(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """10 dB are 20 points: 6 dB are 12, and a second of silence after two lowers the level by 1.76 dB, 3.5 points."""
     figures = found(lambda wave: 1.5 + float(wave.square().mean().log10()) / 2, data, monkeypatch)
-    assert flags(figures) == {"gain_up", "gain_down", "trailing_silence"}
+    assert flags(figures) - FAULTS == {"gain_up", "gain_down", "trailing_silence"}
     assert figures["gain_up"]["effect"]["value"] == pytest.approx(12, abs=0.1)
     assert figures["gain_down"]["effect"]["value"] == pytest.approx(-12, abs=0.1)
     assert figures["gain_down"]["wrong_way"]["value"] == pytest.approx(12, abs=0.1)
@@ -224,20 +227,44 @@ def test_a_mean_is_a_mean_and_its_interval_resamples_singers() -> None:
     spread = figures["effect"]["hi"] - figures["effect"]["lo"]
     assert figures["effect"]["value"] == pytest.approx(values.mean())
     assert spread == pytest.approx(2 * 1.96 * values.std() / np.sqrt(12), rel=0.15)
-    assert figures["violations"]["value"] == (values > 0.5).mean()
+    assert figures["violations"]["value"] == (values > 1.0).mean()
+    assert figures["in_order"]["value"] == (values < 0).mean()
 
 
 def test_the_tolerance_and_the_interval_decide() -> None:
-    values = np.random.default_rng(1).normal(1.0, 0.2, 24)
+    values = np.random.default_rng(1).normal(2.0, 0.2, 24)
     assert effect(values)["flagged"]
-    assert not effect(values, tolerance_points=1.0)["flagged"]
+    assert not effect(values, tolerance_points=3.0)["flagged"]
     assert not effect(np.random.default_rng(1).normal(1.0, 6.0, 24))["flagged"]  # not sure enough
     assert not effect(-values)["flagged"]
     assert effect(-values, "same")["flagged"]
-    # A small decrease is allowed: a third of one point is within half a point, a third of two points is not.
+    # A small decrease is allowed: a third of two points is within one point, a third of four points is not.
     assert not effect(-values, SLIGHT)["flagged"]
     assert effect(-2 * values, SLIGHT)["flagged"]
     assert effect(values, SLIGHT)["flagged"]
+
+
+def test_what_must_not_matter_has_to_be_shown_by_the_upper_bound() -> None:
+    unsure = np.random.default_rng(1).normal(0.0, 1.6, 24)
+    figures = effect(unsure, "same")
+    assert figures["wrong_way"]["value"] < 1.0 < figures["wrong_way"]["hi"]
+    assert figures["flagged"]
+    assert not effect(0.1 * unsure, "same")["flagged"]
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "flagged"),
+    [
+        (np.full(24, -0.01), 1.0, False),  # the size of a fall does not matter
+        (np.zeros(24), 0.5, True),
+        (np.tile([-9.0, 1.0], 12), 0.5, True),  # a mean that falls, and an order that is chance
+        (np.tile([-1.0, -1.0, -1.0, 1.0], 6), 0.75, False),
+        (np.full(24, 1.0), 0.0, True),
+    ],
+)
+def test_a_fault_needs_the_right_order_of_its_pairs(values: NDArray[np.float64], share: float, flagged: bool) -> None:
+    figures = effect(values, "lower")
+    assert (figures["in_order"]["value"], figures["flagged"]) == (share, flagged)
 
 
 def test_moves_both_ways_are_no_invariance() -> None:

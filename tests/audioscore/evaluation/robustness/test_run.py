@@ -138,7 +138,7 @@ def test_the_figures_follow_from_the_scores(tmp_path: Path, run: Path, plans: li
         if len(effects):
             assert figures["effect"]["value"] == pytest.approx(effects.mean())
         if figures["expected"] == "same":
-            assert figures["violations"]["value"] == pytest.approx((np.abs(effects) > 0.5).mean())
+            assert figures["violations"]["value"] == pytest.approx((np.abs(effects) > 1.0).mean())
     assert "2 singers" in document["warnings"][0]
     again = run_robustness_tests(plans[:1], run / "sorted", run / "features", tiny_corpus, tmp_path, settings(clips=2))
     assert again == document
