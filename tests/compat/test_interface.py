@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from audioscore.evaluation.gate import decision
+
 
 @pytest.fixture(scope="module")
 def listed(interface: Any) -> dict[str, Any]:
@@ -75,7 +77,10 @@ DOCUMENTS = {
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_keys_of_json_documents(interface: Any, state: Any, name: str) -> None:
+def test_keys_of_json_documents(interface: Any, state: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        decision, "MIN_SINGERS", 3
+    )  # the fixture's data have fewer test singers than the gate needs now
     result = state.call(*DOCUMENTS[name])
     assert result.code in (0, 1, 3), result.err
     assert interface.missing_keys(name, result.document) == []

@@ -185,7 +185,9 @@ def _robustness(plan: str, robustness: Mapping[str, Any] | None, warnings: Seque
         for one in of_plan["degradations"].values()
     ]  # fmt: skip
     if rows:
-        parts.append(_table(["degradation", "expected score", "effect, points", "in order", "violations", "verdict"], rows))
+        parts.append(
+            _table(["degradation", "expected score", "effect, points", "in order", "violations", "verdict"], rows)
+        )
     else:
         parts.append("No robustness tests.")
     domain = of_plan["domain"]
