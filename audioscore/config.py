@@ -125,6 +125,8 @@ class SplitSection(ConfigSection):
     val: Share = 0.2
     test: Share = 0.2
     seed: int = 7
+    # Of the cross-validation over train and val; by default 5, or 1 (val alone) where MuQ is tuned.
+    folds: int | None = Field(None, ge=1, le=50)
     pseudo_singers: bool = True  # group clips without a singer_id by their CAM++ embeddings
     same_voice_cosine: float = Field(0.6, gt=0, lt=1)
 

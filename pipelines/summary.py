@@ -48,7 +48,7 @@ def print_summary(result: Mapping[str, Any], config: "Config", workspace: Home, 
     console.print(
         f"B - A: {_figure(comparison, 'delta', signed=True)} Spearman on the same clips, "
         f"{_figure(comparison.get('within_source'), 'delta', signed=True)} within source. "
-        f"Winner on validation: {result['winner']}.",
+        f"Winner: {result['winner']}.",
         highlight=False,
     )
     registered = result["registered"]

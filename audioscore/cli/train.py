@@ -168,15 +168,20 @@ def _train_and_report(request: "TrainingRequest", processes: int, as_json: bool)
 
 
 def _report(request: "TrainingRequest", *, as_json: bool) -> None:
-    from audioscore.scoring.trained_plan import read_trained
+    from audioscore.scoring.trained_plan import OutOfFold, read_trained
 
     trained = {plan: read_trained(request.out if request.single else request.out / plan) for plan in request.plans}
     if as_json:
         typer.echo(json.dumps({name: _document(one) for name, one in trained.items()}, indent=2))
         return
     for name, one in trained.items():
-        figures = ", ".join(f"seed {seed} {value:.3f}" for seed, value in one.validation.items())
-        typer.echo(f"{name:<14} validation Spearman {figures}; scorer: {one.scorer_folder()}")
+        if (found := OutOfFold.read(one.folder)) is not None:
+            figures = f"{one.chosen.selection:.3f} out of fold, {found.folds} folds, {found.epochs} epochs"
+        else:
+            figures = "on validation, " + ", ".join(
+                f"seed {seed} {value:.3f}" for seed, value in one.selections.items()
+            )
+        typer.echo(f"{name:<14} within-source Spearman {figures}; scorer: {one.scorer_folder()}")
         if (speakers := one.chosen.speakers) is not None:
             typer.echo(
                 f"{'':<14} singer-probe accuracy {speakers.before:.0%} before training, {speakers.after:.0%} after, "

@@ -47,6 +47,20 @@ class FeatureSubset(_LazyFeatures):
         return self._features[self._indices[index]]
 
 
+class JoinedFeatures(_LazyFeatures):
+    """The features of several sequences, one after another."""
+
+    def __init__(self, parts: Sequence[Sequence[Features]]) -> None:
+        self._places = [(part, index) for part in parts for index in range(len(part))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _one(self, index: int) -> Features:
+        part, row = self._places[index]
+        return part[row]
+
+
 class StoredFeatures(_LazyFeatures):
     """The features of clips, in the clips' order, in bounded memory.
 

@@ -1,6 +1,6 @@
 """Predict all clips with the trained plans, and compute and write the evaluation."""
 
-import math
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,17 +18,19 @@ from audioscore.encoders.stored_features import StoredFeatures
 from audioscore.errors import DataError
 from audioscore.evaluation.controls import measured_controls
 from audioscore.evaluation.evaluate import evaluate
-from audioscore.evaluation.gate.decision import choose_winner
 from audioscore.evaluation.noise_ceiling import ratings_of
-from audioscore.evaluation.predictions import SPLITS, Prediction, read_predictions, write_predictions
+from audioscore.evaluation.predictions import SPLITS, Prediction, align_runs, read_predictions, write_predictions
+from audioscore.evaluation.winner import choose_winner
 from audioscore.files import read_json, write_json
 from audioscore.scoring.checkpoint import load_network, read_description
 from audioscore.scoring.network import raw_outputs
-from audioscore.scoring.scorer import BRANCHES, CANDIDATES, Description
-from audioscore.scoring.trained_plan import Outcome, TrainedPlan, read_trained
+from audioscore.scoring.scorer import BRANCHES, Description
+from audioscore.scoring.trained_plan import Outcome, OutOfFold, TrainedPlan, read_trained
 
 if TYPE_CHECKING:
     from audioscore.config import EvaluationSection
+
+log = logging.getLogger(__name__)
 
 PREDICTIONS, EVALUATION = "predictions.csv", "evaluation.json"
 
@@ -51,20 +53,29 @@ def evaluate_plans(
     plans = [read_trained(folder) for folder in plan_folders]
     if len({trained.plan for trained in plans}) != len(plans):
         raise DataError(f"Plans: some are given twice: {[trained.plan for trained in plans]}. Give each plan once.")
+    held_out = {trained.plan: OutOfFold.read(trained.folder) for trained in plans}
     extraction = read_extraction(features_folder)
     store = FeatureStore(extraction.store)
     splits = {split: read_split(index_folder, split) for split in SPLITS}
     if not splits["test"]:
         raise DataError("test split: no scored clips. Add singers, or enlarge split.test.")
     predictions = [row for trained in plans for row in _predict_plan(trained, splits, extraction, store)]
+    representative: dict[str, int] = {trained.plan: trained.representative for trained in plans}
+    try:
+        runs = align_runs(predictions, representative)
+        winner = choose_winner(runs, representative, [plan for plan, found in held_out.items() if found is not None])
+    except DataError as error:
+        log.info("%s", error)
+        winner = None
     figures = evaluate(
         predictions,
         measured_controls(splits["test"]),
-        {trained.plan: trained.representative for trained in plans},
+        representative,
         ratings=ratings_of(splits["test"]),
-        reference=reference_plan(plans),
+        reference=None if winner is None else winner.plan,
         **settings.bootstrap,
     )
+    figures["winner"] = None if winner is None else winner.as_dict()
     for trained in plans:
         figures["plans"][trained.plan]["speaker_probe"] = singer_probe_result(trained.chosen)
     write_predictions(target / PREDICTIONS, predictions)
@@ -92,18 +103,24 @@ def _predict_plan(
 def predict_clips(
     trained: TrainedPlan, seed: int, splits: Mapping[str, Sequence[Clip]], features: Mapping[str, Sequence[Features]]
 ) -> list[Prediction]:
-    """Predict all clips of all splits with the scorer of one seed."""
+    """Predict all clips of all splits with the scorer of one seed.
+
+    Clips that a cross-validated plan's scorers were trained on have the output of the model that was trained without
+    their singer.
+    """
     folder = trained.scorer_folder(seed)
     description = read_description(folder)
     device = choose_device("auto")
     network = load_network(folder, description, device)
-    return [
-        row
-        for split, clips in splits.items()
-        for row in prediction_rows(
-            trained.plan, description, [split] * len(clips), clips, raw_outputs(network, features[split], device)
-        )
-    ]
+    held_out = OutOfFold.read(trained.folder)
+    rows: list[Prediction] = []
+    for split, clips in splits.items():
+        if held_out is None or split == "test":
+            raw = raw_outputs(network, features[split], device)
+        else:
+            raw = np.array([held_out.raw[str(clip.sha256)] for clip in clips]) + trained.outcomes[seed].centre
+        rows += prediction_rows(trained.plan, description, [split] * len(clips), clips, raw)
+    return rows
 
 
 def prediction_rows(
@@ -111,7 +128,7 @@ def prediction_rows(
 ) -> list[Prediction]:
     """Calibrate a scorer's raw outputs; return one row for each clip. Shape: splits, clips and raw [N]."""
     predicted = description.calibration.apply(raw)
-    low, high = description.calibration.interval(predicted)
+    low, high = description.calibration.interval(predicted, [clip.source for clip in clips])
     return [
         Prediction(
             sha256=str(clip.sha256),
@@ -135,16 +152,3 @@ def prediction_rows(
 def singer_probe_result(outcome: Outcome) -> dict[str, float] | None:
     """Return the singer probe's accuracy before and after training, with chance; None with too few known singers."""
     return None if outcome.speakers is None else {**asdict(outcome.speakers), "chance": 1 / outcome.speakers.singers}
-
-
-def reference_plan(plans: Sequence[TrainedPlan]) -> str | None:
-    """Return the plan that the others are compared with: the winner on validation, or None without defined values."""
-    validation = validation_by_plan(plans, CANDIDATES)
-    if not any(not math.isnan(value) for values in validation.values() for value in values):
-        return None
-    return choose_winner(validation)
-
-
-def validation_by_plan(plans: Sequence[TrainedPlan], candidates: Sequence[str]) -> Mapping[str, list[float]]:
-    """Return the within-source validation Spearman of every seed of the plans that may win, for `choose_winner`."""
-    return {trained.plan: list(trained.selections.values()) for trained in plans if trained.plan in candidates}

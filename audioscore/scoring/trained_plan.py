@@ -8,7 +8,7 @@ from audioscore.config import Plan
 from audioscore.errors import ModelError
 from audioscore.files import read_json, write_json
 
-PLAN_FILE = "plan.json"
+PLAN_FILE, OUT_OF_FOLD = "plan.json", "out_of_fold.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,29 @@ class Outcome:
     parameters: int
     trainable: tuple[str, ...]
     speakers: SpeakerFigures | None = None
+    centre: float = 0.0  # mean raw output on the training clips, which out-of-fold outputs are relative to
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """For each scored clip outside the test split, the output of a model that was trained without its singer.
+
+    `raw` is 0 at the mean output of that model on its training clips; `epochs` is the number of epochs they are from.
+    """
+
+    folds: int
+    epochs: int
+    raw: dict[str, float]  # by SHA-256 of the recording
+    identity: str = ""  # of the training, by which a resumed one recognises its result
+
+    def write(self, folder: Path) -> None:
+        """Write out_of_fold.json."""
+        write_json(folder / OUT_OF_FOLD, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "OutOfFold | None":
+        """Read what `write` wrote; None for a plan that was not cross-validated."""
+        return cls(**read_json(folder / OUT_OF_FOLD)) if (folder / OUT_OF_FOLD).is_file() else None
 
 
 @dataclass(frozen=True)
@@ -124,4 +147,5 @@ def _outcome(value: dict[str, Any]) -> Outcome:
         value["parameters"],
         tuple(value["trainable"]),
         None if speakers is None else SpeakerFigures(**speakers),
+        value.get("centre", 0.0),
     )

@@ -11,10 +11,9 @@ from audioscore.data.versions.revision import folder_digest
 from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import DataError
-from audioscore.evaluation.gate.decision import CHAMPION, Decision, choose_winner, compare_with_champion
-from audioscore.evaluation.predict import Evaluation, read_evaluation, validation_by_plan
+from audioscore.evaluation.gate.decision import CHAMPION, Decision, compare_with_champion
+from audioscore.evaluation.predict import Evaluation, read_evaluation
 from audioscore.evaluation.robustness.run import ROBUSTNESS_FILE, failed, flagged, read_robustness
-from audioscore.scoring.scorer import CANDIDATES
 from audioscore.scoring.trained_plan import TrainedPlan, read_trained
 from audioscore.tracking.compare import EvaluationData, decide_on_unseen, predict_scorers
 from audioscore.tracking.provenance import Provenance, RobustnessOutcome
@@ -80,7 +79,13 @@ def decide_run(
     A run that was interrupted after its promotion stays promoted, whatever the comparison finds when it is repeated.
     """
     plans = [read_trained(folder) for folder in folders.plans]
-    winner_plan = choose_winner(validation_by_plan(plans, CANDIDATES))
+    evaluation = read_evaluation(folders.evaluation)
+    chosen = evaluation.figures["winner"]
+    if chosen is None:
+        raise DataError(
+            "Winner: no candidate has a defined within-source Spearman. Check the training curves, or add clips."
+        )
+    winner_plan = chosen["plan"]
     winner = next(trained for trained in plans if trained.plan == winner_plan)
     robustness = robustness_outcome(folders.evaluation, winner_plan, config.evaluation.robustness.refuse)
     prior = find_prior_registration(
@@ -100,10 +105,8 @@ def decide_run(
     if prior.version and prior.promoted and not decision.promoted:
         reason = prior.version.tags.get("decision", "promoted before the step was repeated")
         decision = replace(decision, promoted=True, reason=reason)
-    log.info("winner on validation: %s; %s", winner_plan, decision.reason)
-    return RunDecision(
-        plans, read_evaluation(folders.evaluation), winner, robustness, prior, champion_folder, decision
-    )  # fmt: skip
+    log.info("winner: %s; %s", chosen["reason"], decision.reason)
+    return RunDecision(plans, evaluation, winner, robustness, prior, champion_folder, decision)
 
 
 def robustness_outcome(evaluation: Path, plan: str, refuse: Sequence[str]) -> RobustnessOutcome | None:

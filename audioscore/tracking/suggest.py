@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,6 @@ from audioscore.data.tables import SUFFIXES
 from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import DataError, UsageError
-from audioscore.evaluation.gate.decision import choose_winner
-from audioscore.evaluation.predict import validation_by_plan
 from audioscore.evaluation.suggest import Suggestion, rank_suggestions
 from audioscore.scoring.checkpoint import read_description
 from audioscore.scoring.scorer import CANDIDATES
@@ -140,7 +139,7 @@ def _refusal(checked: CheckedRecording) -> str | None:
 
 def _predict(clips: Sequence[Clip], folder: Path, trained: TrainedRun) -> tuple[list[Array], Array]:
     """Predict by every seed of both plans, and return the interval widths of the winner. Shape: S of [N], [N]."""
-    winner = choose_winner(validation_by_plan(trained.plans, CANDIDATES))
+    winner = max(trained.plans, key=lambda plan: fmean(plan.selections.values())).plan
     predicted, widths = [], np.zeros(len(clips))
     for plan in trained.plans:
         for seed in plan.validation:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from audioscore.errors import ModelError
 from audioscore.files import atomic_path
-from audioscore.scoring.trained_plan import PLAN_FILE
+from audioscore.scoring.trained_plan import OUT_OF_FOLD, PLAN_FILE
 
 State = dict[str, Tensor]
 FROZEN = "network.suffix."  # frozen weights of MuQ are not stored: they are loaded from the encoder again
@@ -116,6 +116,6 @@ def clear(target: Path, resume: bool) -> None:
     """
     for left in [*target.glob(".seed-*"), *target.glob(f".{PLAN_FILE}*")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    for name in () if resume else (PLAN_FILE, "seed-*.json", "seed-*.checkpoint"):
+    for name in () if resume else (PLAN_FILE, OUT_OF_FOLD, "seed-*.json", "seed-*.checkpoint"):
         for left in target.glob(name):
             left.unlink()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from audioscore.data.clips import Clip
 from audioscore.encoders.features import Features
+from audioscore.encoders.stored_features import FeatureSubset
 from audioscore.errors import ModelError, shorten
 from audioscore.scoring.fusion import frame_mask
 from audioscore.scoring.network import ScoreNetwork, batches
@@ -47,6 +48,18 @@ class TrainingSplit:
             object.__setattr__(self, "names", tuple(self.keys))
         if not self.groups:
             object.__setattr__(self, "groups", (ABSOLUTE,) * len(self.scores))
+
+    def part(self, rows: Sequence[int]) -> "TrainingSplit":
+        """Return the clips of some rows; their features are read on access."""
+        return TrainingSplit(
+            FeatureSubset(self.features, rows),
+            [self.scores[row] for row in rows],
+            [self.sources[row] for row in rows],
+            [self.keys[row] for row in rows],
+            [self.groups[row] for row in rows],
+            None if self.targets is None else self.targets[list(rows)],
+            [self.names[row] for row in rows],
+        )
 
 
 def training_clips(clips: Iterable[Clip], relative: Iterable[Sequence[Clip]] = ()) -> list[TrainingClip]:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,8 +66,12 @@ def fit_network(
     callbacks: Sequence[Callback] = (),
     device: str = "auto",
     warmup: HeadWarmup | None = None,
+    observe: Callable[[int, ScoreNetwork], None] | None = None,
 ) -> Fit:
     """Train a network in place and keep the epoch that ranks the validation clips best.
+
+    With `observe`, all epochs are run, the last one is kept, and `observe` is called after each epoch with its number,
+    without the warm-up's, and the network.
 
     With `warmup`, the head is first fitted alone, with the whole learning-rate schedule over the warm-up's epochs.
     `settings.epochs` follow from its best head; they are numbered on, and that head's epoch is the one to improve on.
@@ -85,7 +89,7 @@ def fit_network(
     accelerator = start(device, settings.precision)
     with torch.random.fork_rng(enabled=True, devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
         stepper = Stepper(accelerator, network, adversary, train, settings, seed)
-        run = _Run(stepper, val, checkpoint, identity, resume, warmup)
+        run = _Run(stepper, val, checkpoint, identity, resume, warmup, observe)
         first = None
         if warmup is not None and not run.resumed:
             first = _warmup_run(warmup, stepper, checkpoint, identity, resume, device)
@@ -155,9 +159,10 @@ class _Run:
 
     def __init__(
         self, stepper: Stepper, val: TrainingSplit, checkpoint: Path | None, identity: str, resume: bool,
-        warmup: HeadWarmup | None = None,
+        warmup: HeadWarmup | None = None, observe: Callable[[int, ScoreNetwork], None] | None = None,
     ) -> None:  # fmt: skip
         self.stepper, self.val, self.checkpoint, self.identity = stepper, val, checkpoint, identity
+        self.observe = observe
         found = None
         if checkpoint is not None and resume:
             scaler = stepper.accelerator.scaler
@@ -189,7 +194,7 @@ class _Run:
         """Whether all epochs are done, or there was no better one for `patience` epochs."""
         settings, best = self.stepper.settings, self.progress.best_epoch - self.earlier_epochs
         done = self.progress.epoch - 1 - self.earlier_epochs
-        return done >= settings.epochs or done - max(best, 0) >= settings.patience
+        return done >= settings.epochs or (self.observe is None and done - max(best, 0) >= settings.patience)
 
     def to_the_end(self, callbacks: Sequence[Callback]) -> None:
         """Run the remaining epochs."""
@@ -227,6 +232,8 @@ class _Run:
             "clips_per_second": len(train.scores) / max(progress.seconds, 1e-9),
             "seconds": earlier + time.monotonic() - started,
         }
+        if self.observe is not None:
+            self.observe(progress.epoch - self.earlier_epochs, stepper.network)
         self._record(entry)
         return entry
 
@@ -234,7 +241,7 @@ class _Run:
         """Add an epoch to the curve, keep its weights if it is the best so far, and write a checkpoint."""
         progress = self.progress
         progress.curve.append(entry)
-        if entry["selection"] > progress.best:
+        if entry["selection"] > progress.best or self.observe is not None:
             progress.best, progress.best_epoch = entry["selection"], progress.epoch
             progress.best_state = trained_state(self.stepper.plain)
         log.info(

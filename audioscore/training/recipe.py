@@ -15,7 +15,7 @@ from audioscore.data.split.sort import read_split, read_unscored_groups
 from audioscore.encoders.extract import Extraction, read_extraction
 from audioscore.encoders.features import EncoderReference, Kind
 from audioscore.encoders.store import FeatureStore
-from audioscore.encoders.stored_features import KEPT_BYTES, StoredFeatures
+from audioscore.encoders.stored_features import KEPT_BYTES, JoinedFeatures, StoredFeatures
 from audioscore.errors import DataError, ModelError, shorten
 from audioscore.scoring.checkpoint import DESCRIPTION, ENCODERS, read_description
 from audioscore.scoring.scorer import BRANCHES, CANDIDATES, Tuning
@@ -118,6 +118,29 @@ class PlanData:
         clips = [one.clip for one in self.clips[name]]
         features = StoredFeatures(clips, self.references, BRANCHES[self.plan], self.store, kept_bytes=kept_bytes)
         return replace(self.splits[name], features=features, targets=None)
+
+    def joined(self, *, untuned: bool = False) -> tuple[TrainingSplit, list[Clip]]:
+        """Return the clips of train and val as one split, in the order of `training_clips`.
+
+        Args:
+            untuned: with the features of `PlanData.untuned`.
+        """
+        names = ("train", "val")
+        parts = [self.untuned(name) if untuned else self.splits[name] for name in names]
+        clips = [one.clip for name in names for one in self.clips[name]]
+        order = sorted(range(len(clips)), key=lambda row: (str(clips[row].sha256), clips[row].audio_file))
+        features = JoinedFeatures([part.features for part in parts])
+        targets = [part.targets for part in parts if part.targets is not None]
+        joined = TrainingSplit(
+            features,
+            [score for part in parts for score in part.scores],
+            [source for part in parts for source in part.sources],
+            [key for part in parts for key in part.keys],
+            [group for part in parts for group in part.groups],
+            torch.cat(targets) if targets else None,
+            [clip.audio_file for clip in clips],
+        )
+        return joined.part(order), [clips[row] for row in order]
 
     @property
     def identity(self) -> str:

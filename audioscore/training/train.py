@@ -4,52 +4,42 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING
 
 from audioscore.config import Plan
 from audioscore.data.versions.revision import folder_digest
-from audioscore.encoders.features import Features
-from audioscore.encoders.muq import MuQEncoder
 from audioscore.errors import ModelError
 from audioscore.scoring.calibration import fit_calibration
-from audioscore.scoring.checkpoint import (
-    DESCRIPTION,
-    build_network,
-    load_network,
-    load_reference,
-    read_description,
-    save_scorer,
-    tuned_state,
-)
-from audioscore.scoring.network import ScoreNetwork, raw_outputs
-from audioscore.scoring.scorer import Description
+from audioscore.scoring.checkpoint import DESCRIPTION, save_scorer, tuned_state
+from audioscore.scoring.network import raw_outputs
 from audioscore.scoring.trained_plan import (
+    OUT_OF_FOLD,
+    PLAN_FILE,
     Outcome,
+    OutOfFold,
     SpeakerFigures,
     TrainedPlan,
     read_outcome,
+    read_trained,
     write_outcome,
     write_trained,
 )
-from audioscore.training.adversary import SpeakerAdversary, run_singer_probe
+from audioscore.training.adversary import run_singer_probe
 from audioscore.training.callbacks import Callback, CallbackFactory
 from audioscore.training.checkpoint import clear
-from audioscore.training.data import fit_statistics
-from audioscore.training.distributed import in_shares, is_main, once, share, start
+from audioscore.training.cross_validation import cross_validate
+from audioscore.training.distributed import count, in_shares, is_main, once, start
 from audioscore.training.launch import TrainingRequest
-from audioscore.training.loop import Fit, HeadWarmup, fit_network, head_checkpoint
+from audioscore.training.loop import HeadWarmup, fit_network, head_checkpoint
 from audioscore.training.recipe import PlanData, fit_settings, load_plan_data
-from audioscore.training.warm_start import NothingToLoadError, loads_head, warm_start
+from audioscore.training.scorers import check_saved, describe, new_network, set_statistics
 
 if TYPE_CHECKING:
     from audioscore.config import TrainingSection
 
 log = logging.getLogger(__name__)
 
-RELOAD_TOLERANCE = 1e-5  # relative difference allowed between a written scorer and the same one read back
+FOLDS = 5  # by default
 
 
 def no_callbacks(plan: Plan, seed: int) -> Sequence[Callback]:
@@ -70,7 +60,7 @@ def train_plans(request: TrainingRequest, callbacks_for: CallbackFactory = no_ca
         train_plan(
             plan, index, features, request.out if request.single else request.out / plan, config.training,
             data_digest=digest or "unknown", code_revision=request.code_revision, device=request.device,
-            resume=request.resume, callbacks_for=callbacks_for,
+            resume=request.resume, callbacks_for=callbacks_for, folds=config.split.folds,
         )  # fmt: skip
 
 
@@ -98,11 +88,14 @@ def train_plan(
     device: str = "auto",
     resume: bool = False,
     callbacks_for: CallbackFactory = no_callbacks,
+    folds: int | None = None,
 ) -> TrainedPlan:
     """Train a plan on every seed, from the index and the features of the earlier pipeline steps.
 
-    With `resume`, finished seeds under `target` are kept, and the unfinished one continues from its checkpoint. Under
-    torchrun every process calls this with the same arguments; the main process writes.
+    With more than one of `folds` (default: 5, or 1 where MuQ is tuned or training runs in several processes), the plan
+    is cross-validated on train and val, and its scorers are trained on both. With one, val chooses the epoch and
+    calibrates; with `resume`, finished seeds under `target` are kept, and the unfinished one continues from its
+    checkpoint. Under torchrun every process calls this with the same arguments; the main process writes.
 
     Raises: DataError if a split is too small; ModelError if the training fails, or if the checkpoint to resume from is
         of another training.
@@ -110,6 +103,9 @@ def train_plan(
     data = load_plan_data(plan, index_folder, features_folder, settings, data_digest, code_revision, device)
     if is_main():
         clear(target, resume)
+    divided = folds or (1 if data.recipe.tuning is not None or count() > 1 else FOLDS)
+    if divided > 1:
+        return _cross_validated(data, index_folder, target, divided, resume, callbacks_for)
     outcomes: dict[int, Outcome] = {}
     for seed in settings.seeds:
         record = target / f"seed-{seed}.json"
@@ -131,22 +127,31 @@ def train_plan(
     return trained
 
 
+def _cross_validated(
+    data: PlanData, index: Path, target: Path, folds: int, resume: bool, callbacks_for: CallbackFactory
+) -> TrainedPlan:
+    """Cross-validate a plan, or keep the result of the same training with `resume`."""
+    before = OutOfFold.read(target) if resume else None
+    if before is not None and before.identity != data.identity:
+        raise ModelError(
+            f"{target / OUT_OF_FOLD}: belongs to a training with other data, settings or encoders. Use those, or train "
+            f"without --resume."
+        )
+    if before is not None and before.folds == folds and (target / PLAN_FILE).is_file():
+        log.info("%s: already finished, kept", data.plan)
+        return read_trained(target)
+    return cross_validate(data, index, target, folds, callbacks_for)
+
+
 def _train_seed(data: PlanData, seed: int, target: Path, resume: bool, callbacks: Sequence[Callback]) -> Outcome:
     """Fit, calibrate and save one scorer."""
     settings, recipe, train, val = data.settings, data.recipe, data.splits["train"], data.splits["val"]
     checkpoint = target / f"seed-{seed}.checkpoint"
     accelerator = start(data.device, settings.precision)
-    network, muq, adversary, warm_started = _new_network(data, seed, accelerator.device)
+    made = new_network(data, seed, accelerator.device)
+    network, muq, adversary, warm_started = made
     untuned = recipe.tunes_encoder and not warm_started
-    # A head that warm_start loaded keeps the statistics that it was trained with; others would change its outputs.
-    if not (data.warm is not None and loads_head(recipe, data.warm)):
-        # The output of an untuned MuQ is in the store; any other is computed here, once.
-        source, split = network, train
-        if untuned:
-            source, split = ScoreNetwork(network.head), data.untuned("train", kept_bytes=0)
-        if is_main():
-            fit_statistics(source, split.features, accelerator.device, split.names)
-        share(network.head.buffers())
+    set_statistics(data, made, train, lambda: data.untuned("train", kept_bytes=0).features, accelerator.device)
     if adversary is not None and train.targets is not None:
         adversary.fit_targets(train.targets)
     val_clips = [one.clip for one in data.clips["val"]]
@@ -165,7 +170,10 @@ def _train_seed(data: PlanData, seed: int, target: Path, resume: bool, callbacks
     if is_main():
         raw = raw_outputs(network, val.features, accelerator.device)
         folder = target / f"seed-{seed}"
-        description = _describe(data, seed, fit, raw)
+        clusters = [clip.singer_id or str(clip.sha256) for clip in val_clips]
+        calibration = fit_calibration(raw, val.scores, clusters, val.sources)
+        figures = {"best_epoch": fit.best_epoch, "validation_spearman": fit.validation_spearman}
+        description = describe(data, seed, calibration, figures)
         save_scorer(network, description, data.encoder_folders, folder, tuned_state(recipe.tuning, muq))
         check_saved(folder, val.features, raw, accelerator.device)
         for left in (checkpoint, head_checkpoint(checkpoint)):
@@ -175,72 +183,3 @@ def _train_seed(data: PlanData, seed: int, target: Path, resume: bool, callbacks
         fit.validation_spearman, fit.selection, fit.curve, sum(trainable.values()), tuple(trainable),
         None if before is None or after is None else SpeakerFigures(before.accuracy, after.accuracy, after.singers),
     )  # fmt: skip
-
-
-def _new_network(
-    data: PlanData, seed: int, device: torch.device
-) -> tuple[ScoreNetwork, MuQEncoder | None, SpeakerAdversary | None, bool]:
-    """Return a seed's network before its first step, the MuQ that it contains layers of, its adversary, and whether
-    any of its weights come from another model.
-    """
-    settings, recipe = data.settings, data.recipe
-    muq = None
-    if recipe.tuning is not None:
-        loaded = load_reference("muq", data.references["muq"], data.encoder_folders.get("muq"))
-        assert isinstance(loaded, MuQEncoder)
-        muq = loaded
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build_network(
-            recipe.head, recipe.tuning, muq,
-            lora_dropout=settings.lora.dropout, checkpointing=settings.gradient_checkpointing,
-        )  # fmt: skip
-        adversary, targets = None, data.splits["train"].targets
-        if targets is not None:
-            adversary = SpeakerAdversary(
-                network.head.representation_dim, settings.adversary.hidden, int(targets.shape[1])
-            )
-    warm_started = data.warm is not None
-    if data.warm is not None:
-        try:
-            message = warm_start(network, recipe, muq, data.warm, reference=data.references.get("muq"))
-        except NothingToLoadError:
-            if data.plan == "baseline":
-                raise
-            warm_started = False
-            message = f"no part of {data.warm} fits this plan; it starts from scratch"
-        log.info("%s, seed %d: %s", data.plan, seed, message)
-    return network.to(device), muq, adversary, warm_started
-
-
-def _describe(data: PlanData, seed: int, fit: Fit, raw: np.ndarray[Any, Any]) -> Description:
-    settings, val = data.settings, data.clips["val"]
-    clusters = [one.clip.singer_id or str(one.clip.sha256) for one in val]
-    seen = {str(one.clip.sha256) for clips in data.clips.values() for one in clips}
-    if data.warm is not None and (data.warm / DESCRIPTION).is_file():
-        seen |= set(read_description(data.warm).seen_clips)  # the model that training started from was trained on them
-    # Where a scorer was trained is not a property of the scorer.
-    location: dict[str, Any] = {"launcher": True, "trainjob": True, "adversary": {"source"}}
-    options = settings.model_dump(exclude={"plans": True, "seeds": True, "init": True, **location})
-    training = {
-        "settings": options, "init": data.origin, "best_epoch": fit.best_epoch,
-        "validation_spearman": fit.validation_spearman, "train_clips": len(data.clips["train"]), "val_clips": len(val),
-    }  # fmt: skip
-    return Description(
-        plan=data.plan, seed=seed, encoders=data.references, head=data.recipe.head,
-        calibration=fit_calibration(raw, data.splits["val"].scores, clusters), seen_clips=tuple(sorted(seen)),
-        data_digest=data.data_digest, code_revision=data.code_revision, training=training, tuning=data.recipe.tuning,
-    )  # fmt: skip
-
-
-def check_saved(
-    folder: Path, features: Sequence[Features], raw: np.ndarray[Any, Any], device: str | torch.device = "cpu"
-) -> None:
-    """Read a scorer back and compare its raw outputs [N] with those of the network that was written.
-
-    Raises: ModelError if they differ.
-    """
-    again = raw_outputs(load_network(folder, read_description(folder), device), features, device)
-    worst = float(np.abs(again - raw).max(initial=0.0))
-    if not worst <= RELOAD_TOLERANCE * max(1.0, float(np.abs(raw).max(initial=0.0))):
-        raise ModelError(f"{folder}: read back, its outputs differ by up to {worst:.3g}. Do not use it.")

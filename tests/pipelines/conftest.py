@@ -21,7 +21,7 @@ TRUNCATED, MISSING, OUT_OF_RANGE = "audio/c000.wav", "audio/c007.wav", "audio/c0
 SETTINGS = (
     "training.epochs=3", "training.seeds=[1]", "training.plans=[baseline,hybrid,muq_frozen]",
     "evaluation.resamples=200", "evaluation.robustness.clips=3", "validation.min_clips=10",
-    "split.val=0.25", "split.test=0.3", f"registry.model={MODEL}",
+    "split.val=0.25", "split.test=0.45", f"registry.model={MODEL}",
 )  # fmt: skip
 
 

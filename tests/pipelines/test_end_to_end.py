@@ -154,7 +154,7 @@ def test_figures_can_be_recomputed_from_the_predictions(first_run: Any) -> None:
     rows = read_predictions(first_run.step("evaluate-scorers") / "evaluation" / "predictions.csv")
     for plan, figures in first_run.result["plans"].items():
         test = [row for row in rows if row.plan == plan and row.split == "test"]
-        again = spearman(np.array([row.score for row in test]), np.array([row.raw for row in test]))
+        again = spearman(np.array([row.score for row in test]), np.array([row.predicted for row in test]))
         expected = figures["spearman"]["value"]
         assert math.isnan(again) if expected is None else again == pytest.approx(expected)
         error = np.mean([abs(row.predicted - row.human) for row in test])

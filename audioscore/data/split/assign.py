@@ -7,7 +7,7 @@ recording.
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from audioscore.data.split.groups import (
     content_key,
     empty_splits,
     group_clips,
+    group_key,
     join_same_voice,
     previous_split,
     with_equal_ids,
@@ -48,13 +49,15 @@ class SplitsFile(NamedTuple):
 class Splits:
     """The split of every clip.
 
-    `of` maps audio_file to split, without the excluded clips; `groups` is written to splits.json.
+    `of` maps audio_file to split, without the excluded clips; `groups` is written to splits.json, and so is `joined`:
+    the name of the group of each recording whose group has several singers, by its key.
     """
 
     seed: int
     groups: dict[str, str]
     of: dict[str, str]
     report: SplitReport
+    joined: dict[str, str] = field(default_factory=dict)
 
 
 def assign_splits(
@@ -122,7 +125,9 @@ def assign_splits(
         )
     keys = _keys(singers, known, of)
     stored = {key: split for key, split in keys.items() if key not in known or key in (previous or {})}
-    return Splits(seed, stored, of, report)
+    several = [group for group in (joined if usable else groups) if len(group.singers) > 1]
+    named = {content_key(clip): group.name for group in several for clip in group.clips}
+    return Splits(seed, stored, of, report, dict(sorted(named.items())))
 
 
 def read_splits(path: Path) -> SplitsFile:
@@ -146,7 +151,36 @@ def read_splits(path: Path) -> SplitsFile:
 
 def write_splits(path: Path, splits: Splits) -> None:
     """Write splits.json atomically: the seed, and the split of every singer and recording, by key."""
-    write_json(path, {"seed": splits.seed, "groups": splits.groups})
+    joined = {"joined": splits.joined} if splits.joined else {}
+    write_json(path, {"seed": splits.seed, "groups": splits.groups, **joined})
+
+
+def singer_groups(clips: Sequence[Clip], path: Path) -> list[str]:
+    """Return the name of each clip's group: clips of one group must be in the same fold.
+
+    It is the clip's singer, else its recording; or what splits.json at `path`, which may be missing, joins them to.
+    """
+    joined = read_json(path).get("joined", {}) if path.is_file() else {}
+    return [joined.get(content_key(clip), group_key(clip)) for clip in clips]
+
+
+def assign_folds(clips: Sequence[Clip], names: Sequence[str], folds: int, *, seed: int = 0) -> list[int]:
+    """Return the fold of each clip: whole groups, balanced by source and score level.
+
+    Raises DataError for fewer groups than folds.
+    """
+    members: dict[str, list[Clip]] = defaultdict(list)
+    for clip, name in zip(clips, names, strict=True):
+        members[name].append(clip)
+    if len(members) < folds:
+        raise DataError(
+            f"cross-validation: {len(members)} groups of singers for {folds} folds. Add singers, or lower split.folds."
+        )
+    ordered = sorted(members)  # the result does not depend on the order of the clips
+    groups = [sorted(members[name], key=lambda clip: clip.audio_file) for name in ordered]
+    found = balance_groups(groups, ordered, [None] * len(groups), [1 / folds] * folds, seed=seed, score_levels=4)
+    of = dict(zip(ordered, found, strict=True))
+    return [of[name] for name in names]
 
 
 def balance_groups(

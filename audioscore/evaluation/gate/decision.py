@@ -1,4 +1,4 @@
-"""Choose the winner on validation, and decide whether it may replace the champion."""
+"""Decide whether the winner of a run may replace the champion."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,38 +33,15 @@ MIN_CLIPS, MIN_SINGERS = 10, 7  # a bootstrap interval of fewer singers is much 
 OVERALL_MARGIN = 0.02  # by which overall Spearman may fall
 
 
-def choose_winner(validation: Mapping[str, Sequence[float | None]]) -> str:
-    """Return the plan with the highest within-source validation Spearman, averaged over seeds; the first of equal ones.
-
-    A seed with an undefined Spearman (None or NaN: constant predictions) counts 0.
-
-    Raises: DataError without plans, for a plan without seeds, or without any defined value.
-
-    >>> choose_winner({"baseline": [0.5, 0.6], "hybrid": [0.7, 0.5]})
-    'hybrid'
-    """
-    empty = [plan for plan, values in validation.items() if not values]
-    if not validation or empty:
-        raise DataError(f"Winner: no validation values for {empty or 'any plan'}. Train every plan with a seed.")
-    defined = {plan: [v for v in values if v is not None and not math.isnan(v)] for plan, values in validation.items()}
-    if not any(defined.values()):
-        seeds = sum(len(values) for values in validation.values())
-        raise DataError(
-            f"Winner: all {seeds} validation values of {len(validation)} plans are undefined. "
-            "Check the training curves, or validate on more clips."
-        )
-    means = {plan: math.fsum(values) / len(validation[plan]) for plan, values in defined.items()}
-    return max(means, key=lambda plan: means[plan])
-
-
 @dataclass(frozen=True)
 class Decision:
     """The decision of the gate, with the values it is based on.
 
     `delta` and its interval are the difference in within-source Spearman, challenger minus champion, and
-    those of `overall_delta` are in overall Spearman; None without a champion. `reason` states the deciding values. `clips` and `singers` were compared (an unknown singer counts separately for each clip); `dropped`
-    clips were excluded because a model was trained on them. `slices` is empty without a champion; `failed_tests` are
-    the robustness tests that refuse the promotion.
+    `overall_delta` and its interval that in overall Spearman; None without a champion. `reason` states the deciding
+    values. `clips` and `singers` were compared (an unknown singer counts separately for each clip); `dropped` clips
+    were excluded because a model was trained on them. `slices` is empty without a champion; `failed_tests` are the
+    robustness tests that refuse the promotion.
     """
 
     promoted: bool
@@ -121,8 +98,8 @@ def decide(
     paired cluster-bootstrap interval of the difference in within-source Spearman must exceed `margin`, overall Spearman
     must not fall by more than `overall_margin`, and no slice may regress (`slices`, default `SliceRule()`). Within
     sources, because a model that only recognises the source of a recording can raise overall Spearman. In both cases
-    the lower bound of the within-source Spearman must exceed 0, and no test may be in `failed_tests`. The caller excludes the clips that either model was trained on, and passes their
-    number as `dropped`.
+    the lower bound of the within-source Spearman must exceed 0, and no test may be in `failed_tests`. The caller
+    excludes the clips that either model was trained on, and passes their number as `dropped`.
 
     Shape: all [N], for the same test clips in the same order.
     """
@@ -244,8 +221,10 @@ def _against_champion(
         f"{'' if above else '; within sources it is not significantly above 0'}; overall Spearman {ranks[1][0]:.3f}, "
         f"champion {ranks[1][1]:.3f}, {'within' if kept else 'below'} the margin of {margins[1]:g}"
     )
-    figures = [found for one in differences for found in (one.value, or_none(one.lo), or_none(one.hi))]
-    return Decision(better and above and kept, reason, *figures)
+    return Decision(
+        better and above and kept, reason, inside.value, or_none(inside.lo), or_none(inside.hi), overall.value,
+        or_none(overall.lo), or_none(overall.hi),
+    )  # fmt: skip
 
 
 def compare_with_champion(

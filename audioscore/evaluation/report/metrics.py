@@ -88,7 +88,7 @@ def significance(found: Mapping[str, Any], plans: Mapping[str, Any]) -> str:
         if plan in plans
     ]  # fmt: skip
     note = (
-        f"Reference: {plan_title(found['reference'])}, chosen on validation. Two-sided paired bootstrap test; Holm "
+        f"Reference: {plan_title(found['reference'])}, chosen on held-out clips. Two-sided paired bootstrap test; Holm "
         f"correction over the {found['family']} comparisons of each metric."
     )
     headers = ["", "metric", "difference", "p", "p (Holm)"]
@@ -206,9 +206,13 @@ def training(plans: Mapping[str, Any], curves: Curves, palette: Mapping[str, str
     loss, ranks = (plots.training_curve(runs, chosen, key, palette) for key in plots.EPOCH_KEYS)
     figures = in_a_row(
         figure_html(loss, "Training loss. Not comparable between plans."),
-        figure_html(ranks, "Validation Spearman. A fall while the loss still falls is overfitting."),
+        figure_html(
+            ranks,
+            "Within-source Spearman of held-out clips, which chooses the epoch. A fall while the loss still falls is "
+            "overfitting.",
+        ),
     )
-    how = "Thick line: the seed shown in this report; ring: its best validation epoch; thin lines: other seeds."
+    how = "Thick line: the seed shown in this report; ring: its best epoch; thin lines: other seeds."
     return plan_legend(palette) + figures + paragraph(how, "soft") + spread
 
 
@@ -220,14 +224,14 @@ def _seeds(plans: Mapping[str, Any]) -> str:
         for plan, figures in plans.items()
         for entry in figures["per_seed"]
     ]  # fmt: skip
-    return noted_table(["", "seed", "validation Spearman", "test Spearman"], rows, notes)
+    return noted_table(["", "seed", "held-out Spearman", "test Spearman"], rows, notes)
 
 
 def _spread(plans: Mapping[str, Any]) -> str:
     notes = Notes()
     rows = []
     for plan, figures in plans.items():
-        for key, where in (("val_spearman", "validation"), ("test_spearman", "test")):
+        for key, where in (("val_spearman", "held out"), ("test_spearman", "test")):
             found = figures["seed_spread"][key]
             parts = [bare_html(found[part], notes, found["no_interval"]) for part in ("mean", "sd", "min", "max")]
             rows.append([plan_title(plan), where, found["seeds"], *parts])

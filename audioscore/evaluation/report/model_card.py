@@ -81,8 +81,15 @@ def _model(description: "Description") -> str:
         f"A scorer of recorded singing from {' and '.join(kinds)}{muq}. The head "
         f"({_text(description.head.get('kind', 'light'))}) was trained on recordings with human scores. Its output is "
         "calibrated to their scale (0-100, higher is better); every score has a prediction interval. This is seed "
-        f"{description.seed}, the best of its plan on validation."
+        f"{description.seed}, {_selection(description)}."
     )
+
+
+def _selection(description: "Description") -> str:
+    if folds := description.training.get("folds"):
+        epochs = description.training["best_epoch"]
+        return f"trained for {epochs} epochs, as many as were best in a cross-validation with {folds} folds"
+    return "the best of its plan on validation"
 
 
 def _use(description: "Description", predictions: Sequence[Prediction], robustness: Mapping[str, Any] | None) -> str:
@@ -203,7 +210,7 @@ def _calibration(description: "Description", figures: Mapping[str, Any]) -> str:
     coverage = figures["coverage"]
     return (
         f"Raw outputs are mapped to scores by a monotone function with {len(description.calibration.raw)} knots, "
-        f"fitted on validation clips. The prediction interval is split conformal, with a nominal coverage of "
+        f"fitted on clips that it was not trained on. The prediction interval is conformal, with a nominal coverage of "
         f"{description.calibration.coverage:.0%}. Its coverage on {coverage['clips']} test clips is "
         f"{figure_text(coverage, 'share', 'share')}."
     )

@@ -127,7 +127,9 @@ def decision_section(
     basis = [f"{decision[key]} {key}" for key in ("clips", "singers") if key in decision]
     if dropped := decision.get("dropped", 0):
         basis.append(f"{dropped} more clips excluded, because a model was trained on them")
-    parts = [f"Winner on validation (within-source Spearman, mean over seeds): {plan_title(winner)}."] if winner else []
+    chosen = evaluation.get("winner") or {}
+    why = f" ({chosen['reason']})" if "reason" in chosen else ""
+    parts = [f"Winner: {plan_title(winner)}{why}."] if winner else []
     parts += [f"Test data: {', '.join(basis)}."] if basis else []
     if decision.get("delta") is None:
         parts.append("No difference to a champion: no champion exists, or it cannot be compared.")

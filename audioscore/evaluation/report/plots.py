@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 4.6, 3.4  # inches; two figures share a row on a wide page and stack on a phone
 MANY_CLIPS = 600  # with more, dots are rasterized to limit the size of the page
-EPOCH_KEYS = ("train_loss", "val_spearman")
+HELD_OUT = "val_spearman_within_source"
+EPOCH_KEYS = ("train_loss", HELD_OUT)
 
 Run = Sequence[Mapping[str, Any]]  # epochs in order, each with `epoch`, `train_loss` and `val_spearman`
 
@@ -118,8 +119,8 @@ def _box(axes: Any, errors: Array, centre: float, width: float, colour: str) -> 
 def training_curve(
     runs: Mapping[str, Mapping[int, Run]], chosen: Mapping[str, int], key: str, palette: Mapping[str, str]
 ) -> "Figure":
-    """Plot `key` by epoch for all seeds, with the shown seed bold and its best validation epoch ringed."""
-    figure, axes = _axes("epoch", {"train_loss": "training loss", "val_spearman": "validation Spearman"}[key])
+    """Plot `key` by epoch for all seeds, with the shown seed bold and its best epoch ringed."""
+    figure, axes = _axes("epoch", {"train_loss": "training loss", HELD_OUT: "within-source Spearman, held out"}[key])
     for plan, seeds in runs.items():
         for seed, run in seeds.items():
             points = [(epoch["epoch"], epoch[key]) for epoch in run if epoch.get(key) is not None]
@@ -138,13 +139,13 @@ def training_curve(
 
 
 def best_epoch(run: Run) -> Any:
-    """Return the first epoch with the highest validation Spearman; None where it is never defined.
+    """Return the first epoch with the highest within-source Spearman of held-out clips; None where it is undefined.
 
-    >>> best_epoch([{"epoch": 1, "val_spearman": 0.2}, {"epoch": 2, "val_spearman": 0.4}, {"epoch": 3}])
+    >>> best_epoch([{"epoch": 1, HELD_OUT: 0.2}, {"epoch": 2, HELD_OUT: 0.4}, {"epoch": 3}])
     2
     """
-    defined = [epoch for epoch in run if epoch.get("val_spearman") is not None]
-    return max(defined, key=lambda epoch: epoch["val_spearman"])["epoch"] if defined else None
+    defined = [epoch for epoch in run if epoch.get(HELD_OUT) is not None]
+    return max(defined, key=lambda epoch: epoch[HELD_OUT])["epoch"] if defined else None
 
 
 def accuracy_by_gap(gaps: Mapping[str, Mapping[str, Mapping[str, Any]]], palette: Mapping[str, str]) -> "Figure":

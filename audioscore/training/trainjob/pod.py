@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from audioscore.data.split.sort import SPLITS_FILE
 from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.features import EncoderReference
 from audioscore.encoders.muq_layers import prefix_reference
@@ -43,6 +44,8 @@ def pack(exchange: Exchange, job: str, request: TrainingRequest, data: PlanData)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder)
         shutil.copytree(request.index / "index", package / "index")
+        if (request.index / SPLITS_FILE).is_file():  # which singers have to be in one fold
+            shutil.copyfile(request.index / SPLITS_FILE, package / SPLITS_FILE)
         shutil.copytree(request.features, package / "features")
         described = package / "features" / "extraction.json"
         location = store.uri if store.is_bucket else f"{exchange.uri}/{FEATURES}"

@@ -18,15 +18,13 @@ from audioscore.evaluation.predict import (
     evaluate_plans,
     predict_clips,
     read_evaluation,
-    reference_plan,
-    validation_by_plan,
 )
 from audioscore.scoring.calibration import Calibration
 from audioscore.scoring.checkpoint import load_network, save_scorer
 from audioscore.scoring.head import ScoreHead
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
 from audioscore.scoring.scorer import BRANCHES, Description
-from audioscore.scoring.trained_plan import Outcome, TrainedPlan, write_trained
+from audioscore.scoring.trained_plan import Outcome, OutOfFold, TrainedPlan, write_trained
 
 DIMS: dict[Kind, int] = {"muq": 6, "campplus": 4}
 # References by hub id, so that no encoder has to be embedded; only heads run here.
@@ -105,12 +103,33 @@ def test_raters_of_the_index_and_validation_of_plans_are_used(tmp_path: Path, in
     ]
     write_index(index / "index" / "test.json", [rated[::-1]])
     plans = [trained_plan(tmp_path, plan) for plan in ("baseline", "hybrid", "campplus_only")]
-    better = replace(plans[1], outcomes={seed: Outcome(0.9, 0.9, [], 10, ("w",)) for seed in (1, 2)})
-    write_trained(better)
     figures = evaluate_plans([one.folder for one in plans], index, features, tmp_path / "out", SETTINGS).figures
     assert (figures["noise_ceiling"]["clips"], figures["noise_ceiling"]["raters"]) == (14, 3)
-    assert figures["variants"]["reference"] == "hybrid"
-    assert list(figures["variants"]["compared"]) == ["baseline", "campplus_only"]
+    winner = figures["winner"]["plan"]
+    assert figures["variants"]["reference"] == winner
+    assert list(figures["variants"]["compared"]) == [plan for plan in figures["plans"] if plan != winner]
+
+
+def test_clips_of_a_cross_validated_plan_have_their_out_of_fold_outputs(
+    tmp_path: Path, index: Path, features: Path
+) -> None:
+    plan = trained_plan(tmp_path, "baseline")
+    outcomes = {seed: replace(outcome, centre=float(seed)) for seed, outcome in plan.outcomes.items()}
+    write_trained(replace(plan, outcomes=outcomes))
+    raw = {str(one.sha256): number / 10 for split in ("train", "val") for number, one in enumerate(SPLITS[split])}
+    OutOfFold(5, 7, raw).write(plan.folder)
+    done = evaluate_plans([plan.folder], index, features, tmp_path / "out", SETTINGS)
+    for row in done.predictions:
+        if row.split != "test":
+            assert row.raw == pytest.approx(raw[row.sha256] + row.seed)
+    figures = done.figures["winner"]
+    assert (figures["plan"], figures["out_of_fold"], figures["clips"]) == ("baseline", True, 16)
+
+
+def test_plans_that_rank_nothing_have_no_winner(tmp_path: Path, index: Path, features: Path) -> None:
+    plan = trained_plan(tmp_path, "campplus_only")
+    figures = evaluate_plans([plan.folder], index, features, tmp_path / "out", SETTINGS).figures
+    assert (figures["winner"], figures["variants"]["reference"]) == (None, "campplus_only")
 
 
 def test_a_row_is_the_scorers_output(tmp_path: Path, features: Path) -> None:
@@ -145,22 +164,3 @@ def test_an_empty_test_split_is_refused(tmp_path: Path, index: Path, features: P
     write_index(index / "index" / "test.json", [[replace(clip(40), score=None)]])
     with pytest.raises(DataError, match="test split"):
         evaluate_plans([folder], index, features, tmp_path / "out", SETTINGS)
-
-
-def test_only_candidates_may_win() -> None:
-    found: dict[Plan, dict[int, float]] = {"campplus_only": {1: 0.9}, "baseline": {1: 0.4, 2: 0.6}}
-    plans = [
-        TrainedPlan(plan, Path(), 1, {seed: Outcome(0.0, value, [], 0, ()) for seed, value in figures.items()})
-        for plan, figures in found.items()
-    ]
-    assert validation_by_plan(plans, ("baseline", "hybrid")) == {"baseline": [0.4, 0.6]}
-
-
-def test_the_reference_is_the_winner_on_validation() -> None:
-    def plan(name: Plan, *values: float) -> TrainedPlan:
-        return TrainedPlan(name, Path(), 1, {n: Outcome(0.0, value, [], 0, ()) for n, value in enumerate(values)})
-
-    nothing = float("nan")
-    assert reference_plan([plan("campplus_only", 0.9), plan("baseline", 0.4), plan("hybrid", 0.5, 0.4)]) == "hybrid"
-    assert reference_plan([plan("baseline", nothing), plan("hybrid", nothing)]) is None
-    assert reference_plan([plan("campplus_only", 0.9)]) is None

@@ -81,7 +81,7 @@ def test_an_outcome_with_a_missing_part_is_refused(tmp_path: Path) -> None:
     note = tmp_path / "seed-2.json"
     write_outcome(note, "0123", OUTCOMES[2])
     whole = json.loads(note.read_text())
-    for part in whole:
+    for part in set(whole) - {"centre"}:  # which earlier versions did not write
         note.write_text(json.dumps({name: value for name, value in whole.items() if name != part}))
         with pytest.raises(ModelError, match=r"damaged"):
             read_outcome(note, "0123")

@@ -177,13 +177,14 @@ class PreparedCorpus:
 
         return parse_config({**self.values, "training": {**self.values["training"], **training}})
 
-    def train(self, plan: str, target: Path, *, resume: bool = False, **training: Any) -> Any:
+    def train(self, plan: str, target: Path, *, resume: bool = False, folds: int | None = 1, **training: Any) -> Any:
+        """Train a plan; by default on the single split."""
         from audioscore.scoring.scorer import plan_by_name
         from audioscore.training.train import train_plan
 
         return train_plan(
             plan_by_name(plan), self.index, self.features, target, self.config(**training).training,
-            data_digest="d.dir", code_revision="abc", device="cpu", resume=resume,
+            data_digest="d.dir", code_revision="abc", device="cpu", resume=resume, folds=folds,
         )  # fmt: skip
 
     def sort(self, data: Path, target: Path) -> "PreparedCorpus":

@@ -40,7 +40,7 @@ def test_every_named_plan_is_written_once_below_the_folder(corpus: Any, config: 
 def test_a_single_plan_is_written_to_the_folder_itself(corpus: Any, config: Path, tmp_path: Path) -> None:
     more = ["--plan", "hybrid", "--single", "--set", "training.seeds=[2]"]
     assert program.main(options(corpus, config, tmp_path / "plan", *more)) == 0
-    expected = corpus.train("hybrid", tmp_path / "expected", seeds=[2], epochs=1)
+    expected = corpus.train("hybrid", tmp_path / "expected", seeds=[2], epochs=1, folds=None)
     found = read_trained(tmp_path / "plan")
     assert found.validation == expected.validation
     weights, wanted = (load_file(one.scorer_folder() / "head.safetensors") for one in (found, expected))

@@ -45,7 +45,7 @@ def muq_state(folder: Path) -> dict[str, Tensor]:
 def encoders_after(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """State of the whole MuQ, buffers included, after the training of each seed."""
     kept: list[dict[str, Tensor]] = []
-    plain = train._new_network
+    plain = train.new_network
 
     def watch(*arguments: Any) -> Any:
         made = plain(*arguments)
@@ -53,7 +53,7 @@ def encoders_after(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
         kept.append({} if muq is None else muq.module.state_dict())  # tensors that training changes in place
         return made
 
-    monkeypatch.setattr(train, "_new_network", watch)
+    monkeypatch.setattr(train, "new_network", watch)
     return kept
 
 

@@ -1,4 +1,3 @@
-import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +9,7 @@ from scipy import stats
 
 from audioscore.config import EvaluationSection
 from audioscore.errors import DataError
-from audioscore.evaluation.gate.decision import CHAMPION, choose_winner, compare_with_champion, decide
+from audioscore.evaluation.gate.decision import CHAMPION, compare_with_champion, decide
 from audioscore.evaluation.gate.slices import SliceRule
 from audioscore.evaluation.predictions import Prediction
 
@@ -198,23 +197,6 @@ def test_equal_models_are_rarely_promoted() -> None:
         pair = [scores + shared + errors + rng.normal(0, 4, 60) for errors in own]
         promoted += decide(*pair, **about, resamples=120, seed=trial).promoted
     assert stats.binomtest(promoted, trials).proportion_ci(0.90, "exact").high <= 0.05  # 5 % on each side
-
-
-def test_the_winner_has_the_best_mean_over_seeds() -> None:
-    assert choose_winner({"baseline": [0.5, 0.6], "hybrid": [0.9, 0.1]}) == "baseline"
-    assert choose_winner({"baseline": [0.5, 0.5], "hybrid": [0.5, 0.5]}) == "baseline"
-    assert choose_winner({"hybrid": [0.5], "baseline": [0.5]}) == "hybrid"
-    assert choose_winner({"baseline": [0.3, 0.3], "hybrid": [0.5, math.nan]}) == "baseline"
-    assert choose_winner({"baseline": [None], "hybrid": [0.1]}) == "hybrid"
-
-
-@pytest.mark.parametrize(("values", "match"), [
-    ({}, "any plan"), ({"baseline": [0.5], "hybrid": []}, r"\['hybrid'\]"),
-    ({"baseline": [None, math.nan], "hybrid": [None]}, r"\b3 .*\b2 plans"),
-])  # fmt: skip
-def test_a_winner_needs_values(values: Any, match: str) -> None:
-    with pytest.raises(DataError, match=match):
-        choose_winner(values)
 
 
 Make = Callable[..., list[Prediction]]

@@ -22,13 +22,21 @@ def test_calibration_draws_each_bin_with_its_interval_and_leaves_room_for_it() -
 
 
 def test_best_epoch_is_the_first_of_the_best() -> None:
-    run = [{"epoch": 1, "val_spearman": 0.1}, {"epoch": 2, "val_spearman": 0.3}, {"epoch": 3, "val_spearman": 0.3}]
-    assert (best_epoch(run), best_epoch([{"epoch": 1, "val_spearman": None}])) == (2, None)
+    run = [
+        {"epoch": 1, "val_spearman_within_source": 0.1},
+        {"epoch": 2, "val_spearman_within_source": 0.3},
+        {"epoch": 3, "val_spearman_within_source": 0.3},
+    ]
+    assert (best_epoch(run), best_epoch([{"epoch": 1, "val_spearman_within_source": None}])) == (2, None)
 
 
 def test_training_curve_draws_every_seed_and_rings_the_best_epoch() -> None:
-    run = [{"epoch": e, "train_loss": 1 / e, "val_spearman": v} for e, v in ((1, None), (2, 0.4), (3, 0.2))]
-    figure = training_curve({"hybrid": {0: run, 1: run, 2: []}}, {"hybrid": 1}, "val_spearman", {"hybrid": "#3b82c4"})
+    run = [
+        {"epoch": e, "train_loss": 1 / e, "val_spearman_within_source": v} for e, v in ((1, None), (2, 0.4), (3, 0.2))
+    ]
+    figure = training_curve(
+        {"hybrid": {0: run, 1: run, 2: []}}, {"hybrid": 1}, "val_spearman_within_source", {"hybrid": "#3b82c4"}
+    )
     lines = figure.axes[0].get_lines()
     assert [len(np.atleast_1d(line.get_xdata())) for line in lines] == [2, 2, 1]
     assert (lines[2].get_xdata()[0], lines[2].get_ydata()[0]) == (2, 0.4)

@@ -48,7 +48,7 @@ def test_a_package_contains_all_that_training_reads(corpus: Any, tmp_path: Path,
     assert all(path.is_relative_to(tmp_path) for path in (request.index, request.features, request.out))
     assert read_json(request.features / "extraction.json")["store"] == f"{tmp_path}/features"
     train_plans(request)
-    expected = corpus.train(plan, tmp_path / "expected", seeds=[1], epochs=1, **changed)
+    expected = corpus.train(plan, tmp_path / "expected", seeds=[1], epochs=1, folds=None, **changed)
     found = read_trained(request.out)
     assert found.curves[1][0]["train_loss"] == expected.curves[1][0]["train_loss"]
     assert found.validation == expected.validation

@@ -1,0 +1,218 @@
+"""Cross-validation of a plan on all clips outside the test split: folds of whole singers, the same for every plan.
+
+Every clip is predicted by a model that was trained without its singer. These out-of-fold outputs choose the number of
+epochs and the winner, and are what the final models are calibrated on; the final models are trained on all clips.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from audioscore.data.clips import Clip
+from audioscore.data.split.assign import assign_folds, singer_groups
+from audioscore.data.split.sort import SPLITS_FILE
+from audioscore.encoders.compute import one_torch_thread
+from audioscore.evaluation.metrics import spearman, within_source_spearman
+from audioscore.scoring.calibration import fit_calibration
+from audioscore.scoring.checkpoint import save_scorer, tuned_state
+from audioscore.scoring.head import ScoreHead
+from audioscore.scoring.network import ScoreNetwork, raw_outputs
+from audioscore.scoring.trained_plan import Outcome, OutOfFold, SpeakerFigures, TrainedPlan, write_trained
+from audioscore.training.adversary import run_singer_probe
+from audioscore.training.callbacks import CallbackFactory, following
+from audioscore.training.data import TrainingSplit
+from audioscore.training.distributed import start
+from audioscore.training.frozen_fits import ClipStatistics, FrozenFit, fit_frozen
+from audioscore.training.loop import HeadWarmup, fit_network
+from audioscore.training.losses import ABSOLUTE
+from audioscore.training.recipe import PlanData, fit_settings
+from audioscore.training.scorers import NewNetwork, check_saved, describe, new_network, set_statistics
+from audioscore.training.step import rate_factor
+
+log = logging.getLogger(__name__)
+
+Outputs = NDArray[np.float32]
+Observer = Callable[[int, float, Outputs], None]
+
+
+@dataclass(frozen=True)
+class Folds:
+    """All clips outside the test split, the fold of each, and the fits that leave one fold out."""
+
+    split: TrainingSplit
+    clips: list[Clip]
+    fold_of: NDArray[np.int64]
+    absolute: NDArray[np.bool_]
+    fits: list[FrozenFit]
+
+    @classmethod
+    def of(cls, data: PlanData, index: Path, folds: int) -> "Folds":
+        """Assign whole groups of singers to folds."""
+        split, clips = data.joined()
+        fold_of = np.array(assign_folds(clips, singer_groups(clips, index / SPLITS_FILE), folds))
+        fits = [FrozenFit(np.flatnonzero(fold_of != fold), data.settings.seeds[0]) for fold in range(folds)]
+        return cls(split, clips, fold_of, np.array(split.groups) == ABSOLUTE, fits)
+
+    def held_out(self, outputs: Outputs) -> NDArray[np.float64]:
+        """Return the output of each scored clip by the model that left it out, less that model's mean training output.
+
+        Models differ in the origin of their outputs, which a ranking loss does not fix.
+
+        Shape: [folds, N] -> [number of scored clips].
+        """
+        means = [outputs[fold][fit.rows][self.absolute[fit.rows]].mean() for fold, fit in enumerate(self.fits)]
+        centred = outputs[self.fold_of, np.arange(len(self.clips))] - np.array(means)[self.fold_of]
+        return np.asarray(centred[self.absolute], dtype=np.float64)
+
+    @property
+    def scored(self) -> list[int]:
+        """Rows of the clips with absolute scores."""
+        return [int(row) for row in np.flatnonzero(self.absolute)]
+
+
+def cross_validate(
+    data: PlanData, index: Path, target: Path, folds: int, callbacks_for: CallbackFactory
+) -> TrainedPlan:
+    """Cross-validate a plan with its first seed, then train its final scorers on all clips, one for each seed.
+
+    Raises: DataError for fewer groups of singers than folds; what `fit_network` raises.
+    """
+    plan, settings, seeds = data.plan, data.settings, data.settings.seeds
+    divided, device = Folds.of(data, index, folds), start(data.device, settings.precision).device
+    split, scored = divided.split, divided.scored
+    human, sources = np.array([split.scores[row] for row in scored]), [split.sources[row] for row in scored]
+    log.info("%s: %d folds of %d clips, then %d final models", plan, folds, len(divided.clips), len(seeds))
+    callbacks, curve, held_out = callbacks_for(plan, seeds[0]), [], []
+    steps = fit_settings(settings, data.recipe).batches(len(divided.fits[0].rows))
+    started = time.monotonic()
+
+    def observe(epoch: int, loss: float, outputs: Outputs) -> None:
+        held_out.append(divided.held_out(outputs))
+        overall = float(np.nan_to_num(spearman(human, held_out[-1])))
+        within = float(np.nan_to_num(within_source_spearman(human, held_out[-1], sources), nan=overall))
+        factor = rate_factor(
+            epoch * steps, settings.epochs * steps, schedule=settings.schedule, warmup_share=settings.warmup_share
+        )
+        seconds = time.monotonic() - started
+        entry = {
+            "epoch": epoch, "train_loss": loss, "val_spearman": overall, "val_spearman_within_source": within,
+            "selection": within, "learning_rate": settings.learning_rate * factor,
+            "clips_per_second": epoch * sum(len(fit.rows) for fit in divided.fits) / max(seconds, 1e-9),
+            "seconds": seconds / epoch,
+        }  # fmt: skip
+        curve.append(entry)
+        log.info("%s epoch %d: loss %.4f, out-of-fold Spearman %.3f within source", plan, epoch, loss, within)
+        for callback in callbacks:
+            callback.on_step(epoch)
+            callback.on_epoch(entry)
+
+    with following(callbacks, 0, settings.epochs):
+        fit_all(data, divided, divided.fits, settings.epochs, device, observe)
+    best = max(curve, key=lambda entry: entry["selection"])
+    epochs = int(best["epoch"])
+    log.info("%s: %d epochs are best out of fold; training on all clips", plan, epochs)
+    raw = held_out[epochs - 1]
+    by_recording = {split.keys[row]: float(value) for row, value in zip(scored, raw, strict=True)}
+    OutOfFold(folds, epochs, by_recording, data.identity).write(target)
+    rows = np.arange(len(divided.clips))
+    networks, outputs = fit_all(data, divided, [FrozenFit(rows, seed) for seed in seeds], epochs, device)
+    outcomes: dict[int, Outcome] = {}
+    groups = singer_groups([divided.clips[row] for row in scored], index / SPLITS_FILE)
+    for number, (seed, made) in enumerate(zip(seeds, networks, strict=True)):
+        centre = float(outputs[number][divided.absolute].mean())
+        calibration = fit_calibration(raw + centre, human, groups, sources)
+        figures = {"folds": folds, "best_epoch": epochs, "validation_spearman": best["val_spearman"]}
+        folder = target / f"seed-{seed}"
+        network = made.network.to(device)
+        save_scorer(
+            network, describe(data, seed, calibration, figures), data.encoder_folders, folder,
+            tuned_state(data.recipe.tuning, made.muq),
+        )  # fmt: skip
+        check_saved(folder, split.features, raw_outputs(network, split.features, device), device)
+        trainable = {name: value.numel() for name, value in network.named_parameters() if value.requires_grad}
+        outcomes[seed] = Outcome(
+            best["val_spearman"], best["selection"], curve, sum(trainable.values()), tuple(trainable),
+            _speakers(data, seed, network, device), centre,
+        )  # fmt: skip
+    trained = TrainedPlan(plan, target, seeds[0], outcomes)
+    write_trained(trained)
+    return trained
+
+
+def fit_all(
+    data: PlanData, divided: Folds, fits: Sequence[FrozenFit], epochs: int, device: torch.device,
+    observe: Observer | None = None,
+) -> tuple[list[NewNetwork], Outputs]:  # fmt: skip
+    """Fit a new network for each fit; return them, and their outputs for all clips after the last epoch.
+
+    Heads on frozen features are fitted at once (`fit_frozen`), if the features fit into memory; other networks one
+    after another by `fit_network`, and observed when all are fitted.
+
+    Shape: M fits, N clips -> [M, N].
+    """
+    split, settings = divided.split, fit_settings(data.settings, data.recipe)
+    networks = [new_network(data, fit.seed, device) for fit in fits]
+    heads = [made.network.head for made in networks]
+    frozen = data.recipe.tuning is None and all(
+        isinstance(head, ScoreHead) and head.kind != "songeval" for head in heads
+    )
+    clips = ClipStatistics.read(split.features, device) if frozen and not data.recipe.adversary else None
+    if clips is not None:
+        for made, fit in zip(networks, fits, strict=True):
+            set_statistics(data, made, split.part(fit.rows.tolist()), lambda: (), device)
+        with one_torch_thread():
+            return networks, fit_frozen(heads, clips, split, fits, settings, epochs=epochs, observe=observe)[-1]
+    outputs = np.zeros((epochs, len(fits), len(split.scores)), dtype=np.float32)
+    losses = np.zeros((epochs, len(fits)))
+    for number, (made, fit) in enumerate(zip(networks, fits, strict=True)):
+        losses[:, number] = _fit_alone(data, divided, made, fit, outputs[:, number], device)
+    if observe is not None:
+        for epoch in range(epochs):
+            observe(epoch + 1, float(losses[epoch].mean()), outputs[epoch])
+    return networks, outputs[-1]
+
+
+def _fit_alone(
+    data: PlanData, divided: Folds, made: NewNetwork, fit: FrozenFit, outputs: Outputs, device: torch.device
+) -> list[float]:
+    """Fit one network by the training loop, and store its outputs after each epoch; return the losses.
+
+    Shape: outputs [epochs, N].
+    """
+    settings, rows = data.settings, set(fit.rows.tolist())
+    left = [row for row in divided.scored if row not in rows] or divided.scored
+    train, val = (divided.split.part(part) for part in (fit.rows.tolist(), left))
+    set_statistics(data, made, train, lambda: data.joined(untuned=True)[0].part(fit.rows.tolist()).features, device)
+    if made.adversary is not None and train.targets is not None:
+        made.adversary.fit_targets(train.targets)
+    warmup = None
+    if data.recipe.tunes_encoder and settings.head_warmup_epochs and not made.warm_started:
+        untuned = data.joined(untuned=True)[0]
+        parts = [untuned.part(part) for part in (fit.rows.tolist(), left)]
+        warmup = HeadWarmup(parts[0], parts[1], settings.head_warmup_epochs)
+
+    def observe(epoch: int, network: ScoreNetwork) -> None:
+        outputs[epoch - 1] = raw_outputs(network, divided.split.features, device)
+
+    options = replace(fit_settings(settings, data.recipe), epochs=len(outputs))
+    found = fit_network(
+        made.network, train, val, options,
+        seed=fit.seed, adversary=made.adversary, device=data.device, warmup=warmup, observe=observe,
+    )  # fmt: skip
+    made.network.to(device)
+    return [entry["train_loss"] for entry in found.curve[-len(outputs) :]]
+
+
+def _speakers(data: PlanData, seed: int, network: ScoreNetwork, device: torch.device) -> SpeakerFigures | None:
+    """The singer probe on the validation clips, before and after the training."""
+    clips, features = [one.clip for one in data.clips["val"]], data.splits["val"].features
+    fresh = new_network(data, seed, device)
+    set_statistics(data, fresh, data.splits["train"], lambda: data.untuned("train", kept_bytes=0).features, device)
+    before, after = (run_singer_probe(one, clips, features, device) for one in (fresh.network, network))
+    return None if before is None or after is None else SpeakerFigures(before.accuracy, after.accuracy, after.singers)
