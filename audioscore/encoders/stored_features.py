@@ -51,13 +51,13 @@ class JoinedFeatures(_LazyFeatures):
     """The features of several sequences, one after another."""
 
     def __init__(self, parts: Sequence[Sequence[Features]]) -> None:
-        self._places = [(part, index) for part in parts for index in range(len(part))]
+        self._positions = [(part, index) for part in parts for index in range(len(part))]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def _one(self, index: int) -> Features:
-        part, row = self._places[index]
+        part, row = self._positions[index]
         return part[row]
 
 

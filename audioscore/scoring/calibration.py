@@ -163,7 +163,7 @@ class _LocalErrors:
     @property
     def bandwidth(self) -> float:
         """Standard deviation of the kernel, in points. Source: Silverman 1986, Density Estimation, section 3.4.2."""
-        return max(1.5, 1.06 * float(self.predicted.std()) * len(self.predicted) ** -0.2)
+        return max(1.5, 1.06 * float(self.predicted.std() * np.power(len(self.predicted), -0.2)))
 
     def at(self, scores: Array, source: str, clusters: NDArray[np.intp] | None = None) -> Array:
         """Return the local mean residual at predicted scores of a source, without the clips of the same clusters.

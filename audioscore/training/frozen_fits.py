@@ -71,7 +71,7 @@ class ClipStatistics:
             covariance = centred.transpose(1, 2) @ centred / counts[..., None]
         return cls(frames, batch.lengths, mean, covariance, batch.embedding)
 
-    def take(self, rows: Tensor) -> tuple[Tensor | None, ...]:
+    def inputs(self, rows: Tensor) -> tuple[Tensor | None, ...]:
         """Return the inputs of `FrozenHead` for clips; frames are cut to the longest of them. Shape: rows [...]."""
         if self.frames is None:
             assert self.embedding is not None
@@ -97,7 +97,7 @@ class FrozenHead(nn.Module):
         self, frames: Tensor | None, mask: Tensor | None, mean: Tensor | None, covariance: Tensor | None,
         embedding: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        """Shape: B clips as `ClipStatistics.take` returns them -> raw outputs [B]."""
+        """Shape: B clips as `ClipStatistics.inputs` returns them -> raw outputs [B]."""
         means, deviations, weighted, voice = [], [], [], None
         if frames is not None and mask is not None and mean is not None:
             weight, bias = self._projection("muq")
@@ -232,7 +232,7 @@ def _step(
     for index, batch in enumerate(rows):
         if batch is not None:
             padded[index] = np.resize(batch, size)
-    raw = _forward(template.train(), state.parameters, buffers, clips.take(torch.from_numpy(padded)), 0)
+    raw = _forward(template.train(), state.parameters, buffers, clips.inputs(torch.from_numpy(padded)), 0)
     losses = []
     for index, batch in enumerate(rows):
         if batch is None:
@@ -282,7 +282,7 @@ def _evaluate(
     """Raw outputs of every head for all clips, without dropout. Shape: -> [M, N]."""
     with torch.no_grad():
         parts = torch.arange(count).split(EVALUATED_CLIPS)
-        return torch.cat([_forward(template.eval(), parameters, buffers, clips.take(part), None) for part in parts], 1)
+        return torch.cat([_forward(template.eval(), parameters, buffers, clips.inputs(part), None) for part in parts], 1)
 
 
 def _descend(
