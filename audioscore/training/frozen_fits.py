@@ -282,7 +282,9 @@ def _evaluate(
     """Raw outputs of every head for all clips, without dropout. Shape: -> [M, N]."""
     with torch.no_grad():
         parts = torch.arange(count).split(EVALUATED_CLIPS)
-        return torch.cat([_forward(template.eval(), parameters, buffers, clips.inputs(part), None) for part in parts], 1)
+        return torch.cat(
+            [_forward(template.eval(), parameters, buffers, clips.inputs(part), None) for part in parts], 1
+        )
 
 
 def _descend(

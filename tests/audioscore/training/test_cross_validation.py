@@ -60,7 +60,9 @@ def test_scorers_are_trained_on_all_clips_and_calibrated_out_of_fold(corpus: Any
         assert min(raw) <= knots[0] <= knots[-1] <= max(raw)
 
 
-def test_no_clip_is_predicted_by_a_model_that_was_trained_on_its_singer(corpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_clip_is_predicted_by_a_model_that_was_trained_on_its_singer(
+    corpus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The fits that leave a clip out: none of their clips is of its singer, and all plans have the same folds."""
     seen: dict[str, list[Any]] = {}
 
