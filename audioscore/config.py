@@ -366,6 +366,12 @@ class Config(ConfigSection):
             raise ValueError("launcher trainjob needs training.trainjob.image, or cluster.image")
         return self
 
+    @model_validator(mode="after")
+    def _check_folds(self) -> "Config":
+        if (self.split.folds or 1) > 1 and self.training.processes > 1:
+            raise ValueError(f"split.folds {self.split.folds} needs training.processes 1; a cross-validation has one")
+        return self
+
     @property
     def trainjob_image(self) -> str | None:
         """Image of a TrainJob's pods."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 TITLES = {"baseline": "A baseline (MuQ)", "hybrid": "B hybrid (MuQ + CAM++)"}
 FIGURES = {
-    "spearman": "Spearman",
     "spearman_within_source": "Spearman within source",
+    "spearman": "Spearman overall",
     "pairwise_accuracy": "pairwise accuracy",
     "kendall": "Kendall tau-b",
     "mae": "MAE (points)",
@@ -46,8 +46,8 @@ def print_summary(result: Mapping[str, Any], config: "Config", workspace: Home, 
     console.print()
     comparison = result["comparison"]
     console.print(
-        f"B - A: {_figure(comparison, 'delta', signed=True)} Spearman on the same clips, "
-        f"{_figure(comparison.get('within_source'), 'delta', signed=True)} within source. "
+        f"B - A: {_figure(comparison.get('within_source'), 'delta', signed=True)} Spearman within source on the same "
+        f"clips, {_figure(comparison, 'delta', signed=True)} overall. "
         f"Winner: {result['winner']}.",
         highlight=False,
     )
@@ -93,10 +93,10 @@ def singer_probe_lines(result: Mapping[str, Any]) -> list[str]:
 def controls_table(result: Mapping[str, Any]) -> Table:
     """Table of the controls, which cannot win: how well simple features alone predict the score."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("control", "Spearman", "within source"):
+    for heading in ("control", "Spearman within source", "overall"):
         table.add_column(heading, no_wrap=True)
     for name, figures in result["controls"].items():
-        table.add_row(name, *(_figure(figures.get(figure)) for figure in ("spearman", "spearman_within_source")))
+        table.add_row(name, *(_figure(figures.get(figure)) for figure in ("spearman_within_source", "spearman")))
     return table
 
 

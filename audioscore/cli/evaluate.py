@@ -23,13 +23,13 @@ SplitOption = Annotated[
 ]
 
 METRICS = {
-    "spearman": "Spearman",
     "spearman_within_source": "Spearman within source",
+    "spearman": "Spearman overall",
     "pairwise_accuracy": "pairwise accuracy",
     "kendall": "Kendall tau-b",
     "mae": "MAE (points)",
 }
-COMPARED = ("spearman", "spearman_within_source", "pairwise_accuracy")
+COMPARED = ("spearman_within_source", "spearman", "pairwise_accuracy")
 
 
 def evaluate(

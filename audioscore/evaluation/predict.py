@@ -78,6 +78,12 @@ def evaluate_plans(
     figures["winner"] = None if winner is None else winner.as_dict()
     for trained in plans:
         figures["plans"][trained.plan]["speaker_probe"] = singer_probe_result(trained.chosen)
+        init = str(read_description(trained.scorer_folder()).training.get("init", "scratch"))
+        if init != "scratch":
+            figures["warnings"].append(
+                f"{trained.plan}: its training started from another model ({init.removeprefix('warm: ')}), which may "
+                f"have been trained on clips of this run: its held-out figures are optimistic."
+            )
     write_predictions(target / PREDICTIONS, predictions)
     write_json(target / EVALUATION, figures)
     return Evaluation(predictions, figures)

@@ -262,6 +262,13 @@ def test_an_impossible_launcher_is_refused(write: Any, training: dict[str, Any],
         load_config(write(training=training))
 
 
+def test_a_cross_validation_has_one_process(write: Any) -> None:
+    settings = {"training": {"processes": 2}, "split": {"folds": 3}}
+    with pytest.raises(UsageError, match=r"folds 3 .*processes 1"):
+        load_config(write(**settings))
+    assert load_config(write(training={"processes": 2}, split={"folds": 1})).split.folds == 1
+
+
 def test_a_trainjob_has_the_image_of_the_cluster_unless_it_names_its_own(write: Any) -> None:
     image = "a/python@sha256:" + "ab" * 32
     training = {"launcher": "trainjob", "trainjob": {"exchange": "/mnt"}}

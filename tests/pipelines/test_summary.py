@@ -37,11 +37,12 @@ def test_figures_have_their_intervals(shown: str) -> None:
     for figure in ("45 clips", "25 train", "8 validation", "12 test", "3 rejected", "95%"):
         assert figure in shown
     rows = {line.split("  ")[0]: line for line in shown.splitlines()}
-    assert rows["Spearman"].split()[-1] == "-"
-    assert "0.512 (0.300, 0.700)" in rows["Spearman"]
+    assert rows["Spearman overall"].split()[-1] == "-"
+    assert "0.512 (0.300, 0.700)" in rows["Spearman overall"]
+    assert list(rows).index("Spearman within source") < list(rows).index("Spearman overall")
     assert "7.250" in rows["MAE (points)"]
     assert "-0.100 (-0.300, 0.100)" in rows["seconds"]
-    both = r"\+0\.050 \(-0\.010, \+0\.110\).*\+0\.200 \(\+0\.100, \+0\.300\) within.*: hybrid\b"
+    both = r"\+0\.200 \(\+0\.100, \+0\.300\).* within.*\+0\.050 \(-0\.010, \+0\.110\) overall.*: hybrid\b"
     assert re.search(both, " ".join(shown.split()))
 
 

@@ -126,6 +126,17 @@ def test_clips_of_a_cross_validated_plan_have_their_out_of_fold_outputs(
     assert (figures["plan"], figures["out_of_fold"], figures["clips"]) == ("baseline", True, 16)
 
 
+def test_a_warm_start_is_marked_as_optimistic(tmp_path: Path, index: Path, features: Path) -> None:
+    plans = [trained_plan(tmp_path, plan) for plan in ("baseline", "hybrid")]
+    folder = plans[1].scorer_folder()
+    described = json.loads((folder / "scorer.json").read_text())
+    described["training"] = {"init": "warm: older"}
+    (folder / "scorer.json").write_text(json.dumps(described))
+    figures = evaluate_plans([one.folder for one in plans], index, features, tmp_path / "out", SETTINGS).figures
+    (warning,) = [one for one in figures["warnings"] if "older" in one]
+    assert warning.startswith("hybrid: ")
+
+
 def test_plans_that_rank_nothing_have_no_winner(tmp_path: Path, index: Path, features: Path) -> None:
     plan = trained_plan(tmp_path, "campplus_only")
     figures = evaluate_plans([plan.folder], index, features, tmp_path / "out", SETTINGS).figures
