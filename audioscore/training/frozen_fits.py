@@ -192,16 +192,17 @@ def fit_frozen(
     state = _State(parameters, zeros[0], zeros[1], *counts)
     centres = [_centre(split, fit.rows) for fit in fits]
     outputs = np.zeros((epochs, len(heads), len(split.scores)), dtype=np.float32)
-    torch.manual_seed(fits[0].seed)
-    for epoch in range(1, epochs + 1):
-        drawn = [_batches(split, fit, settings, epoch) for fit in fits]
-        losses: list[float] = []
-        for number in range(max(map(len, drawn))):
-            rows = [batches[number] if number < len(batches) else None for batches in drawn]
-            losses.append(_step(template, state, buffers, clips, split, fits, rows, centres, settings, epoch))
-        outputs[epoch - 1] = _evaluate(template, state.parameters, buffers, clips, len(split.scores)).cpu().numpy()
-        if observe is not None:
-            observe(epoch, float(np.mean(losses)), outputs[epoch - 1])
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(fits[0].seed)
+        for epoch in range(1, epochs + 1):
+            drawn = [_batches(split, fit, settings, epoch) for fit in fits]
+            losses: list[float] = []
+            for number in range(max(map(len, drawn))):
+                rows = [batches[number] if number < len(batches) else None for batches in drawn]
+                losses.append(_step(template, state, buffers, clips, split, fits, rows, centres, settings, epoch))
+            outputs[epoch - 1] = _evaluate(template, state.parameters, buffers, clips, len(split.scores)).cpu().numpy()
+            if observe is not None:
+                observe(epoch, float(np.mean(losses)), outputs[epoch - 1])
     for index, head in enumerate(wrapped):
         head.load_state_dict({name: value[index] for name, value in {**state.parameters, **buffers}.items()})
         head.eval()
