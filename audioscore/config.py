@@ -368,8 +368,13 @@ class Config(ConfigSection):
 
     @model_validator(mode="after")
     def _check_folds(self) -> "Config":
-        if (self.split.folds or 1) > 1 and self.training.processes > 1:
-            raise ValueError(f"split.folds {self.split.folds} needs training.processes 1; a cross-validation has one")
+        folds, training = self.split.folds or 1, self.training
+        nodes = training.trainjob.num_nodes if training.resolved_launcher == "trainjob" else 1
+        if folds > 1 and training.processes * nodes > 1:
+            raise ValueError(
+                f"split.folds {folds}, training.processes {training.processes}, nodes {nodes}: a cross-validation runs "
+                f"in one process. Set split.folds to 1, or the others"
+            )
         return self
 
     @property

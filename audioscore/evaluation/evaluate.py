@@ -72,7 +72,7 @@ def evaluate(
         controls: control -> sha256 -> value.
         representative: plan -> the seed that represents it.
         ratings: scores of the single raters for each test clip.
-        reference: the plan that the others are compared with, chosen on validation (default: baseline).
+        reference: the plan that the others are compared with, chosen on held-out clips (default: baseline).
 
     Raises: DataError where a clip has no score or is listed twice, or the runs differ in test clips or scores.
     """

@@ -15,7 +15,7 @@ from audioscore.encoders.extract import Extraction, read_extraction
 from audioscore.encoders.features import Features
 from audioscore.encoders.store import FeatureStore
 from audioscore.encoders.stored_features import StoredFeatures
-from audioscore.errors import DataError
+from audioscore.errors import DataError, shorten
 from audioscore.evaluation.controls import measured_controls
 from audioscore.evaluation.evaluate import evaluate
 from audioscore.evaluation.noise_ceiling import ratings_of
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ONE_FIT = "out of fold, by models of one seed"
 PREDICTIONS, EVALUATION = "predictions.csv", "evaluation.json"
 
 
@@ -78,6 +79,9 @@ def evaluate_plans(
     figures["winner"] = None if winner is None else winner.as_dict()
     for trained in plans:
         figures["plans"][trained.plan]["speaker_probe"] = singer_probe_result(trained.chosen)
+        if held_out[trained.plan] is not None:
+            spread = figures["plans"][trained.plan]["seed_spread"]
+            spread["val_spearman"] = {**spread["val_spearman"], "seeds": 1, "sd": None, "no_interval": ONE_FIT}
         init = str(read_description(trained.scorer_folder()).training.get("init", "scratch"))
         if init != "scratch":
             figures["warnings"].append(
@@ -124,6 +128,11 @@ def predict_clips(
         if held_out is None or split == "test":
             raw = raw_outputs(network, features[split], device)
         else:
+            if missing := [clip.audio_file for clip in clips if str(clip.sha256) not in held_out.raw]:
+                raise DataError(
+                    f"{trained.plan}: {len(missing)} of {len(clips)} {split} clips have no out-of-fold output "
+                    f"({shorten(missing)}). Train again with these splits."
+                )
             raw = np.array([held_out.raw[str(clip.sha256)] for clip in clips]) + trained.outcomes[seed].centre
         rows += prediction_rows(trained.plan, description, [split] * len(clips), clips, raw)
     return rows

@@ -26,7 +26,7 @@ ANY = ""  # of `widths`: for recordings whose source is not known
 SOURCE_CLIPS = 100  # from as many on, a source has its own quantile
 PRIOR_CLIPS = 5.0  # weight of the mean error in the local one
 OTHER_SOURCE = 0.2  # weight of a clip of another source
-SAMPLE = 4000  # of calibration clips for the kernel, at most
+SAMPLE, BLOCK = 4000, 1000  # of calibration clips for the kernel, and of scores at once, at most
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,10 @@ class _LocalErrors:
             if len(self.predicted) <= SAMPLE
             else np.linspace(0, len(self.predicted) - 1, SAMPLE).astype(int)
         )
+        if len(scores) > BLOCK:
+            parts = [slice(start, start + BLOCK) for start in range(0, len(scores), BLOCK)]
+            own = [None if clusters is None else clusters[part] for part in parts]
+            return np.concatenate([self.at(scores[part], source, one) for part, one in zip(parts, own, strict=True)])
         distance = (scores[:, None] - self.predicted[kept][None]) / self.bandwidth
         weights = np.exp(-0.5 * distance**2)
         if source != ANY:

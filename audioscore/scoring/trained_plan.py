@@ -49,7 +49,8 @@ class OutOfFold:
     folds: int
     epochs: int
     raw: dict[str, float]  # by SHA-256 of the recording
-    identity: str = ""  # of the training, by which a resumed one recognises its result
+    identity: str = ""  # of clips, settings and encoders, by which a resumed training recognises its result
+    fits: str = ""  # hash of the seeds and folds
 
     def write(self, folder: Path) -> None:
         """Write out_of_fold.json."""
@@ -63,7 +64,9 @@ class OutOfFold:
 
 @dataclass(frozen=True)
 class TrainedPlan:
-    """The scorers of a plan, one for each seed. The representative is the seed with the best validation result."""
+    """The scorers of a plan, one for each seed. The representative is the seed with the best validation result, or the
+    first one of a cross-validated plan.
+    """
 
     plan: Plan
     folder: Path

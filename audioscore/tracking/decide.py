@@ -80,10 +80,11 @@ def decide_run(
     """
     plans = [read_trained(folder) for folder in folders.plans]
     evaluation = read_evaluation(folders.evaluation)
-    chosen = evaluation.figures["winner"]
+    chosen = evaluation.figures.get("winner")
     if chosen is None:
         raise DataError(
-            "Winner: no candidate has a defined within-source Spearman. Check the training curves, or add clips."
+            "Winner: the evaluation has none, because no candidate ranks the clips or an earlier version wrote it. "
+            "Check the training curves, or evaluate again."
         )
     winner_plan = chosen["plan"]
     winner = next(trained for trained in plans if trained.plan == winner_plan)

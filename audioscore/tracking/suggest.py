@@ -22,10 +22,12 @@ from audioscore.data.tables import SUFFIXES
 from audioscore.encoders.extract import read_extraction
 from audioscore.encoders.store import FeatureStore
 from audioscore.errors import DataError, UsageError
+from audioscore.evaluation.predict import EVALUATION
 from audioscore.evaluation.suggest import Suggestion, rank_suggestions
+from audioscore.files import read_json
 from audioscore.scoring.checkpoint import read_description
 from audioscore.scoring.scorer import CANDIDATES
-from audioscore.scoring.trained_plan import PLAN_FILE, TrainedPlan, read_trained
+from audioscore.scoring.trained_plan import PLAN_FILE, OutOfFold, TrainedPlan, read_trained
 from audioscore.tracking.compare import rescore
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class TrainedRun:
     plans: list[TrainedPlan]
     train: list[Clip]
     store: FeatureStore
+    winner: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,12 @@ def trained_in(run: Path) -> TrainedRun:
     store = read_extraction(features[0]).store
     if "://" not in store and not Path(store).is_dir():  # the home was moved
         store = str(run.absolute().parent.with_name("features"))
-    return TrainedRun(candidates, read_split(index[0], "train"), FeatureStore(store))
+    folds = any(OutOfFold.read(trained.folder) is not None for trained in candidates)  # then val was trained on, too
+    clips = [clip for split in ("train", "val")[: 1 + folds] for clip in read_split(index[0], split)]
+    evaluated = sorted(run.glob(f"steps/*/**/evaluate-scorers/evaluation/{EVALUATION}"))
+    chosen = read_json(evaluated[0]).get("winner") if evaluated else None
+    best = max(candidates, key=lambda plan: fmean(plan.selections.values())).plan
+    return TrainedRun(candidates, clips, FeatureStore(store), best if chosen is None else chosen["plan"])
 
 
 def suggest_clips(
@@ -139,7 +147,6 @@ def _refusal(checked: CheckedRecording) -> str | None:
 
 def _predict(clips: Sequence[Clip], folder: Path, trained: TrainedRun) -> tuple[list[Array], Array]:
     """Predict by every seed of both plans, and return the interval widths of the winner. Shape: S of [N], [N]."""
-    winner = max(trained.plans, key=lambda plan: fmean(plan.selections.values())).plan
     predicted, widths = [], np.zeros(len(clips))
     for plan in trained.plans:
         for seed in plan.validation:
@@ -147,7 +154,7 @@ def _predict(clips: Sequence[Clip], folder: Path, trained: TrainedRun) -> tuple[
             calibration = read_description(plan.scorer_folder(seed)).calibration
             points = calibration.apply(rescore(plan.scorer_folder(seed), clips, folder, trained.store))
             predicted.append(points)
-            if (plan.plan, seed) == (winner, plan.representative):
+            if (plan.plan, seed) == (trained.winner, plan.representative):
                 low, high = calibration.interval(points)
                 widths = high - low
     return predicted, widths

@@ -4,6 +4,8 @@ Every clip is predicted by a model that was trained without its singer. These ou
 epochs and the winner, and are what the final models are calibrated on; the final models are trained on all clips.
 """
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +42,9 @@ log = logging.getLogger(__name__)
 Outputs = NDArray[np.float32]
 Observer = Callable[[int, float, Outputs], None]
 
+FOLDS, LEAST_GROUPS = 5, 3  # by default; with fewer groups of singers, val is used alone
+BATCH_MEMORY = 2**30  # bytes that the frames of one batch of all heads may take
+
 
 @dataclass(frozen=True)
 class Folds:
@@ -50,14 +55,16 @@ class Folds:
     fold_of: NDArray[np.int64]
     absolute: NDArray[np.bool_]
     fits: list[FrozenFit]
+    groups: list[str]  # of singers, one for each clip
 
     @classmethod
     def of(cls, data: PlanData, index: Path, folds: int) -> "Folds":
-        """Assign whole groups of singers to folds."""
+        """Assign whole groups of singers to folds. Raises DataError for fewer groups than folds."""
         split, clips = data.joined()
-        fold_of = np.array(assign_folds(clips, singer_groups(clips, index / SPLITS_FILE), folds))
+        groups = singer_groups(clips, index / SPLITS_FILE)
+        fold_of = np.array(assign_folds(clips, groups, folds))
         fits = [FrozenFit(np.flatnonzero(fold_of != fold), data.settings.seeds[0]) for fold in range(folds)]
-        return cls(split, clips, fold_of, np.array(split.groups) == ABSOLUTE, fits)
+        return cls(split, clips, fold_of, np.array(split.groups) == ABSOLUTE, fits, groups)
 
     def held_out(self, outputs: Outputs) -> NDArray[np.float64]:
         """Return the output of each scored clip by the model that left it out, less that model's mean training output.
@@ -70,21 +77,30 @@ class Folds:
         centred = outputs[self.fold_of, np.arange(len(self.clips))] - np.array(means)[self.fold_of]
         return np.asarray(centred[self.absolute], dtype=np.float64)
 
+    def hash(self, data: PlanData) -> str:
+        """Return what a finished training has to agree in besides `PlanData.identity`: the seeds and the folds."""
+        value = [list(data.settings.seeds), self.fold_of.tolist(), self.split.keys]
+        return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
+
     @property
     def scored(self) -> list[int]:
         """Rows of the clips with absolute scores."""
         return [int(row) for row in np.flatnonzero(self.absolute)]
 
 
-def cross_validate(
-    data: PlanData, index: Path, target: Path, folds: int, callbacks_for: CallbackFactory
-) -> TrainedPlan:
+def default_folds(data: PlanData, index: Path) -> int:
+    """Return the number of folds without a setting: FOLDS, fewer for fewer groups, 1 below LEAST_GROUPS of them."""
+    groups = len(set(singer_groups(data.joined()[1], index / SPLITS_FILE)))
+    return min(FOLDS, groups) if groups >= LEAST_GROUPS else 1
+
+
+def cross_validate(data: PlanData, divided: Folds, target: Path, callbacks_for: CallbackFactory) -> TrainedPlan:
     """Cross-validate a plan with its first seed, then train its final scorers on all clips, one for each seed.
 
-    Raises: DataError for fewer groups of singers than folds; what `fit_network` raises.
+    Raises: what `fit_network` raises.
     """
     plan, settings, seeds = data.plan, data.settings, data.settings.seeds
-    divided, device = Folds.of(data, index, folds), start(data.device, settings.precision).device
+    device, folds = start(data.device, settings.precision).device, len(divided.fits)
     split, scored = divided.split, divided.scored
     human, sources = np.array([split.scores[row] for row in scored]), [split.sources[row] for row in scored]
     log.info("%s: %d folds of %d clips, then %d final models", plan, folds, len(divided.clips), len(seeds))
@@ -113,20 +129,21 @@ def cross_validate(
             callback.on_epoch(entry)
 
     with following(callbacks, 0, settings.epochs):
-        fit_all(data, divided, divided.fits, settings.epochs, device, observe)
+        fitted = fit_all(data, divided, divided.fits, settings.epochs, device, observe)[0]
+    speakers = _speakers(data, divided, fitted[0].network, device)
     best = max(curve, key=lambda entry: entry["selection"])
     epochs = int(best["epoch"])
     log.info("%s: %d epochs are best out of fold; training on all clips", plan, epochs)
     raw = held_out[epochs - 1]
     by_recording = {split.keys[row]: float(value) for row, value in zip(scored, raw, strict=True)}
-    OutOfFold(folds, epochs, by_recording, data.identity).write(target)
+    OutOfFold(folds, epochs, by_recording, data.identity, divided.hash(data)).write(target)
     rows = np.arange(len(divided.clips))
     networks, outputs = fit_all(data, divided, [FrozenFit(rows, seed) for seed in seeds], epochs, device)
     outcomes: dict[int, Outcome] = {}
-    groups = singer_groups([divided.clips[row] for row in scored], index / SPLITS_FILE)
+    base = fit_calibration(raw, human, [divided.groups[row] for row in scored], sources)
     for number, (seed, made) in enumerate(zip(seeds, networks, strict=True)):
         centre = float(outputs[number][divided.absolute].mean())
-        calibration = fit_calibration(raw + centre, human, groups, sources)
+        calibration = replace(base, raw=tuple(knot + centre for knot in base.raw))
         figures = {"folds": folds, "best_epoch": epochs, "validation_spearman": best["val_spearman"]}
         folder = target / f"seed-{seed}"
         network = made.network.to(device)
@@ -138,7 +155,7 @@ def cross_validate(
         trainable = {name: value.numel() for name, value in network.named_parameters() if value.requires_grad}
         outcomes[seed] = Outcome(
             best["val_spearman"], best["selection"], curve, sum(trainable.values()), tuple(trainable),
-            _speakers(data, seed, network, device), centre,
+            speakers, centre,
         )  # fmt: skip
     trained = TrainedPlan(plan, target, seeds[0], outcomes)
     write_trained(trained)
@@ -151,27 +168,35 @@ def fit_all(
 ) -> tuple[list[NewNetwork], Outputs]:  # fmt: skip
     """Fit a new network for each fit; return them, and their outputs for all clips after the last epoch.
 
-    Heads on frozen features are fitted at once (`fit_frozen`), if the features fit into memory; other networks one
-    after another by `fit_network`, and observed when all are fitted.
+    Heads on frozen features are fitted at once (`fit_frozen`), if the features and a batch fit into memory; other
+    networks one after another by `fit_network`. They are observed when all are fitted, and then only the first network
+    is returned.
 
     Shape: M fits, N clips -> [M, N].
     """
     split, settings = divided.split, fit_settings(data.settings, data.recipe)
-    networks = [new_network(data, fit.seed, device) for fit in fits]
-    heads = [made.network.head for made in networks]
-    frozen = data.recipe.tuning is None and all(
-        isinstance(head, ScoreHead) and head.kind != "songeval" for head in heads
-    )
-    clips = ClipStatistics.read(split.features, device) if frozen and not data.recipe.adversary else None
-    if clips is not None:
+    first = new_network(data, fits[0].seed, device)
+    head = first.network.head
+    frozen = data.recipe.tuning is None and not data.recipe.adversary and settings.micro_clips is None
+    clips = None
+    if frozen and isinstance(head, ScoreHead) and head.kind != "songeval":
+        clips = ClipStatistics.read(split.features, device)
+    if clips is not None and clips.batch_bytes(settings.batch_clips) * len(fits) <= BATCH_MEMORY:
+        networks = [first, *(new_network(data, fit.seed, device) for fit in fits[1:])]
         for made, fit in zip(networks, fits, strict=True):
             set_statistics(data, made, split.part(fit.rows.tolist()), lambda: (), device)
+        heads = [made.network.head for made in networks]
         with one_torch_thread():
             return networks, fit_frozen(heads, clips, split, fits, settings, epochs=epochs, observe=observe)[-1]
+    networks = []
     outputs = np.zeros((epochs, len(fits), len(split.scores)), dtype=np.float32)
     losses = np.zeros((epochs, len(fits)))
-    for number, (made, fit) in enumerate(zip(networks, fits, strict=True)):
-        losses[:, number] = _fit_alone(data, divided, made, fit, outputs[:, number], device)
+    for number, fit in enumerate(fits):
+        made = first if number == 0 else new_network(data, fit.seed, device)
+        every = observe is not None
+        losses[:, number] = _fit_alone(data, divided, made, fit, outputs[:, number], device, every=every)
+        networks += [made] if number == 0 or not every else []
+        log.info("%s: %d of %d models trained", data.plan, number + 1, len(fits))
     if observe is not None:
         for epoch in range(epochs):
             observe(epoch + 1, float(losses[epoch].mean()), outputs[epoch])
@@ -179,9 +204,10 @@ def fit_all(
 
 
 def _fit_alone(
-    data: PlanData, divided: Folds, made: NewNetwork, fit: FrozenFit, outputs: Outputs, device: torch.device
-) -> list[float]:
-    """Fit one network by the training loop, and store its outputs after each epoch; return the losses.
+    data: PlanData, divided: Folds, made: NewNetwork, fit: FrozenFit, outputs: Outputs, device: torch.device, *,
+    every: bool,
+) -> list[float]:  # fmt: skip
+    """Fit one network by the training loop, and store its outputs after `every` or the last epoch; return the losses.
 
     Shape: outputs [epochs, N].
     """
@@ -198,21 +224,25 @@ def _fit_alone(
         warmup = HeadWarmup(parts[0], parts[1], settings.head_warmup_epochs)
 
     def observe(epoch: int, network: ScoreNetwork) -> None:
-        outputs[epoch - 1] = raw_outputs(network, divided.split.features, device)
+        if every or epoch == len(outputs):
+            outputs[epoch - 1] = raw_outputs(network, divided.split.features, device)
 
-    options = replace(fit_settings(settings, data.recipe), epochs=len(outputs))
     found = fit_network(
-        made.network, train, val, options,
-        seed=fit.seed, adversary=made.adversary, device=data.device, warmup=warmup, observe=observe,
+        made.network, train, val, fit_settings(settings, data.recipe),
+        seed=fit.seed, adversary=made.adversary, device=data.device, warmup=warmup, stop_after=len(outputs),
+        observe=observe,
     )  # fmt: skip
-    made.network.to(device)
     return [entry["train_loss"] for entry in found.curve[-len(outputs) :]]
 
 
-def _speakers(data: PlanData, seed: int, network: ScoreNetwork, device: torch.device) -> SpeakerFigures | None:
-    """The singer probe on the validation clips, before and after the training."""
-    clips, features = [one.clip for one in data.clips["val"]], data.splits["val"].features
-    fresh = new_network(data, seed, device)
-    set_statistics(data, fresh, data.splits["train"], lambda: data.untuned("train", kept_bytes=0).features, device)
-    before, after = (run_singer_probe(one, clips, features, device) for one in (fresh.network, network))
+def _speakers(data: PlanData, divided: Folds, network: ScoreNetwork, device: torch.device) -> SpeakerFigures | None:
+    """The singer probe on the clips that the first fold's network was not trained on, before and after its training."""
+    fit = divided.fits[0]
+    rows = [row for row in divided.scored if row not in set(fit.rows.tolist())]
+    clips, features = [divided.clips[row] for row in rows], divided.split.part(rows).features
+    fresh = new_network(data, fit.seed, device)
+    train = fit.rows.tolist()
+    untuned = lambda: data.joined(untuned=True)[0].part(train).features  # noqa: E731
+    set_statistics(data, fresh, divided.split.part(train), untuned, device)
+    before, after = (run_singer_probe(one.to(device), clips, features, device) for one in (fresh.network, network))
     return None if before is None or after is None else SpeakerFigures(before.accuracy, after.accuracy, after.singers)

@@ -2,8 +2,8 @@
 
 A step computes one batch of every head in one call (`torch.func.vmap`), and the projection of the frames is left out
 where it can be: it is linear, so mean and deviation of projected frames follow from mean and covariance of the raw
-frames, and attention can weight raw frames. The results are those of `training.loop` up to rounding, apart from the
-random numbers of dropout.
+frames, and attention can weight raw frames. In fp32, the results are those of `training.loop` up to rounding, apart
+from the random numbers of dropout, which depend on all heads that are fitted together.
 """
 
 import copy
@@ -27,7 +27,7 @@ from audioscore.training.data import TrainingSplit
 from audioscore.training.losses import ABSOLUTE
 from audioscore.training.step import FitSettings, rate_factor
 
-MEMORY = 2**30  # bytes that the frames, or their covariances, may take
+MEMORY = 4 * 2**30  # bytes that the frames, or their covariances, may take
 FRAMES_PER_CHANNEL = 2  # from as many on, a covariance saves time
 EVALUATED_CLIPS = 256  # in one forward pass
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of AdamW
@@ -70,6 +70,11 @@ class ClipStatistics:
             centred = (frames - mean[:, None]).masked_fill(~mask, 0.0)
             covariance = centred.transpose(1, 2) @ centred / counts[..., None]
         return cls(frames, batch.lengths, mean, covariance, batch.embedding)
+
+    def batch_bytes(self, clips: int) -> int:
+        """Return the bytes that a head reads of so many clips: their frames and covariances."""
+        values = [value for value in (self.frames, self.covariance) if value is not None]
+        return sum(4 * clips * value[0].numel() for value in values)
 
     def inputs(self, rows: Tensor) -> tuple[Tensor | None, ...]:
         """Return the inputs of `FrozenHead` for clips; frames are cut to the longest of them. Shape: rows [...]."""
@@ -172,7 +177,8 @@ def fit_frozen(
     epochs: int,
     observe: Observer | None = None,
 ) -> NDArray[np.float32]:
-    """Train heads in place for `epochs`; return their raw outputs for all clips after each epoch.
+    """Train heads in place for `epochs`; return their raw outputs for all clips after each epoch, or, without
+    `observe`, after the last one (zeros before).
 
     The learning rate follows the schedule of `settings.epochs`, so that fewer epochs are the beginning of the same fit.
 
@@ -200,7 +206,9 @@ def fit_frozen(
             for number in range(max(map(len, drawn))):
                 rows = [batches[number] if number < len(batches) else None for batches in drawn]
                 losses.append(_step(template, state, buffers, clips, split, fits, rows, centres, settings, epoch))
-            outputs[epoch - 1] = _evaluate(template, state.parameters, buffers, clips, len(split.scores)).cpu().numpy()
+            if observe is not None or epoch == epochs:
+                found = _evaluate(template, state.parameters, buffers, clips, len(split.scores))
+                outputs[epoch - 1] = found.cpu().numpy()
             if observe is not None:
                 observe(epoch, float(np.mean(losses)), outputs[epoch - 1])
     for index, head in enumerate(wrapped):
@@ -257,7 +265,7 @@ def _step(
     gradients = torch.autograd.grad(
         total, [state.parameters[name] for name in names], allow_unused=True, materialize_grads=True
     )
-    _descend(state, dict(zip(names, gradients, strict=True)), rows, fits, settings)
+    _descend(state, dict(zip(names, gradients, strict=True)), rows, fits, split, settings)
     return float(total.detach()) / len(losses)
 
 
@@ -290,7 +298,7 @@ def _evaluate(
 
 def _descend(
     state: _State, gradients: Mapping[str, Tensor], rows: Sequence[Rows | None], fits: Sequence[FrozenFit],
-    settings: FitSettings,
+    split: TrainingSplit, settings: FitSettings,
 ) -> None:  # fmt: skip
     """Clip each head's gradient and apply AdamW at its scheduled rate; heads without a batch do not change.
 
@@ -299,11 +307,14 @@ def _descend(
     device = state.steps.device
     squares = sum(gradient.flatten(1).square().sum(1) for gradient in gradients.values())
     norms = torch.as_tensor(squares, device=device).sqrt()
-    if not bool(torch.isfinite(norms).all()):
-        wrong = shorten(
-            [str(fit.seed) for fit, fine in zip(fits, torch.isfinite(norms).tolist(), strict=True) if not fine]
-        )
-        raise ModelError(f"seed {wrong}: a gradient is not finite. Lower training.learning_rate.")
+    for index, fine in enumerate(torch.isfinite(norms).tolist()):
+        if not fine:
+            batch = rows[index]
+            listed = shorten([] if batch is None else [split.names[row] for row in batch])
+            raise ModelError(
+                f"seed {fits[index].seed}: the gradient of a batch is not finite, though its loss is ({listed}). Check "
+                f"these recordings, or lower training.learning_rate."
+            )
     used = torch.tensor([batch is not None for batch in rows], device=device)
     moving = used & (norms > 0)
     factors = [

@@ -27,6 +27,8 @@ from audioscore.training.step import FitSettings, Stepper
 
 log = logging.getLogger(__name__)
 
+NOT_VALIDATED = {"val_spearman": 0.0, "val_spearman_within_source": 0.0, "selection": 0.0}
+
 
 @dataclass(frozen=True)
 class HeadWarmup:
@@ -66,12 +68,13 @@ def fit_network(
     callbacks: Sequence[Callback] = (),
     device: str = "auto",
     warmup: HeadWarmup | None = None,
+    stop_after: int | None = None,
     observe: Callable[[int, ScoreNetwork], None] | None = None,
 ) -> Fit:
     """Train a network in place and keep the epoch that ranks the validation clips best.
 
-    With `observe`, all epochs are run, the last one is kept, and `observe` is called after each epoch with its number,
-    without the warm-up's, and the network.
+    With `stop_after`, so many epochs of the schedule of `settings.epochs` are run without validation, and the last one
+    is kept; `observe` is called after each epoch with its number, without the warm-up's, and the network.
 
     With `warmup`, the head is first fitted alone, with the whole learning-rate schedule over the warm-up's epochs.
     `settings.epochs` follow from its best head; they are numbered on, and that head's epoch is the one to improve on.
@@ -89,7 +92,7 @@ def fit_network(
     accelerator = start(device, settings.precision)
     with torch.random.fork_rng(enabled=True, devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
         stepper = Stepper(accelerator, network, adversary, train, settings, seed)
-        run = _Run(stepper, val, checkpoint, identity, resume, warmup, observe)
+        run = _Run(stepper, val, checkpoint, identity, resume, warmup, stop_after, observe)
         first = None
         if warmup is not None and not run.resumed:
             first = _warmup_run(warmup, stepper, checkpoint, identity, resume, device)
@@ -159,10 +162,11 @@ class _Run:
 
     def __init__(
         self, stepper: Stepper, val: TrainingSplit, checkpoint: Path | None, identity: str, resume: bool,
-        warmup: HeadWarmup | None = None, observe: Callable[[int, ScoreNetwork], None] | None = None,
+        warmup: HeadWarmup | None = None, stop_after: int | None = None,
+        observe: Callable[[int, ScoreNetwork], None] | None = None,
     ) -> None:  # fmt: skip
         self.stepper, self.val, self.checkpoint, self.identity = stepper, val, checkpoint, identity
-        self.observe = observe
+        self.stop_after, self.observe = stop_after, observe
         found = None
         if checkpoint is not None and resume:
             scaler = stepper.accelerator.scaler
@@ -194,7 +198,9 @@ class _Run:
         """Whether all epochs are done, or there was no better one for `patience` epochs."""
         settings, best = self.stepper.settings, self.progress.best_epoch - self.earlier_epochs
         done = self.progress.epoch - 1 - self.earlier_epochs
-        return done >= settings.epochs or (self.observe is None and done - max(best, 0) >= settings.patience)
+        if self.stop_after is not None:
+            return done >= self.stop_after
+        return done >= settings.epochs or done - max(best, 0) >= settings.patience
 
     def to_the_end(self, callbacks: Sequence[Callback]) -> None:
         """Run the remaining epochs."""
@@ -223,7 +229,9 @@ class _Run:
                 callback.on_step(self.step)
             if progress.step % stepper.settings.checkpoint_steps == 0:
                 self.write()
-        figures = validate(stepper.network, self.val, stepper.accelerator)
+        figures = dict(NOT_VALIDATED)
+        if self.stop_after is None:
+            figures = validate(stepper.network, self.val, stepper.accelerator)
         entry = {
             "epoch": progress.epoch,
             "train_loss": float(np.mean(progress.losses)) if progress.losses else 0.0,
@@ -241,7 +249,7 @@ class _Run:
         """Add an epoch to the curve, keep its weights if it is the best so far, and write a checkpoint."""
         progress = self.progress
         progress.curve.append(entry)
-        if entry["selection"] > progress.best or self.observe is not None:
+        if entry["selection"] > progress.best or self.stop_after is not None:
             progress.best, progress.best_epoch = entry["selection"], progress.epoch
             progress.best_state = trained_state(self.stepper.plain)
         log.info(

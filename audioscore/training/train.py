@@ -1,4 +1,4 @@
-"""Train plans: every seed is fitted, calibrated on validation, and written as a scorer folder."""
+"""Train plans: every seed is fitted, calibrated on clips it was not trained on, and written as a scorer folder."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from audioscore.config import Plan
 from audioscore.data.versions.revision import folder_digest
-from audioscore.errors import ModelError
+from audioscore.errors import ModelError, UsageError
 from audioscore.scoring.calibration import fit_calibration
 from audioscore.scoring.checkpoint import DESCRIPTION, save_scorer, tuned_state
 from audioscore.scoring.network import raw_outputs
@@ -27,7 +27,7 @@ from audioscore.scoring.trained_plan import (
 from audioscore.training.adversary import run_singer_probe
 from audioscore.training.callbacks import Callback, CallbackFactory
 from audioscore.training.checkpoint import clear
-from audioscore.training.cross_validation import cross_validate
+from audioscore.training.cross_validation import Folds, cross_validate, default_folds
 from audioscore.training.distributed import count, in_shares, is_main, once, start
 from audioscore.training.launch import TrainingRequest
 from audioscore.training.loop import HeadWarmup, fit_network, head_checkpoint
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from audioscore.config import TrainingSection
 
 log = logging.getLogger(__name__)
-
-FOLDS = 5  # by default
 
 
 def no_callbacks(plan: Plan, seed: int) -> Sequence[Callback]:
@@ -92,10 +90,11 @@ def train_plan(
 ) -> TrainedPlan:
     """Train a plan on every seed, from the index and the features of the earlier pipeline steps.
 
-    With more than one of `folds` (default: 5, or 1 where MuQ is tuned or training runs in several processes), the plan
-    is cross-validated on train and val, and its scorers are trained on both. With one, val chooses the epoch and
-    calibrates; with `resume`, finished seeds under `target` are kept, and the unfinished one continues from its
-    checkpoint. Under torchrun every process calls this with the same arguments; the main process writes.
+    With more than one of `folds` (default: 5, fewer for fewer singers, and 1 where MuQ is tuned or training runs in
+    several processes), the plan is cross-validated on train and val, and its scorers are trained on both. With one, val
+    chooses the epoch and calibrates; with `resume`, finished seeds under `target` are kept, and the unfinished one
+    continues from its checkpoint. Under torchrun every process calls this with the same arguments; the main process
+    writes.
 
     Raises: DataError if a split is too small; ModelError if the training fails, or if the checkpoint to resume from is
         of another training.
@@ -103,9 +102,14 @@ def train_plan(
     data = load_plan_data(plan, index_folder, features_folder, settings, data_digest, code_revision, device)
     if is_main():
         clear(target, resume)
-    divided = folds or (1 if data.recipe.tuning is not None or count() > 1 else FOLDS)
-    if divided > 1:
-        return _cross_validated(data, index_folder, target, divided, resume, callbacks_for)
+    if folds is not None and folds > 1 and count() > 1:
+        raise UsageError(f"split.folds {folds}: a cross-validation runs in one process, not {count()}. Set it to 1.")
+    if folds is None:
+        folds = 1 if data.recipe.tuning is not None or count() > 1 else default_folds(data, index_folder)
+    if folds > 1:
+        return _cross_validated(data, index_folder, target, folds, resume, callbacks_for)
+    if is_main():
+        _forget_cross_validation(target)
     outcomes: dict[int, Outcome] = {}
     for seed in settings.seeds:
         record = target / f"seed-{seed}.json"
@@ -131,16 +135,25 @@ def _cross_validated(
     data: PlanData, index: Path, target: Path, folds: int, resume: bool, callbacks_for: CallbackFactory
 ) -> TrainedPlan:
     """Cross-validate a plan, or keep the result of the same training with `resume`."""
+    divided = Folds.of(data, index, folds)
     before = OutOfFold.read(target) if resume else None
     if before is not None and before.identity != data.identity:
         raise ModelError(
             f"{target / OUT_OF_FOLD}: belongs to a training with other data, settings or encoders. Use those, or train "
             f"without --resume."
         )
-    if before is not None and before.folds == folds and (target / PLAN_FILE).is_file():
+    if before is not None and before.fits == divided.hash(data) and (target / PLAN_FILE).is_file():
         log.info("%s: already finished, kept", data.plan)
         return read_trained(target)
-    return cross_validate(data, index, target, folds, callbacks_for)
+    _forget_cross_validation(target)
+    return cross_validate(data, divided, target, callbacks_for)
+
+
+def _forget_cross_validation(target: Path) -> None:
+    """Delete the result of an earlier cross-validation: the scorers are going to be other ones."""
+    if (target / OUT_OF_FOLD).is_file():
+        for name in (PLAN_FILE, OUT_OF_FOLD):
+            (target / name).unlink(missing_ok=True)
 
 
 def _train_seed(data: PlanData, seed: int, target: Path, resume: bool, callbacks: Sequence[Callback]) -> Outcome:

@@ -264,7 +264,7 @@ def test_an_impossible_launcher_is_refused(write: Any, training: dict[str, Any],
 
 def test_a_cross_validation_has_one_process(write: Any) -> None:
     settings = {"training": {"processes": 2}, "split": {"folds": 3}}
-    with pytest.raises(UsageError, match=r"folds 3 .*processes 1"):
+    with pytest.raises(UsageError, match=r"folds 3.*processes 2"):
         load_config(write(**settings))
     assert load_config(write(training={"processes": 2}, split={"folds": 1})).split.folds == 1
 

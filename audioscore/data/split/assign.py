@@ -25,6 +25,7 @@ from audioscore.data.split.groups import (
     group_clips,
     group_key,
     join_same_voice,
+    joined_singers,
     previous_split,
     with_equal_ids,
 )
@@ -43,6 +44,7 @@ class SplitsFile(NamedTuple):
 
     seed: int
     groups: dict[str, str]
+    joined: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def assign_splits(
     test: float,
     seed: int,
     previous: Mapping[str, str] | None = None,
+    joined: Mapping[str, str] | None = None,
     same_recording: Sequence[Collection[str]] = (),
     same_voice: Sequence[Collection[str]] = (),
     score_levels: int = 4,
@@ -85,6 +88,7 @@ def assign_splits(
     Args:
         val: Share of the clips, as is `test`.
         previous: The groups of splits.json.
+        joined: What splits.json has joined.
         same_recording: Sets of near-duplicates, by sha256 or audio_file.
         same_voice: Sets of clips, by audio_file, that probably share a singer. These estimates join new groups, and
             assign new groups to the split of previous ones. If a voice is in several splits, its new groups follow most
@@ -101,11 +105,11 @@ def assign_splits(
     known = with_equal_ids(previous or {})
     singers, groups, left_out = group_clips(clips, same_recording, known)
     _check_enough(groups, len(clips))
-    joined, voices_apart = join_same_voice(groups, same_voice)
-    usable = can_fill(joined)
-    joined, voices_apart = (joined, voices_apart) if usable else (groups, 0)
+    by_voice, voices_apart = join_same_voice(groups, same_voice)
+    usable = can_fill(by_voice)
+    by_voice, voices_apart = (by_voice, voices_apart) if usable else (groups, 0)
     shares = dict(zip(SPLITS, (1 - val - test, val, test), strict=True))
-    of = _assign(joined, list(shares.values()), seed, score_levels)
+    of = _assign(by_voice, list(shares.values()), seed, score_levels)
     with_voice = {name for item in same_voice for name in item}
     grouped = {clip.audio_file for clip in clips if clip.singer_id is None} & with_voice
     report = report_splits(
@@ -125,9 +129,8 @@ def assign_splits(
         )
     keys = _keys(singers, known, of)
     stored = {key: split for key, split in keys.items() if key not in known or key in (previous or {})}
-    several = [group for group in (joined if usable else groups) if len(group.singers) > 1]
-    named = {content_key(clip): group.name for group in several for clip in group.clips}
-    return Splits(seed, stored, of, report, dict(sorted(named.items())))
+    voices = same_voice if usable else ()
+    return Splits(seed, stored, of, report, joined_singers(clips, [*same_recording, *voices], joined or {}))
 
 
 def read_splits(path: Path) -> SplitsFile:
@@ -138,7 +141,7 @@ def read_splits(path: Path) -> SplitsFile:
         value = read_json(path)
     except ValueError as error:
         raise DataError(f"{path.name}: not JSON ({error}). Restore it from the last version of the data.") from error
-    groups = value.get("groups") if isinstance(value, dict) else None
+    groups, joined = (value.get("groups"), value.get("joined", {})) if isinstance(value, dict) else (None, {})
     if not isinstance(groups, dict) or not isinstance(value.get("seed"), int):
         raise DataError(f'{path.name}: no "seed" or "groups". Restore it from the last version of the data.')
     if invalid := [f"{key}: {split}" for key, split in groups.items() if split not in SPLITS]:
@@ -146,7 +149,7 @@ def read_splits(path: Path) -> SplitsFile:
             f"{path.name}: {len(invalid)} of {len(groups)} groups have an unknown split ({shorten(invalid)}). "
             f"Use one of {', '.join(SPLITS)}."
         )
-    return SplitsFile(value["seed"], groups)
+    return SplitsFile(value["seed"], groups, joined)
 
 
 def write_splits(path: Path, splits: Splits) -> None:
@@ -159,8 +162,10 @@ def singer_groups(clips: Sequence[Clip], path: Path) -> list[str]:
     """Return the name of each clip's group: clips of one group must be in the same fold.
 
     It is the clip's singer, else its recording; or what splits.json at `path`, which may be missing, joins them to.
+    Rows of one recording are in one group.
     """
-    joined = read_json(path).get("joined", {}) if path.is_file() else {}
+    known = read_splits(path).joined if path.is_file() else {}
+    joined = joined_singers(clips, (), known)
     return [joined.get(content_key(clip), group_key(clip)) for clip in clips]
 
 

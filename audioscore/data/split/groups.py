@@ -205,6 +205,30 @@ def join_same_voice(groups: Sequence[Group], same_voice: Sequence[Collection[str
     return sorted(result, key=lambda group: group.name), apart
 
 
+def joined_singers(clips: Sequence[Clip], links: Iterable[Collection[str]], known: Mapping[str, str]) -> dict[str, str]:
+    """Return the name of the group of each recording that is joined to another singer or recording, by content key.
+
+    Unlike the groups of a split, these groups ignore the splits: clips of one group belong into one fold.
+
+    Args:
+        links: Sets of clips by sha256 or audio_file: near-duplicates, and recordings that probably share a singer.
+        known: What was joined before, by content key.
+    """
+    names = [group_key(clip) for clip in clips]
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, clip in enumerate(clips):
+        for key in (names[row], content_key(clip), f"known:{known.get(content_key(clip), row)}"):
+            rows[key].append(row)
+    by_name = {key: row for row, clip in enumerate(clips) for key in (clip.audio_file, clip.sha256 or clip.audio_file)}
+    sets = _connected(len(clips), [*rows.values(), *([by_name[key] for key in one if key in by_name] for one in links)])
+    found: dict[str, str] = {}
+    for members in sets:
+        if len({names[row] for row in members}) > 1:
+            first = min(known.get(content_key(clips[row]), names[row]) for row in members)
+            found |= {content_key(clips[row]): first for row in members}
+    return dict(sorted(found.items()))
+
+
 def _connected(count: int, links: Iterable[Sequence[int]]) -> list[list[int]]:
     """The connected components of the indices 0 to count - 1.
 

@@ -165,7 +165,8 @@ def sort_folder(
     check_indexes(data, resort)
     clips, unscored = read_accepted(validated), read_ordered(validated)
     all_clips = list({clip.audio_file: clip for group in (*unscored, clips) for clip in group}.values())
-    previous = read_splits(data / SPLITS_FILE).groups if (data / SPLITS_FILE).is_file() else None
+    before = read_splits(data / SPLITS_FILE) if (data / SPLITS_FILE).is_file() else None
+    previous = None if before is None else before.groups
     if previous is None and target == data and all((data / INDEX / f"{split}.json").is_file() for split in SPLITS):
         raise DataError(
             f"{data}: has indexes, but no {SPLITS_FILE}, so the previous test clips are unknown. Restore it from the "
@@ -180,6 +181,7 @@ def sort_folder(
         test=section.test,
         seed=section.seed,
         previous=previous,
+        joined=None if before is None else before.joined,
         same_recording=read_near_duplicates(validated),
         same_voice=voices.same_voice if voices else (),
     )

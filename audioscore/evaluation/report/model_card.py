@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from audioscore.evaluation.evaluate import BASELINE, HYBRID
 from audioscore.evaluation.predictions import Prediction
 from audioscore.evaluation.report.page import SOURCE_HEADERS, flat, lead_text, sources_of
-from audioscore.evaluation.report.tables import METRIC_TITLES, SIGNED, UNITS, figure_text, plan_title
+from audioscore.evaluation.report.tables import METRIC_TITLES, NOT_MEASURED, SIGNED, UNITS, figure_text, plan_title
 
 if TYPE_CHECKING:
     from audioscore.scoring.scorer import Description
@@ -187,7 +187,7 @@ def _robustness(plan: str, robustness: Mapping[str, Any] | None, warnings: Seque
         return "\n\n".join(["No robustness tests.", *parts])
     rows = [
         [_text(one["title"]), one["expected"], figure_text(one["effect"], "points", sign="+"),
-         figure_text(one["in_order"], "share"), figure_text(one["violations"], "share"),
+         figure_text(one.get("in_order", NOT_MEASURED), "share"), figure_text(one["violations"], "share"),
          "flagged" if one["flagged"] else "passed"]
         for one in of_plan["degradations"].values()
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audioscore.evaluation.report.tables import (
+    NOT_MEASURED,
     Notes,
     bare_html,
     estimate_html,
@@ -15,7 +16,6 @@ from audioscore.evaluation.report.tables import (
 )
 from audioscore.html import paragraph
 
-NOT_MEASURED = {"value": None, "lo": None, "hi": None, "no_interval": "not measured by the version that evaluated"}
 GIVEN = "given by the number of sources"
 KEYS = ("spearman", "mae", "bias")
 TITLES = {"spearman": "Spearman", "mae": "MAE", "bias": "bias"}

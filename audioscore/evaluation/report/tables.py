@@ -26,6 +26,7 @@ SIGNED = frozenset({"bias"})
 UNDEFINED = "undefined"
 NOT_COMPUTED = "no interval was computed"
 EXCLUDED = "undefined resamples were excluded; evaluation.json has their number"
+NOT_MEASURED = {"value": None, "lo": None, "hi": None, "no_interval": "not measured by the version that evaluated"}
 
 
 class Notes:

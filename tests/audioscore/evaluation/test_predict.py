@@ -126,6 +126,13 @@ def test_clips_of_a_cross_validated_plan_have_their_out_of_fold_outputs(
     assert (figures["plan"], figures["out_of_fold"], figures["clips"]) == ("baseline", True, 16)
 
 
+def test_a_clip_without_an_out_of_fold_output_is_named(tmp_path: Path, index: Path, features: Path) -> None:
+    plan = trained_plan(tmp_path, "baseline")
+    OutOfFold(5, 7, {str(one.sha256): 0.0 for one in SPLITS["train"]}).write(plan.folder)
+    with pytest.raises(DataError, match=r"8 of 8 val clips .*audio/"):
+        evaluate_plans([plan.folder], index, features, tmp_path / "out", SETTINGS)
+
+
 def test_a_warm_start_is_marked_as_optimistic(tmp_path: Path, index: Path, features: Path) -> None:
     plans = [trained_plan(tmp_path, plan) for plan in ("baseline", "hybrid")]
     folder = plans[1].scorer_folder()

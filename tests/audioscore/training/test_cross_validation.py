@@ -8,7 +8,7 @@ import pytest
 
 from audioscore.data.clips import Clip
 from audioscore.data.index import write_index
-from audioscore.data.split.assign import assign_folds, singer_groups
+from audioscore.data.split.assign import assign_folds, assign_splits, singer_groups
 from audioscore.data.split.sort import read_split
 from audioscore.errors import DataError, ModelError
 from audioscore.evaluation.metrics import within_source_spearman
@@ -121,6 +121,33 @@ def test_a_finished_plan_is_kept_and_another_training_is_not(
         corpus.train("hybrid", hybrid.folder, folds=FOLDS, resume=True, epochs=3)
 
 
+@pytest.mark.parametrize("changed", [{"folds": 3}, {"seeds": [1, 2, 3]}, {"folds": 1}])
+def test_other_folds_or_seeds_are_trained_again(corpus: Any, tmp_path: Path, changed: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"folds": FOLDS, "seeds": [1], "epochs": 1}
+    first = corpus.train("campplus_only", tmp_path, **given)
+    again = corpus.train("campplus_only", tmp_path, resume=True, **{**given, **changed})
+    assert set(again.outcomes) == set(changed.get("seeds", [1]))
+    found = OutOfFold.read(tmp_path)
+    if changed.get("folds") == 1:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.fits != ""
+        assert found.folds == changed.get("folds", FOLDS)
+    assert read_trained(first.folder) == again
+
+
+def test_few_singers_have_fewer_folds_by_default(corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for groups, folds in ((4, 4), (3, 3), (2, None)):
+        monkeypatch.setattr(
+            cross_validation, "singer_groups", lambda clips, path, n=groups: [f"g{k % n}" for k in range(len(clips))]
+        )
+        found = OutOfFold.read(
+            corpus.train("campplus_only", tmp_path / str(groups), folds=None, seeds=[1], epochs=1).folder
+        )
+        assert (found.folds if found else None) == folds
+
+
 def test_too_few_singers_for_the_folds(corpus: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\b40 folds"):
         corpus.train("baseline", tmp_path, folds=40)
@@ -130,17 +157,38 @@ def test_joined_singers_are_in_one_fold(tmp_path: Path) -> None:
     clips = [Clip(f"{n}.wav", 60.0 + n, f"s{n // 2}", source="ktv", sha256=f"{n:02d}") for n in range(24)]
     path = tmp_path / "splits.json"
     path.write_text(
-        json.dumps({"seed": 1, "groups": {}, "joined": dict.fromkeys(("sha256:00", "sha256:01"), "singer:s5")})
+        json.dumps(
+            {
+                "seed": 1,
+                "groups": {},
+                "joined": dict.fromkeys(("sha256:00", "sha256:01", "sha256:10", "sha256:11"), "singer:s0"),
+            }
+        )
     )
     names = singer_groups(clips, path)
     assert len(set(names)) == 11
     folds = assign_folds(clips, names, 5)
     assert set(folds) == set(range(5))
-    assert len({fold for fold, name in zip(folds, names, strict=True) if name == "singer:s5"}) == 1
+    assert len({fold for fold, name in zip(folds, names, strict=True) if name == "singer:s0"}) == 1
     counts = np.bincount(folds)
     assert counts.max() - counts.min() <= 4
     assert assign_folds(clips[::-1], names[::-1], 5) == folds[::-1]
     assert len(set(singer_groups(clips, tmp_path / "none.json"))) == 12
+
+
+def test_estimated_voices_stay_joined_when_the_data_are_sorted_again() -> None:
+    clips = [Clip(f"{n:02d}.wav", 60.0 + n, source="ktv", sha256=f"{n:02d}") for n in range(24)]
+    voices = [{f"{3 * n + k:02d}.wav" for k in range(3)} for n in range(8)]
+    first = assign_splits(clips, val=0.25, test=0.25, seed=1, same_voice=voices)
+    again = assign_splits(clips, val=0.25, test=0.25, seed=1, previous=first.groups, joined=first.joined)
+    assert again.joined == first.joined
+    assert (len(first.joined), len(set(first.joined.values()))) == (24, 8)
+
+
+def test_rows_of_one_recording_are_in_one_group(tmp_path: Path) -> None:
+    rows = [Clip("a.wav", 60.0, "a", sha256="x"), Clip("b.wav", sha256="x"), Clip("c.wav", 70.0, "c", sha256="y")]
+    names = singer_groups(rows, tmp_path / "none.json")
+    assert names[0] == names[1] != names[2]
 
 
 def test_ordered_recordings_without_scores_are_trained_on_and_not_predicted(corpus: Any, tmp_path: Path) -> None:

@@ -100,11 +100,12 @@ def test_fewer_epochs_are_the_beginning_of_the_same_fit(toys: Any) -> None:
     split, settings = part(toys.train, range(64)), toys.settings(epochs=6, schedule="cosine")
     clips = ClipStatistics.read(split.features, CPU)
     assert clips is not None
+    fits, observe = [FrozenFit(np.arange(64), 1)], lambda *_: None
     found = [
         fit_frozen(
-            [new_head(("muq", "campplus"), 1, split)], clips, split, [FrozenFit(np.arange(64), 1)], settings, epochs=n
+            [new_head(("muq", "campplus"), 1, split)], clips, split, fits, settings, epochs=count, observe=observe
         )
-        for n in (2, 4)
+        for count in (2, 4)
     ]
     np.testing.assert_array_equal(found[0], found[1][:2])
 

@@ -32,7 +32,7 @@ def command(corpus: Any, folder: Path, **changed: Any) -> list[str]:
     return [
         sys.executable, "-m", "audioscore.training", "--config", str(folder / "config.json"), "--plan", "hybrid",
         "--index", str(corpus.index), "--features", str(corpus.features), "--out", str(folder / "hybrid"), "--single",
-        "--device", "cpu",
+        "--device", "cpu", "--set", "split.folds=1",
     ]  # fmt: skip
 
 

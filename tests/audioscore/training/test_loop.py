@@ -9,8 +9,8 @@ from scipy.stats import spearmanr
 
 from audioscore.evaluation.metrics import within_source_spearman
 from audioscore.scoring.network import raw_outputs
-from audioscore.training.data import TrainingSplit
-from audioscore.training.loop import Fit, validate
+from audioscore.training.data import TrainingSplit, fit_statistics
+from audioscore.training.loop import Fit, fit_network, validate
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +101,24 @@ def test_every_parameter_moves(toys: Any, fitted: Fit) -> None:
     still = [name for name, value in fitted.network.named_parameters() if torch.equal(value, before[name])]
     # A constant changes neither a softmax nor a difference of outputs.
     assert set(still) <= {"head.attention.score.bias", "head.regressor.5.bias"}
+
+
+def test_fewer_epochs_follow_the_schedule_of_all(toys: Any) -> None:
+    """The outputs after two of six epochs are those of the whole fit at that time, and nothing is validated."""
+    options = {"epochs": 6, "schedule": "cosine", "warmup_share": 0.2}
+
+    def observed(stop_after: int) -> tuple[list[Any], Any]:
+        network = toys.network(1, 0.0)
+        fit_statistics(network, toys.train.features)
+        seen: list[Any] = []
+        fit = fit_network(
+            network, toys.train, toys.val, toys.settings(**options), seed=1, device="cpu", stop_after=stop_after,
+            observe=lambda epoch, one: seen.append(raw_outputs(one, toys.val.features)),
+        )  # fmt: skip
+        return seen, fit
+
+    two, fit = observed(2)
+    six, _ = observed(6)
+    assert (len(two), len(six), len(fit.curve)) == (2, 6, 2)
+    np.testing.assert_array_equal(two[1], six[1])
+    np.testing.assert_array_equal(raw_outputs(fit.network, toys.val.features), two[1])

@@ -77,7 +77,7 @@ def test_a_folder_is_sorted_and_split_and_a_second_sort_writes_nothing(
     for part in read.values():
         assert [clip.score for clip in part] == sorted((clip.score for clip in part), reverse=True)
     assert json.loads((out / "split_report.json").read_text()) == splits.report.to_json()
-    assert read_splits(out / "splits.json") == (3, splits.groups)
+    assert read_splits(out / "splits.json") == (3, splits.groups, {})
     sort_folder(tmp_path, gate, tmp_path, SECTION)
     files = [tmp_path / "splits.json", *(tmp_path / "index").iterdir()]
     before = [(path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in files]
