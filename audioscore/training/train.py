@@ -109,7 +109,7 @@ def train_plan(
     if folds > 1:
         return _cross_validated(data, index_folder, target, folds, resume, callbacks_for)
     if is_main():
-        _forget_cross_validation(target)
+        _delete_cross_validation(target)
     outcomes: dict[int, Outcome] = {}
     for seed in settings.seeds:
         record = target / f"seed-{seed}.json"
@@ -145,11 +145,11 @@ def _cross_validated(
     if before is not None and before.fits == divided.hash(data) and (target / PLAN_FILE).is_file():
         log.info("%s: already finished, kept", data.plan)
         return read_trained(target)
-    _forget_cross_validation(target)
+    _delete_cross_validation(target)
     return cross_validate(data, divided, target, callbacks_for)
 
 
-def _forget_cross_validation(target: Path) -> None:
+def _delete_cross_validation(target: Path) -> None:
     """Delete the result of an earlier cross-validation: the scorers are going to be other ones."""
     if (target / OUT_OF_FOLD).is_file():
         for name in (PLAN_FILE, OUT_OF_FOLD):

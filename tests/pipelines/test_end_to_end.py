@@ -342,6 +342,7 @@ def test_a_copied_home_with_any_name_scores_with_its_own_files(
         scorer_folder(first_run.home.tracking_uri, f"models:/{MODEL}/{version}")
     )
     trained = trained_in(folder / "runs" / str(first_run.result["run_id"]))
-    assert len(trained.train) == first_run.result["data"]["train"]
+    counts = first_run.result["data"]
+    assert len(trained.train) == counts["train"] + counts["val"]  # both were trained on
     shown = CliRunner().invoke(app, ["report"])
     assert (shown.exit_code, Path(shown.stdout.strip()).is_relative_to(folder)) == (0, True)
