@@ -19,7 +19,7 @@ from audioscore.scoring.network import ScoreNetwork, raw_outputs
 from audioscore.training.batches import draw_batches
 from audioscore.training.data import TrainingSplit, fit_statistics
 from audioscore.training.distributed import start
-from audioscore.training.frozen_fits import ClipStatistics, FrozenFit, fit_frozen
+from audioscore.training.folds.frozen_fits import ClipStatistics, FrozenFit, fit_frozen
 from audioscore.training.recipe import Recipe, fit_settings
 from audioscore.training.step import FitSettings, Stepper
 

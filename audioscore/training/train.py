@@ -27,8 +27,8 @@ from audioscore.scoring.trained_plan import (
 from audioscore.training.adversary import run_singer_probe
 from audioscore.training.callbacks import Callback, CallbackFactory
 from audioscore.training.checkpoint import clear
-from audioscore.training.cross_validation import Folds, cross_validate, default_folds
 from audioscore.training.distributed import count, in_shares, is_main, once, start
+from audioscore.training.folds.cross_validation import Folds, cross_validate, default_folds
 from audioscore.training.launch import TrainingRequest
 from audioscore.training.loop import HeadWarmup, fit_network, head_checkpoint
 from audioscore.training.recipe import PlanData, fit_settings, load_plan_data

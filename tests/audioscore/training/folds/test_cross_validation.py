@@ -14,7 +14,7 @@ from audioscore.errors import DataError, ModelError
 from audioscore.evaluation.metrics import within_source_spearman
 from audioscore.scoring.scorer import CANDIDATES
 from audioscore.scoring.trained_plan import OutOfFold, TrainedPlan, read_trained
-from audioscore.training import cross_validation, frozen_fits
+from audioscore.training.folds import cross_validation, frozen_fits
 
 FOLDS = 4
 

@@ -30,7 +30,7 @@ from audioscore.training.adversary import run_singer_probe
 from audioscore.training.callbacks import CallbackFactory, following
 from audioscore.training.data import TrainingSplit
 from audioscore.training.distributed import start
-from audioscore.training.frozen_fits import ClipStatistics, FrozenFit, fit_frozen
+from audioscore.training.folds.frozen_fits import ClipStatistics, FrozenFit, fit_frozen
 from audioscore.training.loop import HeadWarmup, fit_network
 from audioscore.training.losses import ABSOLUTE
 from audioscore.training.recipe import PlanData, fit_settings

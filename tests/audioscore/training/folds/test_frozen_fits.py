@@ -11,11 +11,11 @@ import torch
 from audioscore.errors import ModelError
 from audioscore.scoring.head import ScoreHead
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
-from audioscore.training import frozen_fits
 from audioscore.training.batches import draw_batches
 from audioscore.training.data import TrainingSplit, fit_statistics
 from audioscore.training.distributed import start
-from audioscore.training.frozen_fits import ClipStatistics, FrozenFit, fit_frozen
+from audioscore.training.folds import frozen_fits
+from audioscore.training.folds.frozen_fits import ClipStatistics, FrozenFit, fit_frozen
 from audioscore.training.step import Stepper
 
 CPU = torch.device("cpu")

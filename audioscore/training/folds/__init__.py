@@ -1,0 +1,1 @@
+"""Cross-validation: folds of whole singers, and the fits of all folds at once."""
