@@ -13,11 +13,13 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, UNAUTHENTICATE
 
 from audioscore.cli import app
 from audioscore.config import SMALL, Config, load_config
+from audioscore.data.versions.repository import pull_missing
 from audioscore.data.versions.storage import DATA_URI_FORMS
 from audioscore.errors import GateRefused
 from audioscore.files import write_json
 from pipelines import submit
 from pipelines.interrupt import Interrupted, Signalled
+from pipelines.local_run import local_sources
 from pipelines.request import SubmitRequest
 from pipelines.resume import CODE
 
@@ -27,6 +29,13 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AUDIOSCORE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "80")  # a message is one line in a narrow terminal too
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _encoders() -> None:
+    """The small encoders, which a fresh clone has not pulled: a run reports that it pulls them."""
+    for source in local_sources(load_config(SMALL)):
+        pull_missing(source, lambda *_: None)
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
