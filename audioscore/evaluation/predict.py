@@ -62,8 +62,8 @@ def evaluate_plans(
         raise DataError("test split: no scored clips. Add singers, or enlarge split.test.")
     predictions = [row for trained in plans for row in _predict_plan(trained, splits, extraction, store)]
     representative: dict[str, int] = {trained.plan: trained.representative for trained in plans}
+    runs = align_runs(predictions, representative)
     try:
-        runs = align_runs(predictions, representative)
         winner = choose_winner(runs, representative, [plan for plan, found in held_out.items() if found is not None])
     except DataError as error:
         log.info("%s", error)

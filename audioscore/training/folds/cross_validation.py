@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,10 @@ from audioscore.data.clips import Clip
 from audioscore.data.split.assign import assign_folds, singer_groups
 from audioscore.data.split.sort import SPLITS_FILE
 from audioscore.encoders.compute import one_torch_thread
+from audioscore.encoders.features import Features
 from audioscore.evaluation.metrics import spearman, within_source_spearman
 from audioscore.scoring.calibration import fit_calibration
 from audioscore.scoring.checkpoint import save_scorer, tuned_state
-from audioscore.scoring.head import ScoreHead
 from audioscore.scoring.network import ScoreNetwork, raw_outputs
 from audioscore.scoring.trained_plan import Outcome, OutOfFold, SpeakerFigures, TrainedPlan, write_trained
 from audioscore.training.adversary import run_singer_probe
@@ -128,8 +129,9 @@ def cross_validate(data: PlanData, divided: Folds, target: Path, callbacks_for: 
             callback.on_step(epoch)
             callback.on_epoch(entry)
 
+    statistics = _statistics(data, divided, device)
     with following(callbacks, 0, settings.epochs):
-        fitted = fit_all(data, divided, divided.fits, settings.epochs, device, observe)[0]
+        fitted = fit_all(data, divided, divided.fits, statistics, settings.epochs, device, observe)[0]
     speakers = _speakers(data, divided, fitted[0].network, device)
     best = max(curve, key=lambda entry: entry["selection"])
     epochs = int(best["epoch"])
@@ -138,7 +140,8 @@ def cross_validate(data: PlanData, divided: Folds, target: Path, callbacks_for: 
     by_recording = {split.keys[row]: float(value) for row, value in zip(scored, raw, strict=True)}
     OutOfFold(folds, epochs, by_recording, data.identity, divided.hash(data)).write(target)
     rows = np.arange(len(divided.clips))
-    networks, outputs = fit_all(data, divided, [FrozenFit(rows, seed) for seed in seeds], epochs, device)
+    finals = [FrozenFit(rows, seed) for seed in seeds]
+    networks, outputs = fit_all(data, divided, finals, statistics, epochs, device)
     outcomes: dict[int, Outcome] = {}
     base = fit_calibration(raw, human, [divided.groups[row] for row in scored], sources)
     for number, (seed, made) in enumerate(zip(seeds, networks, strict=True)):
@@ -162,37 +165,40 @@ def cross_validate(data: PlanData, divided: Folds, target: Path, callbacks_for: 
     return trained
 
 
+def _statistics(data: PlanData, divided: Folds, device: torch.device) -> ClipStatistics | None:
+    """What heads are fitted on at once; None where `fit_frozen` does not apply, or the features are too large."""
+    settings, recipe = data.settings, data.recipe
+    light = recipe.head.get("kind") in ("light", "attention")
+    if recipe.tuning is not None or recipe.adversary or settings.micro_clips is not None or not light:
+        return None
+    return ClipStatistics.read(divided.split.features, device)
+
+
 def fit_all(
-    data: PlanData, divided: Folds, fits: Sequence[FrozenFit], epochs: int, device: torch.device,
-    observe: Observer | None = None,
+    data: PlanData, divided: Folds, fits: Sequence[FrozenFit], statistics: ClipStatistics | None, epochs: int,
+    device: torch.device, observe: Observer | None = None,
 ) -> tuple[list[NewNetwork], Outputs]:  # fmt: skip
     """Fit a new network for each fit; return them, and their outputs for all clips after the last epoch.
 
-    Heads on frozen features are fitted at once (`fit_frozen`), if the features and a batch fit into memory; other
-    networks one after another by `fit_network`. They are observed when all are fitted, and then only the first network
+    With `statistics`, all are fitted at once (`fit_frozen`), if a batch fits into memory; otherwise one after another
+    by `fit_network`. They are observed when all are fitted, and then only the first network
     is returned.
 
     Shape: M fits, N clips -> [M, N].
     """
     split, settings = divided.split, fit_settings(data.settings, data.recipe)
-    first = new_network(data, fits[0].seed, device)
-    head = first.network.head
-    frozen = data.recipe.tuning is None and not data.recipe.adversary and settings.micro_clips is None
-    clips = None
-    if frozen and isinstance(head, ScoreHead) and head.kind != "songeval":
-        clips = ClipStatistics.read(split.features, device)
-    if clips is not None and clips.batch_bytes(settings.batch_clips) * len(fits) <= BATCH_MEMORY:
-        networks = [first, *(new_network(data, fit.seed, device) for fit in fits[1:])]
+    if statistics is not None and statistics.batch_bytes(settings.batch_clips) * len(fits) <= BATCH_MEMORY:
+        networks = [new_network(data, fit.seed, device) for fit in fits]
         for made, fit in zip(networks, fits, strict=True):
             set_statistics(data, made, split.part(fit.rows.tolist()), lambda: (), device)
         heads = [made.network.head for made in networks]
         with one_torch_thread():
-            return networks, fit_frozen(heads, clips, split, fits, settings, epochs=epochs, observe=observe)[-1]
+            return networks, fit_frozen(heads, statistics, split, fits, settings, epochs=epochs, observe=observe)[-1]
     networks = []
     outputs = np.zeros((epochs, len(fits), len(split.scores)), dtype=np.float32)
     losses = np.zeros((epochs, len(fits)))
     for number, fit in enumerate(fits):
-        made = first if number == 0 else new_network(data, fit.seed, device)
+        made = new_network(data, fit.seed, device)
         every = observe is not None
         losses[:, number] = _fit_alone(data, divided, made, fit, outputs[:, number], device, every=every)
         networks += [made] if number == 0 or not every else []
@@ -212,15 +218,15 @@ def _fit_alone(
     Shape: outputs [epochs, N].
     """
     settings, rows = data.settings, set(fit.rows.tolist())
-    left = [row for row in divided.scored if row not in rows] or divided.scored
-    train, val = (divided.split.part(part) for part in (fit.rows.tolist(), left))
-    set_statistics(data, made, train, lambda: data.joined(untuned=True)[0].part(fit.rows.tolist()).features, device)
+    others = [row for row in divided.scored if row not in rows] or divided.scored
+    train, val = (divided.split.part(part) for part in (fit.rows.tolist(), others))
+    set_statistics(data, made, train, partial(_untuned, data, fit), device)
     if made.adversary is not None and train.targets is not None:
         made.adversary.fit_targets(train.targets)
     warmup = None
     if data.recipe.tunes_encoder and settings.head_warmup_epochs and not made.warm_started:
         untuned = data.joined(untuned=True)[0]
-        parts = [untuned.part(part) for part in (fit.rows.tolist(), left)]
+        parts = [untuned.part(part) for part in (fit.rows.tolist(), others)]
         warmup = HeadWarmup(parts[0], parts[1], settings.head_warmup_epochs)
 
     def observe(epoch: int, network: ScoreNetwork) -> None:
@@ -235,14 +241,17 @@ def _fit_alone(
     return [entry["train_loss"] for entry in found.curve[-len(outputs) :]]
 
 
+def _untuned(data: PlanData, fit: FrozenFit) -> Sequence[Features]:
+    """The untuned MuQ output for the clips of a fit."""
+    return data.joined(untuned=True)[0].part(fit.rows.tolist()).features
+
+
 def _speakers(data: PlanData, divided: Folds, network: ScoreNetwork, device: torch.device) -> SpeakerFigures | None:
     """The singer probe on the clips that the first fold's network was not trained on, before and after its training."""
     fit = divided.fits[0]
     rows = [row for row in divided.scored if row not in set(fit.rows.tolist())]
     clips, features = [divided.clips[row] for row in rows], divided.split.part(rows).features
     fresh = new_network(data, fit.seed, device)
-    train = fit.rows.tolist()
-    untuned = lambda: data.joined(untuned=True)[0].part(train).features  # noqa: E731
-    set_statistics(data, fresh, divided.split.part(train), untuned, device)
+    set_statistics(data, fresh, divided.split.part(fit.rows.tolist()), partial(_untuned, data, fit), device)
     before, after = (run_singer_probe(one.to(device), clips, features, device) for one in (fresh.network, network))
     return None if before is None or after is None else SpeakerFigures(before.accuracy, after.accuracy, after.singers)
